@@ -1,0 +1,11 @@
+//! Compiles every `.proto` in pure Rust (protox), so that no `protoc` is needed to build.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["signet/v1/identity.proto", "signet/v1/delivery.proto", "signet/v1/operator.proto"];
+    for file in &files {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["."])?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
