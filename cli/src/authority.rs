@@ -1,0 +1,180 @@
+//! `signet join` and `signet ca`: who may become somebody, who did, and who no longer is.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use signet_proto::v1::revoke_request::What;
+use signet_proto::v1::{
+    CreateJoinTokenRequest, IssuanceRecord, JoinBundle, ListIssuancesRequest, RevokeRequest,
+    WatchIssuancesRequest,
+};
+
+use crate::operator::{Context, print, table, when};
+
+#[derive(Args)]
+pub(crate) struct Join {
+    /// The identity that the token is for, spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>.
+    spiffe_id: String,
+    /// sidecar or gateway
+    #[arg(long, default_value = "sidecar")]
+    class: String,
+    /// Seconds until the token ends.
+    #[arg(long, default_value_t = 600)]
+    ttl: i64,
+    /// Where to write the join bundle (created with mode 0600, never overwritten). It holds a secret: it is
+    /// not printed.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Join {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let request = CreateJoinTokenRequest {
+            spiffe_id: self.spiffe_id,
+            peer_class: self.class,
+            ttl_seconds: self.ttl,
+        };
+        let bundle = context.client().await?.create_join_token(request).await?.into_inner();
+        write_bundle(&bundle, &self.out)?;
+        let json = json!({"out": self.out, "spiffe_id": bundle.spiffe_id, "expires_at": bundle.expires_at});
+        context.show(json, || {
+            format!(
+                "{} may join once until {}\njoin bundle written to {}",
+                bundle.spiffe_id,
+                when(bundle.expires_at),
+                self.out.display()
+            )
+        })
+    }
+}
+
+/// The file that a sidecar's `identity.joinBundle` names.
+pub(crate) fn write_bundle(bundle: &JoinBundle, path: &std::path::Path) -> anyhow::Result<()> {
+    let text = serde_json::to_vec_pretty(&json!({
+        "bootstrapAddress": bundle.bootstrap_address,
+        "meshAddress": bundle.mesh_address,
+        "trustDomain": bundle.trust_domain,
+        "rootSha256": bundle.root_sha256,
+        "token": bundle.token,
+        "spiffeId": bundle.spiffe_id,
+    }))?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("creating {}", path.display()))?;
+    file.write_all(&text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Ca {
+    /// The latest records of the issuance log.
+    Log {
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Go on with new records as they come.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Take a certificate, an identity, a key or a gateway's delegation out of use, everywhere.
+    Revoke(Revoke),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// A certificate's serial number, hex.
+    #[arg(long)]
+    serial: Option<String>,
+    /// A SPIFFE ID: no certificate and no connection until it is allowed again.
+    #[arg(long)]
+    identity: Option<String>,
+    /// SHA-256 of a SubjectPublicKeyInfo, hex.
+    #[arg(long)]
+    key: Option<String>,
+    /// RFC 7638 thumbprint of a gateway's delegated key.
+    #[arg(long)]
+    delegation: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    target: Target,
+    /// Why; kept in the log.
+    #[arg(long)]
+    reason: String,
+}
+
+impl Ca {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Log { limit, follow } => log(context, limit, follow).await,
+            Self::Revoke(revoke) => revoke.run(context).await,
+        }
+    }
+}
+
+impl Revoke {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Target { serial, identity, key, delegation } = self.target;
+        let what = match (serial, identity, key, delegation) {
+            (Some(serial), ..) => What::Serial(serial),
+            (_, Some(identity), ..) => What::SpiffeId(identity),
+            (_, _, Some(key), _) => What::KeySha256(key),
+            (.., Some(delegation)) => What::Delegation(delegation),
+            _ => bail!("name one of --serial, --identity, --key and --delegation"),
+        };
+        let request = RevokeRequest { what: Some(what), reason: self.reason };
+        let sequence = context.client().await?.revoke(request).await?.into_inner().sequence;
+        context.show(json!({"sequence": sequence}), || format!("revoked; the list is now at {sequence}"))
+    }
+}
+
+async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> {
+    let mut client = context.client().await?;
+    let live = if follow {
+        Some(client.watch_issuances(WatchIssuancesRequest {}).await?.into_inner())
+    } else {
+        None
+    };
+    let records = client.list_issuances(ListIssuancesRequest { limit }).await?.into_inner().records;
+    let json = records.iter().map(as_json).collect();
+    context.show(json, || {
+        let rows: Vec<_> = records.iter().map(as_row).collect();
+        table(&["N", "AT", "EVENT", "CLASS", "IDENTITY", "SERIAL OR REASON", "ACTOR"], &rows)
+    })?;
+    let Some(mut live) = live else { return Ok(()) };
+    while let Some(record) = live.message().await? {
+        if context.json {
+            print(&as_json(&record).to_string())?;
+        } else {
+            print(&as_row(&record).join("  "))?;
+        }
+    }
+    Ok(())
+}
+
+fn as_json(it: &IssuanceRecord) -> serde_json::Value {
+    json!({"sequence": it.sequence, "at": it.at, "event": it.event, "spiffe_id": it.spiffe_id,
+           "class": it.peer_class, "serial": it.serial, "not_after": it.not_after, "reason": it.reason,
+           "actor": it.actor, "hash": it.hash})
+}
+
+fn as_row(it: &IssuanceRecord) -> Vec<String> {
+    let detail = if it.reason.is_empty() { it.serial.clone() } else { it.reason.clone() };
+    vec![
+        it.sequence.to_string(),
+        when(it.at),
+        it.event.clone(),
+        it.peer_class.clone(),
+        it.spiffe_id.clone(),
+        detail,
+        it.actor.clone(),
+    ]
+}

@@ -1,0 +1,78 @@
+//! `signet status` and `signet sidecars`.
+
+use serde_json::json;
+use signet_proto::v1::{ListSidecarsRequest, StatusRequest};
+
+use crate::operator::{Context, table, when};
+
+pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
+    let status = context.client().await?.status(StatusRequest {}).await?.into_inner();
+    let certificates: Vec<_> = status
+        .certificates
+        .iter()
+        .map(|it| json!({"role": it.role, "serial": it.serial, "subject": it.subject, "not_after": it.not_after}))
+        .collect();
+    let issuers: Vec<_> = status
+        .issuers
+        .iter()
+        .map(|it| json!({"alias": it.alias, "keys": it.keys, "fetched_at": it.fetched_at, "error": it.error}))
+        .collect();
+    let json = json!({
+        "version": status.version, "trust_domain": status.trust_domain, "sidecars": status.sidecars,
+        "registry": {"loaded_at": status.registry_loaded_at, "errors": status.registry_errors},
+        "certificates": certificates, "issuers": issuers, "dev": status.dev,
+    });
+    context.show(json, || {
+        let mut text = format!(
+            "trust domain   {}{}\nversion        {}\nsidecars       {}\nregistry       loaded {}\n",
+            status.trust_domain,
+            if status.dev { "  (dev: certificates may be short-lived)" } else { "" },
+            status.version,
+            status.sidecars,
+            when(status.registry_loaded_at),
+        );
+        for error in &status.registry_errors {
+            text += &format!("               refused: {error}\n");
+        }
+        let rows: Vec<_> = status
+            .certificates
+            .iter()
+            .map(|it| vec![it.role.clone(), when(it.not_after), it.serial.clone(), it.subject.clone()])
+            .collect();
+        text += &format!("\n{}\n", table(&["CERTIFICATE", "UNTIL", "SERIAL", "SUBJECT"], &rows));
+        if !status.issuers.is_empty() {
+            let rows: Vec<_> = status
+                .issuers
+                .iter()
+                .map(|it| vec![it.alias.clone(), it.keys.to_string(), when(it.fetched_at), it.error.clone()])
+                .collect();
+            text += &format!("\n{}\n", table(&["ISSUER", "KEYS", "FETCHED", "ERROR"], &rows));
+        }
+        text
+    })
+}
+
+pub(crate) async fn sidecars(context: &Context) -> anyhow::Result<()> {
+    let sidecars = context.client().await?.list_sidecars(ListSidecarsRequest {}).await?.into_inner().sidecars;
+    let json = sidecars
+        .iter()
+        .map(|it| {
+            json!({"spiffe_id": it.spiffe_id, "class": it.peer_class, "connected_at": it.connected_at,
+                   "sent": it.sent_nonce, "acked": it.acked_nonce, "rejected": it.rejected, "version": it.version})
+        })
+        .collect();
+    context.show(json, || {
+        let rows: Vec<_> = sidecars
+            .iter()
+            .map(|it| {
+                let state = match (it.rejected.is_empty(), it.sent_nonce == it.acked_nonce) {
+                    (false, _) => format!("rejected: {}", it.rejected.join("; ")),
+                    (true, true) => "in sync".to_owned(),
+                    (true, false) => format!("{} of {} acknowledged", it.acked_nonce, it.sent_nonce),
+                };
+                vec![it.spiffe_id.clone(), it.peer_class.clone(), when(it.connected_at), state]
+            })
+            .collect();
+        table(&["IDENTITY", "CLASS", "SINCE", "STATE"], &rows)
+    })
+}

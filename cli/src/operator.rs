@@ -1,0 +1,117 @@
+//! The way to the control plane: its operator socket, and how answers are shown.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use hyper_util::rt::TokioIo;
+use signet_proto::v1::operator_client::OperatorClient;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::demo;
+
+/// Where an installed control plane listens.
+const INSTALLED: &str = "/run/signet/operator.sock";
+
+pub(crate) struct Context {
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+impl Context {
+    pub(crate) async fn client(&self) -> anyhow::Result<OperatorClient<Channel>> {
+        connect(&self.socket()?).await
+    }
+
+    fn socket(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let candidates = [PathBuf::from(INSTALLED), demo::operator_socket(&demo::default_folder())];
+        match candidates.iter().find(|path| path.exists()) {
+            Some(path) => Ok(path.clone()),
+            None => bail!(
+                "no control plane found: neither {} nor {} exists; name its operator socket with --socket",
+                candidates[0].display(),
+                candidates[1].display()
+            ),
+        }
+    }
+
+    /// Prints `json` where JSON was asked for, otherwise what `text` writes.
+    pub(crate) fn show(&self, json: serde_json::Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let shown = if self.json { serde_json::to_string_pretty(&json)? } else { text() };
+        print(&shown)
+    }
+}
+
+/// Writes a line to standard output; a reader that went away (`| head`) ends the command quietly.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end_matches('\n')) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}
+
+pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Channel>> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://operator.signet.internal")
+        .connect_with_connector(connector)
+        .await
+        .with_context(|| format!("connecting to the control plane at {}", socket.display()))?;
+    Ok(OperatorClient::new(channel))
+}
+
+/// Seconds since the epoch as RFC 3339, or `never` for 0.
+pub(crate) fn when(seconds: i64) -> String {
+    if seconds == 0 {
+        return "never".into();
+    }
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+/// Rows under a heading, each column as wide as its widest cell.
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..heading.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain([heading[column].len()]).max().unwrap_or(0)
+        })
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut heading.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_its_columns_up() {
+        let shown =
+            table(&["NAME", "N"], &[vec!["web".into(), "1".into()], vec!["inventory".into(), "22".into()]]);
+        assert_eq!(shown, "NAME       N\nweb        1\ninventory  22");
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(when(0), "never");
+        assert_eq!(when(1_790_000_000), "2026-09-21T14:13:20Z");
+    }
+}
