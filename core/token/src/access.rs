@@ -1,0 +1,242 @@
+//! Access tokens of outside issuers (RFC 9068 §4, with a per-issuer `typ` for those that predate it).
+//!
+//! The checks stand in the order in which they must run; nothing of the token is believed before its
+//! signature, and nothing but `iss` is used before it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::ClaimError;
+use crate::claims::{Claims, kind};
+use crate::error::TokenError;
+use crate::issuer::{IssuerKeys, Issuers, KEYS_STALE_AFTER};
+use crate::jwks::KeyLookup;
+use crate::jws::Compact;
+
+const MAX_BYTES: usize = AccessToken::MAX_BYTES;
+
+/// What a verified access token says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessToken {
+    pub alias: Arc<str>,
+    pub issuer: String,
+    pub subject: String,
+    pub audience: Vec<String>,
+    /// Seconds since the epoch, as are all dates here.
+    pub expires_at: u64,
+    pub issued_at: Option<u64>,
+    /// Sorted, without repetition.
+    pub scopes: Vec<String>,
+    /// `client_id`, or `azp` of issuers that predate RFC 9068.
+    pub client_id: Option<String>,
+    pub token_id: Option<String>,
+    pub session_id: Option<String>,
+    pub acr: Option<String>,
+    pub amr: Vec<String>,
+    pub auth_time: Option<u64>,
+    /// The claims that the issuer's allow-list names.
+    pub claims: Map<String, Value>,
+    /// The skew with which it was judged: the token is good until `expires_at + skew`.
+    pub skew: u64,
+}
+
+impl AccessToken {
+    /// The largest that is read, in bytes.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// Until when (seconds, exclusive) it is good, with the skew of its issuer.
+    pub fn good_until(&self) -> u64 {
+        self.expires_at.saturating_add(self.skew)
+    }
+
+    /// `<alias>|<sub>`: two issuers that know a subject "1" never merge.
+    pub fn principal(&self) -> String {
+        format!("{}|{}", self.alias, self.subject)
+    }
+}
+
+impl Issuers {
+    /// Verifies against every issuer that is known.
+    pub fn verify(&self, token: &str, now: u64) -> Result<AccessToken, TokenError> {
+        self.verify_from(token, now, |_| true)
+    }
+
+    /// Verifies against the issuers whose alias `accepts` allows. A cached answer needs that same
+    /// question again: whether a token is genuine is not whether it is welcome.
+    pub fn verify_from(
+        &self,
+        token: &str,
+        now: u64,
+        accepts: impl Fn(&str) -> bool,
+    ) -> Result<AccessToken, TokenError> {
+        let compact = Compact::parse(token, MAX_BYTES)?;
+        let payload = compact.claims()?;
+        let claims = Claims(&payload);
+
+        let issuer = self.select(claims.required_text("iss")?, accepts)?;
+        issuer.verify_signature(&compact, now)?;
+        issuer.check_kind(&compact, claims)?;
+        issuer.check_claims(claims, now)
+    }
+
+    fn select(&self, iss: &str, accepts: impl Fn(&str) -> bool) -> Result<&IssuerKeys, TokenError> {
+        let known = self.of(iss);
+        let mut welcome = known.iter().filter(|issuer| accepts(issuer.alias()));
+        match (welcome.next(), welcome.next(), known.first()) {
+            (Some(one), None, _) => Ok(one),
+            (Some(_), Some(_), _) => {
+                let aliases: Vec<&str> = known.iter().map(|issuer| issuer.alias()).collect();
+                Err(TokenError::AmbiguousIssuer { aliases: aliases.join(", ") })
+            }
+            (None, _, Some(known)) => Err(TokenError::IssuerNotAccepted { alias: known.alias().to_owned() }),
+            (None, _, None) => Err(TokenError::UnknownIssuer),
+        }
+    }
+}
+
+impl IssuerKeys {
+    fn name(&self) -> String {
+        self.alias.to_string()
+    }
+
+    fn verify_signature(&self, compact: &Compact<'_>, now: u64) -> Result<(), TokenError> {
+        let algorithm = compact.algorithm();
+        if !self.algorithms.contains(&algorithm) {
+            return Err(TokenError::AlgorithmNotAllowed { alias: self.name(), algorithm });
+        }
+        let Some(keys) = &self.keys else { return Err(TokenError::KeysUnavailable { alias: self.name() }) };
+        let age = now.saturating_sub(keys.at);
+        if age > KEYS_STALE_AFTER {
+            return Err(TokenError::KeysStale { alias: self.name(), age, max: KEYS_STALE_AFTER });
+        }
+        let key = keys.jwks.find(compact.kid(), algorithm).map_err(|why| match why {
+            KeyLookup::Unknown => TokenError::UnknownKey { alias: self.name(), algorithm },
+            KeyLookup::Ambiguous => TokenError::AmbiguousKey { alias: self.name(), algorithm },
+        })?;
+        Ok(compact.verify(key)?)
+    }
+
+    /// It must be an access token, and not the ID token of the same login.
+    fn check_kind(&self, compact: &Compact<'_>, claims: Claims<'_>) -> Result<(), TokenError> {
+        let typ = compact.media_type().unwrap_or_default();
+        if !self.token_types.contains(&typ) {
+            return Err(TokenError::WrongType { alias: self.name() });
+        }
+        for sign in ["nonce", "at_hash", "c_hash"] {
+            if claims.has(sign) {
+                return Err(TokenError::IdToken { sign });
+            }
+        }
+        // Only where `typ` itself does not already say "access token": there an audience that is the
+        // client and nothing else is what every ID token looks like.
+        if typ != "at+jwt"
+            && let Some(client) = client_id(claims)?
+            && claims.one_or_more("aud")?.iter().all(|aud| *aud == client)
+        {
+            return Err(TokenError::IdToken { sign: "its only audience is its client" });
+        }
+        Ok(())
+    }
+
+    fn check_claims(&self, claims: Claims<'_>, now: u64) -> Result<AccessToken, TokenError> {
+        // All four are required and typed before any of them is compared.
+        let issuer = claims.required_text("iss")?;
+        let subject = claims.required_text("sub")?;
+        let audience = claims.one_or_more("aud")?;
+        let expires_at = claims.required_date("exp")?;
+        let issued_at = claims.date("iat")?;
+        let not_before = claims.date("nbf")?;
+
+        if !audience.iter().any(|aud| self.audiences.iter().any(|ours| ours == aud)) {
+            return Err(TokenError::WrongAudience { alias: self.name() });
+        }
+        // RFC 7519 §4.1.4: "on or after" exp is too late.
+        if now >= expires_at.saturating_add(self.skew) {
+            return Err(TokenError::Expired { ago: now.saturating_sub(expires_at) });
+        }
+        let latest = now.saturating_add(self.skew);
+        if let Some(iat) = issued_at
+            && iat > latest
+        {
+            return Err(TokenError::IssuedInFuture { ahead: iat.saturating_sub(now) });
+        }
+        if let Some(nbf) = not_before
+            && nbf > latest
+        {
+            return Err(TokenError::NotYetValid { within: nbf.saturating_sub(now) });
+        }
+        if let Some(max) = self.max_lifetime {
+            let lifetime = expires_at.saturating_sub(issued_at.unwrap_or(now));
+            if lifetime > max {
+                return Err(TokenError::TooLongLived { alias: self.name(), lifetime, max });
+            }
+        }
+        // No method that proves possession exists yet, so a bound token is a bearer token stolen.
+        if claims.has("cnf") {
+            return Err(TokenError::Unproven);
+        }
+        Ok(AccessToken {
+            alias: self.alias.clone(),
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            audience: audience.into_iter().map(str::to_owned).collect(),
+            expires_at,
+            issued_at,
+            scopes: self.scopes(claims)?,
+            client_id: client_id(claims)?.map(str::to_owned),
+            token_id: claims.text("jti")?.map(str::to_owned),
+            session_id: claims.text("sid")?.map(str::to_owned),
+            acr: claims.text("acr")?.map(str::to_owned),
+            amr: claims.list("amr")?.into_iter().map(str::to_owned).collect(),
+            auth_time: claims.date("auth_time")?,
+            claims: self.copied(claims),
+            skew: self.skew,
+        })
+    }
+
+    fn scopes(&self, claims: Claims<'_>) -> Result<Vec<String>, TokenError> {
+        let wrong = |value: &Value| ClaimError::Type {
+            claim: "scope",
+            expected: "a string of scopes separated by spaces, or an array of scopes",
+            found: kind(value),
+        };
+        let mut scopes: Vec<String> = match claims.0.get(&self.scope_claim) {
+            None => Vec::new(),
+            Some(Value::String(text)) => {
+                text.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+            }
+            Some(Value::Array(items)) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| wrong(item)))
+                .collect::<Result<_, _>>()?,
+            Some(other) => return Err(wrong(other).into()),
+        };
+        // RFC 6749 §3.3; a scope with a space in it would become two in a space-separated list.
+        if let Some(Some(value)) =
+            scopes.iter().any(|s| !is_scope(s)).then(|| claims.0.get(&self.scope_claim))
+        {
+            return Err(wrong(value).into());
+        }
+        scopes.sort_unstable();
+        scopes.dedup();
+        Ok(scopes)
+    }
+
+    fn copied(&self, claims: Claims<'_>) -> Map<String, Value> {
+        let wanted = self.claims.iter().filter_map(|name| Some((name.clone(), claims.0.get(name)?.clone())));
+        wanted.collect()
+    }
+}
+
+fn client_id(claims: Claims<'_>) -> Result<Option<&str>, ClaimError> {
+    match claims.text("client_id")? {
+        Some(id) => Ok(Some(id)),
+        None => claims.text("azp"),
+    }
+}
+
+/// RFC 6749 §3.3: visible ASCII without `"` and `\`.
+pub(crate) fn is_scope(scope: &str) -> bool {
+    !scope.is_empty() && scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}

@@ -1,0 +1,180 @@
+//! What a transaction token says, and its JSON.
+
+use serde_json::{Map, Value};
+
+use crate::claims::{ClaimError, Claims};
+
+/// A transaction token's claims.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TxnClaims {
+    pub issuer: String,
+    /// The trust domain; accepted nowhere else.
+    pub audience: String,
+    /// Seconds since the epoch, as are all dates here.
+    pub issued_at: u64,
+    pub expires_at: u64,
+    /// The transaction's id, a UUID; the same for every call made on its behalf.
+    pub txn: String,
+    /// `<alias>|<sub>`.
+    pub subject: String,
+    /// Space-separated, at most what the caller's credential had.
+    pub scope: String,
+    /// The SPIFFE ID of the workload that asked for it.
+    pub req_wl: String,
+    pub tctx: Tctx,
+    pub rctx: Rctx,
+}
+
+/// What the transaction is about.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tctx {
+    pub route: String,
+    pub method: String,
+    /// The caller's claims that the route's allow-list names.
+    pub claims: Map<String, Value>,
+}
+
+/// How its caller was known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rctx {
+    /// The kind of credential: `jwt`, …
+    pub cred: String,
+    /// A digest that names the credential in logs, never the credential.
+    pub cred_id: Option<String>,
+    /// The outside issuer's identifier.
+    pub issuer: Option<String>,
+    pub client_id: Option<String>,
+    /// When the caller's own credential ends. The token never outlives it.
+    pub src_exp: Option<u64>,
+    pub acr: Option<String>,
+    pub amr: Vec<String>,
+    pub auth_time: Option<u64>,
+    pub session_id: Option<String>,
+    pub req_ip: Option<String>,
+}
+
+impl TxnClaims {
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scope.split(' ').filter(|s| !s.is_empty())
+    }
+
+    /// Until when (seconds, exclusive) it is good, with the mesh's leeway.
+    pub fn good_until(&self) -> u64 {
+        self.expires_at.saturating_add(super::LEEWAY)
+    }
+
+    /// The part of `sub` before the bar: which issuer knows this subject.
+    pub fn alias(&self) -> &str {
+        self.subject.split_once('|').map_or("", |(alias, _)| alias)
+    }
+
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
+        let mut tctx = Map::new();
+        tctx.insert("route".into(), self.tctx.route.as_str().into());
+        tctx.insert("method".into(), self.tctx.method.as_str().into());
+        if !self.tctx.claims.is_empty() {
+            tctx.insert("claims".into(), Value::Object(self.tctx.claims.clone()));
+        }
+        let mut map = Map::new();
+        map.insert("iss".into(), self.issuer.as_str().into());
+        map.insert("aud".into(), self.audience.as_str().into());
+        map.insert("iat".into(), self.issued_at.into());
+        map.insert("exp".into(), self.expires_at.into());
+        map.insert("txn".into(), self.txn.as_str().into());
+        map.insert("sub".into(), self.subject.as_str().into());
+        map.insert("scope".into(), self.scope.as_str().into());
+        map.insert("req_wl".into(), self.req_wl.as_str().into());
+        map.insert("tctx".into(), Value::Object(tctx));
+        map.insert("rctx".into(), Value::Object(self.rctx.to_json()));
+        map
+    }
+
+    pub(crate) fn read(claims: Claims<'_>) -> Result<TxnClaims, ClaimError> {
+        let owned = |text: &str| text.to_owned();
+        Ok(TxnClaims {
+            issuer: claims.required_text("iss").map(owned)?,
+            // A string only: a token for several audiences would be accepted elsewhere.
+            audience: claims.required_text("aud").map(owned)?,
+            issued_at: claims.required_date("iat")?,
+            expires_at: claims.required_date("exp")?,
+            txn: claims.required_text("txn").map(owned)?,
+            subject: claims.required_text("sub").map(owned)?,
+            scope: scope(claims)?,
+            req_wl: claims.required_text("req_wl").map(owned)?,
+            tctx: Tctx::read(claims.object("tctx")?)?,
+            rctx: Rctx::read(claims.object("rctx")?)?,
+        })
+    }
+}
+
+/// Required, and may be empty: a user without scopes is a user.
+fn scope(claims: Claims<'_>) -> Result<String, ClaimError> {
+    match claims.0.get("scope") {
+        Some(Value::String(text)) => Ok(text.clone()),
+        None => Err(ClaimError::Missing { claim: "scope" }),
+        Some(other) => Err(ClaimError::Type {
+            claim: "scope",
+            expected: "a string of scopes separated by spaces",
+            found: crate::claims::kind(other),
+        }),
+    }
+}
+
+impl Tctx {
+    fn read(claims: Claims<'_>) -> Result<Tctx, ClaimError> {
+        let copied = match claims.has("claims") {
+            true => claims.object("claims")?.0.clone(),
+            false => Map::new(),
+        };
+        Ok(Tctx {
+            route: claims.required_text("route")?.to_owned(),
+            method: claims.text("method")?.unwrap_or_default().to_owned(),
+            claims: copied,
+        })
+    }
+}
+
+impl Rctx {
+    fn to_json(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("cred".into(), self.cred.as_str().into());
+        let texts = [
+            ("cred_id", &self.cred_id),
+            ("iss", &self.issuer),
+            ("client_id", &self.client_id),
+            ("acr", &self.acr),
+            ("sid", &self.session_id),
+            ("req_ip", &self.req_ip),
+        ];
+        for (name, value) in texts {
+            if let Some(value) = value {
+                map.insert(name.into(), value.as_str().into());
+            }
+        }
+        for (name, value) in [("src_exp", self.src_exp), ("auth_time", self.auth_time)] {
+            if let Some(value) = value {
+                map.insert(name.into(), value.into());
+            }
+        }
+        if !self.amr.is_empty() {
+            map.insert("amr".into(), self.amr.clone().into());
+        }
+        map
+    }
+
+    fn read(claims: Claims<'_>) -> Result<Rctx, ClaimError> {
+        let text = |name| claims.text(name).map(|value| value.map(str::to_owned));
+        Ok(Rctx {
+            cred: claims.required_text("cred")?.to_owned(),
+            cred_id: text("cred_id")?,
+            issuer: text("iss")?,
+            client_id: text("client_id")?,
+            src_exp: claims.date("src_exp")?,
+            acr: text("acr")?,
+            amr: claims.list("amr")?.into_iter().map(str::to_owned).collect(),
+            auth_time: claims.date("auth_time")?,
+            session_id: text("sid")?,
+            req_ip: text("req_ip")?,
+        })
+    }
+}
