@@ -1,0 +1,35 @@
+# The commands of this project. Each does its own set-up; `make demo` needs a Rust toolchain and a C compiler only.
+
+CARGO ?= cargo
+PROFILE ?= ci
+BIN := target/$(PROFILE)
+export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
+
+.PHONY: demo test lint bench fuzz build setup
+
+build:
+	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample
+
+demo: build
+	@$(BIN)/signet demo
+
+setup:
+	@tests/setup/install.sh
+
+# Builds what the end-to-end tests start, then runs every test there is.
+test: setup build
+	$(CARGO) nextest run --cargo-profile $(PROFILE) --locked --workspace
+
+lint: setup
+	$(CARGO) fmt --all --check
+	cargo-deny --offline check bans licenses sources
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench:
+	$(CARGO) build --release --locked -p signet-control-plane -p signet-sidecar -p signet-cli
+	tests/bench/setup.sh
+	tests/bench/run.sh
+
+# Coverage-guided fuzzing, a minute per target unless SECONDS says otherwise.
+fuzz:
+	tests/fuzz/run.sh
