@@ -1,0 +1,12 @@
+//! What the crate promises, each as a sentence: access tokens, key sets, transaction tokens, and the
+//! known ways in which others were fooled.
+
+mod access;
+mod attacks;
+mod cache;
+mod delegations;
+mod keys;
+mod mutations;
+mod support;
+mod transactions;
+mod vectors;
