@@ -1,1 +1,26 @@
+//! A mesh for tests: the real programs, started in a folder of their own and ended with the test.
+//!
+//! `Mesh::builder` takes registry documents and sidecars, and starts a control plane and one process
+//! per sidecar; apps are small servers inside the test (`apps`), tokens come from an issuer inside the
+//! test (`issuer`). Nothing is shared between tests, every port is free when it is taken, and a test
+//! that fails prints the last lines of every log.
 
+pub mod apps;
+pub mod client;
+pub mod issuer;
+pub mod mesh;
+pub mod peers;
+pub mod process;
+
+pub use mesh::{Mesh, MeshBuilder, Sidecar};
+
+/// Whether a test may leave itself out where root, a tool or a peer is missing. In CI it may not.
+pub fn must_run_everything() -> bool {
+    std::env::var_os("SIGNET_REQUIRE_ALL").is_some()
+}
+
+/// Says why a test leaves itself out; where everything must run, fails instead.
+pub fn leave_out(why: &str) {
+    assert!(!must_run_everything(), "this test must run here, but: {why}");
+    println!("left out: {why}");
+}

@@ -1,0 +1,9 @@
+//! A whole mesh of real processes, seen from outside: each module is one of the things it promises.
+
+mod bootstrap;
+mod context;
+mod delivery;
+mod demo;
+mod lifecycle;
+mod pair;
+mod traffic;

@@ -1,0 +1,315 @@
+//! The mesh under test: a control plane and sidecars, as processes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::{CreateJoinTokenRequest, ExplainDecisionRequest, JoinBundle};
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::process::{PATIENCE, Process, binary, until};
+
+pub const TRUST_DOMAIN: &str = "test.signet";
+
+/// One sidecar process to start: its identity, and the rest of its configuration as YAML.
+#[derive(Clone)]
+pub struct Sidecar {
+    pub namespace: String,
+    pub name: String,
+    pub class: &'static str,
+    pub config: String,
+}
+
+impl Sidecar {
+    /// `workload` is `name.namespace`.
+    pub fn new(workload: &str, config: impl Into<String>) -> Self {
+        let (name, namespace) = workload.split_once('.').expect("name.namespace");
+        Self { namespace: namespace.into(), name: name.into(), class: "sidecar", config: config.into() }
+    }
+
+    pub fn gateway(workload: &str, config: impl Into<String>) -> Self {
+        Self { class: "gateway", ..Self::new(workload, config) }
+    }
+
+    pub fn spiffe_id(&self) -> String {
+        format!("spiffe://{TRUST_DOMAIN}/ns/{}/sa/{}", self.namespace, self.name)
+    }
+}
+
+pub struct MeshBuilder {
+    registry: Vec<String>,
+    sidecars: Vec<Sidecar>,
+    svid_seconds: u32,
+    default_action: &'static str,
+    control_plane: String,
+}
+
+impl MeshBuilder {
+    /// Adds registry documents (YAML, `apiVersion` is added where it is missing).
+    #[must_use]
+    pub fn registry(mut self, documents: impl Into<String>) -> Self {
+        self.registry.push(documents.into());
+        self
+    }
+
+    #[must_use]
+    pub fn sidecar(mut self, sidecar: Sidecar) -> Self {
+        self.sidecars.push(sidecar);
+        self
+    }
+
+    #[must_use]
+    pub fn svid_seconds(mut self, seconds: u32) -> Self {
+        self.svid_seconds = seconds;
+        self
+    }
+
+    #[must_use]
+    pub fn default_action(mut self, action: &'static str) -> Self {
+        self.default_action = action;
+        self
+    }
+
+    /// Adds lines to the control plane's configuration.
+    #[must_use]
+    pub fn control_plane(mut self, lines: &str) -> Self {
+        self.control_plane += lines;
+        self
+    }
+
+    /// Starts the control plane, then every sidecar, and waits until all are ready.
+    pub async fn start(self) -> Mesh {
+        let folder = tempfile::Builder::new().prefix("sgt").tempdir().expect("a folder for the mesh");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("closing the folder");
+        let mut mesh = Mesh { control_plane: None, sidecars: BTreeMap::new(), folder };
+        let registry = mesh.path("registry");
+        fs::create_dir(&registry).expect("the registry folder");
+        let mut documents = vec![format!(
+            "kind: Mesh\nmetadata: {{name: default}}\nspec: {{defaultAction: {}}}\n",
+            self.default_action
+        )];
+        documents.extend(self.sidecars.iter().map(|it| {
+            format!(
+                "kind: Workload\nmetadata: {{namespace: {}, name: {}}}\nspec: {{class: {}}}\n",
+                it.namespace, it.name, it.class
+            )
+        }));
+        mesh.write_registry("workloads.yaml", &documents.join("---\n"));
+        for (number, documents) in self.registry.iter().enumerate() {
+            mesh.write_registry(&format!("test-{number}.yaml"), documents);
+        }
+        let path = mesh.folder.path().display().to_string();
+        let config = format!(
+            "trustDomain: {TRUST_DOMAIN}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
+             registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}\n\
+             operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
+             svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
+             log: {{format: text, level: debug}}\n{}",
+            self.svid_seconds, self.control_plane
+        );
+        fs::write(mesh.path("control-plane.yaml"), config).expect("writing the configuration");
+        mesh.start_control_plane().await;
+        for sidecar in self.sidecars {
+            mesh.join(sidecar).await;
+        }
+        mesh
+    }
+}
+
+pub struct Mesh {
+    // Ended before the folder goes: fields are dropped in this order.
+    pub sidecars: BTreeMap<String, Process>,
+    pub control_plane: Option<Process>,
+    folder: TempDir,
+}
+
+impl Mesh {
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder {
+            registry: Vec::new(),
+            sidecars: Vec::new(),
+            svid_seconds: 3600,
+            default_action: "deny",
+            control_plane: String::new(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a registry file whole, so that the control plane never reads half of one.
+    pub fn write_registry(&self, name: &str, documents: &str) {
+        let documents: Vec<String> = documents
+            .split("---\n")
+            .map(|it| {
+                if it.contains("apiVersion:") { it.to_owned() } else { format!("apiVersion: signet.mesh/v1alpha1\n{it}") }
+            })
+            .collect();
+        let temporary = self.path(&format!("{name}.new"));
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        std::io::Write::write_all(&mut file.expect("a registry file"), documents.join("---\n").as_bytes())
+            .expect("writing a registry file");
+        fs::rename(temporary, self.path("registry").join(name)).expect("putting a registry file in place");
+    }
+
+    /// Starts (or starts again) the control plane and waits until it is ready.
+    pub async fn start_control_plane(&mut self) {
+        let addresses = self.path("cp/addresses.json");
+        let _ = fs::remove_file(&addresses);
+        let mut command = Command::new(binary("signet-control-plane"));
+        command.arg("--config").arg(self.path("control-plane.yaml"));
+        let mut process = Process::start("control-plane", command, self.folder.path());
+        wait_for_addresses(&mut process, &addresses).await;
+        self.control_plane = Some(process);
+    }
+
+    /// Starts a sidecar without a join bundle of its own making, e.g. to try a bad one.
+    pub fn spawn_sidecar(&self, sidecar: &Sidecar, bundle: &Value) -> Process {
+        let home = self.path(&sidecar.name);
+        fs::create_dir_all(home.join("data")).expect("a sidecar's folder");
+        fs::set_permissions(home.join("data"), fs::Permissions::from_mode(0o700)).expect("closing the folder");
+        let join = home.join("join.json");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&join).expect("a join bundle");
+        serde_json::to_writer(file, bundle).expect("writing the join bundle");
+        let path = home.display();
+        let role = sidecar.class;
+        let config = format!(
+            "role: {role}\nidentity: {{joinBundle: {path}/join.json}}\ndataDir: {path}/data\nadmin: {{socket: {path}/admin.sock}}\n\
+             metrics: {{listen: '127.0.0.1:0'}}\nworkers: 1\ndrainSeconds: 5\nlog: {{format: text, level: debug}}\n{}",
+            sidecar.config
+        );
+        fs::write(home.join("sidecar.yaml"), config).expect("writing a sidecar's configuration");
+        let mut command = Command::new(binary("signet-sidecar"));
+        command.arg("--config").arg(home.join("sidecar.yaml"));
+        Process::start(&sidecar.name, command, self.folder.path())
+    }
+
+    /// Lets a workload join: a token from the operator's socket, a sidecar that uses it.
+    pub async fn join(&mut self, sidecar: Sidecar) {
+        let bundle = self.join_bundle(&sidecar.spiffe_id(), sidecar.class).await;
+        let mut process = self.spawn_sidecar(&sidecar, &bundle_json(&bundle));
+        wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
+        self.sidecars.insert(sidecar.name, process);
+    }
+
+    pub async fn join_bundle(&self, spiffe_id: &str, class: &str) -> JoinBundle {
+        let request = CreateJoinTokenRequest {
+            spiffe_id: spiffe_id.to_owned(),
+            peer_class: class.to_owned(),
+            ttl_seconds: 120,
+        };
+        self.operator().await.create_join_token(request).await.expect("a join token").into_inner()
+    }
+
+    pub async fn operator(&self) -> OperatorClient<Channel> {
+        let path = self.path("op.sock");
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://operator");
+        OperatorClient::new(endpoint.connect_with_connector(connector).await.expect("the operator's socket"))
+    }
+
+    /// The explanation of a decision, once it has reached the control plane.
+    pub async fn explain(&self, id: &str) -> Value {
+        let mut operator = self.operator().await;
+        let asked = async {
+            loop {
+                match operator.explain_decision(ExplainDecisionRequest { id: id.to_owned() }).await {
+                    Ok(answer) => return serde_json::from_str(&answer.into_inner().json).expect("an explanation in JSON"),
+                    Err(status) if status.code() == tonic::Code::NotFound => {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    Err(status) => panic!("asking why: {status}"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("the decision reached the control plane")
+    }
+
+    pub fn sidecar(&self, name: &str) -> &Process {
+        &self.sidecars[name]
+    }
+
+    /// A listener's address as a sidecar or the control plane (`cp`) published it.
+    pub fn addresses(&self, process: &str) -> Value {
+        let folder = if process == "cp" { self.path("cp") } else { self.path(process).join("data") };
+        let text = fs::read(folder.join("addresses.json")).expect("published addresses");
+        serde_json::from_slice(&text).expect("addresses in JSON")
+    }
+
+    /// What the process shows to Prometheus.
+    pub async fn metrics(&self, process: &str) -> String {
+        let address = self.addresses(process)["metrics"].as_str().expect("a metrics listener").to_owned();
+        let answer = crate::client::get(&address, "/metrics", &[]).await;
+        String::from_utf8(answer.body().to_vec()).expect("metrics are text")
+    }
+
+    /// Everything that any process of the mesh has written.
+    pub fn logs(&self) -> String {
+        let processes = self.sidecars.values().chain(&self.control_plane);
+        processes.map(Process::log).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Fails the test if a process has ended or panicked.
+    pub fn assert_unharmed(&mut self) {
+        for process in self.sidecars.values_mut().chain(&mut self.control_plane) {
+            process.assert_runs();
+            let log = process.log();
+            assert!(!log.contains("panicked at"), "a process panicked:\n{log}");
+        }
+    }
+}
+
+async fn wait_for_addresses(process: &mut Process, path: &Path) {
+    until(&format!("{}", path.display()), || {
+        process.assert_runs();
+        path.exists().then_some(())
+    })
+    .await;
+}
+
+/// The file that a sidecar reads, from what the operator's socket answered.
+pub fn bundle_json(bundle: &JoinBundle) -> Value {
+    json!({
+        "bootstrapAddress": bundle.bootstrap_address, "meshAddress": bundle.mesh_address,
+        "trustDomain": bundle.trust_domain, "rootSha256": bundle.root_sha256, "token": bundle.token,
+        "spiffeId": bundle.spiffe_id,
+    })
+}
+
+/// An address on loopback that nobody listens on now. Kept free by the kernel for a while, since it hands
+/// ephemeral ports out in no order.
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
+}
+
+/// A Service document with one endpoint, served by the workload of the same name.
+pub fn service(name: &str, namespace: &str, port: &str, protocol: &str, inbound: &str) -> String {
+    let (host, number) = inbound.rsplit_once(':').expect("host:port");
+    format!(
+        "kind: Service\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec:\n  ports: [{{name: {port}, port: 80, protocol: {protocol}}}]\n  \
+         endpoints: [{{address: {host}, ports: {{{port}: {number}}}, identity: ns/{namespace}/sa/{name}}}]\n"
+    )
+}
+
+/// A permit for `from` (`ns/x/sa/y`) at a service, with further fields of the spec.
+pub fn permit(name: &str, namespace: &str, service: &str, from: &str, rest: &str) -> String {
+    format!(
+        "kind: MeshPolicy\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec:\n  effect: permit\n  target: {{service: {service}}}\n  \
+         from: {{workloads: [{from}]}}\n{rest}"
+    )
+}
