@@ -119,6 +119,14 @@ fn without_a_kid_the_key_must_be_the_only_one_of_its_algorithm() {
 }
 
 #[test]
+fn an_rsa_key_that_names_its_algorithm_serves_no_other() {
+    let set = json!({"keys": [with(&rsa(2048, &[1, 0, 1]), "alg", json!("PS256"))]});
+    let set = Jwks::parse(&set.to_string()).unwrap();
+    assert!(set.find(None, Algorithm::Ps256).is_ok());
+    assert_eq!(set.find(None, Algorithm::Rs256), Err(KeyLookup::Unknown));
+}
+
+#[test]
 fn a_sealed_key_comes_back_as_itself_and_its_private_half_does_not_print() {
     let (key, secret) = SigningKey::generate_sealed().unwrap();
     let again = SigningKey::from_pkcs8(secret.expose()).unwrap();
