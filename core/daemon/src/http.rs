@@ -1,0 +1,123 @@
+//! The small HTTP/1 server behind the admin socket and the metrics port.
+//!
+//! It serves people and scrapers, not traffic, so it is strict: one request a connection, a bounded number
+//! of connections, small heads and bodies, and one deadline over the whole exchange. A slow or silent client
+//! loses its place when the deadline passes; garbage gets a 400 or nothing.
+
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::Shutdown;
+
+/// What a client may take of us.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections at once; more wait in the kernel's backlog.
+    pub(crate) connections: usize,
+    /// For the request's head.
+    pub(crate) head: Duration,
+    /// For the whole exchange.
+    pub(crate) exchange: Duration,
+    /// Bytes of a request's body.
+    pub(crate) body: usize,
+}
+
+/// Room for a request's head: hyper's smallest.
+const HEAD_BYTES: usize = 8192;
+
+/// How long accepting rests after an error such as too many open files.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// An answer in full.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Builds an answer with a content type.
+pub(crate) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A status with its own name as body.
+pub(crate) fn bare(status: StatusCode) -> Answer {
+    answer(status, "text/plain; charset=utf-8", format!("{status}\n"))
+}
+
+/// A request whose body was read.
+pub(crate) type Whole = Request<Bytes>;
+
+/// Accepts connections until the process stops, and answers each with `handle`.
+pub(crate) async fn serve<A, IO, H, F>(accept: A, limits: Limits, shutdown: Shutdown, handle: H)
+where
+    A: AsyncFn() -> std::io::Result<IO>,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Whole) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let handle = Arc::new(handle);
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let io = tokio::select! {
+            () = shutdown.stopping() => return,
+            accepted = accept() => match accepted {
+                Ok(io) => io,
+                Err(error) => {
+                    tracing::warn!(target: "signet::daemon", %error, "accepting failed");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                    continue;
+                }
+            },
+        };
+        let (handle, stopping) = (handle.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopping.stopping() => {}
+                _ = timeout(limits.exchange, exchange(io, limits, handle)) => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn exchange<IO, H, F>(io: IO, limits: Limits, handle: Arc<H>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Whole) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let handle = handle.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let answer = match Limited::new(body, limits.body).collect().await {
+                Ok(body) => handle(Request::from_parts(parts, body.to_bytes())).await,
+                Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                    bare(StatusCode::PAYLOAD_TOO_LARGE)
+                }
+                Err(_) => bare(StatusCode::BAD_REQUEST),
+            };
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    // An error is the client's: it went away, was too slow, or spoke no HTTP. hyper has answered what it could.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .keep_alive(false)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+}

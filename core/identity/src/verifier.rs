@@ -1,0 +1,238 @@
+//! The verifiers that rustls calls during a full handshake.
+//!
+//! They exist so that a wrong peer is refused *inside* the handshake: a client that finds the wrong server
+//! never sends its own certificate. What they decide is decided again by the check after the handshake.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use crate::{
+    bundle::{Bundles, TrustBundle},
+    chain::{Chains, Verified},
+    class::ClassSet,
+    failure::HandshakeFailure,
+    key_id::KeyId,
+    server_name::server_name_string,
+    spiffe_id::SpiffeId,
+    trust_domain::TrustDomain,
+};
+
+fn of_class(verified: &Verified, expected: ClassSet) -> Result<(), HandshakeFailure> {
+    let svid = &verified.svid;
+    match expected.contains(svid.class) {
+        true => Ok(()),
+        false => Err(HandshakeFailure::WrongClass { expected, class: svid.class, received: svid.id.clone() }),
+    }
+}
+
+/// The client's side: chain, then the identity that the server name stands for, then the class.
+pub(crate) struct ServerVerifier {
+    pub(crate) chains: Arc<Chains>,
+    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+    pub(crate) classes: ClassSet,
+}
+
+impl ServerVerifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), HandshakeFailure> {
+        let verified = self.chains.verify(leaf, rest, now)?;
+        // Injective, so that equal names mean equal identities; nothing of the certificate but its SPIFFE ID
+        // can answer for a server, its DNS names least of all.
+        let matches = match name {
+            ServerName::DnsName(expected) => expected.as_ref() == server_name_string(&verified.svid.id),
+            _ => false,
+        };
+        if !matches {
+            return Err(HandshakeFailure::WrongIdentity {
+                expected: name.to_str().into_owned(),
+                received: verified.svid.id.clone(),
+            });
+        }
+        of_class(&verified, self.classes)
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, rest, name, now).map_err(HandshakeFailure::into_rustls)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier").field("classes", &self.classes).finish_non_exhaustive()
+    }
+}
+
+/// The server's side: a certificate is required; chain, then class.
+pub(crate) struct ClientVerifier {
+    pub(crate) chains: Arc<Chains>,
+    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+    pub(crate) classes: ClassSet,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // No hints: they tell a stranger who our authorities are, and our peers have one certificate anyway.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.chains
+            .verify(leaf, rest, now)
+            .and_then(|verified| of_class(&verified, self.classes))
+            .map_err(HandshakeFailure::into_rustls)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").field("classes", &self.classes).finish_non_exhaustive()
+    }
+}
+
+/// The joining workload's side, before it has any roots: the server's chain must contain the certificate
+/// that the join bundle pins, lead to it, and belong to the control plane.
+pub(crate) struct PinnedRootVerifier {
+    pub(crate) domain: TrustDomain,
+    pub(crate) root: KeyId,
+    pub(crate) control_plane: SpiffeId,
+    pub(crate) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl PinnedRootVerifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), HandshakeFailure> {
+        let root = rest
+            .iter()
+            .find(|certificate| KeyId::of(certificate) == self.root)
+            .ok_or_else(|| HandshakeFailure::RootNotPinned { expected: self.root.to_string() })?;
+        let bundle = TrustBundle::new(self.domain.clone(), [CertificateDer::from(root.as_ref())])
+            .map_err(|error| HandshakeFailure::BadChain(error.to_string()))?;
+        let chains = Chains::new(Arc::new(Bundles::from(bundle)), self.algorithms, 1);
+        let verified = chains.verify(leaf, rest, now)?;
+        if verified.svid.id != self.control_plane {
+            return Err(HandshakeFailure::WrongIdentity {
+                expected: self.control_plane.to_string(),
+                received: verified.svid.id.clone(),
+            });
+        }
+        of_class(&verified, ClassSet::CONTROL_PLANE)
+    }
+}
+
+impl ServerCertVerifier for PinnedRootVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, rest, now).map_err(HandshakeFailure::into_rustls)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for PinnedRootVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedRootVerifier").field("root", &self.root).finish_non_exhaustive()
+    }
+}
