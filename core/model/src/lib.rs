@@ -1,1 +1,56 @@
+//! The resources of the mesh: what an operator writes, and what everything else reads.
+//!
+//! Six kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
+//! [`Service`], [`Issuer`], [`Gateway`], [`MeshPolicy`]. A value of one of these types is valid by
+//! itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
+//! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
+//! lot, with file, document, line, field and reason for each mistake found.
+//!
+//! [`parse_folder`] reads a folder of YAML, [`parse_text`] one text, [`Registry::build`] takes resources
+//! that come from elsewhere. Policies and gateways travel as canonical JSON
+//! ([`MeshPolicy::canonical_json`], [`MeshPolicy::from_json`]), so that a reader that does not know a
+//! field notices it and denies. `docs/registry.md` describes every field with examples.
+//!
+//! Pure, except for the folder loader, which reads files and nothing else.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod check;
+mod decode;
+mod error;
+mod folder;
+mod object;
+mod registry;
+mod resources;
+mod text;
+
+pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
+pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
+pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
+pub use registry::{Options, Origin, Registry};
+pub use resources::gateway::{
+    ForwardCredential, Gateway, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
+};
+pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
+pub use resources::mesh::{DefaultAction, Mesh, MeshSpec};
+pub use resources::policy::{
+    ClaimMatch, ContextKind, CredentialKind, Effect, FromMatch, IfAbsent, MeshPolicy, Mode, PolicySpec,
+    PolicyTarget, ToMatch, UserMatch,
+};
+pub use resources::service::{Endpoint, Protocol, Service, ServicePort, ServiceSpec, UserContext};
+pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
+pub use text::host::{HostPattern, HttpUrl};
+pub use text::http::{GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
+pub use text::jose::{ClaimName, ClaimValue, Scope};
+pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
+pub use text::period::Period;
+pub use text::port::Port;
+pub use text::{Invalid, address::HostAddress};

@@ -1,0 +1,306 @@
+//! What only the whole can tell: duplicates, and references that lead nowhere.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt::Display;
+
+use crate::error::{RegistryError, RegistryErrors};
+use crate::object::Resource;
+use crate::registry::{Options, Origin, Registry};
+use crate::{Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Service, WorkloadClass, WorkloadId};
+
+/// Accounts with this prefix in the system namespace belong to Signet itself.
+const RESERVED_PREFIX: &str = "signet-";
+
+/// Collects errors beside where each resource came from.
+struct Check<'a> {
+    registry: &'a Registry,
+    origins: &'a Origins,
+    options: &'a Options,
+    errors: Vec<RegistryError>,
+}
+
+#[derive(Default)]
+struct Origins {
+    workloads: BTreeMap<ObjectName, Origin>,
+    services: BTreeMap<ObjectName, Origin>,
+    issuers: BTreeMap<Label, Origin>,
+    gateways: BTreeMap<ObjectName, Origin>,
+    policies: BTreeMap<ObjectName, Origin>,
+}
+
+pub(crate) fn assemble(
+    resources: impl Iterator<Item = (Origin, Resource)>,
+    options: &Options,
+) -> Result<Registry, RegistryErrors> {
+    let mut registry = Registry::default();
+    let mut origins = Origins::default();
+    let mut mesh_origin: Option<Origin> = None;
+    let mut errors = Vec::new();
+    for (origin, resource) in resources {
+        let errors = &mut errors;
+        match resource {
+            Resource::Mesh(mesh) => match &mesh_origin {
+                Some(first) => errors.push(duplicate(&origin, "Mesh", &mesh.name, first)),
+                None => {
+                    registry.mesh = mesh;
+                    mesh_origin = Some(origin);
+                }
+            },
+            Resource::Workload(object) => {
+                if admit(&mut origins.workloads, &object.name, origin, "Workload", errors) {
+                    registry.workloads.insert(object.name.clone(), object);
+                }
+            }
+            Resource::Service(object) => {
+                if admit(&mut origins.services, &object.name, origin, "Service", errors) {
+                    registry.services.insert(object.name.clone(), object);
+                }
+            }
+            Resource::Issuer(object) => {
+                if admit(&mut origins.issuers, &object.name, origin, "Issuer", errors) {
+                    registry.issuers.insert(object.name.clone(), object);
+                }
+            }
+            Resource::Gateway(object) => {
+                if admit(&mut origins.gateways, &object.name, origin, "Gateway", errors) {
+                    registry.gateways.insert(object.name.clone(), object);
+                }
+            }
+            Resource::MeshPolicy(object) => {
+                if admit(&mut origins.policies, &object.name, origin, "MeshPolicy", errors) {
+                    registry.policies.insert(object.name.clone(), object);
+                }
+            }
+        }
+    }
+    let mut check = Check { registry: &registry, origins: &origins, options, errors };
+    check.workloads();
+    check.services();
+    check.issuers();
+    check.gateways();
+    check.policies();
+    let errors = check.errors;
+    if errors.is_empty() { Ok(registry) } else { Err(RegistryErrors(errors)) }
+}
+
+fn admit<K: Ord + Clone + Display>(
+    origins: &mut BTreeMap<K, Origin>,
+    name: &K,
+    origin: Origin,
+    kind: &str,
+    errors: &mut Vec<RegistryError>,
+) -> bool {
+    match origins.entry(name.clone()) {
+        Entry::Occupied(first) => {
+            errors.push(duplicate(&origin, kind, name, first.get()));
+            false
+        }
+        Entry::Vacant(place) => {
+            place.insert(origin);
+            true
+        }
+    }
+}
+
+fn duplicate(origin: &Origin, kind: &str, name: &dyn Display, first: &Origin) -> RegistryError {
+    origin.error(
+        "metadata.name",
+        format!("expected one {kind} `{name}`, got a second one; the first is in {}", first.place()),
+    )
+}
+
+impl Check<'_> {
+    /// `origins` has every object of the registry; an error without its place is still an error.
+    fn add<K: Ord>(
+        &mut self,
+        origins: &BTreeMap<K, Origin>,
+        name: &K,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
+        let error = match origins.get(name) {
+            Some(origin) => origin.error(field, reason),
+            None => Origin::new("").error(field, reason),
+        };
+        self.errors.push(error);
+    }
+
+    fn is_reserved(&self, id: &WorkloadId) -> bool {
+        id.namespace == self.options.system_namespace && id.account.as_str().starts_with(RESERVED_PREFIX)
+    }
+
+    fn workloads(&mut self) {
+        for workload in self.registry.workloads() {
+            let id = workload.name.workload();
+            if self.is_reserved(&id) {
+                self.add(&self.origins.workloads, &workload.name, "metadata.name", reserved(&id));
+            }
+        }
+    }
+
+    fn services(&mut self) {
+        let mut dialled: BTreeMap<_, &ObjectName> = BTreeMap::new();
+        for service in self.registry.services() {
+            self.service_identities(service);
+            for (index, address) in service.spec.addresses.iter().enumerate() {
+                for port in &service.spec.ports {
+                    let Some(other) = dialled.insert((*address, port.port), &service.name) else { continue };
+                    if *other == service.name {
+                        continue; // the address stands twice, which the service's own check has said
+                    }
+                    let reason = format!(
+                        "expected an address and port that no other service has, got {address} port {}, which is also \
+                         `{other}`'s",
+                        port.port
+                    );
+                    self.add(
+                        &self.origins.services,
+                        &service.name,
+                        format!("spec.addresses[{index}]"),
+                        reason,
+                    );
+                }
+            }
+        }
+    }
+
+    fn service_identities(&mut self, service: &Service) {
+        let is_explicit = service.spec.identities.is_some();
+        for (index, id) in service.identities().iter().enumerate() {
+            let field =
+                if is_explicit { format!("spec.identities[{index}]") } else { "spec.identities".to_owned() };
+            if self.is_reserved(id) {
+                self.add(&self.origins.services, &service.name, field, reserved(id));
+            } else if self.registry.workload(id).is_none()
+                && (is_explicit || !service.spec.endpoints.is_empty())
+            {
+                let reason = format!(
+                    "expected an identity that may join, got `{id}`: add a Workload `{}` in namespace `{}`{}",
+                    id.account,
+                    id.namespace,
+                    if is_explicit { "" } else { ", or list the identities that serve" }
+                );
+                self.add(&self.origins.services, &service.name, field, reason);
+            }
+        }
+    }
+
+    fn issuers(&mut self) {
+        let mut seen: BTreeMap<&str, &Label> = BTreeMap::new();
+        for issuer in self.registry.issuers() {
+            let IssuerSpec { issuer: iss, .. } = &issuer.spec;
+            if let Some(other) = seen.insert(iss.as_str(), &issuer.name) {
+                let reason = format!(
+                    "expected an issuer that no other Issuer has, got `{iss}`, which is also `{other}`'s"
+                );
+                self.add(&self.origins.issuers, &issuer.name, "spec.issuer", reason);
+            }
+        }
+    }
+
+    fn gateways(&mut self) {
+        for gateway in self.registry.gateways() {
+            let id = &gateway.spec.identity;
+            match self.registry.workload(id) {
+                _ if self.is_reserved(id) => {
+                    self.add(&self.origins.gateways, &gateway.name, "spec.identity", reserved(id));
+                }
+                Some(workload) if workload.spec.class == WorkloadClass::Gateway => {}
+                Some(_) => {
+                    let reason = format!(
+                        "expected a Workload of class gateway, got `{id}`, which is of class sidecar"
+                    );
+                    self.add(&self.origins.gateways, &gateway.name, "spec.identity", reason);
+                }
+                None => {
+                    let reason = format!(
+                        "expected a Workload of class gateway, got `{id}`, for which there is no Workload"
+                    );
+                    self.add(&self.origins.gateways, &gateway.name, "spec.identity", reason);
+                }
+            }
+            self.gateway_routes(gateway);
+        }
+    }
+
+    fn gateway_routes(&mut self, gateway: &Gateway) {
+        let registry = self.registry;
+        for (index, route) in gateway.spec.routes.iter().enumerate() {
+            let mut add = |field: &str, reason: String| {
+                self.add(
+                    &self.origins.gateways,
+                    &gateway.name,
+                    format!("spec.routes[{index}].{field}"),
+                    reason,
+                );
+            };
+            match registry.service(&route.service) {
+                None => {
+                    add("service", format!("expected a service of the registry, got `{}`", route.service))
+                }
+                Some(service) => match service.port(route.port.as_str()) {
+                    None => add(
+                        "port",
+                        format!("expected the name of a port of `{}`, got `{}`", route.service, route.port),
+                    ),
+                    Some(port) if !port.protocol.is_http() => add(
+                        "port",
+                        format!("expected a port that speaks HTTP, got `{}`, which is tcp", route.port),
+                    ),
+                    Some(_) => {}
+                },
+            }
+            let Some(jwt) = &route.auth.jwt else { continue };
+            for (at, alias) in jwt.issuers.iter().enumerate() {
+                let Some(issuer) = registry.issuer(alias.as_str()) else {
+                    add(
+                        &format!("auth.jwt.issuers[{at}]"),
+                        format!("expected the name of an Issuer, got `{alias}`"),
+                    );
+                    continue;
+                };
+                for (at, claim) in route.txn.claims.iter().enumerate() {
+                    if !issuer.spec.claims.contains(claim) {
+                        add(
+                            &format!("txn.claims[{at}]"),
+                            format!(
+                                "expected a claim that Issuer `{alias}` lists under spec.claims, got `{claim}`"
+                            ),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn policies(&mut self) {
+        for policy in self.registry.policies() {
+            self.policy(policy);
+        }
+    }
+
+    fn policy(&mut self, policy: &MeshPolicy) {
+        let registry = self.registry;
+        let namespace = &policy.name.namespace;
+        let targeted: Vec<&Service> =
+            registry.services().filter(|service| policy.targets(&service.name)).collect();
+        if let (Some(target), true) = (&policy.spec.target, targeted.is_empty()) {
+            let reason = format!("expected a service of namespace `{namespace}`, got `{}`", target.service);
+            self.add(&self.origins.policies, &policy.name, "spec.target.service", reason);
+            return;
+        }
+        let ports = policy.spec.to.iter().flat_map(|to| to.ports.iter()).enumerate();
+        for (index, port) in ports {
+            if !targeted.iter().any(|service| service.port(port.as_str()).is_some()) {
+                let reason =
+                    format!("expected the name of a port of the services that it targets, got `{port}`");
+                self.add(&self.origins.policies, &policy.name, format!("spec.to.ports[{index}]"), reason);
+            }
+        }
+    }
+}
+
+fn reserved(id: &WorkloadId) -> String {
+    format!("`{id}` is reserved: accounts `{RESERVED_PREFIX}*` of the system namespace are Signet's own")
+}

@@ -1,0 +1,226 @@
+//! The common shape of every resource: `apiVersion`, `kind`, `metadata`, `spec`.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::decode::{canonical, json_value, typed};
+use crate::error::{Problem, Unreadable};
+use crate::text::shorten;
+use crate::{Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Subdomain, Workload};
+
+pub const API_VERSION: &str = "signet.mesh/v1alpha1";
+
+/// The spec of one kind.
+pub trait Kind: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+
+    /// What shape alone cannot say: fields that contradict each other or the object's own name.
+    fn check(&self, name: &Name<'_>, problems: &mut Vec<Problem>);
+}
+
+/// The name of the object that a spec belongs to.
+pub enum Name<'a> {
+    Global(&'a Label),
+    Namespaced(&'a ObjectName),
+}
+
+/// An object of the whole mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global<S> {
+    pub name: Label,
+    pub spec: S,
+}
+
+/// An object of one namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaced<S> {
+    pub name: ObjectName,
+    pub spec: S,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<M, S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: M,
+    spec: S,
+}
+
+/// Labels and annotations are taken, as tools add them, and never read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GlobalMetadata {
+    name: Label,
+    #[serde(default, rename = "labels")]
+    _labels: BTreeMap<String, String>,
+    #[serde(default, rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamespacedMetadata {
+    name: Subdomain,
+    namespace: Label,
+    #[serde(default, rename = "labels")]
+    _labels: BTreeMap<String, String>,
+    #[serde(default, rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+}
+
+/// The kind that the document says it is, when its `apiVersion` is ours.
+fn kind_of(value: &Value) -> Result<String, Problem> {
+    if !value.is_object() {
+        return Err(Problem::new(
+            "",
+            "expected a resource (apiVersion, kind, metadata, spec), got another value",
+        ));
+    }
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    match text("apiVersion") {
+        Some(API_VERSION) => {}
+        Some(other) => {
+            return Err(Problem::new(
+                "apiVersion",
+                format!("expected `{API_VERSION}`, got `{}`", shorten(other)),
+            ));
+        }
+        None => return Err(Problem::new("apiVersion", format!("expected `{API_VERSION}`, got nothing"))),
+    }
+    text("kind")
+        .map(str::to_owned)
+        .ok_or_else(|| Problem::new("kind", format!("expected {KINDS}, got nothing")))
+}
+
+const KINDS: &str = "one of Mesh, Workload, Service, Issuer, Gateway, MeshPolicy";
+
+fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
+    let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
+    let object = Global { name: document.metadata.name, spec: document.spec };
+    let mut problems = Vec::new();
+    object.spec.check(&Name::Global(&object.name), &mut problems);
+    if problems.is_empty() { Ok(object) } else { Err(problems) }
+}
+
+fn namespaced<S: Kind>(value: Value) -> Result<Namespaced<S>, Vec<Problem>> {
+    let document: Document<NamespacedMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
+    let name = ObjectName { namespace: document.metadata.namespace, name: document.metadata.name };
+    let object = Namespaced { name, spec: document.spec };
+    let mut problems = Vec::new();
+    object.spec.check(&Name::Namespaced(&object.name), &mut problems);
+    if problems.is_empty() { Ok(object) } else { Err(problems) }
+}
+
+#[derive(Serialize)]
+struct Written<'a, S> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: WrittenMetadata<'a>,
+    spec: &'a S,
+}
+
+#[derive(Serialize)]
+struct WrittenMetadata<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+}
+
+impl<S: Kind> Serialize for Global<S> {
+    fn serialize<Out: Serializer>(&self, serializer: Out) -> Result<Out::Ok, Out::Error> {
+        let metadata = WrittenMetadata { name: self.name.as_str(), namespace: None };
+        Written { api_version: API_VERSION, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
+    }
+}
+
+impl<S: Kind> Serialize for Namespaced<S> {
+    fn serialize<Out: Serializer>(&self, serializer: Out) -> Result<Out::Ok, Out::Error> {
+        let metadata =
+            WrittenMetadata { name: self.name.name.as_str(), namespace: Some(self.name.namespace.as_str()) };
+        Written { api_version: API_VERSION, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
+    }
+}
+
+fn canonical_json(object: &impl Serialize) -> String {
+    let mut out = String::new();
+    // Specs hold strings, numbers and maps with text keys: turning them into a JSON value cannot fail.
+    // Were that to change, an empty document is one that every reader refuses.
+    if let Ok(value) = serde_json::to_value(object) {
+        canonical(&value, &mut out);
+    }
+    out
+}
+
+fn from_json<T>(
+    text: &str,
+    kind: &'static str,
+    read: impl FnOnce(Value) -> Result<T, Vec<Problem>>,
+) -> Result<T, Unreadable> {
+    let value = json_value(text)?;
+    let got = kind_of(&value).map_err(|problem| Unreadable { problems: vec![problem] })?;
+    if got != kind {
+        let problem = Problem::new("kind", format!("expected {kind}, got `{}`", shorten(&got)));
+        return Err(Unreadable { problems: vec![problem] });
+    }
+    read(value).map_err(|problems| Unreadable { problems })
+}
+
+impl<S: Kind> Global<S> {
+    /// The resource as JSON with sorted keys: equal resources give equal text, so that its hash is a version.
+    pub fn canonical_json(&self) -> String {
+        canonical_json(self)
+    }
+
+    /// Reads what [`Global::canonical_json`] wrote, and anything else of its shape; refuses it whole otherwise.
+    pub fn from_json(text: &str) -> Result<Global<S>, Unreadable> {
+        from_json(text, S::KIND, global)
+    }
+}
+
+impl<S: Kind> Namespaced<S> {
+    /// The resource as JSON with sorted keys: equal resources give equal text, so that its hash is a version.
+    pub fn canonical_json(&self) -> String {
+        canonical_json(self)
+    }
+
+    /// Reads what [`Namespaced::canonical_json`] wrote, and anything else of its shape; refuses it whole
+    /// otherwise.
+    pub fn from_json(text: &str) -> Result<Namespaced<S>, Unreadable> {
+        from_json(text, S::KIND, namespaced)
+    }
+}
+
+/// Any resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    Mesh(Mesh),
+    Workload(Workload),
+    Service(Service),
+    Issuer(Issuer),
+    Gateway(Gateway),
+    MeshPolicy(MeshPolicy),
+}
+
+impl Resource {
+    /// Reads one document. What it returns is valid by itself; whether it fits the others is the
+    /// [`Registry`](crate::Registry)'s to say.
+    pub fn from_value(value: Value) -> Result<Resource, Vec<Problem>> {
+        let kind = kind_of(&value).map_err(|problem| vec![problem])?;
+        match kind.as_str() {
+            "Mesh" => global(value).map(Resource::Mesh),
+            "Workload" => namespaced(value).map(Resource::Workload),
+            "Service" => namespaced(value).map(Resource::Service),
+            "Issuer" => global(value).map(Resource::Issuer),
+            "Gateway" => namespaced(value).map(Resource::Gateway),
+            "MeshPolicy" => namespaced(value).map(Resource::MeshPolicy),
+            other => Err(vec![Problem::new("kind", format!("expected {KINDS}, got `{}`", shorten(other)))]),
+        }
+    }
+}

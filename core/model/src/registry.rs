@@ -1,0 +1,161 @@
+//! Every resource of the mesh, valid as a whole.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::check;
+use crate::decode::Lines;
+use crate::error::{RegistryError, RegistryErrors};
+use crate::object::Resource;
+use crate::resources::mesh::MeshSpec;
+use crate::{Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Workload, WorkloadId};
+
+/// What a registry is checked against besides itself.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The namespace of the control plane. Identities there whose account begins with `signet-` are
+    /// issued by the authority to itself only, and no resource may name them.
+    pub system_namespace: Label,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { system_namespace: Label::system() }
+    }
+}
+
+/// Where a resource was read.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    file: Arc<Path>,
+    document: Option<usize>,
+    lines: Lines,
+}
+
+impl Origin {
+    /// A resource that stands alone in what is called `file`.
+    pub fn new(file: impl Into<PathBuf>) -> Origin {
+        Origin { file: file.into().into(), document: None, lines: Lines::default() }
+    }
+
+    pub(crate) fn in_file(file: &Arc<Path>, document: usize, lines: Lines) -> Origin {
+        Origin { file: Arc::clone(file), document: Some(document), lines }
+    }
+
+    pub(crate) fn error(&self, field: impl Into<String>, reason: impl Into<String>) -> RegistryError {
+        let field = field.into();
+        RegistryError {
+            file: self.file.to_path_buf(),
+            document: self.document,
+            line: self.lines.of(&field).filter(|line| *line > 0),
+            field,
+            reason: reason.into(),
+        }
+    }
+
+    /// For messages that point at another resource.
+    pub(crate) fn place(&self) -> String {
+        match (self.lines.of(""), self.document) {
+            (Some(line), _) if line > 0 => format!("{}:{line}", self.file.display()),
+            (_, Some(document)) => format!("{} (document {document})", self.file.display()),
+            _ => self.file.display().to_string(),
+        }
+    }
+}
+
+/// Every resource, with all references between them checked. Ordered by name, so that whoever goes
+/// through it does so in the same order everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    pub(crate) mesh: Mesh,
+    pub(crate) workloads: BTreeMap<ObjectName, Workload>,
+    pub(crate) services: BTreeMap<ObjectName, Service>,
+    pub(crate) issuers: BTreeMap<Label, Issuer>,
+    pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
+    pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
+}
+
+impl Default for Registry {
+    /// A mesh with nothing in it: everything is denied.
+    fn default() -> Registry {
+        Registry {
+            mesh: Mesh { name: Label::default_mesh(), spec: MeshSpec::default() },
+            workloads: BTreeMap::new(),
+            services: BTreeMap::new(),
+            issuers: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            policies: BTreeMap::new(),
+        }
+    }
+}
+
+impl Registry {
+    /// Puts resources together, or says everything that does not fit.
+    pub fn build(
+        resources: impl IntoIterator<Item = (Origin, Resource)>,
+        options: &Options,
+    ) -> Result<Registry, RegistryErrors> {
+        check::assemble(resources.into_iter(), options)
+    }
+
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.values()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.values()
+    }
+
+    pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {
+        self.gateways.values()
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &MeshPolicy> {
+        self.policies.values()
+    }
+
+    /// The workload of that identity, if it may join.
+    pub fn workload(&self, id: &WorkloadId) -> Option<&Workload> {
+        self.workloads.get(&id.object())
+    }
+
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    pub fn issuer(&self, alias: &str) -> Option<&Issuer> {
+        self.issuers.get(alias)
+    }
+
+    pub fn gateway(&self, name: &ObjectName) -> Option<&Gateway> {
+        self.gateways.get(name)
+    }
+
+    pub fn policy(&self, name: &ObjectName) -> Option<&MeshPolicy> {
+        self.policies.get(name)
+    }
+
+    /// The services in whose name this identity may answer, which also gives it their host names.
+    pub fn served_by<'a>(&'a self, id: &'a WorkloadId) -> impl Iterator<Item = &'a Service> {
+        self.services().filter(move |service| service.identities().contains(id))
+    }
+
+    /// The gateways that this identity may be.
+    pub fn gateways_of<'a>(&'a self, id: &'a WorkloadId) -> impl Iterator<Item = &'a Gateway> {
+        self.gateways().filter(move |gateway| gateway.spec.identity == *id)
+    }
+
+    /// The policies that speak of this service, shadow ones included.
+    pub fn policies_for<'a>(&'a self, service: &'a ObjectName) -> impl Iterator<Item = &'a MeshPolicy> {
+        self.policies().filter(move |policy| policy.targets(service))
+    }
+}

@@ -1,0 +1,100 @@
+//! An issuer of the tokens that people and clients bring from outside.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Period;
+use crate::decode::non_empty;
+use crate::error::Problem;
+use crate::object::{Global, Kind, Name};
+use crate::resources::twice;
+use crate::text::host::HttpUrl;
+use crate::text::jose::{ClaimName, ClaimValue};
+
+/// Its name is the alias by which gateways and user names refer to it.
+pub type Issuer = Global<IssuerSpec>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct IssuerSpec {
+    /// The exact `iss` of its tokens, compared byte by byte.
+    pub issuer: ClaimValue,
+    /// Where the control plane fetches its keys. Proxies never do.
+    pub jwks_uri: HttpUrl,
+    /// A token needs one of these in `aud`.
+    #[serde(deserialize_with = "non_empty")]
+    pub audiences: Vec<ClaimValue>,
+    /// The signature algorithms that are believed; there is no default.
+    #[serde(deserialize_with = "non_empty")]
+    pub algorithms: Vec<Algorithm>,
+    /// Accepted values of the header's `typ`.
+    #[serde(default = "access_token", deserialize_with = "non_empty")]
+    pub token_types: Vec<ClaimValue>,
+    /// The claim that holds the scopes, as one text with blanks or as a list.
+    #[serde(default = "scope")]
+    pub scope_claim: ClaimName,
+    /// A token that lives longer, from `iat` to `exp`, is refused.
+    #[serde(default = "day")]
+    pub max_lifetime: Period,
+    /// Claims that may travel on inside the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimName>,
+}
+
+/// JWS algorithms (RFC 7518, RFC 8037). Neither `none` nor a shared secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+impl Algorithm {
+    /// As in a token's header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Algorithm::RS256 => "RS256",
+            Algorithm::RS384 => "RS384",
+            Algorithm::RS512 => "RS512",
+            Algorithm::PS256 => "PS256",
+            Algorithm::PS384 => "PS384",
+            Algorithm::PS512 => "PS512",
+            Algorithm::ES256 => "ES256",
+            Algorithm::ES384 => "ES384",
+            Algorithm::EdDSA => "EdDSA",
+        }
+    }
+}
+
+fn access_token() -> Vec<ClaimValue> {
+    "at+jwt".parse().into_iter().collect()
+}
+
+fn scope() -> ClaimName {
+    ClaimName::scope()
+}
+
+fn day() -> Period {
+    Period::from_secs(86_400)
+}
+
+impl Kind for IssuerSpec {
+    const KIND: &'static str = "Issuer";
+
+    fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
+        for (index, algorithm) in twice(&self.algorithms) {
+            problems.push(Problem::new(
+                format!("spec.algorithms[{index}]"),
+                format!("{algorithm:?} stands twice"),
+            ));
+        }
+        for (index, claim) in twice(&self.claims) {
+            problems.push(Problem::new(format!("spec.claims[{index}]"), format!("`{claim}` stands twice")));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Who may ask what of a service.
+//!
+//! What a policy means is written once, in `signet-policy`; here is only its shape, and what no policy
+//! can sensibly say. The shape is unforgiving, because a policy that is read laxer than it was meant is
+//! a hole: no empty lists, no empty blocks, no condition that cannot hold.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{non_empty, non_empty_map};
+use crate::error::Problem;
+use crate::object::{Kind, Name, Namespaced};
+use crate::resources::is_default;
+use crate::text::http::{GrpcPattern, HttpMethod, PathTemplate};
+use crate::text::jose::{ClaimName, ClaimValue, Scope};
+use crate::{Label, ObjectName, WorkloadPattern};
+
+pub type MeshPolicy = Namespaced<PolicySpec>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicySpec {
+    pub effect: Effect,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: Mode,
+    /// Absent: every service of the policy's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<PolicyTarget>,
+    /// Absent: any peer with an identity of the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<FromMatch>,
+    /// Absent: with or without a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserMatch>,
+    /// Absent: any request or connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<ToMatch>,
+    /// Only on a forbid: whether it matches where something that it asks for is absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub if_absent: IfAbsent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Effect {
+    Permit,
+    Forbid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    #[default]
+    Enforce,
+    /// Evaluated beside the others and reported, never enforced.
+    Shadow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum IfAbsent {
+    /// What is absent counts as matching.
+    #[default]
+    Match,
+    /// What is absent counts as not matching.
+    Skip,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicyTarget {
+    /// A service of the policy's own namespace.
+    pub service: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct FromMatch {
+    /// Any of these.
+    #[serde(deserialize_with = "non_empty")]
+    pub workloads: Vec<WorkloadPattern>,
+}
+
+/// Each of the conditions that are given. In a permit any of them needs a user.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UserMatch {
+    /// A user is there. Only in a permit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
+    /// All of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub scopes: Vec<Scope>,
+    /// All of these, each on a top-level claim that is a text or a list of texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "non_empty_map")]
+    pub claims: BTreeMap<ClaimName, ClaimMatch>,
+    /// Any of these kinds of credential brought the user.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub cred: Vec<CredentialKind>,
+    /// Any of these ways to know the user. Absent: `forwarded` in a permit, any in a forbid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub context: Vec<ContextKind>,
+}
+
+/// Each of the conditions that are given, on the set of texts that the claim holds (a single text is a
+/// set of one).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ClaimMatch {
+    /// At least one of these is in the claim.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub any_of: Vec<ClaimValue>,
+    /// Each of these is in the claim.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub all_of: Vec<ClaimValue>,
+    /// The claim holds this and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equals: Option<ClaimValue>,
+}
+
+/// What the user came with at the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CredentialKind {
+    Jwt,
+}
+
+impl CredentialKind {
+    /// As in a transaction token's `rctx.cred`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CredentialKind::Jwt => "jwt",
+        }
+    }
+}
+
+/// How the receiving sidecar knows the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ContextKind {
+    /// The calling app chose this user's token, or the receiver verified the credential itself.
+    Forwarded,
+    /// The calling sidecar was handling a request of this user.
+    Attached,
+}
+
+/// `ports` and what is asked for: an HTTP request (`methods` and `paths`, both where both are given) or
+/// a gRPC call (`grpc`), whichever fits where both are described.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ToMatch {
+    /// Any of these ports of the service, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub ports: Vec<Label>,
+    /// Any of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub methods: Vec<HttpMethod>,
+    /// Any of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub paths: Vec<PathTemplate>,
+    /// Any of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub grpc: Vec<GrpcPattern>,
+}
+
+impl MeshPolicy {
+    /// Whether the policy speaks of `service`.
+    pub fn targets(&self, service: &ObjectName) -> bool {
+        self.name.namespace == service.namespace
+            && self.spec.target.as_ref().is_none_or(|target| target.service == *service.name.as_str())
+    }
+}
+
+impl UserMatch {
+    /// Whether anything is asked of the user beyond being there.
+    pub fn has_conditions(&self) -> bool {
+        !(self.scopes.is_empty() && self.claims.is_empty() && self.cred.is_empty() && self.context.is_empty())
+    }
+}
+
+impl Kind for PolicySpec {
+    const KIND: &'static str = "MeshPolicy";
+
+    fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
+        let mut problem = |field: &str, reason: &str| problems.push(Problem::new(field, reason));
+        if self.effect == Effect::Permit && self.if_absent == IfAbsent::Skip {
+            problem("spec.ifAbsent", "only a forbid can skip what is absent; a permit never matches it");
+        }
+        if self.to.as_ref().is_some_and(|to| *to == ToMatch::default()) {
+            problem(
+                "spec.to",
+                "expected ports, methods, paths or grpc, got none: leave `to` out for any request",
+            );
+        }
+        let Some(user) = &self.user else { return };
+        if user.required.is_none() && !user.has_conditions() {
+            problem(
+                "spec.user",
+                "expected `required: true` or conditions, got none: leave `user` out for any caller",
+            );
+        }
+        match (self.effect, user.required) {
+            (Effect::Forbid, Some(_)) => problem(
+                "spec.user.required",
+                "a forbid cannot require a user: requests without one are refused by permits that require one",
+            ),
+            (Effect::Permit, Some(false)) if user.has_conditions() => problem(
+                "spec.user.required",
+                "expected true beside conditions on the user, got false: a permit never matches what is absent",
+            ),
+            _ => {}
+        }
+        for (name, claim) in &user.claims {
+            if *claim == ClaimMatch::default() {
+                problem(&format!("spec.user.claims.{name}"), "expected anyOf, allOf or equals, got none");
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A service: what callers dial, who may answer, and where.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::non_empty;
+use crate::error::Problem;
+use crate::object::{Kind, Name, Namespaced};
+use crate::resources::{is_default, twice};
+use crate::text::address::HostAddress;
+use crate::text::name::is_label;
+use crate::{Label, ObjectName, Period, Port, WorkloadId};
+
+pub type Service = Namespaced<ServiceSpec>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Who may answer; absent means the service account of the service's own name. See
+    /// [`Service::identities`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identities: Option<Vec<WorkloadId>>,
+    /// Virtual addresses by which it is dialled transparently.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<HostAddress>,
+    #[serde(deserialize_with = "non_empty")]
+    pub ports: Vec<ServicePort>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub user_context: UserContext,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServicePort {
+    pub name: Label,
+    /// The port that callers dial.
+    pub port: Port,
+    pub protocol: Protocol,
+    /// From the request's head to the end of its answer; absent is none. Not on `tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Period>,
+    /// Without a byte either way; absent is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Period>,
+}
+
+/// What is spoken on a port. The receiver decides by this, never by the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    #[serde(alias = "http")]
+    Http1,
+    Http2,
+    Grpc,
+    Tcp,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http1",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+            Protocol::Tcp => "tcp",
+        }
+    }
+
+    /// Whether requests can be told apart on it.
+    pub fn is_http(self) -> bool {
+        self != Protocol::Tcp
+    }
+}
+
+/// Where one sidecar of the service takes mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Endpoint {
+    pub address: HostAddress,
+    /// Service port name to the port of that sidecar.
+    #[serde(deserialize_with = "crate::decode::non_empty_map")]
+    pub ports: BTreeMap<Label, Port>,
+    /// The one identity that answers there; absent means any of the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<WorkloadId>,
+}
+
+/// How the user reaches this service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UserContext {
+    /// By a transaction token.
+    #[default]
+    Transaction,
+    /// By the original JWT, verified again at each sidecar.
+    Original,
+}
+
+impl Service {
+    /// Who may answer for it: the list, or the service account of the service's own name.
+    pub fn identities(&self) -> Cow<'_, [WorkloadId]> {
+        match &self.spec.identities {
+            Some(list) => Cow::Borrowed(list),
+            None => Cow::Owned(vec![self.name.workload()]),
+        }
+    }
+
+    pub fn port(&self, name: &str) -> Option<&ServicePort> {
+        self.spec.ports.iter().find(|port| port.name == *name)
+    }
+}
+
+impl Kind for ServiceSpec {
+    const KIND: &'static str = "Service";
+
+    fn check(&self, name: &Name<'_>, problems: &mut Vec<Problem>) {
+        let Name::Namespaced(name) = name else { return };
+        if !is_label(name.name.as_str()) {
+            problems.push(Problem::new(
+                "metadata.name",
+                format!(
+                    "expected a DNS label without dots, as it becomes part of a host name, got `{}`",
+                    name.name
+                ),
+            ));
+        }
+        self.check_ports(problems);
+        self.check_identities(name, problems);
+        self.check_endpoints(name, problems);
+        for (index, address) in twice(&self.addresses) {
+            problems
+                .push(Problem::new(format!("spec.addresses[{index}]"), format!("`{address}` stands twice")));
+        }
+    }
+}
+
+impl ServiceSpec {
+    fn check_ports(&self, problems: &mut Vec<Problem>) {
+        let names: Vec<_> = self.ports.iter().map(|port| &port.name).collect();
+        for (index, name) in twice(&names) {
+            problems.push(Problem::new(
+                format!("spec.ports[{index}].name"),
+                format!("expected a name of its own for each port, got `{name}` twice"),
+            ));
+        }
+        let numbers: Vec<_> = self.ports.iter().map(|port| port.port).collect();
+        for (index, number) in twice(&numbers) {
+            problems.push(Problem::new(
+                format!("spec.ports[{index}].port"),
+                format!("expected each port once, got {number} twice"),
+            ));
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            if port.protocol == Protocol::Tcp && port.request_timeout.is_some() {
+                problems.push(Problem::new(
+                    format!("spec.ports[{index}].requestTimeout"),
+                    "a tcp port has no requests: use idleTimeout",
+                ));
+            }
+        }
+    }
+
+    fn check_identities(&self, name: &ObjectName, problems: &mut Vec<Problem>) {
+        let list = self.identities.as_deref().unwrap_or_default();
+        for (index, id) in list.iter().enumerate() {
+            if id.namespace != name.namespace {
+                problems.push(Problem::new(
+                    format!("spec.identities[{index}]"),
+                    format!(
+                        "expected an identity of the service's own namespace `{}`, got `{id}`: only a namespace itself \
+                         vouches for who answers in its name",
+                        name.namespace
+                    ),
+                ));
+            }
+        }
+        for (index, id) in twice(list) {
+            problems.push(Problem::new(format!("spec.identities[{index}]"), format!("`{id}` stands twice")));
+        }
+        if self.identities.as_ref().is_some_and(Vec::is_empty) && !self.endpoints.is_empty() {
+            problems.push(Problem::new(
+                "spec.identities",
+                "expected at least one identity for a service with endpoints, got none: a mesh address without a known \
+                 identity is never dialled",
+            ));
+        }
+    }
+
+    fn check_endpoints(&self, name: &ObjectName, problems: &mut Vec<Problem>) {
+        let default = [name.workload()];
+        let identities = self.identities.as_deref().unwrap_or(&default);
+        let mut sockets = Vec::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            if let Some(id) = &endpoint.identity
+                && !identities.contains(id)
+            {
+                problems.push(Problem::new(
+                    format!("spec.endpoints[{index}].identity"),
+                    format!(
+                        "expected one of the service's identities, got `{id}`: list it under spec.identities"
+                    ),
+                ));
+            }
+            for (port_name, port) in &endpoint.ports {
+                let field = || format!("spec.endpoints[{index}].ports.{port_name}");
+                if !self.ports.iter().any(|port| port.name == *port_name) {
+                    problems.push(Problem::new(
+                        field(),
+                        format!("expected the name of a port of this service, got `{port_name}`"),
+                    ));
+                }
+                let socket = (endpoint.address, *port);
+                if sockets.contains(&socket) {
+                    problems.push(Problem::new(
+                        field(),
+                        format!(
+                            "expected a port of its own for each listener, got {} port {port} twice",
+                            endpoint.address
+                        ),
+                    ));
+                }
+                sockets.push(socket);
+            }
+        }
+    }
+}

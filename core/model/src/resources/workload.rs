@@ -1,0 +1,40 @@
+//! An identity that may join the mesh. Which services it serves is said by the services.
+
+use serde::{Deserialize, Serialize};
+use signet_identity::PeerClass;
+
+use crate::error::Problem;
+use crate::object::{Kind, Name, Namespaced};
+
+/// Named as its service account: `shop/web` is the identity `ns/shop/sa/web`.
+pub type Workload = Namespaced<WorkloadSpec>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WorkloadSpec {
+    pub class: WorkloadClass,
+}
+
+/// The peer class that its certificates carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WorkloadClass {
+    Sidecar,
+    /// May authenticate callers from outside and mint transaction tokens.
+    Gateway,
+}
+
+impl WorkloadClass {
+    pub fn peer_class(self) -> PeerClass {
+        match self {
+            WorkloadClass::Sidecar => PeerClass::Sidecar,
+            WorkloadClass::Gateway => PeerClass::Gateway,
+        }
+    }
+}
+
+impl Kind for WorkloadSpec {
+    const KIND: &'static str = "Workload";
+
+    fn check(&self, _: &Name<'_>, _: &mut Vec<Problem>) {}
+}

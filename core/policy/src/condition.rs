@@ -1,0 +1,230 @@
+//! The conditions of a policy, each with what it comes to: yes, no, or nothing to compare.
+
+use std::ops::ControlFlow;
+
+use serde_json::Value;
+use signet_identity::TrustDomain;
+use signet_model::{
+    ClaimMatch, ClaimName, ContextKind, CredentialKind, Effect, GrpcPattern, HttpMethod, IfAbsent, Label,
+    PathTemplate, PolicySpec, Scope, ToMatch, UserMatch, WorkloadPattern,
+};
+
+use crate::facts::{Context, Facts, User};
+
+/// What a condition comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truth {
+    Yes,
+    No,
+    /// What it asks about is not there, or is of a type that cannot be compared.
+    Absent,
+}
+
+impl Truth {
+    fn of(holds: bool) -> Truth {
+        if holds { Truth::Yes } else { Truth::No }
+    }
+
+    fn and(self, other: Truth) -> Truth {
+        match (self, other) {
+            (Truth::No, _) | (_, Truth::No) => Truth::No,
+            (Truth::Absent, _) | (_, Truth::Absent) => Truth::Absent,
+            _ => Truth::Yes,
+        }
+    }
+
+    fn or(self, other: Truth) -> Truth {
+        match (self, other) {
+            (Truth::Yes, _) | (_, Truth::Yes) => Truth::Yes,
+            (Truth::Absent, _) | (_, Truth::Absent) => Truth::Absent,
+            _ => Truth::No,
+        }
+    }
+
+    /// Whether the policy may still match: the rule on absence, in one place.
+    pub(crate) fn holds_for(self, spec: &PolicySpec) -> bool {
+        match self {
+            Truth::Yes => true,
+            Truth::No => false,
+            Truth::Absent => spec.effect == Effect::Forbid && spec.if_absent == IfAbsent::Match,
+        }
+    }
+}
+
+/// One condition, with what it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Condition<'p> {
+    /// Empty: any peer of the mesh's own trust domain.
+    From(&'p [WorkloadPattern]),
+    Ports(&'p [Label]),
+    Methods(&'p [HttpMethod]),
+    Paths(&'p [PathTemplate]),
+    Grpc(&'p [GrpcPattern]),
+    /// An HTTP request or a gRPC call, where both are described.
+    Request(&'p ToMatch),
+    User,
+    Context(&'p [ContextKind]),
+    Credential(&'p [CredentialKind]),
+    Scopes(&'p [Scope]),
+    Claim(&'p ClaimName, &'p ClaimMatch),
+}
+
+/// A permit that says nothing about the context takes only what the app itself forwarded.
+const FORWARDED: &[ContextKind] = &[ContextKind::Forwarded];
+
+/// Whether the policy speaks of this peer.
+pub(crate) fn from(spec: &PolicySpec, facts: &Facts<'_>, own: &TrustDomain) -> Truth {
+    let is_own = facts.peer.is_in(own);
+    match &spec.from {
+        None => Truth::of(is_own || spec.effect == Effect::Forbid),
+        Some(from) => Truth::of(is_own && from.workloads.iter().any(|pattern| is_peer(pattern, facts))),
+    }
+}
+
+fn is_peer(pattern: &WorkloadPattern, facts: &Facts<'_>) -> bool {
+    let (Some(namespace), Some(account)) = (facts.peer.namespace(), facts.peer.service_account()) else {
+        return false;
+    };
+    match pattern {
+        WorkloadPattern::Exact(id) => id.namespace == *namespace && id.account == *account,
+        WorkloadPattern::Namespace(wanted) => *wanted == *namespace,
+    }
+}
+
+/// Whether everything but `from` holds. Stops at the first condition that settles it.
+pub(crate) fn holds(spec: &PolicySpec, facts: &Facts<'_>) -> bool {
+    walk(
+        spec,
+        facts,
+        |_, truth| {
+            if truth.holds_for(spec) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    )
+    .is_continue()
+}
+
+/// Goes through every condition but `from`, cheapest first, until `visit` breaks off.
+pub(crate) fn walk<'p>(
+    spec: &'p PolicySpec,
+    facts: &Facts<'_>,
+    mut visit: impl FnMut(Condition<'p>, Truth) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    if let Some(to) = &spec.to {
+        if !to.ports.is_empty() {
+            visit(Condition::Ports(&to.ports), Truth::of(to.ports.iter().any(|port| *port == *facts.port)))?;
+        }
+        let has_http = !(to.methods.is_empty() && to.paths.is_empty());
+        match (has_http, !to.grpc.is_empty()) {
+            (true, true) => {
+                let http = method(to, facts).and(path(to, facts));
+                visit(Condition::Request(to), http.or(grpc(spec.effect, to, facts)))?;
+            }
+            (true, false) => {
+                if !to.methods.is_empty() {
+                    visit(Condition::Methods(&to.methods), method(to, facts))?;
+                }
+                if !to.paths.is_empty() {
+                    visit(Condition::Paths(&to.paths), path(to, facts))?;
+                }
+            }
+            (false, true) => visit(Condition::Grpc(&to.grpc), grpc(spec.effect, to, facts))?,
+            (false, false) => {}
+        }
+    }
+    match (&spec.user, facts.user) {
+        (None, _) => {}
+        (Some(wanted), None) => {
+            // `required: false` alone asks for nothing; the model refuses it beside conditions.
+            if wanted.required != Some(false) {
+                visit(Condition::User, Truth::Absent)?;
+            }
+        }
+        (Some(wanted), Some(user)) if wanted.required != Some(false) => {
+            walk_user(spec.effect, wanted, user, &mut visit)?;
+        }
+        _ => {}
+    }
+    ControlFlow::Continue(())
+}
+
+fn walk_user<'p>(
+    effect: Effect,
+    wanted: &'p UserMatch,
+    user: &User,
+    visit: &mut impl FnMut(Condition<'p>, Truth) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let accepted = match effect {
+        Effect::Permit if wanted.context.is_empty() => FORWARDED,
+        _ => &wanted.context,
+    };
+    if !accepted.is_empty() {
+        let kind = match user.context {
+            Context::Forwarded | Context::Direct => ContextKind::Forwarded,
+            Context::Attached => ContextKind::Attached,
+        };
+        visit(Condition::Context(accepted), Truth::of(accepted.contains(&kind)))?;
+    }
+    if !wanted.cred.is_empty() {
+        let holds = wanted.cred.iter().any(|kind| kind.as_str() == user.cred);
+        visit(Condition::Credential(&wanted.cred), Truth::of(holds))?;
+    }
+    if !wanted.scopes.is_empty() {
+        let holds = wanted.scopes.iter().all(|scope| user.scopes.iter().any(|had| *scope == *had.as_str()));
+        visit(Condition::Scopes(&wanted.scopes), Truth::of(holds))?;
+    }
+    for (name, claim) in &wanted.claims {
+        visit(Condition::Claim(name, claim), claim_truth(claim, user.claims.get(name.as_str())))?;
+    }
+    ControlFlow::Continue(())
+}
+
+fn method(to: &ToMatch, facts: &Facts<'_>) -> Truth {
+    match facts.method {
+        _ if to.methods.is_empty() => Truth::Yes,
+        Some(method) => Truth::of(to.methods.iter().any(|wanted| *wanted == *method)),
+        None => Truth::Absent,
+    }
+}
+
+fn path(to: &ToMatch, facts: &Facts<'_>) -> Truth {
+    match facts.path {
+        _ if to.paths.is_empty() => Truth::Yes,
+        Some(path) => Truth::of(to.paths.iter().any(|template| template.matches(path))),
+        None => Truth::Absent,
+    }
+}
+
+fn grpc(effect: Effect, to: &ToMatch, facts: &Facts<'_>) -> Truth {
+    let is_any = |method: &str| to.grpc.iter().any(|pattern| pattern.matches(method));
+    match (facts.grpc, facts.path) {
+        (Some(method), _) => Truth::of(is_any(method)),
+        // Not recognised as gRPC. An app may still serve it as such, whatever its content type says: so a
+        // forbid looks at the path, and a permit does not believe it.
+        (None, Some(path)) => {
+            Truth::of(effect == Effect::Forbid && path.strip_prefix('/').is_some_and(is_any))
+        }
+        (None, None) => Truth::Absent,
+    }
+}
+
+/// The claim as a set of texts: a text is a set of one.
+fn claim_truth(wanted: &ClaimMatch, had: Option<&Value>) -> Truth {
+    match had {
+        Some(Value::String(text)) => compare(wanted, std::slice::from_ref(text), String::as_str),
+        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+            compare(wanted, items, |item| item.as_str().unwrap_or_default())
+        }
+        _ => Truth::Absent,
+    }
+}
+
+fn compare<T>(wanted: &ClaimMatch, had: &[T], text: impl Fn(&T) -> &str) -> Truth {
+    let has = |value: &str| had.iter().any(|item| text(item) == value);
+    let any_of = wanted.any_of.is_empty() || wanted.any_of.iter().any(|value| has(value.as_str()));
+    let all_of = wanted.all_of.iter().all(|value| has(value.as_str()));
+    let equals = wanted
+        .equals
+        .as_ref()
+        .is_none_or(|value| !had.is_empty() && had.iter().all(|item| text(item) == value.as_str()));
+    Truth::of(any_of && all_of && equals)
+}

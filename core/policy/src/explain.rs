@@ -1,0 +1,378 @@
+//! Why a verdict is what it is, for a person.
+//!
+//! An explanation is kept and shown to operators: it holds names, identities, the user's `sub` and what
+//! the policies compared, never a token. Texts are shortened, as some of them were chosen by a caller.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use signet_model::{ClaimMatch, Effect, Mode};
+
+use crate::condition::{Condition, Truth, from, walk};
+use crate::facts::{Context, Facts};
+use crate::set::{Named, PolicySet};
+use crate::verdict::Basis;
+
+const NEAR_MISSES: usize = 5;
+const TEXT: usize = 200;
+
+/// The whole story of one decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    pub allowed: bool,
+    pub basis: Basis,
+    /// What the mesh does where no policy matches.
+    pub default_allow: bool,
+    pub deciding: Vec<Deciding>,
+    /// Where nothing matched: the permits that came nearest, nearest first, at most five.
+    pub near_misses: Vec<NearMiss>,
+    /// Shadow policies that matched.
+    pub shadow: Vec<ShadowLine>,
+    /// Policies for whose sake the whole target denies.
+    pub not_understood: Vec<NotUnderstood>,
+    pub facts: FactsSummary,
+}
+
+/// A policy that decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deciding {
+    pub policy: String,
+    pub effect: Effect,
+    /// The conditions of a forbid that held because what they ask about was absent.
+    pub by_absence: Vec<String>,
+}
+
+/// A permit that almost matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NearMiss {
+    pub policy: String,
+    /// The first condition that failed, as in `user.scopes`.
+    pub failed: String,
+    pub expected: String,
+    pub had: String,
+    /// The other conditions that failed.
+    pub also_failed: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShadowLine {
+    pub policy: String,
+    pub would_allow: bool,
+}
+
+/// A document that could not be understood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotUnderstood {
+    pub policy: String,
+    pub reason: String,
+}
+
+/// What was known of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FactsSummary {
+    pub peer: String,
+    pub peer_class: String,
+    pub user: Option<UserSummary>,
+    pub service: String,
+    pub port: String,
+    pub protocol: String,
+    pub method: Option<String>,
+    pub path: Option<String>,
+    pub grpc: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserSummary {
+    pub sub: String,
+    pub cred: String,
+    pub context: Context,
+}
+
+impl PolicySet {
+    /// Decides again, at leisure, and says why.
+    pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        let verdict = self.decide(facts);
+        let is_default = verdict.basis == Basis::Default;
+        let is_understood = verdict.basis != Basis::NotUnderstood;
+        let outcomes: Vec<Outcome<'_>> = if is_understood {
+            self.policies.iter().map(|policy| Outcome::of(self, policy, facts)).collect()
+        } else {
+            Vec::new()
+        };
+        let wanted = match verdict.basis {
+            Basis::Forbid => Some(Effect::Forbid),
+            Basis::Permit => Some(Effect::Permit),
+            Basis::Default | Basis::NotUnderstood => None,
+        };
+        let matching = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
+        let deciding = matching()
+            .filter(|o| o.policy.spec.mode == Mode::Enforce && Some(o.policy.spec.effect) == wanted)
+            .map(|o| Deciding {
+                policy: o.policy.name.to_string(),
+                effect: o.policy.spec.effect,
+                by_absence: o.absent.iter().map(Condition::name).collect(),
+            })
+            .collect();
+        let shadow = matching()
+            .filter(|o| o.policy.spec.mode == Mode::Shadow)
+            .map(|o| ShadowLine {
+                policy: o.policy.name.to_string(),
+                would_allow: o.policy.spec.effect == Effect::Permit,
+            })
+            .collect();
+        let mut near: Vec<&Outcome<'_>> = outcomes
+            .iter()
+            .filter(|_| is_default && !verdict.allowed)
+            .filter(|o| o.policy.spec.mode == Mode::Enforce && o.policy.spec.effect == Effect::Permit)
+            .collect();
+        near.sort_by_key(|outcome| outcome.failed.len()); // stable: names break ties
+        Explanation {
+            allowed: verdict.allowed,
+            basis: verdict.basis,
+            default_allow: self.default_allow,
+            deciding,
+            near_misses: near.iter().filter_map(|o| o.near_miss(facts)).take(NEAR_MISSES).collect(),
+            shadow,
+            not_understood: self.not_understood.clone(),
+            facts: self.summary(facts),
+        }
+    }
+
+    fn summary(&self, facts: &Facts<'_>) -> FactsSummary {
+        FactsSummary {
+            peer: short(facts.peer.as_str()),
+            peer_class: facts.peer_class.as_str().to_owned(),
+            user: facts.user.map(|user| UserSummary {
+                sub: short(&user.sub),
+                cred: short(&user.cred),
+                context: user.context,
+            }),
+            service: self.service.to_string(),
+            port: short(facts.port),
+            protocol: facts.protocol.as_str().to_owned(),
+            method: facts.method.map(short),
+            path: facts.path.map(short),
+            grpc: facts.grpc.map(short),
+        }
+    }
+}
+
+/// One policy against the facts, every condition looked at.
+struct Outcome<'s> {
+    policy: &'s Named,
+    failed: Vec<Condition<'s>>,
+    absent: Vec<Condition<'s>>,
+}
+
+impl<'s> Outcome<'s> {
+    fn of(set: &PolicySet, policy: &'s Named, facts: &Facts<'_>) -> Outcome<'s> {
+        let spec = &policy.spec;
+        let (mut failed, mut absent) = (Vec::new(), Vec::new());
+        let patterns = spec.from.as_ref().map_or(&[][..], |from| &from.workloads);
+        if !from(spec, facts, &set.own).holds_for(spec) {
+            failed.push(Condition::From(patterns));
+        }
+        // Goes through to the end.
+        let _ = walk(spec, facts, |condition, truth| {
+            if !truth.holds_for(spec) {
+                failed.push(condition);
+            } else if truth == Truth::Absent {
+                absent.push(condition);
+            }
+            ControlFlow::Continue(())
+        });
+        Outcome { policy, failed, absent }
+    }
+
+    fn near_miss(&self, facts: &Facts<'_>) -> Option<NearMiss> {
+        let (first, others) = self.failed.split_first()?;
+        Some(NearMiss {
+            policy: self.policy.name.to_string(),
+            failed: first.name(),
+            expected: short(&first.expected()),
+            had: short(&first.had(facts)),
+            also_failed: others.iter().map(Condition::name).collect(),
+        })
+    }
+}
+
+impl Condition<'_> {
+    /// The field of the policy.
+    fn name(&self) -> String {
+        match self {
+            Condition::From(_) => "from.workloads".into(),
+            Condition::Ports(_) => "to.ports".into(),
+            Condition::Methods(_) => "to.methods".into(),
+            Condition::Paths(_) => "to.paths".into(),
+            Condition::Grpc(_) => "to.grpc".into(),
+            Condition::Request(_) => "to".into(),
+            Condition::User => "user".into(),
+            Condition::Context(_) => "user.context".into(),
+            Condition::Credential(_) => "user.cred".into(),
+            Condition::Scopes(_) => "user.scopes".into(),
+            Condition::Claim(name, _) => format!("user.claims.{name}"),
+        }
+    }
+
+    fn expected(&self) -> String {
+        match self {
+            Condition::From([]) => "a peer of the mesh's own trust domain".into(),
+            Condition::From(list) => any(list),
+            Condition::Ports(list) => any(list),
+            Condition::Methods(list) => any(list),
+            Condition::Paths(list) => any(list),
+            Condition::Grpc(list) => any(list),
+            Condition::Request(to) => {
+                let http = [any(&to.methods), any(&to.paths)].join(" ");
+                format!("{} or {}", http.trim(), any(&to.grpc))
+            }
+            Condition::User => "a user".into(),
+            Condition::Context(list) => {
+                any(&list.iter().map(|kind| format!("{kind:?}").to_lowercase()).collect::<Vec<_>>())
+            }
+            Condition::Credential(list) => any(&list.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()),
+            Condition::Scopes(list) => join(list, " and "),
+            Condition::Claim(_, claim) => claim_text(claim),
+        }
+    }
+
+    fn had(&self, facts: &Facts<'_>) -> String {
+        let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
+        match self {
+            Condition::From([]) => facts.peer.as_str().to_owned(),
+            Condition::From(_) => facts.peer.short().to_owned(),
+            Condition::Ports(_) => facts.port.to_owned(),
+            Condition::Methods(_) => or_none(facts.method),
+            Condition::Paths(_) => or_none(facts.path),
+            Condition::Grpc(_) => match (facts.grpc, facts.path) {
+                (None, Some(_)) => "a request that is not gRPC".to_owned(),
+                (method, _) => or_none(method),
+            },
+            Condition::Request(_) => match (facts.grpc, facts.method, facts.path) {
+                (Some(method), _, _) => method.to_owned(),
+                (None, Some(method), Some(path)) => format!("{method} {path}"),
+                _ => "none".to_owned(),
+            },
+            Condition::User => if facts.user.is_some() { "a user" } else { "none" }.to_owned(),
+            Condition::Context(_) => or_none(facts.user.map(|user| user.context.as_str())),
+            Condition::Credential(_) => or_none(facts.user.map(|user| user.cred.as_str())),
+            Condition::Scopes(_) => match facts.user {
+                Some(user) if !user.scopes.is_empty() => user.scopes.join(" "),
+                _ => "none".to_owned(),
+            },
+            Condition::Claim(name, _) => match facts.user.and_then(|user| user.claims.get(name.as_str())) {
+                None => "no such claim".to_owned(),
+                Some(Value::String(text)) => text.clone(),
+                Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+                    format!("[{}]", items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+                }
+                Some(_) => "a claim that is neither a text nor a list of texts".to_owned(),
+            },
+        }
+    }
+}
+
+fn claim_text(claim: &ClaimMatch) -> String {
+    let mut parts = Vec::new();
+    if !claim.any_of.is_empty() {
+        parts.push(format!("any of {}", join(&claim.any_of, ", ")));
+    }
+    if !claim.all_of.is_empty() {
+        parts.push(format!("all of {}", join(&claim.all_of, ", ")));
+    }
+    if let Some(value) = &claim.equals {
+        parts.push(format!("exactly {value}"));
+    }
+    parts.join(" and ")
+}
+
+fn any<T: fmt::Display>(items: &[T]) -> String {
+    join(items, " or ")
+}
+
+fn join<T: fmt::Display>(items: &[T], separator: &str) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(separator)
+}
+
+fn short(text: impl AsRef<str>) -> String {
+    let text = text.as_ref();
+    let mut out: String = text.chars().take(TEXT).collect();
+    if text.chars().nth(TEXT).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+impl fmt::Display for Explanation {
+    /// A few lines of text, for terminals. Control characters of callers are escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = &self.facts;
+        let request = match (&facts.grpc, &facts.method, &facts.path) {
+            (Some(grpc), _, _) => grpc.clone(),
+            (None, Some(method), Some(path)) => format!("{method} {path}"),
+            _ => "a connection".to_owned(),
+        };
+        let user = facts.user.as_ref().map_or("no user".to_owned(), |user| {
+            format!("user {} ({}, {})", user.sub, user.cred, user.context.as_str())
+        });
+        let verdict = if self.allowed { "allowed" } else { "denied" };
+        let lines = [
+            format!(
+                "{verdict}: {request} to {} port {} from {}, {user}",
+                facts.service, facts.port, facts.peer
+            ),
+            match self.basis {
+                Basis::Permit | Basis::Forbid => String::new(),
+                Basis::Default => format!(
+                    "no policy matched; the mesh's default is to {}",
+                    if self.default_allow { "allow" } else { "deny" }
+                ),
+                Basis::NotUnderstood => "a policy was not understood, so the whole service denies".to_owned(),
+            },
+        ];
+        for line in lines.iter().filter(|line| !line.is_empty()) {
+            writeln!(f, "{}", visible(line))?;
+        }
+        for line in &self.not_understood {
+            writeln!(f, "  policy {} not understood: {}", line.policy, visible(&line.reason))?;
+        }
+        for line in &self.deciding {
+            let verb = if line.effect == Effect::Permit { "permitted" } else { "forbidden" };
+            write!(f, "  {verb} by {}", line.policy)?;
+            if !line.by_absence.is_empty() {
+                write!(f, " (absent: {})", line.by_absence.join(", "))?;
+            }
+            writeln!(f)?;
+        }
+        for miss in &self.near_misses {
+            writeln!(
+                f,
+                "  not permitted by {}: {} expected {}, had {}",
+                miss.policy,
+                miss.failed,
+                visible(&miss.expected),
+                visible(&miss.had)
+            )?;
+        }
+        for line in &self.shadow {
+            let would = if line.would_allow { "allow" } else { "deny" };
+            writeln!(f, "  shadow policy {} would {would}", line.policy)?;
+        }
+        Ok(())
+    }
+}
+
+fn visible(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
+}

@@ -1,0 +1,213 @@
+//! The policies of one service, indexed by caller.
+
+use std::collections::HashMap;
+
+use signet_identity::TrustDomain;
+use signet_model::{Effect, MeshPolicy, Mode, ObjectName, PolicySpec, WorkloadPattern};
+
+use crate::condition::holds;
+use crate::explain::NotUnderstood;
+use crate::facts::Facts;
+use crate::verdict::{Basis, Few, ShadowOutcome, Verdict};
+
+/// A policy under the name by which it is reported.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) name: Box<str>,
+    pub(crate) spec: PolicySpec,
+}
+
+/// Places in the list of policies, by what they can do to a verdict.
+#[derive(Debug, Default)]
+struct Lane {
+    forbids: Vec<usize>,
+    permits: Vec<usize>,
+    shadows: Vec<usize>,
+}
+
+/// Every policy that targets one service, compiled once and asked for each request.
+#[derive(Debug)]
+pub struct PolicySet {
+    pub(crate) own: TrustDomain,
+    pub(crate) service: ObjectName,
+    pub(crate) default_allow: bool,
+    /// In the order of their names, so that what is reported does not depend on the order of arrival.
+    pub(crate) policies: Vec<Named>,
+    /// Not empty: everything is denied.
+    pub(crate) not_understood: Vec<NotUnderstood>,
+    /// Policies without `from`.
+    anyone: Lane,
+    /// By namespace, for `ns/<namespace>/sa/*`.
+    namespaces: HashMap<Box<str>, Lane>,
+    /// By `ns/<namespace>/sa/<account>`.
+    workloads: HashMap<Box<str>, Lane>,
+}
+
+impl PolicySet {
+    /// Compiles the policies of `service`: pairs of a name (for messages) and a MeshPolicy as JSON. One
+    /// document that cannot be understood, or that targets another service, and the whole set denies.
+    /// Identities are those of the trust domain `own`.
+    pub fn compile<N: AsRef<str>, J: AsRef<str>>(
+        own: &TrustDomain,
+        service: &ObjectName,
+        docs: impl IntoIterator<Item = (N, J)>,
+        default_allow: bool,
+    ) -> PolicySet {
+        let mut policies = Vec::new();
+        let mut not_understood = Vec::new();
+        for (name, json) in docs {
+            let mut refuse = |reason: String| {
+                not_understood.push(NotUnderstood { policy: name.as_ref().to_owned(), reason });
+            };
+            match MeshPolicy::from_json(json.as_ref()) {
+                Err(error) => refuse(error.to_string()),
+                Ok(policy) if !policy.targets(service) => refuse(format!("it does not target `{service}`")),
+                Ok(policy) => {
+                    policies.push(Named { name: policy.name.to_string().into(), spec: policy.spec })
+                }
+            }
+        }
+        policies.sort_by(|a, b| a.name.cmp(&b.name));
+        not_understood.sort_by(|a, b| a.policy.cmp(&b.policy));
+        let mut set = PolicySet {
+            own: own.clone(),
+            service: service.clone(),
+            default_allow,
+            policies: Vec::new(),
+            not_understood,
+            anyone: Lane::default(),
+            namespaces: HashMap::new(),
+            workloads: HashMap::new(),
+        };
+        for (place, policy) in policies.iter().enumerate() {
+            set.index(place, &policy.spec);
+        }
+        set.policies = policies;
+        set
+    }
+
+    /// `name.namespace` of the service that the set is for.
+    pub fn service(&self) -> &ObjectName {
+        &self.service
+    }
+
+    /// The documents for whose sake everything is denied, with reasons; empty when all is well.
+    pub fn not_understood(&self) -> &[NotUnderstood] {
+        &self.not_understood
+    }
+
+    /// Decides. Allocates nothing.
+    pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
+        let mut verdict = Verdict {
+            allowed: false,
+            basis: Basis::NotUnderstood,
+            deciding: Few::new(),
+            shadow: Few::new(),
+            shadow_allowed: false,
+        };
+        if !self.not_understood.is_empty() {
+            return verdict;
+        }
+        let lanes = self.lanes(facts);
+        for policy in self.matching(&lanes, facts, |lane| &lane.forbids) {
+            verdict.deciding.push(&*policy.name);
+        }
+        let is_forbidden = !verdict.deciding.is_empty();
+        let permit = self.matching(&lanes, facts, |lane| &lane.permits).next();
+        (verdict.allowed, verdict.basis) = match permit {
+            _ if is_forbidden => (false, Basis::Forbid),
+            Some(policy) => {
+                verdict.deciding.push(&*policy.name);
+                (true, Basis::Permit)
+            }
+            None => (self.default_allow, Basis::Default),
+        };
+        let (mut shadow_forbids, mut shadow_permits) = (false, false);
+        for policy in self.matching(&lanes, facts, |lane| &lane.shadows) {
+            let would_allow = policy.spec.effect == Effect::Permit;
+            *(if would_allow { &mut shadow_permits } else { &mut shadow_forbids }) = true;
+            verdict.shadow.push(ShadowOutcome { policy: &policy.name, would_allow });
+        }
+        verdict.shadow_allowed = !shadow_forbids && (verdict.allowed || (shadow_permits && !is_forbidden));
+        verdict
+    }
+
+    /// The lanes in which policies on this peer stand. A peer of another trust domain has only those that
+    /// speak of anyone.
+    fn lanes(&self, facts: &Facts<'_>) -> Lanes<'_> {
+        if !facts.peer.is_in(&self.own) {
+            return Lanes { anyone: Some(&self.anyone), namespace: None, workload: None, is_own: false };
+        }
+        let namespace = match facts.peer.namespace() {
+            Some(namespace) if !self.namespaces.is_empty() => self.namespaces.get(namespace),
+            _ => None,
+        };
+        let workload = if self.workloads.is_empty() { None } else { self.workloads.get(facts.peer.short()) };
+        Lanes { anyone: Some(&self.anyone), namespace, workload, is_own: true }
+    }
+
+    fn matching<'s, 'q>(
+        &'s self,
+        lanes: &'q Lanes<'s>,
+        facts: &'q Facts<'_>,
+        part: fn(&Lane) -> &Vec<usize>,
+    ) -> impl Iterator<Item = &'s Named> + use<'s, 'q> {
+        lanes
+            .all()
+            .flat_map(move |lane| part(lane).iter())
+            .filter_map(move |place| self.policies.get(*place))
+            // A permit without `from` is for peers of our own trust domain.
+            .filter(move |policy| lanes.is_own || policy.spec.effect == Effect::Forbid)
+            .filter(move |policy| holds(&policy.spec, facts))
+    }
+
+    fn index(&mut self, place: usize, spec: &PolicySpec) {
+        let Some(from) = &spec.from else { return self.anyone.add(place, spec) };
+        // Named twice, by namespace and by itself, a workload finds the policy once.
+        let namespaces: Vec<_> = from
+            .workloads
+            .iter()
+            .filter_map(|pattern| match pattern {
+                WorkloadPattern::Namespace(namespace) => Some(namespace),
+                WorkloadPattern::Exact(_) => None,
+            })
+            .collect();
+        for pattern in &from.workloads {
+            let lane = match pattern {
+                WorkloadPattern::Namespace(namespace) => {
+                    self.namespaces.entry(namespace.as_str().into()).or_default()
+                }
+                WorkloadPattern::Exact(id) if namespaces.contains(&&id.namespace) => continue,
+                WorkloadPattern::Exact(id) => self.workloads.entry(id.to_string().into()).or_default(),
+            };
+            lane.add(place, spec);
+        }
+    }
+}
+
+struct Lanes<'s> {
+    anyone: Option<&'s Lane>,
+    namespace: Option<&'s Lane>,
+    workload: Option<&'s Lane>,
+    is_own: bool,
+}
+
+impl<'s> Lanes<'s> {
+    fn all(&self) -> impl Iterator<Item = &'s Lane> + use<'s> {
+        [self.workload, self.namespace, self.anyone].into_iter().flatten()
+    }
+}
+
+impl Lane {
+    /// Adds a policy once, however often its `from` names the same workload.
+    fn add(&mut self, place: usize, spec: &PolicySpec) {
+        let part = match (spec.mode, spec.effect) {
+            (Mode::Shadow, _) => &mut self.shadows,
+            (Mode::Enforce, Effect::Forbid) => &mut self.forbids,
+            (Mode::Enforce, Effect::Permit) => &mut self.permits,
+        };
+        if part.last() != Some(&place) {
+            part.push(place);
+        }
+    }
+}

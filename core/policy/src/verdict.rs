@@ -1,0 +1,85 @@
+//! What was decided, small enough to live on the stack.
+
+use std::ops::Deref;
+
+use serde::{Deserialize, Serialize};
+
+/// How many items a verdict names; the rest is in the explanation.
+const NAMED: usize = 4;
+
+/// Up to four items without a heap: who decided, and which shadow policies had something to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Few<T> {
+    items: [T; NAMED],
+    len: usize,
+}
+
+impl<T: Copy + Default> Few<T> {
+    pub(crate) fn new() -> Few<T> {
+        Few { items: [T::default(); NAMED], len: 0 }
+    }
+
+    /// Drops what does not fit.
+    pub(crate) fn push(&mut self, item: T) {
+        if let Some(place) = self.items.get_mut(self.len) {
+            *place = item;
+            self.len = self.len.saturating_add(1);
+        }
+    }
+}
+
+impl<T> Deref for Few<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        self.items.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Why the verdict is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// A permit matched and no forbid did.
+    Permit,
+    /// A forbid matched.
+    Forbid,
+    /// Nothing matched: the mesh's default.
+    Default,
+    /// A policy of this target could not be understood: the target denies.
+    NotUnderstood,
+}
+
+impl Basis {
+    /// For metrics and for the typed reason of a refusal.
+    pub fn label(self) -> &'static str {
+        match self {
+            Basis::Permit => "permit",
+            Basis::Forbid => "forbid",
+            Basis::Default => "default",
+            Basis::NotUnderstood => "not-understood",
+        }
+    }
+}
+
+/// A shadow policy that matched: what it would have voted for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShadowOutcome<'s> {
+    /// `name.namespace`
+    pub policy: &'s str,
+    /// A permit that matched would allow, a forbid would deny.
+    pub would_allow: bool,
+}
+
+/// The answer. Names are borrowed from the set that gave it.
+#[derive(Debug, Clone, Copy)]
+pub struct Verdict<'s> {
+    pub allowed: bool,
+    pub basis: Basis,
+    /// The policies that decided, `name.namespace`: the forbids that matched, or the first permit that did;
+    /// none for a default. At most four; the explanation has all.
+    pub deciding: Few<&'s str>,
+    /// Shadow policies that matched. At most four.
+    pub shadow: Few<ShadowOutcome<'s>>,
+    /// What the verdict would be were every shadow policy enforced.
+    pub shadow_allowed: bool,
+}
