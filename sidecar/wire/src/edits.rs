@@ -1,0 +1,144 @@
+//! What the stages want changed in a head before it is forwarded, the same for HTTP/1 and HTTP/2.
+//!
+//! The defaults are the safe ones: protected names ([`crate::protected`]) are dropped unless a stage keeps them by
+//! name, and hop-by-hop headers are always dropped.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::{
+    names::{Known, KnownSet},
+    protected::{self, Protected},
+};
+
+/// Changes to one head. Reusable: [`Edits::clear`] keeps the allocation.
+#[derive(Debug, Clone, Default)]
+pub struct Edits {
+    pub(crate) removed: KnownSet,
+    pub(crate) removed_others: Vec<HeaderName>,
+    pub(crate) added: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) keep: KnownSet,
+    pub(crate) keep_all_protected: bool,
+    pub(crate) authority: Option<Bytes>,
+}
+
+impl Edits {
+    /// No change but the defaults (see the module).
+    pub fn new() -> Edits {
+        Edits::default()
+    }
+
+    /// Forgets everything but the memory.
+    pub fn clear(&mut self) {
+        self.removed = KnownSet::EMPTY;
+        self.removed_others.clear();
+        self.added.clear();
+        self.keep = KnownSet::EMPTY;
+        self.keep_all_protected = false;
+        self.authority = None;
+    }
+
+    /// Removes every field of that name.
+    pub fn remove(&mut self, name: HeaderName) {
+        match Known::of(name.as_str().as_bytes()) {
+            Known::Other => self.removed_others.push(name),
+            known => self.removed.insert(known),
+        }
+    }
+
+    /// Replaces every field of that name by one.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.added.retain(|(other, _)| *other != name);
+        self.remove(name.clone());
+        self.added.push((name, value));
+    }
+
+    /// Adds one more field of that name, after those there are. The names that frame a message (`content-length`,
+    /// `transfer-encoding`, `connection`, `host`) are the codec's: adding them is ignored.
+    pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        self.added.push((name, value));
+    }
+
+    /// Lets one protected header through as it came, under its exact name (an alias with `_` never passes).
+    pub fn keep(&mut self, known: Known) {
+        self.keep.insert(known);
+    }
+
+    /// Lets every protected header through: for answers of a sidecar or gateway on their way back.
+    pub fn keep_all_protected(&mut self) {
+        self.keep_all_protected = true;
+    }
+
+    /// Forwards under this `Host` or `:authority` instead of the request's own. Must be a valid authority.
+    pub fn set_authority(&mut self, authority: Bytes) {
+        self.authority = Some(authority);
+    }
+
+    /// The authority set by [`Edits::set_authority`].
+    pub fn authority(&self) -> Option<&Bytes> {
+        self.authority.as_ref()
+    }
+
+    /// Whether a received field is to be dropped, and whether because it is protected.
+    pub(crate) fn verdict(
+        &self,
+        name: &[u8],
+        known: Known,
+        is_protected: bool,
+        extra: &Protected,
+    ) -> Verdict {
+        if (is_protected || extra.is_extra(name)) && !self.keep_all_protected && !self.keep.contains(known) {
+            return Verdict::Protected;
+        }
+        let removed = match known {
+            Known::Other => {
+                !self.removed_others.is_empty()
+                    && self.removed_others.iter().any(|n| name.eq_ignore_ascii_case(n.as_str().as_bytes()))
+            }
+            known => self.removed.contains(known),
+        };
+        if removed { Verdict::Removed } else { Verdict::Forwarded }
+    }
+
+    /// The fields to add, without those that the codec writes itself.
+    pub(crate) fn additions(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.added.iter().filter(|(name, _)| !writes_itself(Known::of(name.as_str().as_bytes())))
+    }
+
+    /// Applies the edits to an HTTP/2 head (or trailers); returns how many protected fields were dropped.
+    pub fn apply(&self, headers: &mut HeaderMap, extra: &Protected) -> u32 {
+        let mut dropped = 0u32;
+        let doomed: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| {
+                let bytes = name.as_str().as_bytes();
+                let known = Known::of(bytes);
+                let verdict = self.verdict(bytes, known, protected::is_protected(bytes), extra);
+                if matches!(verdict, Verdict::Protected) {
+                    dropped = dropped.saturating_add(1);
+                }
+                !matches!(verdict, Verdict::Forwarded)
+            })
+            .cloned()
+            .collect();
+        for name in &doomed {
+            headers.remove(name);
+        }
+        for (name, value) in self.additions() {
+            headers.append(name.clone(), value.clone());
+        }
+        dropped
+    }
+}
+
+/// What becomes of one received field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Forwarded,
+    Removed,
+    Protected,
+}
+
+fn writes_itself(known: Known) -> bool {
+    matches!(known, Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::Host)
+}

@@ -1,0 +1,100 @@
+//! The header names that only the mesh may set. Whatever arrives under one of them from outside, from an app, or from
+//! a peer that is neither sidecar nor gateway is dropped and counted; trailers as well.
+//!
+//! Names are compared after lower-casing and with `_` read as `-`, since frameworks that turn headers into variables
+//! (CGI, WSGI, PHP) make the two the same and the app would read the forged one.
+
+/// The fixed protected names, in the compared form; besides these, everything starting with [`PREFIX`].
+pub const NAMES: &[&str] = &["txn-token", "x-forwarded-client-cert"];
+
+/// Every name starting with this is the mesh's own.
+pub const PREFIX: &str = "signet-";
+
+/// Whether a header name is reserved for the mesh, in any case and with `_` for `-`.
+///
+/// A claims header configured to another name than the default `signet-user` is not in this list: see
+/// [`Protected`].
+pub fn is_protected(name: &[u8]) -> bool {
+    match name.first() {
+        Some(b's' | b'S' | b't' | b'T' | b'x' | b'X') => {}
+        _ => return false,
+    }
+    name.get(..PREFIX.len()).is_some_and(|head| same(head, PREFIX.as_bytes()))
+        || NAMES.iter().any(|protected| same(name, protected.as_bytes()))
+}
+
+/// The protected names of one mesh: the fixed ones and, where configured, another name for the claims header.
+#[derive(Debug, Clone, Default)]
+pub struct Protected {
+    claims_header: Option<Box<str>>,
+}
+
+impl Protected {
+    /// The fixed names and `claims_header` (compared like them). A name that is protected anyway costs nothing.
+    pub fn with_claims_header(claims_header: &str) -> Protected {
+        let name = claims_header.to_ascii_lowercase().replace('_', "-");
+        Protected { claims_header: (!is_protected(name.as_bytes())).then(|| name.into_boxed_str()) }
+    }
+
+    /// Whether `name` is reserved.
+    pub fn contains(&self, name: &[u8]) -> bool {
+        is_protected(name) || self.is_extra(name)
+    }
+
+    /// Whether `name` is the configured name alone; the caller knows already about the fixed ones.
+    pub(crate) fn is_extra(&self, name: &[u8]) -> bool {
+        self.claims_header.as_ref().is_some_and(|extra| same(name, extra.as_bytes()))
+    }
+}
+
+/// Compares a received name with a protected one (which is lower case and without underscores).
+fn same(name: &[u8], protected: &[u8]) -> bool {
+    name.len() == protected.len()
+        && name.iter().zip(protected).all(|(byte, expected)| {
+            let byte = if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+            byte == *expected
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_protected_name_is_protected() {
+        for name in [
+            "txn-token",
+            "Txn-Token",
+            "TXN_TOKEN",
+            "txn_Token",
+            "signet-",
+            "signet-user",
+            "Signet_Anything",
+            "SIGNET-DENY-REASON",
+            "signet_user",
+            "x-forwarded-client-cert",
+            "X_Forwarded-Client_Cert",
+        ] {
+            assert!(is_protected(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_not_protected() {
+        for name in
+            ["", "signet", "signetuser", "x-signet-user", "txn-tokens", "txntoken", "x-forwarded-for", "host"]
+        {
+            assert!(!is_protected(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_configured_claims_header_is_protected_in_every_spelling() {
+        let protected = Protected::with_claims_header("X-User_Claims");
+        for name in ["x-user-claims", "X_USER_CLAIMS", "txn_token", "signet-user"] {
+            assert!(protected.contains(name.as_bytes()), "{name}");
+        }
+        assert!(!protected.contains(b"x-user-claim"));
+        assert!(!Protected::default().contains(b"x-user-claims"));
+    }
+}
