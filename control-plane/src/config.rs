@@ -1,0 +1,345 @@
+//! `control-plane.yaml`: what one control plane is told when it starts.
+//!
+//! The file is the only source: no environment variables, no defaults that depend on the machine
+//! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
+//! refuses the whole file, and the message names the file, the field and what was expected.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use signet_daemon::logs;
+use signet_identity::TrustDomain;
+use signet_model::Label;
+
+/// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
+pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
+/// Below this an SVID is for development only: clocks of real machines differ by minutes.
+pub const MIN_SVID_TTL_SECONDS: u64 = 300;
+/// Even in development: renewal at a third of life must leave time for a retry.
+pub const MIN_DEV_SVID_TTL_SECONDS: u64 = 10;
+
+/// Why a configuration file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read { file: PathBuf, source: std::io::Error },
+    /// The file is not YAML of the expected shape.
+    #[error("{}: {message}", file.display())]
+    Parse { file: PathBuf, message: String },
+    /// A value is outside what is accepted.
+    #[error("{}: {field}: {reason}", file.display())]
+    Value { file: PathBuf, field: &'static str, reason: String },
+}
+
+/// A configuration that passed every check that needs no other file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub trust_domain: TrustDomain,
+    pub data_dir: PathBuf,
+    pub seal: Seal,
+    pub dev: bool,
+    pub registry: PathBuf,
+    pub bootstrap_listen: SocketAddr,
+    pub mesh_listen: SocketAddr,
+    /// What join bundles say instead of the bound addresses, `host:port`.
+    pub advertise_bootstrap: Option<String>,
+    pub advertise_mesh: Option<String>,
+    pub operator_socket: PathBuf,
+    /// Empty means: the uid that the control plane runs as.
+    pub operator_uids: Vec<u32>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub svid_ttl_seconds: u64,
+    pub allow_private_addresses: bool,
+    pub allow_http: bool,
+    pub system_namespace: Label,
+    pub log: Log,
+}
+
+/// How and how much is logged.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: logs::Format,
+    pub level: logs::Level,
+}
+
+/// Where the key that seals the authority's keys comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seal {
+    /// 32 random bytes in a file, 0600; made when missing and `dev: true`.
+    KeyFile(PathBuf),
+    /// A passphrase in a file, 0600.
+    PassphraseFile(PathBuf),
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, the field and what was expected.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        Self::parse(file, &text)
+    }
+
+    /// As [`Config::load`], with the text at hand.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, the field and what was expected.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = serde_saphyr::from_str(text)
+            .map_err(|e| ConfigError::Parse { file: file.to_owned(), message: e.to_string() })?;
+        raw.check().map_err(|(field, reason)| ConfigError::Value { file: file.to_owned(), field, reason })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Raw {
+    trust_domain: String,
+    data_dir: PathBuf,
+    seal: RawSeal,
+    #[serde(default)]
+    dev: bool,
+    registry: RawRegistry,
+    listen: RawListen,
+    #[serde(default)]
+    advertise: RawAdvertise,
+    operator: RawOperator,
+    metrics: Option<RawMetrics>,
+    #[serde(default)]
+    svid: RawSvid,
+    #[serde(default)]
+    issuers: RawIssuers,
+    #[serde(default)]
+    system: RawSystem,
+    #[serde(default)]
+    log: Log,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawSeal {
+    key_file: Option<PathBuf>,
+    passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRegistry {
+    folder: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListen {
+    bootstrap: SocketAddr,
+    mesh: SocketAddr,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawAdvertise {
+    bootstrap: Option<String>,
+    mesh: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOperator {
+    socket: PathBuf,
+    #[serde(default)]
+    uids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMetrics {
+    listen: SocketAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct RawSvid {
+    ttl_seconds: u64,
+}
+
+impl Default for RawSvid {
+    fn default() -> Self {
+        Self { ttl_seconds: 3_600 }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct RawIssuers {
+    allow_private_addresses: bool,
+    allow_http: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawSystem {
+    namespace: String,
+}
+
+impl Default for RawSystem {
+    fn default() -> Self {
+        Self { namespace: "signet-system".into() }
+    }
+}
+
+type Refused = (&'static str, String);
+
+impl Raw {
+    fn check(self) -> Result<Config, Refused> {
+        let trust_domain =
+            TrustDomain::parse(&self.trust_domain).map_err(|e| ("trustDomain", e.to_string()))?;
+        let data_dir = absolute("dataDir", self.data_dir)?;
+        let seal = match (self.seal.key_file, self.seal.passphrase_file) {
+            (Some(file), None) => Seal::KeyFile(absolute("seal.keyFile", file)?),
+            (None, Some(file)) => Seal::PassphraseFile(absolute("seal.passphraseFile", file)?),
+            (None, None) => return Err(("seal", "expected keyFile or passphraseFile, found neither".into())),
+            (Some(_), Some(_)) => {
+                return Err(("seal", "expected keyFile or passphraseFile, found both".into()));
+            }
+        };
+        let ttl = self.svid.ttl_seconds;
+        let least = if self.dev { MIN_DEV_SVID_TTL_SECONDS } else { MIN_SVID_TTL_SECONDS };
+        if !(least..=MAX_SVID_TTL_SECONDS).contains(&ttl) {
+            let hint = if self.dev { "" } else { " (shorter only with `dev: true`)" };
+            return Err((
+                "svid.ttlSeconds",
+                format!("expected {least} to {MAX_SVID_TTL_SECONDS} seconds{hint}, found {ttl}"),
+            ));
+        }
+        if self.issuers.allow_private_addresses && !self.dev {
+            return Err(("issuers.allowPrivateAddresses", "only allowed together with `dev: true`".into()));
+        }
+        if self.issuers.allow_http && !self.dev {
+            return Err(("issuers.allowHttp", "only allowed together with `dev: true`".into()));
+        }
+        let system_namespace: Label = self
+            .system
+            .namespace
+            .parse()
+            .map_err(|e: signet_model::Invalid| ("system.namespace", e.to_string()))?;
+        Ok(Config {
+            trust_domain,
+            data_dir,
+            seal,
+            dev: self.dev,
+            registry: absolute("registry.folder", self.registry.folder)?,
+            bootstrap_listen: self.listen.bootstrap,
+            mesh_listen: self.listen.mesh,
+            advertise_bootstrap: host_port("advertise.bootstrap", self.advertise.bootstrap)?,
+            advertise_mesh: host_port("advertise.mesh", self.advertise.mesh)?,
+            operator_socket: absolute("operator.socket", self.operator.socket)?,
+            operator_uids: self.operator.uids,
+            metrics_listen: self.metrics.map(|m| m.listen),
+            svid_ttl_seconds: ttl,
+            allow_private_addresses: self.issuers.allow_private_addresses,
+            allow_http: self.issuers.allow_http,
+            system_namespace,
+            log: self.log,
+        })
+    }
+}
+
+fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, Refused> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err((field, format!("expected an absolute path, found `{}`", path.display())))
+}
+
+fn host_port(field: &'static str, value: Option<String>) -> Result<Option<String>, Refused> {
+    let Some(value) = value else { return Ok(None) };
+    let good = value
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0));
+    if good { Ok(Some(value)) } else { Err((field, format!("expected host:port, found `{value}`"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+trustDomain: demo.signet
+dataDir: /var/lib/signet
+seal: {keyFile: /var/lib/signet/seal.key}
+registry: {folder: /etc/signet/registry}
+listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}
+operator: {socket: /run/signet/operator.sock}
+";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("control-plane.yaml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_smallest_file_gets_safe_defaults() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.svid_ttl_seconds, 3_600);
+        assert_eq!(config.system_namespace.as_str(), "signet-system");
+        assert!(!config.dev && !config.allow_http && !config.allow_private_addresses);
+        assert_eq!(config.seal, Seal::KeyFile("/var/lib/signet/seal.key".into()));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_file_and_field() {
+        let message = parse(&format!("{GOOD}surprise: 1\n")).unwrap_err();
+        assert!(message.starts_with("control-plane.yaml: "), "{message}");
+        assert!(message.contains("surprise"), "{message}");
+        let message = parse(&GOOD.replace("keyFile", "keyfile")).unwrap_err();
+        assert!(message.contains("keyfile"), "{message}");
+    }
+
+    #[test]
+    fn a_duplicate_key_is_refused() {
+        let message = parse(&format!("{GOOD}dev: true\ndev: false\n")).unwrap_err();
+        assert!(message.contains("dev"), "{message}");
+    }
+
+    #[test]
+    fn development_settings_need_dev() {
+        let message = parse(&format!("{GOOD}issuers: {{allowHttp: true}}\n")).unwrap_err();
+        assert!(message.contains("issuers.allowHttp") && message.contains("dev: true"), "{message}");
+        let message = parse(&format!("{GOOD}issuers: {{allowPrivateAddresses: true}}\n")).unwrap_err();
+        assert!(message.contains("issuers.allowPrivateAddresses"), "{message}");
+        let message = parse(&format!("{GOOD}svid: {{ttlSeconds: 120}}\n")).unwrap_err();
+        assert!(message.contains("svid.ttlSeconds") && message.contains("found 120"), "{message}");
+        let config = parse(&format!("{GOOD}dev: true\nsvid: {{ttlSeconds: 120}}\n")).unwrap();
+        assert_eq!(config.svid_ttl_seconds, 120);
+    }
+
+    #[test]
+    fn a_life_over_a_day_is_refused_even_in_development() {
+        let message = parse(&format!("{GOOD}dev: true\nsvid: {{ttlSeconds: 86401}}\n")).unwrap_err();
+        assert!(message.contains("svid.ttlSeconds"), "{message}");
+    }
+
+    #[test]
+    fn exactly_one_seal_is_expected() {
+        let both = GOOD.replace("{keyFile: /var/lib/signet/seal.key}", "{keyFile: /a, passphraseFile: /b}");
+        assert!(parse(&both).unwrap_err().contains("found both"));
+        let none = GOOD.replace("{keyFile: /var/lib/signet/seal.key}", "{}");
+        assert!(parse(&none).unwrap_err().contains("found neither"));
+    }
+
+    #[test]
+    fn relative_paths_and_bad_names_are_refused_by_field() {
+        let message = parse(&GOOD.replace("/etc/signet/registry", "registry")).unwrap_err();
+        assert!(message.contains("registry.folder") && message.contains("absolute"), "{message}");
+        let message = parse(&format!("{GOOD}system: {{namespace: Sys_tem}}\n")).unwrap_err();
+        assert!(message.contains("system.namespace"), "{message}");
+        let message = parse(&format!("{GOOD}advertise: {{mesh: nohost}}\n")).unwrap_err();
+        assert!(message.contains("advertise.mesh") && message.contains("host:port"), "{message}");
+        let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
+        assert!(message.contains("loud") && message.contains("trace"), "{message}");
+    }
+}

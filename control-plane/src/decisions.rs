@@ -1,0 +1,217 @@
+//! Decisions that sidecars reported, for `signet authz explain`.
+//!
+//! A ring with two bounds, records and bytes: the oldest go first. A record is kept under the
+//! identity of the peer that sent it, whatever it says itself, so a workload can report only about
+//! itself. The id of a decision is known to the caller that was refused; a caller that is in the mesh
+//! too could report a record of its own under that id, so an id that two workloads report is shown as
+//! what it is and not resolved by who was faster.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Records kept.
+pub const MAX_RECORDS: usize = 10_000;
+/// Bytes kept: the mean record is under 2 KiB.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// A longer explanation is not one.
+pub const MAX_RECORD: usize = 16 * 1024;
+const MAX_ID: usize = 64;
+
+/// One reported decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub id: String,
+    pub at_ms: i64,
+    /// The SPIFFE ID of the peer that reported it.
+    pub workload: String,
+    pub json: String,
+}
+
+impl Record {
+    fn size(&self) -> usize {
+        self.id.len().saturating_add(self.workload.len()).saturating_add(self.json.len()).saturating_add(64)
+    }
+}
+
+/// Why a record was not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It names another workload than the peer.
+    Foreign,
+    /// It is larger than [`MAX_RECORD`].
+    TooLarge,
+    /// The id is empty, too long or not plain, or the document is not JSON.
+    Malformed,
+    /// This workload reported this id before.
+    Repeated,
+}
+
+impl Refused {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Repeated => "repeated",
+        }
+    }
+}
+
+/// What is known of an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    None,
+    One(Arc<Record>),
+    /// Several workloads reported it: each of them, sorted.
+    Disputed(Vec<String>),
+}
+
+/// The ring, shared by the streams and the operator's service.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    ring: Mutex<Ring>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    order: VecDeque<Arc<Record>>,
+    by_id: HashMap<String, Vec<Arc<Record>>>,
+    bytes: usize,
+}
+
+impl Decisions {
+    /// Keeps a record that the peer `reporter` sent.
+    ///
+    /// # Errors
+    /// [`Refused`] says why it was not kept.
+    pub fn report(&self, reporter: &str, record: Record) -> Result<(), Refused> {
+        if record.workload != reporter {
+            return Err(Refused::Foreign);
+        }
+        if record.json.len() > MAX_RECORD {
+            return Err(Refused::TooLarge);
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        let id_good = !record.id.is_empty() && record.id.len() <= MAX_ID && record.id.bytes().all(plain);
+        if !id_good || serde_json::from_str::<serde::de::IgnoredAny>(&record.json).is_err() {
+            return Err(Refused::Malformed);
+        }
+        self.lock().push(Arc::new(record))
+    }
+
+    /// What is known of `id`.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Found {
+        match self.lock().by_id.get(id).map(Vec::as_slice) {
+            None | Some([]) => Found::None,
+            Some([one]) => Found::One(Arc::clone(one)),
+            Some(many) => {
+                let mut workloads: Vec<String> = many.iter().map(|r| r.workload.clone()).collect();
+                workloads.sort();
+                Found::Disputed(workloads)
+            }
+        }
+    }
+
+    /// The newest `limit` records, newest first.
+    #[must_use]
+    pub fn newest(&self, limit: usize) -> Vec<Arc<Record>> {
+        self.lock().order.iter().rev().take(limit).cloned().collect()
+    }
+
+    /// Records kept now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().order.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        // A panic elsewhere cannot leave the ring half changed in a way that matters: take it.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    fn push(&mut self, record: Arc<Record>) -> Result<(), Refused> {
+        let same = self.by_id.entry(record.id.clone()).or_default();
+        if same.iter().any(|r| r.workload == record.workload) {
+            return Err(Refused::Repeated);
+        }
+        same.push(Arc::clone(&record));
+        self.bytes = self.bytes.saturating_add(record.size());
+        self.order.push_back(record);
+        while self.order.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(oldest.size());
+            if let Some(same) = self.by_id.get_mut(&oldest.id) {
+                same.retain(|r| !Arc::ptr_eq(r, &oldest));
+                if same.is_empty() {
+                    self.by_id.remove(&oldest.id);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDERS: &str = "spiffe://demo.signet/ns/shop/sa/orders";
+    const WEB: &str = "spiffe://demo.signet/ns/shop/sa/web";
+
+    fn record(id: &str, workload: &str) -> Record {
+        Record { id: id.into(), at_ms: 1, workload: workload.into(), json: "{}".into() }
+    }
+
+    #[test]
+    fn a_record_is_kept_only_under_the_reporters_own_identity() {
+        let decisions = Decisions::default();
+        assert_eq!(decisions.report(WEB, record("a", ORDERS)), Err(Refused::Foreign));
+        assert_eq!(decisions.report(ORDERS, record("a", ORDERS)), Ok(()));
+        assert!(matches!(decisions.find("a"), Found::One(r) if r.workload == ORDERS));
+        assert_eq!(decisions.find("b"), Found::None);
+    }
+
+    #[test]
+    fn a_refused_caller_cannot_put_its_own_story_in_place_of_the_real_one() {
+        let decisions = Decisions::default();
+        decisions.report(WEB, record("a", WEB)).unwrap();
+        decisions.report(ORDERS, record("a", ORDERS)).unwrap();
+        assert_eq!(decisions.find("a"), Found::Disputed(vec![ORDERS.into(), WEB.into()]));
+        assert_eq!(decisions.report(WEB, record("a", WEB)), Err(Refused::Repeated));
+    }
+
+    #[test]
+    fn oversized_and_malformed_records_are_refused() {
+        let decisions = Decisions::default();
+        let mut large = record("a", WEB);
+        large.json = format!("\"{}\"", "x".repeat(MAX_RECORD));
+        assert_eq!(decisions.report(WEB, large), Err(Refused::TooLarge));
+        assert_eq!(decisions.report(WEB, record("", WEB)), Err(Refused::Malformed));
+        assert_eq!(decisions.report(WEB, record("a\nb", WEB)), Err(Refused::Malformed));
+        let mut broken = record("a", WEB);
+        broken.json = "{".into();
+        assert_eq!(decisions.report(WEB, broken), Err(Refused::Malformed));
+        assert!(decisions.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_records_leave_first() {
+        let decisions = Decisions::default();
+        for i in 0..MAX_RECORDS + 5 {
+            decisions.report(WEB, record(&format!("d{i}"), WEB)).unwrap();
+        }
+        assert_eq!(decisions.len(), MAX_RECORDS);
+        assert_eq!(decisions.find("d4"), Found::None);
+        assert!(matches!(decisions.find("d5"), Found::One(_)));
+        assert_eq!(decisions.newest(1)[0].id, format!("d{}", MAX_RECORDS + 4));
+    }
+}

@@ -1,0 +1,254 @@
+//! Everything that could be sent to anybody, made once per state of the world, and who may have what.
+//!
+//! A resource is encoded and digested once, however many sidecars are sent it. [`Catalog::view`] is the
+//! whole authorisation of delivery: a pure function of the peer's identity and class, of what it asked
+//! for, and of the registry. A peer's own words choose *among* what its identity may have, never more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use prost::Message;
+use signet_identity::{PeerClass, TrustDomain};
+use signet_model::{Registry, UserContext, WorkloadId};
+use signet_proto::v1::{self, resource::Body};
+
+use super::convert;
+use super::session::View;
+use crate::issuers::Keys;
+use crate::world::AuthorityState;
+
+/// Services and addresses that one peer may ask for.
+pub const MAX_SUBSCRIPTIONS: usize = 4_096;
+
+/// A resource and the digest of its content.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versioned {
+    pub name: String,
+    pub version: String,
+    pub resource: v1::Resource,
+}
+
+/// What one peer asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subscriptions {
+    /// Services that it dials.
+    pub dials: BTreeSet<String>,
+    /// Services that it serves.
+    pub serves: BTreeSet<String>,
+    /// Virtual addresses that it dials without knowing their service.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Subscriptions {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.dials.len().saturating_add(self.serves.len()).saturating_add(self.addresses.len())
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why a subscription is not granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NotGranted {
+    UnknownService,
+    NotServedByPeer,
+    UnknownAddress,
+}
+
+impl NotGranted {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::UnknownService => "unknown_service",
+            Self::NotServedByPeer => "not_served_by_peer",
+            Self::UnknownAddress => "unknown_address",
+        }
+    }
+
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::UnknownService => "no such service in the registry",
+            Self::NotServedByPeer => {
+                "the service does not list this identity: add it to spec.identities to let it serve"
+            }
+            Self::UnknownAddress => "no service in the registry has this address",
+        }
+    }
+}
+
+/// What a peer may have, and what it asked for in vain.
+#[derive(Debug, Default)]
+pub struct Granted {
+    pub view: View,
+    pub refused: BTreeSet<(String, NotGranted)>,
+}
+
+/// Everything that could be sent.
+#[derive(Debug)]
+pub struct Catalog {
+    /// For everybody.
+    common: Vec<Arc<Versioned>>,
+    issuers: BTreeMap<String, Arc<Versioned>>,
+    services: BTreeMap<String, ServiceEntry>,
+    by_address: BTreeMap<IpAddr, String>,
+    gateways: Vec<GatewayEntry>,
+}
+
+#[derive(Debug)]
+struct ServiceEntry {
+    service: Arc<Versioned>,
+    inbound: Arc<Versioned>,
+    identities: BTreeSet<WorkloadId>,
+    original: bool,
+}
+
+#[derive(Debug)]
+struct GatewayEntry {
+    config: Arc<Versioned>,
+    identity: WorkloadId,
+    services: BTreeSet<String>,
+    issuers: BTreeSet<String>,
+}
+
+impl Catalog {
+    #[must_use]
+    pub fn build(
+        trust_domain: &TrustDomain,
+        dev: bool,
+        registry: &Registry,
+        keys: &Keys,
+        authority: &AuthorityState,
+    ) -> Self {
+        let common = vec![
+            versioned("mesh".into(), Body::Mesh(convert::mesh(trust_domain, registry, dev))),
+            versioned(format!("bundle/{trust_domain}"), Body::Bundle(convert::bundle(authority))),
+            versioned("revocations".into(), Body::Revocations(convert::revocations(authority))),
+            versioned("token-roots".into(), Body::TokenRoots(convert::token_roots(authority))),
+        ];
+        let issuers: BTreeMap<String, Arc<Versioned>> = registry
+            .issuers()
+            .map(|issuer| {
+                let alias = issuer.name.to_string();
+                let body = Body::Issuer(convert::issuer(issuer, keys.get(&alias)));
+                (alias.clone(), versioned(format!("issuer/{alias}"), body))
+            })
+            .collect();
+        let mut by_address = BTreeMap::new();
+        let mut services = BTreeMap::new();
+        for service in registry.services() {
+            let name = service.name.to_string();
+            for address in &service.spec.addresses {
+                by_address.insert(address.get(), name.clone());
+            }
+            let policies: Vec<_> = registry.policies_for(&service.name).collect();
+            let original = service.spec.user_context == UserContext::Original;
+            let aliases = if original { issuers.keys().cloned().collect() } else { Vec::new() };
+            let entry = ServiceEntry {
+                service: versioned(
+                    format!("service/{name}"),
+                    Body::Service(convert::service(trust_domain, service)),
+                ),
+                inbound: versioned(
+                    format!("inbound/{name}"),
+                    Body::Inbound(convert::inbound(service, &policies, aliases)),
+                ),
+                identities: service.identities().iter().cloned().collect(),
+                original,
+            };
+            services.insert(name, entry);
+        }
+        let gateways = registry
+            .gateways()
+            .map(|gateway| GatewayEntry {
+                config: versioned(
+                    format!("gateway/{}", gateway.name),
+                    Body::Gateway(v1::GatewayConfig { json: gateway.canonical_json() }),
+                ),
+                identity: gateway.spec.identity.clone(),
+                services: gateway.spec.routes.iter().map(|r| r.service.to_string()).collect(),
+                issuers: gateway
+                    .spec
+                    .routes
+                    .iter()
+                    .filter_map(|r| r.auth.jwt.as_ref())
+                    .flat_map(|jwt| jwt.issuers.iter().map(ToString::to_string))
+                    .collect(),
+            })
+            .collect();
+        Self { common, issuers, services, by_address, gateways }
+    }
+
+    /// What a peer of this identity and class may have of what it asked for.
+    #[must_use]
+    pub fn view(&self, peer: &WorkloadId, class: PeerClass, asked: &Subscriptions) -> Granted {
+        let mut granted = Granted::default();
+        for resource in &self.common {
+            granted.add(resource);
+        }
+        for name in &asked.dials {
+            match self.services.get(name) {
+                Some(entry) => granted.add(&entry.service),
+                None => granted.refuse(name.clone(), NotGranted::UnknownService),
+            }
+        }
+        for address in &asked.addresses {
+            match self.by_address.get(address).and_then(|name| self.services.get(name)) {
+                Some(entry) => granted.add(&entry.service),
+                None => granted.refuse(address.to_string(), NotGranted::UnknownAddress),
+            }
+        }
+        for name in &asked.serves {
+            match self.services.get(name) {
+                None => granted.refuse(name.clone(), NotGranted::UnknownService),
+                Some(entry) if !entry.identities.contains(peer) => {
+                    granted.refuse(name.clone(), NotGranted::NotServedByPeer);
+                }
+                Some(entry) => {
+                    granted.add(&entry.inbound);
+                    if entry.original {
+                        self.issuers.values().for_each(|issuer| granted.add(issuer));
+                    }
+                }
+            }
+        }
+        if class == PeerClass::Gateway {
+            for gateway in self.gateways.iter().filter(|g| g.identity == *peer) {
+                granted.add(&gateway.config);
+                // What its routes name is what it dials and whom it verifies; it need not ask.
+                let services = gateway.services.iter().filter_map(|name| self.services.get(name));
+                services.for_each(|entry| granted.add(&entry.service));
+                let issuers = gateway.issuers.iter().filter_map(|alias| self.issuers.get(alias));
+                issuers.for_each(|issuer| granted.add(issuer));
+            }
+        }
+        granted
+    }
+}
+
+impl Granted {
+    fn add(&mut self, resource: &Arc<Versioned>) {
+        self.view.insert(resource.name.clone(), Arc::clone(resource));
+    }
+
+    fn refuse(&mut self, name: String, why: NotGranted) {
+        self.refused.insert((name, why));
+    }
+}
+
+/// 128 bits of SHA-256 over the encoding, hex: the same content has the same version in every replica.
+fn versioned(name: String, body: Body) -> Arc<Versioned> {
+    let mut resource = v1::Resource { name: name.clone(), version: String::new(), body: Some(body) };
+    let digest = ring::digest::digest(&ring::digest::SHA256, &resource.encode_to_vec());
+    let version: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    resource.version.clone_from(&version);
+    Arc::new(Versioned { name, version, resource })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+use std::path::Path;
+
+use signet_identity::{RevocationSet, SpiffeId};
+
+use super::*;
+use crate::issuers::KeyState;
+
+const MESH: &str = r#"
+apiVersion: signet.mesh/v1alpha1
+kind: Mesh
+metadata: {name: default}
+spec: {defaultAction: deny}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: web}
+spec: {class: sidecar}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: orders}
+spec: {class: sidecar}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: legacy}
+spec: {class: sidecar}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: edge, name: gw}
+spec: {class: gateway}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: web}
+spec:
+  ports: [{name: http, port: 80, protocol: http}]
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: orders}
+spec:
+  identities: [ns/shop/sa/orders]
+  addresses: [10.96.0.7, "fd00::7"]
+  ports: [{name: grpc, port: 50051, protocol: grpc, requestTimeout: 15s}]
+  endpoints: [{address: 127.0.0.1, ports: {grpc: 17102}, identity: ns/shop/sa/orders}]
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: legacy}
+spec:
+  ports: [{name: http, port: 80, protocol: http}]
+  userContext: original
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Issuer
+metadata: {name: demo-idp}
+spec: {issuer: "http://127.0.0.1:9000", jwksUri: "http://127.0.0.1:9000/jwks", audiences: [shop], algorithms: [ES256], claims: [email]}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Issuer
+metadata: {name: other-idp}
+spec: {issuer: "http://127.0.0.1:9001", jwksUri: "http://127.0.0.1:9001/jwks", audiences: [shop], algorithms: [ES256]}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Gateway
+metadata: {namespace: edge, name: gw}
+spec:
+  identity: ns/edge/sa/gw
+  routes:
+    - {name: shop, hosts: ["*"], pathPrefix: /, service: web.shop, port: http, auth: {jwt: {issuers: [demo-idp]}}}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: MeshPolicy
+metadata: {namespace: shop, name: web-to-orders}
+spec: {effect: permit, target: {service: orders}, from: {workloads: [ns/shop/sa/web]}}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: MeshPolicy
+metadata: {namespace: shop, name: web-only}
+spec: {effect: permit, target: {service: web}}
+"#;
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("demo.signet").unwrap()
+}
+
+fn authority() -> AuthorityState {
+    AuthorityState {
+        trust_domain: domain(),
+        roots: Vec::new(),
+        bundle_sequence: 1,
+        revoked: Arc::new(RevocationSet::new(1)),
+        revoked_delegations: BTreeSet::new(),
+        token_roots: r#"{"keys":[]}"#.into(),
+    }
+}
+
+fn catalog_of(yaml: &str, keys: &Keys, authority: &AuthorityState) -> Catalog {
+    let registry = signet_model::parse_text(Path::new("mesh.yaml"), yaml, &Default::default()).unwrap();
+    Catalog::build(&domain(), false, &registry, keys, authority)
+}
+
+fn catalog() -> Catalog {
+    catalog_of(MESH, &Keys::default(), &authority())
+}
+
+fn workload(id: &str) -> WorkloadId {
+    id.parse().unwrap()
+}
+
+fn asked(dials: &[&str], serves: &[&str]) -> Subscriptions {
+    let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+    Subscriptions { dials: set(dials), serves: set(serves), addresses: BTreeSet::new() }
+}
+
+fn names(granted: &Granted) -> Vec<&str> {
+    let common = |n: &&str| !matches!(*n, "mesh" | "revocations" | "token-roots" | "bundle/demo.signet");
+    granted.view.keys().map(String::as_str).filter(common).collect()
+}
+
+const WEB: &str = "ns/shop/sa/web";
+
+#[test]
+fn everybody_is_told_mesh_bundle_revocations_and_token_roots_and_nothing_else_unasked() {
+    let granted = catalog().view(&workload(WEB), PeerClass::Sidecar, &Subscriptions::default());
+    assert_eq!(
+        granted.view.keys().collect::<Vec<_>>(),
+        ["bundle/demo.signet", "mesh", "revocations", "token-roots"]
+    );
+}
+
+#[test]
+fn a_caller_is_told_where_a_service_is_and_not_its_policies() {
+    let granted = catalog().view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &[]));
+    assert_eq!(names(&granted), ["service/orders.shop"]);
+    let Some(Body::Service(service)) = &granted.view["service/orders.shop"].resource.body else { panic!() };
+    assert_eq!(service.identities, ["spiffe://demo.signet/ns/shop/sa/orders"]);
+    assert_eq!(service.addresses, ["10.96.0.7", "fd00::7"]);
+    assert_eq!(service.endpoints[0].ports["grpc"], 17102);
+    assert_eq!(service.ports[0].request_timeout_ms, 15_000);
+}
+
+#[test]
+fn only_an_identity_that_the_service_lists_may_serve_it() {
+    let catalog = catalog();
+    let orders = workload("ns/shop/sa/orders");
+    let granted = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
+    assert_eq!(names(&granted), ["inbound/orders.shop"]);
+    let Some(Body::Inbound(inbound)) = &granted.view["inbound/orders.shop"].resource.body else { panic!() };
+    assert_eq!(inbound.policies.len(), 1, "its own policies and no other service's");
+    assert_eq!(inbound.policies[0].name, "web-to-orders.shop");
+    assert!(inbound.issuer_aliases.is_empty());
+
+    for (peer, class) in [(WEB, PeerClass::Sidecar), ("ns/edge/sa/gw", PeerClass::Gateway)] {
+        let granted = catalog.view(&workload(peer), class, &asked(&[], &["orders.shop"]));
+        assert!(!granted.view.contains_key("inbound/orders.shop"), "{peer}");
+        assert_eq!(
+            granted.refused,
+            BTreeSet::from([("orders.shop".to_owned(), NotGranted::NotServedByPeer)])
+        );
+    }
+}
+
+#[test]
+fn unknown_services_and_addresses_are_refused_by_name() {
+    let mut subscriptions = asked(&["nothing.shop"], &["neither.shop"]);
+    subscriptions.addresses.insert("10.96.0.99".parse().unwrap());
+    let granted = catalog().view(&workload(WEB), PeerClass::Sidecar, &subscriptions);
+    assert_eq!(
+        granted.refused,
+        BTreeSet::from([
+            ("10.96.0.99".to_owned(), NotGranted::UnknownAddress),
+            ("neither.shop".to_owned(), NotGranted::UnknownService),
+            ("nothing.shop".to_owned(), NotGranted::UnknownService),
+        ])
+    );
+}
+
+#[test]
+fn an_address_subscribes_the_service_that_has_it() {
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.addresses.insert("10.96.0.7".parse().unwrap());
+    let granted = catalog().view(&workload(WEB), PeerClass::Sidecar, &subscriptions);
+    assert_eq!(names(&granted), ["service/orders.shop"]);
+}
+
+#[test]
+fn a_gateways_configuration_goes_to_its_identity_with_its_class_only() {
+    let catalog = catalog();
+    let gw = workload("ns/edge/sa/gw");
+    let granted = catalog.view(&gw, PeerClass::Gateway, &Subscriptions::default());
+    assert_eq!(names(&granted), ["gateway/gw.edge", "issuer/demo-idp", "service/web.shop"]);
+    let granted = catalog.view(&gw, PeerClass::Sidecar, &Subscriptions::default());
+    assert!(names(&granted).is_empty(), "the identity without the class");
+    let granted = catalog.view(&workload(WEB), PeerClass::Gateway, &Subscriptions::default());
+    assert!(names(&granted).is_empty(), "the class without the identity");
+}
+
+#[test]
+fn issuers_go_to_services_that_take_the_original_credential_and_to_nobody_else() {
+    let catalog = catalog();
+    let legacy = workload("ns/shop/sa/legacy");
+    let granted = catalog.view(&legacy, PeerClass::Sidecar, &asked(&[], &["legacy.shop"]));
+    assert_eq!(names(&granted), ["inbound/legacy.shop", "issuer/demo-idp", "issuer/other-idp"]);
+    let granted = catalog.view(&legacy, PeerClass::Sidecar, &asked(&["legacy.shop"], &[]));
+    assert_eq!(names(&granted), ["service/legacy.shop"]);
+}
+
+#[test]
+fn a_version_is_a_digest_of_the_content_and_of_nothing_else() {
+    let (one, two) = (catalog(), catalog());
+    let view = |c: &Catalog| c.view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &[])).view;
+    assert_eq!(view(&one), view(&two));
+    let changed = catalog_of(&MESH.replace("17102", "17103"), &Keys::default(), &authority());
+    let (before, after) = (view(&one), view(&changed));
+    for name in before.keys() {
+        let same = before[name].version == after[name].version;
+        assert_eq!(same, name != "service/orders.shop", "{name}");
+    }
+}
+
+#[test]
+fn revocations_and_keys_show_up_as_new_versions_of_their_own_resources() {
+    let mut later = authority();
+    let mut set = RevocationSet::new(2);
+    set.identities.insert(SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap());
+    later.revoked = Arc::new(set);
+    later.revoked_delegations.insert("thumb".into());
+    let fetched = KeyState { jwks: Some(r#"{"keys":[]}"#.into()), fetched_at: 5, ..KeyState::default() };
+    let keys: Keys = Arc::new(BTreeMap::from([("demo-idp".to_owned(), fetched)]));
+    let gw = workload("ns/edge/sa/gw");
+    let view = |c: &Catalog| c.view(&gw, PeerClass::Gateway, &Subscriptions::default()).view;
+    let (before, after) = (view(&catalog()), view(&catalog_of(MESH, &keys, &later)));
+    let changed: Vec<_> =
+        before.keys().filter(|n| before[*n].version != after[*n].version).map(String::as_str).collect();
+    assert_eq!(changed, ["issuer/demo-idp", "revocations"]);
+    let Some(Body::Revocations(revocations)) = &after["revocations"].resource.body else { panic!() };
+    assert_eq!((revocations.sequence, revocations.delegations.len()), (2, 1));
+    let Some(Body::Issuer(issuer)) = &after["issuer/demo-idp"].resource.body else { panic!() };
+    assert_eq!((issuer.fetched_at, issuer.claims.as_slice()), (5, &["email".to_owned()][..]));
+}

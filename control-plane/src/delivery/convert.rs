@@ -1,0 +1,136 @@
+//! From the model's resources to what travels: the only place in the control plane that knows both.
+
+use signet_identity::TrustDomain;
+use signet_model::{Issuer, MeshPolicy, Protocol, Registry, Service, ServicePort, UserContext, WorkloadId};
+use signet_proto::v1;
+
+use crate::issuers::KeyState;
+use crate::world::AuthorityState;
+
+pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -> v1::Mesh {
+    let spec = &registry.mesh().spec;
+    v1::Mesh {
+        trust_domain: trust_domain.to_string(),
+        default_allow: spec.default_action == signet_model::DefaultAction::Allow,
+        dev,
+        token_issuer: trust_domain.to_string(),
+        max_connection_age_seconds: seconds(spec.max_connection_age),
+        max_staleness_seconds: seconds(spec.max_staleness),
+    }
+}
+
+pub(super) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
+    v1::TrustBundle {
+        trust_domain: authority.trust_domain.to_string(),
+        roots_der: authority.roots.iter().map(|der| der.to_vec()).collect(),
+        sequence: authority.bundle_sequence,
+    }
+}
+
+/// Sorted, so that equal sets have equal versions.
+pub(super) fn revocations(authority: &AuthorityState) -> v1::Revocations {
+    let set = &authority.revoked;
+    let mut serials: Vec<Vec<u8>> = set.serials.iter().map(|s| s.as_bytes().to_vec()).collect();
+    let mut identities: Vec<String> = set.identities.iter().map(ToString::to_string).collect();
+    let mut keys: Vec<Vec<u8>> = set.keys.iter().map(|k| k.as_bytes().to_vec()).collect();
+    let mut delegations: Vec<String> = authority.revoked_delegations.iter().cloned().collect();
+    serials.sort();
+    identities.sort();
+    keys.sort();
+    delegations.sort();
+    v1::Revocations { sequence: set.sequence, serials, identities, keys, delegations }
+}
+
+pub(super) fn token_roots(authority: &AuthorityState) -> v1::TokenRoots {
+    v1::TokenRoots { jwks: authority.token_roots.clone() }
+}
+
+pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {
+    let spec = &issuer.spec;
+    v1::Issuer {
+        alias: issuer.name.to_string(),
+        issuer: spec.issuer.to_string(),
+        audiences: texts(&spec.audiences),
+        algorithms: spec.algorithms.iter().map(|a| a.as_str().to_owned()).collect(),
+        token_types: texts(&spec.token_types),
+        jwks: keys.and_then(|k| k.jwks.as_deref()).unwrap_or_default().to_owned(),
+        fetched_at: keys.filter(|k| k.jwks.is_some()).map_or(0, |k| k.fetched_at),
+        scope_claim: spec.scope_claim.to_string(),
+        max_lifetime_seconds: seconds(spec.max_lifetime),
+        namespace: String::new(),
+        claims: texts(&spec.claims),
+    }
+}
+
+pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Service {
+    let spec = &service.spec;
+    v1::Service {
+        name: service.name.to_string(),
+        ports: spec.ports.iter().map(port).collect(),
+        identities: service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+        addresses: spec.addresses.iter().map(|a| a.get().to_string()).collect(),
+        endpoints: spec
+            .endpoints
+            .iter()
+            .map(|endpoint| v1::Endpoint {
+                address: endpoint.address.get().to_string(),
+                ports: endpoint.ports.iter().map(|(n, p)| (n.to_string(), u32::from(p.get()))).collect(),
+                identity: endpoint.identity.as_ref().map(|id| uri(trust_domain, id)).unwrap_or_default(),
+            })
+            .collect(),
+        user_context: user_context(spec.user_context).into(),
+    }
+}
+
+pub(super) fn inbound(service: &Service, policies: &[&MeshPolicy], issuers: Vec<String>) -> v1::Inbound {
+    v1::Inbound {
+        service: service.name.to_string(),
+        ports: service.spec.ports.iter().map(port).collect(),
+        user_context: user_context(service.spec.user_context).into(),
+        policies: policies
+            .iter()
+            .map(|p| v1::PolicyDocument { name: p.name.to_string(), json: p.canonical_json() })
+            .collect(),
+        issuer_aliases: issuers,
+    }
+}
+
+fn port(port: &ServicePort) -> v1::ServicePort {
+    let protocol = match port.protocol {
+        Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Http2 => v1::Protocol::Http2,
+        Protocol::Grpc => v1::Protocol::Grpc,
+        Protocol::Tcp => v1::Protocol::Tcp,
+    };
+    v1::ServicePort {
+        name: port.name.to_string(),
+        port: u32::from(port.port.get()),
+        protocol: protocol.into(),
+        request_timeout_ms: port.request_timeout.map_or(0, millis),
+        idle_timeout_ms: port.idle_timeout.map_or(0, millis),
+    }
+}
+
+fn user_context(context: UserContext) -> v1::UserContext {
+    match context {
+        UserContext::Transaction => v1::UserContext::Transaction,
+        UserContext::Original => v1::UserContext::Original,
+    }
+}
+
+/// The SPIFFE ID as text; the names' own limits keep it valid.
+fn uri(trust_domain: &TrustDomain, id: &WorkloadId) -> String {
+    format!("spiffe://{trust_domain}/{id}")
+}
+
+fn texts<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+fn seconds(period: signet_model::Period) -> i64 {
+    i64::try_from(period.seconds()).unwrap_or(i64::MAX)
+}
+
+fn millis(period: signet_model::Period) -> i64 {
+    i64::try_from(period.millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,120 @@
+//! How often one address may try: a token bucket per address, in a map that cannot grow.
+//!
+//! It stands in front of the TLS handshake, so an address that floods costs an accept and a close and
+//! nothing else. The map keeps two generations: when the young one is full, the old one is dropped
+//! and the young one takes its place. A flood from many addresses can make the limiter forget, never
+//! grow; what it forgets starts again with a full bucket, and the bound on concurrent handshakes
+//! holds all the same.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+/// Addresses remembered per generation. 16,384 × about 48 bytes: under a megabyte.
+const GENERATION: usize = 16_384;
+
+/// Attempts per address: `burst` at once, then `per_second` of them each second.
+#[derive(Debug)]
+pub struct AttemptLimit {
+    burst: f64,
+    per_second: f64,
+    young: HashMap<IpAddr, Bucket>,
+    old: HashMap<IpAddr, Bucket>,
+    generation: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl AttemptLimit {
+    #[must_use]
+    pub fn new(burst: u32, per_second: f64) -> Self {
+        Self {
+            burst: f64::from(burst),
+            per_second,
+            young: HashMap::new(),
+            old: HashMap::new(),
+            generation: GENERATION,
+        }
+    }
+
+    /// Whether `address` may try now; takes one attempt if so.
+    pub fn admit(&mut self, address: IpAddr, now: Instant) -> bool {
+        let key = network(address);
+        let mut bucket = self
+            .young
+            .get(&key)
+            .or_else(|| self.old.get(&key))
+            .copied()
+            .unwrap_or(Bucket { tokens: self.burst, at: now });
+        let idle: Duration = now.saturating_duration_since(bucket.at);
+        bucket.tokens = (bucket.tokens + idle.as_secs_f64() * self.per_second).min(self.burst);
+        bucket.at = now;
+        let admitted = bucket.tokens >= 1.0;
+        if admitted {
+            bucket.tokens -= 1.0;
+        }
+        if !self.young.contains_key(&key) && self.young.len() >= self.generation {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, bucket);
+        admitted
+    }
+
+    /// Addresses remembered now.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.young.len().saturating_add(self.old.len())
+    }
+}
+
+/// One customer of IPv6 owns a /64 and would otherwise own 2^64 buckets.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            IpAddr::V6(Ipv6Addr::from(u128::from(v6) & 0xffff_ffff_ffff_ffff_0000_0000_0000_0000))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_the_rest_waits_for_its_tokens() {
+        let mut limit = AttemptLimit::new(3, 1.0);
+        let start = Instant::now();
+        let from: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!((0..5).filter(|_| limit.admit(from, start)).count(), 3);
+        assert!(!limit.admit(from, start + Duration::from_millis(900)));
+        assert!(limit.admit(from, start + Duration::from_millis(1_900)));
+        assert!(limit.admit("192.0.2.2".parse().unwrap(), start), "another address has a bucket of its own");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let mut limit = AttemptLimit::new(1, 0.1);
+        let now = Instant::now();
+        assert!(limit.admit("2001:db8::1".parse().unwrap(), now));
+        assert!(!limit.admit("2001:db8::2".parse().unwrap(), now));
+        assert!(limit.admit("2001:db8:0:1::1".parse().unwrap(), now));
+        assert!(limit.admit("::ffff:192.0.2.7".parse().unwrap(), now));
+        assert!(!limit.admit("192.0.2.7".parse().unwrap(), now), "a mapped address is the v4 address");
+    }
+
+    #[test]
+    fn a_flood_from_many_addresses_is_forgotten_and_not_kept() {
+        let mut limit = AttemptLimit::new(1, 0.0);
+        limit.generation = 100;
+        let now = Instant::now();
+        for i in 0..10_000u32 {
+            limit.admit(IpAddr::from(i.to_be_bytes()), now);
+        }
+        assert!(limit.remembered() <= 200, "{}", limit.remembered());
+    }
+}

@@ -1,0 +1,204 @@
+//! The door for peers: mutual TLS, and a life that ends with the peer's certificate.
+//!
+//! The own SVID is taken fresh for each connection, so a renewal needs no restart. After every handshake,
+//! resumed ones included, the peer is checked against time and revocations before its first byte is read. A
+//! [`Caller`] goes with every request; its [`Lifeline`] ends when the certificate does, when it is revoked,
+//! or when the process drains, and then the connection is closed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use signet_daemon::Shutdown;
+use signet_identity::{Expected, Generation, HandshakeFailure, Peer, RevocationSet};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tonic::service::Routes;
+
+use super::serve::{Bounds, serve};
+use super::{accept, handshake};
+use crate::clock::unix_now;
+use crate::metrics::Metrics;
+
+/// Sidecars of one control plane; each is one connection.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Handshakes at once: each costs a signature, and a thousand waiting ones help nobody.
+const MAX_HANDSHAKES: usize = 256;
+/// The wall clock may jump; a monotonic timer over a whole certificate's life would not see it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+
+const BOUNDS: Bounds = Bounds {
+    max_streams: 32,
+    max_header_list: 16 * 1024,
+    ping_every: Duration::from_secs(20),
+    ping_timeout: Duration::from_secs(10),
+    grace: Duration::from_secs(2),
+};
+
+/// Why we ended a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    Expired,
+    Revoked(String),
+    Draining,
+}
+
+impl Ended {
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Revoked(_) => "revoked",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What a call that is cut by it is told.
+    #[must_use]
+    pub fn status(&self) -> tonic::Status {
+        match self {
+            Self::Expired => tonic::Status::unauthenticated("the certificate of this connection has ended"),
+            Self::Revoked(_) => tonic::Status::permission_denied("revoked"),
+            Self::Draining => tonic::Status::unavailable("the control plane is draining; connect again"),
+        }
+    }
+}
+
+/// Says when and why the connection under a call ends.
+#[derive(Debug, Clone)]
+pub struct Lifeline(watch::Receiver<Option<Ended>>);
+
+impl Lifeline {
+    /// Resolves when the connection ends.
+    pub async fn ended(&mut self) -> Ended {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().unwrap_or(Ended::Draining),
+            // The connection is gone and with it whoever would have said why.
+            Err(_) => Ended::Draining,
+        }
+    }
+}
+
+/// Who calls, by mutual TLS.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub peer: Peer,
+    /// As presented, leaf first.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    pub address: SocketAddr,
+    pub lifeline: Lifeline,
+    /// One delivery stream per connection.
+    pub streaming: Arc<AtomicBool>,
+}
+
+/// What the listener needs.
+pub struct Mesh {
+    pub generation: Arc<ArcSwap<Generation>>,
+    pub revoked: watch::Receiver<Arc<RevocationSet>>,
+    pub routes: Routes,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+}
+
+/// Serves the door until the process begins to end.
+pub async fn listen(listener: TcpListener, mesh: Mesh) {
+    let mesh = Arc::new(mesh);
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let fate = |fate: &str| mesh.metrics.connections.with_label_values(&["mesh", fate]).inc();
+    while let Some((stream, address)) = accept(&listener, &mesh.shutdown).await {
+        let (Ok(permit), Ok(shaking)) =
+            (Arc::clone(&connections).try_acquire_owned(), Arc::clone(&handshakes).try_acquire_owned())
+        else {
+            fate("connection_limit");
+            continue;
+        };
+        fate("accepted");
+        let mesh = Arc::clone(&mesh);
+        tokio::spawn(async move {
+            let generation = mesh.generation.load_full();
+            let shaken = handshake(stream, generation.control_plane_server_config()).await.and_then(|tls| {
+                let certificates = tls.get_ref().1.peer_certificates();
+                let peer = check(&generation, certificates, &mesh.revoked.borrow())?;
+                let chain = certificates.unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+                Ok((tls, peer, chain))
+            });
+            drop((shaking, generation));
+            match shaken {
+                Ok((tls, peer, chain)) => {
+                    let open = mesh.metrics.connections_open.with_label_values(&["mesh"]);
+                    open.inc();
+                    mesh.serve(tls, peer, chain, address).await;
+                    open.dec();
+                }
+                Err(failure) => {
+                    mesh.metrics.handshake_failures.with_label_values(&["mesh", failure.label()]).inc();
+                    tracing::info!(target: "signet::listen", listener = "mesh", %address, reason = failure.label(), "{failure}");
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn check(
+    generation: &Generation,
+    certificates: Option<&[CertificateDer<'_>]>,
+    revoked: &RevocationSet,
+) -> Result<Peer, HandshakeFailure> {
+    generation.check(certificates, &Expected::MeshClient, revoked, UnixTime::now())
+}
+
+impl Mesh {
+    async fn serve<S>(
+        &self,
+        stream: S,
+        peer: Peer,
+        chain: Arc<[CertificateDer<'static>]>,
+        address: SocketAddr,
+    ) where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (say, heard) = watch::channel(None);
+        let caller = Caller {
+            peer: peer.clone(),
+            chain,
+            address,
+            lifeline: Lifeline(heard),
+            streaming: Arc::default(),
+        };
+        let end = async {
+            let ended = self.end(&peer).await;
+            self.metrics.connections_ended.with_label_values(&[ended.label()]).inc();
+            if let Ended::Revoked(by) = &ended {
+                tracing::warn!(target: "signet::listen", peer = %peer.id(), by, "connection closed: revoked");
+            } else {
+                tracing::info!(target: "signet::listen", peer = %peer.id(), reason = ended.label(), "connection closed");
+            }
+            let _ = say.send(Some(ended));
+        };
+        serve(stream, self.routes.clone(), caller, BOUNDS, end).await;
+    }
+
+    /// Resolves when this peer may no longer be connected.
+    async fn end(&self, peer: &Peer) -> Ended {
+        let mut revoked = self.revoked.clone();
+        loop {
+            if let Some(by) = peer.revoked_by(&revoked.borrow_and_update()) {
+                return Ended::Revoked(by.to_string());
+            }
+            let left = peer.not_after().saturating_sub(unix_now());
+            let Ok(left @ 1..) = u64::try_from(left) else { return Ended::Expired };
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(left).min(LOOK_AT_CLOCK)) => {}
+                () = self.shutdown.draining() => return Ended::Draining,
+                changed = revoked.changed() => if changed.is_err() {
+                    return Ended::Draining;
+                },
+            }
+        }
+    }
+}

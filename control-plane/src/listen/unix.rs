@@ -1,0 +1,76 @@
+//! The operator's door: a Unix socket, mode 0600, that only listed uids pass.
+//!
+//! The uid of each caller is asked of the kernel: root may open any socket, but root is not every operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_daemon::Shutdown;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tonic::service::Routes;
+
+use super::ACCEPT_PAUSE;
+use super::serve::{Bounds, serve};
+use crate::metrics::Metrics;
+
+/// People and their scripts.
+const MAX_CONNECTIONS: usize = 64;
+
+const BOUNDS: Bounds = Bounds {
+    max_streams: 16,
+    max_header_list: 8 * 1024,
+    ping_every: Duration::from_secs(30),
+    ping_timeout: Duration::from_secs(10),
+    grace: Duration::from_secs(1),
+};
+
+/// Who called, by the kernel's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operator {
+    pub uid: u32,
+}
+
+/// Serves the door until the process begins to end. An unlisted uid is hung up on.
+pub async fn listen(
+    listener: UnixListener,
+    uids: Arc<[u32]>,
+    routes: Routes,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let fate = |fate: &str| metrics.connections.with_label_values(&["operator", fate]).inc();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.draining() => return,
+            accepted = listener.accept() => accepted.and_then(|(stream, _)| {
+                let uid = stream.peer_cred()?.uid();
+                Ok((stream, uid))
+            }),
+        };
+        let (stream, uid) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(target: "signet::operator", %error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if !uids.contains(&uid) {
+            fate("uid_refused");
+            tracing::warn!(target: "signet::operator", uid, "refused: this uid is not listed in operator.uids");
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            fate("connection_limit");
+            continue;
+        };
+        fate("accepted");
+        let (routes, shutdown) = (routes.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            serve(stream, routes, Operator { uid }, BOUNDS, shutdown.draining()).await;
+            drop(permit);
+        });
+    }
+}

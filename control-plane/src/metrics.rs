@@ -1,0 +1,124 @@
+//! What the control plane counts. Labels come from closed sets and from the registry, never from input.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+const NAMESPACE: &str = "signet_control_plane";
+
+/// Every metric, registered once. The authority's own are beside them in the same registry.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    /// Connections of each listener, by what became of them.
+    pub connections: IntCounterVec,
+    pub connections_open: IntGaugeVec,
+    /// Handshakes that failed, by listener and typed reason.
+    pub handshake_failures: IntCounterVec,
+    /// Connections that we ended, by reason.
+    pub connections_ended: IntCounterVec,
+    /// Calls refused before or beside the authority, by call and reason.
+    pub refusals: IntCounterVec,
+    pub streams: IntGauge,
+    pub streams_ended: IntCounterVec,
+    pub deltas: IntCounterVec,
+    pub subscriptions_refused: IntCounterVec,
+    pub decisions: IntCounterVec,
+    pub registry_valid: IntGauge,
+    pub registry_loaded_at: IntGauge,
+    pub registry_refused: IntCounter,
+    pub svid_not_after: IntGauge,
+    pub jwks_fetched_at: IntGaugeVec,
+    pub jwks_keys: IntGaugeVec,
+    pub jwks_up: IntGaugeVec,
+    pub operator_calls: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers everything in a registry of its own.
+    ///
+    /// # Errors
+    /// When two metrics share a name: a mistake here, found by the first test.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help).namespace(NAMESPACE), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help).namespace(NAMESPACE), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::with_opts(Opts::new(name, help).namespace(NAMESPACE))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::with_opts(Opts::new(name, help).namespace(NAMESPACE))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        Ok(Self {
+            connections: counters(
+                "connections_total",
+                "Connections by listener and fate",
+                &["listener", "fate"],
+            )?,
+            connections_open: gauges("connections_open", "Connections open now", &["listener"])?,
+            handshake_failures: counters(
+                "handshake_failures_total",
+                "Handshakes that failed, or whose peer was refused after it",
+                &["listener", "reason"],
+            )?,
+            connections_ended: counters(
+                "connections_ended_total",
+                "Mesh connections that the control plane ended",
+                &["reason"],
+            )?,
+            refusals: counters("refusals_total", "Calls refused", &["call", "reason"])?,
+            streams: gauge("streams", "Delivery streams open now")?,
+            streams_ended: counters("streams_ended_total", "Delivery streams ended", &["reason"])?,
+            deltas: counters("deltas_total", "Deltas sent and answered", &["result"])?,
+            subscriptions_refused: counters(
+                "subscriptions_refused_total",
+                "Subscriptions that a peer may not have",
+                &["reason"],
+            )?,
+            decisions: counters("decisions_total", "Decision records reported by sidecars", &["result"])?,
+            registry_valid: gauge("registry_valid", "1 when what is in the folder is in force")?,
+            registry_loaded_at: gauge("registry_loaded_timestamp_seconds", "Last good load")?,
+            registry_refused: counter("registry_refused_total", "Times that the folder was refused")?,
+            svid_not_after: gauge(
+                "svid_not_after_timestamp_seconds",
+                "End of the control plane's own certificate",
+            )?,
+            jwks_fetched_at: gauges(
+                "jwks_fetched_timestamp_seconds",
+                "When an issuer's keys were last confirmed",
+                &["issuer"],
+            )?,
+            jwks_keys: gauges("jwks_keys", "Usable keys of an issuer", &["issuer"])?,
+            jwks_up: gauges("jwks_up", "1 when the last fetch succeeded", &["issuer"])?,
+            operator_calls: counters(
+                "operator_calls_total",
+                "Calls on the operator's socket",
+                &["call", "code"],
+            )?,
+            registry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_under_a_name_of_its_own() {
+        let metrics = Metrics::new().unwrap();
+        metrics.streams.set(2);
+        let names: Vec<String> = metrics.registry.gather().iter().map(|f| f.name().to_owned()).collect();
+        assert!(names.contains(&"signet_control_plane_streams".to_owned()), "{names:?}");
+    }
+}

@@ -1,0 +1,11 @@
+//! What stands behind each door.
+
+use tonic::{Request, Status};
+
+use crate::listen::mesh::Caller;
+
+/// Who calls on the mesh door. There is always one: requests reach a service only over a connection whose
+/// peer was checked.
+pub(crate) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(|| Status::unauthenticated("no peer"))
+}

@@ -1,0 +1,84 @@
+//! One consistent view of everything that sidecars are told: registry, issuers' keys, authority.
+//!
+//! Each of the three has an owner and a watch channel; whenever one changes, a new [`World`] is made of the
+//! latest of all three and swapped in. Streams wait for that one channel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{RevocationSet, TrustDomain};
+use signet_model::Registry;
+use tokio::sync::watch;
+
+use crate::delivery::catalog::Catalog;
+use crate::issuers::fetch::Source;
+use crate::issuers::{Issuers, Keys};
+use crate::registry;
+
+/// What the authority has to say to everybody.
+#[derive(Debug, Clone)]
+pub struct AuthorityState {
+    pub trust_domain: TrustDomain,
+    pub roots: Vec<CertificateDer<'static>>,
+    pub bundle_sequence: u64,
+    pub revoked: Arc<RevocationSet>,
+    /// Thumbprints of delegated keys.
+    pub revoked_delegations: BTreeSet<String>,
+    /// A JWK set as JSON.
+    pub token_roots: String,
+}
+
+/// A moment of the mesh.
+#[derive(Debug)]
+pub struct World {
+    pub registry: Arc<Registry>,
+    pub catalog: Catalog,
+}
+
+/// Where worlds come from.
+pub struct Sources {
+    pub trust_domain: TrustDomain,
+    pub dev: bool,
+    pub registry: watch::Receiver<registry::State>,
+    pub keys: watch::Receiver<Keys>,
+    pub authority: watch::Receiver<Arc<AuthorityState>>,
+}
+
+impl Sources {
+    /// The world as it is now; what is seen here counts as seen.
+    pub fn now(&mut self) -> Arc<World> {
+        let registry = Arc::clone(&self.registry.borrow_and_update().registry);
+        let keys = Arc::clone(&self.keys.borrow_and_update());
+        let authority = Arc::clone(&self.authority.borrow_and_update());
+        let catalog = Catalog::build(&self.trust_domain, self.dev, &registry, &keys, &authority);
+        Arc::new(World { registry, catalog })
+    }
+
+    /// Keeps `world` current until a source is gone.
+    pub async fn follow(mut self, world: watch::Sender<Arc<World>>, issuers: Arc<Issuers>) {
+        loop {
+            let changed = tokio::select! {
+                changed = self.registry.changed() => changed,
+                changed = self.keys.changed() => changed,
+                changed = self.authority.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let now = self.now();
+            issuers.follow(&key_sources(&now.registry));
+            world.send_replace(now);
+        }
+    }
+}
+
+/// Whose keys are to be fetched, by alias.
+#[must_use]
+pub fn key_sources(registry: &Registry) -> BTreeMap<String, Source> {
+    let source = |issuer: &signet_model::Issuer| Source {
+        issuer: issuer.spec.issuer.to_string(),
+        jwks_uri: Some(issuer.spec.jwks_uri.to_string()),
+    };
+    registry.issuers().map(|issuer| (issuer.name.to_string(), source(issuer))).collect()
+}

@@ -1,0 +1,3 @@
+//! The control plane from outside: real sockets, a real authority, real clients.
+
+mod keys;
