@@ -1,1 +1,59 @@
+//! The authority: it decides who gets which certificate, signs it, and writes down that it did.
+//!
+//! [`Authority`] is the whole of it. Underneath, from the bottom up: `files` and `seal` keep private keys at
+//! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
+//! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
+//! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
+//! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
+//! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
+//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
+//! `limits` bounds what a flood may cost.
+//!
+//! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
+//! private key or a token in the database, and never tells a stranger why.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod authorise;
+mod authority;
+mod check;
+mod clock;
+mod config;
+mod csr;
+mod error;
+mod files;
+mod hierarchy;
+mod issue;
+mod join;
+mod keys;
+mod limits;
+mod metrics;
+mod profile;
+mod record;
+mod refusal;
+mod renew;
+mod revoke;
+mod seal;
+mod store;
+
+pub use authorise::{Registrar, SharedRegistrar};
+pub use authority::{Authority, CertificateStatus, SecretText};
+pub use check::CheckError;
+pub use clock::{Clock, SystemClock};
+pub use config::{
+    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL, MIN_SVID_TTL,
+};
+pub use csr::MAX_CSR;
+pub use error::AuthorityError;
+pub use files::FileError;
+pub use hierarchy::HierarchyError;
+pub use issue::{Issued, SignError};
+pub use join::{JoinToken, TOKEN_PREFIX};
+pub use keys::KeyError;
+pub use profile::ProfileError;
+pub use record::{Event, Record};
+pub use refusal::{Outward, Refusal};
+pub use revoke::{Revocation, Revocations};
+pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
+pub use store::{ChainError, StoreError};

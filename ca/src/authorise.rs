@@ -1,0 +1,319 @@
+//! Who gets which certificate.
+//!
+//! An [`Authorized`] can be made here and nowhere else: its fields are private to this module. The one
+//! function that signs ([`crate::issue::sign`]) takes nothing but such a value for names, class and
+//! lineage. Each way to one checks the same things last: the identity is of our trust domain, is not
+//! reserved, not revoked and still registered, and the public key is new.
+
+use std::sync::Arc;
+
+use signet_identity::{PeerClass, Serial, SpiffeId, TrustDomain};
+
+use crate::check;
+use crate::csr::ProvenKey;
+use crate::error::AuthorityError;
+use crate::issue::MIN_LEAF_LIFE;
+use crate::refusal::Refusal;
+use crate::store::{Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Writer};
+
+/// What the registry says about an identity, asked at every issuance and renewal.
+pub trait Registrar: Send + Sync {
+    /// The DNS names of a workload of this identity and class, possibly none; `None` when no such workload
+    /// is registered, so that it gets no certificate.
+    fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>>;
+}
+
+impl<F> Registrar for F
+where
+    F: Fn(&SpiffeId, PeerClass) -> Option<Vec<String>> + Send + Sync,
+{
+    fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>> {
+        self(id, class)
+    }
+}
+
+/// The right to one certificate. Only this module makes one.
+#[derive(Debug)]
+pub(crate) struct Authorized {
+    id: SpiffeId,
+    class: PeerClass,
+    dns_names: Vec<String>,
+    grant: Grant,
+}
+
+/// By what right.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    /// The first certificate of this lineage.
+    Joined(LineageRow),
+    Renewal {
+        parent: Serial,
+        lineage: LineageRow,
+    },
+    /// The control plane's own.
+    OwnSvid,
+    /// A throwaway certificate, by which the authority proves itself before it serves.
+    Proof,
+}
+
+impl Authorized {
+    pub(crate) fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    pub(crate) fn class(&self) -> PeerClass {
+        self.class
+    }
+
+    pub(crate) fn dns_names(&self) -> &[String] {
+        &self.dns_names
+    }
+
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// No certificate under this right lives longer.
+    pub(crate) fn ends_at(&self) -> Option<i64> {
+        match &self.grant {
+            Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
+            Grant::OwnSvid | Grant::Proof => None,
+        }
+    }
+}
+
+/// Why there is no right: a refusal, with whom it is about where that is known, or a failure of ours.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Refused(Refusal, Option<(SpiffeId, PeerClass)>),
+    Failed(AuthorityError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Stop {
+        match error {
+            // Fail closed, and say so where an operator looks: in the log of refusals.
+            StoreError::Tampered { table } => {
+                tracing::error!(target: "signet::ca", table, "a stored row does not carry the authority's mark");
+                Stop::Refused(Refusal::RowTampered, None)
+            }
+            error => Stop::Failed(error.into()),
+        }
+    }
+}
+
+impl From<AuthorityError> for Stop {
+    fn from(error: AuthorityError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+/// What a renewal comes to.
+#[derive(Debug)]
+pub(crate) enum Renewal {
+    Granted(Authorized),
+    /// The answer was lost: here it is again.
+    Again(SvidRow),
+    /// A second key for one parent: the lineage is to be revoked.
+    Reused(LineageRow),
+}
+
+/// What does not change from one request to the next.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) system_namespace: String,
+    pub(crate) control_plane: SpiffeId,
+    pub(crate) lineage_life: i64,
+}
+
+impl Rules {
+    /// Whether an operator may make a join token for this.
+    pub(crate) fn may_join(&self, id: &SpiffeId, class: PeerClass) -> Result<(), Refusal> {
+        if !matches!(class, PeerClass::Sidecar | PeerClass::Gateway) {
+            return Err(Refusal::ClassNotAllowed);
+        }
+        if !id.is_in(&self.trust_domain) {
+            return Err(Refusal::TrustDomain);
+        }
+        if self.is_reserved(id) {
+            return Err(Refusal::Reserved);
+        }
+        // Reserved names are told by their namespace, so an identity must have one.
+        if id.namespace().is_none() { Err(Refusal::IdentityShape) } else { Ok(()) }
+    }
+
+    /// Everything under the control plane's own namespace.
+    pub(crate) fn is_reserved(&self, id: &SpiffeId) -> bool {
+        let mut parts = id.path().split('/').skip(1);
+        parts.next() == Some("ns") && parts.next() == Some(self.system_namespace.as_str())
+    }
+
+    /// Consumes a join token, in the issuing transaction.
+    pub(crate) async fn by_join_token(
+        &self,
+        writer: &mut Writer,
+        hash: &[u8; 32],
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let refuse = |refusal| Stop::Refused(refusal, None);
+        let row = match writer.consume_token(hash, now).await? {
+            Consumed::Yes(row) => row,
+            Consumed::Unknown => return Err(refuse(Refusal::TokenUnknown)),
+            Consumed::Used => return Err(refuse(Refusal::TokenUsed)),
+            Consumed::Expired => return Err(refuse(Refusal::TokenExpired)),
+        };
+        let (id, class) = named(&row.spiffe_id, &row.class, "join_tokens")?;
+        self.may_join(&id, class).map_err(|refusal| {
+            let refusal =
+                if refusal == Refusal::TrustDomain { Refusal::TokenForeign } else { Refusal::RowTampered };
+            Stop::Refused(refusal, Some((id.clone(), class)))
+        })?;
+        let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
+        let lineage = LineageRow {
+            id: random_id()?,
+            spiffe_id: row.spiffe_id,
+            class: row.class,
+            origin: *hash,
+            started_at: now,
+            ends_at: now.saturating_add(self.lineage_life),
+            revoked_at: None,
+        };
+        Ok(Authorized { id, class, dns_names, grant: Grant::Joined(lineage) })
+    }
+
+    /// Looks at the certificate that the peer presented in its handshake. Everything about the peer comes
+    /// from it, and it must be, byte for byte, the one that was issued under its serial.
+    pub(crate) async fn by_renewal(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Renewal, Stop> {
+        let serial = check::parse(presented)
+            .ok()
+            .and_then(|certificate| Serial::from_der_integer(certificate.raw_serial()).ok())
+            .ok_or(Stop::Refused(Refusal::PeerMismatch, None))?;
+        let row = writer.svid(serial.as_bytes()).await?.ok_or(Stop::Refused(Refusal::SerialUnknown, None))?;
+        let (id, class) = named(&row.spiffe_id, &row.class, "svids")?;
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if row.certificate != presented {
+            return Err(refuse(Refusal::PeerMismatch));
+        }
+        if now > row.not_after {
+            return Err(refuse(Refusal::SvidExpired));
+        }
+        // The control plane makes its own anew and renews none.
+        let lineage_id = row.lineage.ok_or_else(|| refuse(Refusal::Reserved))?;
+        for (kind, value, refusal) in [
+            (RevocationKind::Serial, row.serial.as_slice(), Refusal::SerialRevoked),
+            (RevocationKind::Key, row.key_hash.as_slice(), Refusal::KeyRevoked),
+            (RevocationKind::Identity, row.spiffe_id.as_bytes(), Refusal::IdentityRevoked),
+        ] {
+            if writer.is_revoked(kind, value, now).await? {
+                return Err(refuse(refusal));
+            }
+        }
+        let lineage = writer
+            .lineage(&lineage_id)
+            .await?
+            .ok_or(StoreError::Corrupt { table: "svids", what: "its lineage is missing" })?;
+        if lineage.revoked_at.is_some() {
+            return Err(refuse(Refusal::LineageRevoked));
+        }
+        if lineage.spiffe_id != row.spiffe_id || lineage.class != row.class {
+            return Err(refuse(Refusal::RowTampered));
+        }
+        if let Some(child) = writer.child_of(serial.as_bytes()).await? {
+            if child.key_hash != key.sha256() {
+                return Ok(Renewal::Reused(lineage));
+            }
+            if now > child.not_after {
+                return Err(refuse(Refusal::SvidExpired));
+            }
+            if writer.is_revoked(RevocationKind::Serial, &child.serial, now).await? {
+                return Err(refuse(Refusal::SerialRevoked));
+            }
+            if registrar.dns_names(&id, class).is_none() {
+                return Err(refuse(Refusal::NotRegistered));
+            }
+            return Ok(Renewal::Again(child));
+        }
+        if lineage.ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(refuse(Refusal::LineageEnded));
+        }
+        let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
+        Ok(Renewal::Granted(Authorized {
+            id,
+            class,
+            dns_names,
+            grant: Grant::Renewal { parent: serial, lineage },
+        }))
+    }
+
+    /// The control plane's right to its own certificate. There is no request: the caller is this process.
+    pub(crate) fn own_svid(&self, dns_names: Vec<String>) -> Authorized {
+        Authorized {
+            id: self.control_plane.clone(),
+            class: PeerClass::ControlPlane,
+            dns_names,
+            grant: Grant::OwnSvid,
+        }
+    }
+
+    /// The right to a certificate that nobody ever sees, for a key that nobody keeps.
+    pub(crate) fn proof(&self) -> Authorized {
+        Authorized {
+            id: self.control_plane.clone(),
+            class: PeerClass::Sidecar,
+            dns_names: vec!["proof.signet.internal".into()],
+            grant: Grant::Proof,
+        }
+    }
+
+    async fn last_checks(
+        &self,
+        writer: &mut Writer,
+        id: &SpiffeId,
+        class: PeerClass,
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Vec<String>, Stop> {
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if writer.is_revoked(RevocationKind::Identity, id.as_str().as_bytes(), now).await? {
+            return Err(refuse(Refusal::IdentityRevoked));
+        }
+        let key_hash = key.sha256();
+        if writer.is_revoked(RevocationKind::Key, &key_hash, now).await? {
+            return Err(refuse(Refusal::KeyRevoked));
+        }
+        if writer.key_certified_until(&key_hash).await?.is_some() {
+            return Err(refuse(Refusal::KeyUsed));
+        }
+        registrar.dns_names(id, class).ok_or_else(|| refuse(Refusal::NotRegistered))
+    }
+}
+
+fn named(id: &str, class: &str, table: &'static str) -> Result<(SpiffeId, PeerClass), StoreError> {
+    let what = "its identity or class cannot be read";
+    let corrupt = StoreError::Corrupt { table, what };
+    match (SpiffeId::parse(id), class.parse()) {
+        (Ok(id), Ok(class)) => Ok((id, class)),
+        _ => Err(corrupt),
+    }
+}
+
+fn random_id() -> Result<[u8; 16], AuthorityError> {
+    use ring::rand::{SecureRandom as _, SystemRandom};
+    let mut id = [0u8; 16];
+    SystemRandom::new().fill(&mut id).map_err(|_| AuthorityError::File(crate::files::FileError::Random))?;
+    Ok(id)
+}
+
+/// How a registrar travels into the task that issues.
+pub type SharedRegistrar = Arc<dyn Registrar>;

@@ -1,0 +1,448 @@
+//! The authority as its caller sees it.
+//!
+//! Opening it checks the data directory, opens or makes the hierarchy, opens the store, checks the end of
+//! the issuance log and proves on a throwaway key that a certificate made here is one that peers accept.
+//! Every act that changes something runs in a task of its own: a caller that goes away does not tear it.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{BundleError, KeyId, OwnSvid, PeerClass, Serial, SpiffeId, TrustBundle};
+use signet_token::{Delegation, Jwk, SigningKey};
+use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
+
+use crate::authorise::{Rules, Stop};
+use crate::clock::Clock;
+use crate::config::{AuthorityConfig, seconds};
+use crate::csr::ProvenKey;
+use crate::error::AuthorityError;
+use crate::files::{self, FileError};
+use crate::hierarchy::{Hierarchy, HierarchyError, Lives, pem};
+use crate::issue::{self, Issued, note_issuer};
+use crate::keys::{self, CaKey};
+use crate::limits::{Attempts, RecordBudget};
+use crate::metrics::Metrics;
+use crate::record::{Entry, Event, Record};
+use crate::refusal::Refusal;
+use crate::revoke::Revocations;
+use crate::seal::{Role, Sealer};
+use crate::store::{RowMac, Store, StoreError};
+
+const DATABASE: &str = "authority.db";
+
+/// The certificate authority of one trust domain. Cheap to clone.
+#[derive(Clone)]
+pub struct Authority {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) rules: Rules,
+    pub(crate) svid_ttl: i64,
+    pub(crate) join_token_ttl: i64,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) attempts: Mutex<Attempts>,
+    bootstrap_budget: Mutex<RecordBudget>,
+    peer_budget: Mutex<RecordBudget>,
+    pub(crate) metrics: Metrics,
+    pub(crate) revocations: watch::Sender<Arc<Revocations>>,
+    token_key: SigningKey,
+    /// Held as long as the authority lives, so that no second process serves the same directory.
+    _lock: File,
+}
+
+/// Who was refused, which decides from which budget the record is paid: strangers cannot use up the room
+/// for what peers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Stranger,
+    Peer,
+}
+
+/// A certificate of the authority's own, for status pages and expiry alerts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateStatus {
+    /// `root` or `issuer`.
+    pub role: &'static str,
+    pub serial: Serial,
+    pub subject: String,
+    pub not_after: i64,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("rules", &self.inner.rules).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Opens the authority of a data directory, or makes a new one in an empty directory.
+    pub async fn open(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
+        config.validate()?;
+        let now = clock.unix_seconds();
+        // Passphrases are stretched and files synced: not on a thread that serves others.
+        let (config, lock, hierarchy) = tokio::task::spawn_blocking(move || {
+            let directory = config.data_dir.as_path();
+            files::private_directory(directory)?;
+            let lock = lock(directory)?;
+            let sealer = Sealer::open(directory, config.trust_domain.as_str(), &config.seal)?;
+            let lives = Lives { root: seconds(config.root_life), issuer: seconds(config.issuer_life) };
+            let present =
+                [Role::Issuer.file_name(), Role::RowMac.file_name(), Role::TokenRoot.file_name(), DATABASE]
+                    .into_iter()
+                    .find(|name| directory.join(name).exists());
+            let hierarchy = Hierarchy::open(directory, &config.trust_domain, lives, sealer, present, now)?;
+            Ok::<_, AuthorityError>((config, lock, hierarchy))
+        })
+        .await
+        .map_err(interrupted)??;
+
+        let row_mac = hierarchy.secret(Role::RowMac, keys::generate_mac)?;
+        let token_key = hierarchy.secret(Role::TokenRoot, keys::generate)?;
+        let token_key = SigningKey::from_pkcs8(&token_key)?;
+        let store =
+            Store::open(&config.data_dir.join(DATABASE), RowMac::new(&row_mac), &config.replica).await?;
+        let has_log = store.check_head().await?;
+        let revocations = Revocations::load(&store, now).await?;
+        let metrics = Metrics::new()?;
+        let inner = Inner {
+            rules: Rules {
+                control_plane: config.control_plane_id()?,
+                trust_domain: config.trust_domain,
+                system_namespace: config.system_namespace,
+                lineage_life: seconds(config.lineage_life),
+            },
+            svid_ttl: seconds(config.svid_ttl),
+            join_token_ttl: seconds(config.join_token_ttl),
+            hierarchy,
+            store,
+            clock,
+            attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
+            bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
+            peer_budget: Mutex::new(RecordBudget::new(200, 10)),
+            metrics,
+            revocations: watch::Sender::new(Arc::new(revocations)),
+            token_key,
+            _lock: lock,
+        };
+        inner.prove(now)?;
+        inner.note_hierarchy(has_log, now).await?;
+        Ok(Authority { inner: Arc::new(inner) })
+    }
+
+    /// Runs an act that changes something to its end, whatever becomes of the caller.
+    pub(crate) async fn act<T, F>(&self, act: impl FnOnce(Arc<Inner>) -> F) -> Result<T, AuthorityError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, AuthorityError>> + Send + 'static,
+    {
+        let result = tokio::spawn(act(Arc::clone(&self.inner))).await.map_err(interrupted)?;
+        if let Err(error) = &result
+            && error.refusal().is_none()
+        {
+            self.inner.metrics.failures.inc();
+            tracing::error!(target: "signet::ca", %error, "an act of the authority failed");
+        }
+        result
+    }
+
+    /// Issues the control plane's own SVID: a new key each time, class `control-plane`, these DNS names
+    /// beside its identity. The caller renews by calling again, at a third of its life.
+    pub async fn self_issue(&self, dns_names: Vec<String>) -> Result<(OwnSvid, Issued), AuthorityError> {
+        self.act(move |inner| async move {
+            let now = inner.clock.unix_seconds();
+            let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
+            let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
+            let authorized = inner.rules.own_svid(dns_names);
+            let issuer = inner.issuer(now)?;
+            let mut writer = inner.store.begin().await?;
+            let issued =
+                issue::issue(&mut writer, &authorized, &key, &issuer, (inner.svid_ttl, now), "authority")
+                    .await?;
+            let own = OwnSvid::new(issued.chain.clone(), pkcs8)?;
+            writer.commit().await?;
+            inner.issued("self", &issued);
+            Ok((own, issued))
+        })
+        .await
+    }
+
+    /// The identity that clients demand of the control plane.
+    pub fn control_plane_id(&self) -> &SpiffeId {
+        &self.inner.rules.control_plane
+    }
+
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.inner.hierarchy.root.der
+    }
+
+    /// PEM text of the root, as it lies in `root.pem`.
+    pub fn root_pem(&self) -> String {
+        pem(self.root())
+    }
+
+    /// SHA-256 of the root's DER, which join bundles pin.
+    pub fn root_sha256(&self) -> KeyId {
+        self.inner.hierarchy.root.sha256()
+    }
+
+    /// The roots by which this trust domain is verified.
+    pub fn trust_bundle(&self) -> Result<TrustBundle, BundleError> {
+        TrustBundle::new(self.inner.rules.trust_domain.clone(), [self.root().clone()])
+    }
+
+    /// Counts up when the roots change.
+    pub fn bundle_sequence(&self) -> u64 {
+        1
+    }
+
+    /// Root and issuer, for status and expiry alerts.
+    pub fn certificates(&self) -> Vec<CertificateStatus> {
+        self.inner.certificates()
+    }
+
+    /// The key under which delegations to gateways are believed: its public half.
+    pub fn token_root(&self) -> &Jwk {
+        self.inner.token_key.public_jwk()
+    }
+
+    /// The token roots as a JWK set, ready to be delivered.
+    pub fn token_roots_json(&self) -> String {
+        serde_json::json!({ "keys": [self.token_root().to_json()] }).to_string()
+    }
+
+    /// Signs with the token key, for tokens that the control plane itself issues.
+    pub fn token_key(&self) -> &SigningKey {
+        &self.inner.token_key
+    }
+
+    /// Signs a delegation to a gateway's key, and records it. The caller has checked that the peer is listed
+    /// as a gateway; refused here are a peer or key that was revoked, and another trust domain's.
+    pub async fn sign_delegation(&self, terms: Delegation) -> Result<String, AuthorityError> {
+        self.act(move |inner| async move {
+            let now = inner.clock.unix_seconds();
+            let subject = SpiffeId::parse(&terms.subject)
+                .map_err(|_| AuthorityError::Refused(Refusal::IdentityShape))?;
+            let about = Some((subject.clone(), PeerClass::Gateway));
+            let refused = {
+                let revocations = inner.revocations.borrow();
+                if !subject.is_in(&inner.rules.trust_domain) {
+                    Some(Refusal::TrustDomain)
+                } else if inner.rules.is_reserved(&subject) {
+                    Some(Refusal::Reserved)
+                } else if revocations.set.identities.contains(&subject) {
+                    Some(Refusal::IdentityRevoked)
+                } else if revocations.delegations.contains(terms.thumbprint()) {
+                    Some(Refusal::KeyRevoked)
+                } else {
+                    None
+                }
+            };
+            if let Some(refusal) = refused {
+                return Err(inner
+                    .refuse(Stop::Refused(refusal, about), Caller::Peer, subject.as_str(), now)
+                    .await);
+            }
+            let signed = signet_token::delegation::issue(&inner.token_key, &terms)?;
+            let mut writer = inner.store.begin().await?;
+            let mut entry = Entry::new(now, Event::Delegated, subject.as_str())
+                .about(subject.as_str(), PeerClass::Gateway.as_str())
+                .because(terms.thumbprint());
+            entry.not_after = i64::try_from(terms.expires_at).ok();
+            writer.record(entry).await?;
+            writer.commit().await?;
+            Ok(signed)
+        })
+        .await
+    }
+
+    /// The last records of the issuance log, oldest first.
+    pub async fn records(&self, limit: u32) -> Result<Vec<Record>, AuthorityError> {
+        Ok(self.inner.store.records(limit).await?)
+    }
+
+    /// Walks the whole issuance log and returns how many records it has. Any edit, gap or cut is an error.
+    pub async fn verify_chain(&self) -> Result<u64, StoreError> {
+        self.inner.store.verify_chain().await
+    }
+
+    /// Records from the next one on, in the order of the log. A subscriber that lags loses records and is
+    /// told how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.inner.store.subscribe()
+    }
+
+    /// Adds the authority's counters and expiry gauges to a registry.
+    pub fn register_metrics(&self, registry: &prometheus::Registry) -> Result<(), AuthorityError> {
+        Ok(self.inner.metrics.register(registry)?)
+    }
+
+    /// What time does by itself: a new issuer when it is due, ended revocations and long dead join tokens
+    /// forgotten. To be called about once a minute.
+    pub async fn maintain(&self) -> Result<(), AuthorityError> {
+        self.act(|inner| async move {
+            let now = inner.clock.unix_seconds();
+            let issuer = inner.issuer(now)?;
+            let mut writer = inner.store.begin().await?;
+            note_issuer(&mut writer, &issuer, now).await?;
+            writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
+            let swept = writer.sweep_revocations(now).await?;
+            if swept {
+                writer.next_revocation_sequence().await?;
+            }
+            writer.commit().await?;
+            if swept {
+                inner.publish_revocations(now).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Finishes what is being written and closes the store.
+    pub async fn close(&self) {
+        self.inner.store.close().await;
+    }
+}
+
+impl Inner {
+    /// The issuer that signs now, its expiry gauge brought up to date.
+    pub(crate) fn issuer(&self, now: i64) -> Result<Arc<crate::hierarchy::Issuer>, AuthorityError> {
+        let issuer = self.hierarchy.issuer(now)?;
+        self.show_expiry();
+        Ok(issuer)
+    }
+
+    fn certificates(&self) -> Vec<CertificateStatus> {
+        let issuer = self.hierarchy.current();
+        [("root", &self.hierarchy.root), ("issuer", &issuer.certificate)]
+            .into_iter()
+            .map(|(role, certificate)| CertificateStatus {
+                role,
+                serial: certificate.serial,
+                subject: certificate.subject.clone(),
+                not_after: certificate.validity.not_after,
+            })
+            .collect()
+    }
+
+    fn show_expiry(&self) {
+        for status in self.certificates() {
+            self.metrics.not_after.with_label_values(&[status.role]).set(status.not_after);
+        }
+    }
+
+    /// Issues to a throwaway key, and verifies the chain with the library that peers use.
+    fn prove(&self, now: i64) -> Result<(), AuthorityError> {
+        let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
+        let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
+        let issuer = self.issuer(now)?;
+        let signed = issue::sign(&self.rules.proof(), &key, &issuer, self.svid_ttl, now)?;
+        self.hierarchy.verify_like_a_peer(&signed.der, &issuer.certificate.der, now)?;
+        Ok(())
+    }
+
+    async fn note_hierarchy(&self, has_log: bool, now: i64) -> Result<(), AuthorityError> {
+        let issuer = self.issuer(now)?;
+        let mut writer = self.store.begin().await?;
+        if !has_log {
+            let root = &self.hierarchy.root;
+            let entry = Entry::new(now, Event::RootMade, "authority")
+                .certificate(&root.serial.to_string(), root.validity.not_after);
+            writer.record(entry).await?;
+        }
+        note_issuer(&mut writer, &issuer, now).await?;
+        Ok(writer.commit().await?)
+    }
+
+    pub(crate) fn issued(&self, by: &str, issued: &Issued) {
+        self.metrics.issued.with_label_values(&[by, issued.class.as_str()]).inc();
+        tracing::info!(
+            target: "signet::ca", by, id = %issued.spiffe_id, class = %issued.class, serial = %issued.serial,
+            not_after = issued.not_after, "issued a certificate"
+        );
+    }
+
+    /// Counts and records a refusal, within the budget; hands back the error for the caller.
+    pub(crate) async fn refuse(&self, stop: Stop, caller: Caller, actor: &str, now: i64) -> AuthorityError {
+        let (refusal, about) = match stop {
+            Stop::Refused(refusal, about) => (refusal, about),
+            Stop::Failed(error) => return error,
+        };
+        self.metrics.refuse(refusal);
+        let budget = match caller {
+            Caller::Stranger => &self.bootstrap_budget,
+            Caller::Peer => &self.peer_budget,
+        };
+        let taken = budget.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let Some(suppressed) = taken else {
+            self.metrics.unrecorded.inc();
+            return AuthorityError::Refused(refusal);
+        };
+        let (id, class) = about.map_or((String::new(), ""), |(id, class)| (id.to_string(), class.as_str()));
+        tracing::warn!(
+            target: "signet::ca", reason = refusal.label(), detail = refusal.detail(), id, class, actor, suppressed,
+            "refused a certificate"
+        );
+        let mut entry = Entry::new(now, Event::Refused, actor).about(&id, class).because(refusal.label());
+        entry.suppressed = suppressed;
+        let written = async {
+            let mut writer = self.store.begin().await?;
+            writer.record(entry).await?;
+            writer.commit().await
+        };
+        if let Err(error) = written.await {
+            // The refusal stands whether or not it could be written down.
+            budget.lock().unwrap_or_else(PoisonError::into_inner).put_back(suppressed);
+            self.metrics.failures.inc();
+            tracing::error!(target: "signet::ca", %error, "a refusal could not be recorded");
+        }
+        AuthorityError::Refused(refusal)
+    }
+}
+
+fn interrupted(error: tokio::task::JoinError) -> AuthorityError {
+    AuthorityError::Interrupted(error.to_string())
+}
+
+fn lock(directory: &Path) -> Result<File, AuthorityError> {
+    let path = directory.join("lock");
+    let io = |source| FileError::Io { action: "lock", path: path.clone(), source };
+    let file = {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(AuthorityError::AlreadyOpen { path: directory.to_path_buf() })
+        }
+        Err(std::fs::TryLockError::Error(source)) => Err(io(source).into()),
+    }
+}
+
+/// Text that must not be seen: it prints as dots and is wiped when dropped.
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub(crate) fn new(text: String) -> SecretText {
+        SecretText(Zeroizing::new(text))
+    }
+
+    /// The text itself, for the one who is to have it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[hidden]")
+    }
+}

@@ -1,0 +1,237 @@
+//! The second pair of eyes.
+//!
+//! What `rcgen` wrote is read again by `x509-parser`, an independent parser, and compared field by field
+//! with what was meant, before it leaves. A certificate with one extension more, one name more or another
+//! date is refused; so is one whose signature does not verify under its issuer.
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Serial, TrustDomain};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
+use x509_parser::oid_registry::{
+    OID_SIG_ECDSA_WITH_SHA256, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Version;
+
+use crate::profile::{CaKind, CaProfile, LeafProfile, Validity};
+
+/// A certificate is not what was meant. This is a fault of ours or of a library, never of a caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate that was made is not the one that was meant, and is withheld: {0}")]
+pub struct CheckError(pub(crate) &'static str);
+
+/// What a certificate is compared with, whatever its kind.
+struct Meant<'a> {
+    serial: &'a Serial,
+    validity: Validity,
+    uri: String,
+    dns_names: &'a [String],
+    spki: &'a [u8],
+    /// Key usage bits as RFC 5280 numbers them: bit 0 is digitalSignature.
+    key_usage: u16,
+    basic: (bool, Option<u32>),
+    /// Content of `certificatePolicies`.
+    policies: Option<Vec<u8>>,
+    client_and_server: bool,
+    empty_subject: bool,
+}
+
+const DIGITAL_SIGNATURE: u16 = 1;
+const KEY_CERT_SIGN_AND_CRL_SIGN: u16 = (1 << 5) | (1 << 6);
+
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CheckError> {
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|_| CheckError("it is not X.509 in DER"))?;
+    if rest.is_empty() { Ok(certificate) } else { Err(CheckError("bytes follow it")) }
+}
+
+/// Compares a SVID with what was meant, under the issuer that should have signed it.
+pub(crate) fn leaf(
+    der: &[u8],
+    meant: &LeafProfile,
+    spki: &[u8],
+    issuer: &CertificateDer<'_>,
+) -> Result<(), CheckError> {
+    let meant = Meant {
+        serial: &meant.serial,
+        validity: meant.validity,
+        uri: meant.id.as_str().to_owned(),
+        dns_names: &meant.dns_names,
+        spki,
+        key_usage: DIGITAL_SIGNATURE,
+        basic: (false, None),
+        policies: Some(meant.class.policies_der()),
+        client_and_server: true,
+        empty_subject: true,
+    };
+    compare(&parse(der)?, &meant, &parse(issuer)?, false)
+}
+
+/// Compares a root (which is its own issuer) or an issuer with what was meant.
+pub(crate) fn authority(der: &[u8], meant: &CaProfile, spki: &[u8], issuer: &[u8]) -> Result<(), CheckError> {
+    let root = meant.kind == CaKind::Root;
+    let meant = Meant {
+        serial: &meant.serial,
+        validity: meant.validity,
+        uri: domain_uri(&meant.trust_domain),
+        dns_names: &[],
+        spki,
+        key_usage: KEY_CERT_SIGN_AND_CRL_SIGN,
+        basic: (true, if root { None } else { Some(0) }),
+        policies: None,
+        client_and_server: false,
+        empty_subject: false,
+    };
+    compare(&parse(der)?, &meant, &parse(issuer)?, root)
+}
+
+pub(crate) fn domain_uri(domain: &TrustDomain) -> String {
+    format!("spiffe://{domain}")
+}
+
+fn ensure(holds: bool, what: &'static str) -> Result<(), CheckError> {
+    if holds { Ok(()) } else { Err(CheckError(what)) }
+}
+
+fn extension<'c, 'a>(
+    certificate: &'c X509Certificate<'a>,
+    oid: &Oid<'_>,
+    what: &'static str,
+) -> Result<Option<&'c X509Extension<'a>>, CheckError> {
+    certificate.get_extension_unique(oid).map_err(|_| CheckError(what))
+}
+
+fn compare(
+    certificate: &X509Certificate<'_>,
+    meant: &Meant<'_>,
+    issuer: &X509Certificate<'_>,
+    self_signed: bool,
+) -> Result<(), CheckError> {
+    ensure(certificate.version() == X509Version::V3, "its version is not 3")?;
+    ensure(
+        Serial::from_der_integer(certificate.raw_serial()).is_ok_and(|serial| serial == *meant.serial),
+        "its serial differs",
+    )?;
+    ensure(
+        certificate.signature_algorithm.algorithm == OID_SIG_ECDSA_WITH_SHA256
+            && certificate.tbs_certificate.signature.algorithm == OID_SIG_ECDSA_WITH_SHA256,
+        "its signature algorithm is not ecdsa-with-SHA256",
+    )?;
+    ensure(certificate.issuer().as_raw() == issuer.subject().as_raw(), "its issuer's name differs")?;
+    ensure(
+        certificate.subject().iter().next().is_none() == meant.empty_subject,
+        "its subject is empty or not, against what was meant",
+    )?;
+    let (from, to) = (certificate.validity().not_before, certificate.validity().not_after);
+    ensure(
+        from.timestamp() == meant.validity.not_before && to.timestamp() == meant.validity.not_after,
+        "its dates differ",
+    )?;
+    let parent = issuer.validity();
+    ensure(
+        parent.not_before.timestamp() <= from.timestamp() && to.timestamp() <= parent.not_after.timestamp(),
+        "it is valid when its issuer is not",
+    )?;
+    ensure(certificate.public_key().raw == meant.spki, "its public key differs")?;
+    ensure(
+        certificate.issuer_uid.is_none() && certificate.subject_uid.is_none(),
+        "it has unique identifiers",
+    )?;
+    extensions(certificate, meant, issuer, self_signed)?;
+    certificate
+        .verify_signature(Some(issuer.public_key()))
+        .map_err(|_| CheckError("its signature does not verify under its issuer"))
+}
+
+fn extensions(
+    certificate: &X509Certificate<'_>,
+    meant: &Meant<'_>,
+    issuer: &X509Certificate<'_>,
+    self_signed: bool,
+) -> Result<(), CheckError> {
+    // Subject key id, basic constraints, key usage and names are on all; the others as counted here.
+    let expected = 4
+        + usize::from(!self_signed)
+        + usize::from(meant.client_and_server)
+        + usize::from(meant.policies.is_some());
+    ensure(certificate.extensions().len() == expected, "it has an extension too many or too few")?;
+
+    let basic = extension(certificate, &OID_X509_EXT_BASIC_CONSTRAINTS, "its basic constraints repeat")?;
+    ensure(
+        basic.is_some_and(|e| {
+            e.critical
+                && matches!(e.parsed_extension(), ParsedExtension::BasicConstraints(b)
+                    if (b.ca, b.path_len_constraint) == meant.basic)
+        }),
+        "its basic constraints differ",
+    )?;
+    let usage = extension(certificate, &OID_X509_EXT_KEY_USAGE, "its key usage repeats")?;
+    ensure(
+        usage.is_some_and(|e| {
+            e.critical
+                && matches!(e.parsed_extension(), ParsedExtension::KeyUsage(k) if k.flags == meant.key_usage)
+        }),
+        "its key usage differs",
+    )?;
+    let extended =
+        extension(certificate, &OID_X509_EXT_EXTENDED_KEY_USAGE, "its extended key usage repeats")?;
+    ensure(
+        extended.is_some() == meant.client_and_server
+            && extended.is_none_or(|e| {
+                matches!(e.parsed_extension(), ParsedExtension::ExtendedKeyUsage(u)
+                    if u.server_auth && u.client_auth && !u.any && !u.code_signing && !u.email_protection
+                        && !u.time_stamping && !u.ocsp_signing && u.other.is_empty())
+            }),
+        "its extended key usage differs",
+    )?;
+    let policies = extension(certificate, &OID_X509_EXT_CERTIFICATE_POLICIES, "its policies repeat")?;
+    ensure(
+        policies.map(|e| (e.critical, e.value)) == meant.policies.as_deref().map(|value| (false, value)),
+        "its class differs",
+    )?;
+    names(certificate, meant)?;
+
+    let own = key_id(certificate)?;
+    ensure(own.is_some_and(|id| !id.is_empty()), "its subject key identifier is missing")?;
+    let authority = extension(
+        certificate,
+        &OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+        "its authority key identifier repeats",
+    )?;
+    let named = authority.and_then(|e| match e.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(a) => a.key_identifier.as_ref().map(|id| id.0),
+        _ => None,
+    });
+    ensure(
+        if self_signed { authority.is_none() } else { named.is_some() && named == key_id(issuer)? },
+        "its authority key identifier is not its issuer's",
+    )
+}
+
+fn names(certificate: &X509Certificate<'_>, meant: &Meant<'_>) -> Result<(), CheckError> {
+    let names = extension(certificate, &OID_X509_EXT_SUBJECT_ALT_NAME, "its names repeat")?;
+    let Some(ParsedExtension::SubjectAlternativeName(found)) = names.map(|e| e.parsed_extension()) else {
+        return Err(CheckError("its names are missing"));
+    };
+    ensure(names.is_some_and(|e| e.critical == meant.empty_subject), "its names are critical, or not")?;
+    let mut found = found.general_names.iter();
+    ensure(
+        matches!(found.next(), Some(GeneralName::URI(uri)) if *uri == meant.uri),
+        "its SPIFFE ID differs",
+    )?;
+    let dns_names: Option<Vec<&str>> =
+        found.map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None }).collect();
+    ensure(dns_names.is_some_and(|names| names == meant.dns_names), "its DNS names differ")
+}
+
+fn key_id<'a>(certificate: &X509Certificate<'a>) -> Result<Option<&'a [u8]>, CheckError> {
+    let found =
+        extension(certificate, &OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, "its subject key identifier repeats")?;
+    Ok(found.and_then(|e| match e.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    }))
+}

@@ -1,0 +1,118 @@
+//! What the authority is told when it opens.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use signet_identity::{SpiffeId, TrustDomain};
+
+use crate::seal::SealConfig;
+
+/// The longest life of a SVID.
+pub const MAX_SVID_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The shortest outside development: below it, renewal cannot ride out a restart of the control plane.
+pub const MIN_SVID_TTL: Duration = Duration::from_secs(300);
+/// The shortest in development.
+pub const MIN_DEV_SVID_TTL: Duration = Duration::from_secs(10);
+/// The longest life of a join token.
+pub const MAX_JOIN_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+const DAY: u64 = 24 * 3600;
+
+/// Settings of an [`Authority`](crate::Authority). Begin with [`AuthorityConfig::new`] and change what
+/// differs.
+#[derive(Debug, Clone)]
+pub struct AuthorityConfig {
+    pub trust_domain: TrustDomain,
+    /// Mode 0700; made when missing. Holds the sealed keys and the store.
+    pub data_dir: PathBuf,
+    pub seal: SealConfig,
+    /// Namespace of the control plane. All identities in it are reserved.
+    pub system_namespace: String,
+    /// Allows SVIDs shorter than five minutes.
+    pub dev: bool,
+    pub svid_ttl: Duration,
+    pub join_token_ttl: Duration,
+    /// How long a workload may renew before it must be attested again.
+    pub lineage_life: Duration,
+    pub issuer_life: Duration,
+    pub root_life: Duration,
+    /// Names this process's log; each replica has its own.
+    pub replica: String,
+    /// Failed join attempts per source and minute before it is turned away.
+    pub failed_attempts_per_minute: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct ConfigError {
+    pub field: &'static str,
+    pub reason: String,
+}
+
+impl AuthorityConfig {
+    /// The defaults: SVIDs of 1 h, join tokens of 10 min, lineages and issuers of 7 d, a root of 10 y.
+    pub fn new(trust_domain: TrustDomain, data_dir: impl Into<PathBuf>, seal: SealConfig) -> Self {
+        AuthorityConfig {
+            trust_domain,
+            data_dir: data_dir.into(),
+            seal,
+            system_namespace: "signet-system".into(),
+            dev: false,
+            svid_ttl: Duration::from_secs(3600),
+            join_token_ttl: Duration::from_secs(600),
+            lineage_life: Duration::from_secs(7 * DAY),
+            issuer_life: Duration::from_secs(7 * DAY),
+            root_life: Duration::from_secs(3650 * DAY),
+            replica: "main".into(),
+            failed_attempts_per_minute: 60,
+        }
+    }
+
+    /// The identity of the control plane, which alone may serve the mesh.
+    pub fn control_plane_id(&self) -> Result<SpiffeId, ConfigError> {
+        SpiffeId::workload(&self.trust_domain, &self.system_namespace, "signet-control-plane")
+            .map_err(|e| ConfigError { field: "system.namespace", reason: e.to_string() })
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let error = |field, reason: String| Err(ConfigError { field, reason });
+        let least = if self.dev { MIN_DEV_SVID_TTL } else { MIN_SVID_TTL };
+        if self.svid_ttl < least || self.svid_ttl > MAX_SVID_TTL {
+            return error(
+                "svid.ttlSeconds",
+                format!(
+                    "must be between {} and {} seconds (under {} only with `dev: true`), not {}",
+                    least.as_secs(),
+                    MAX_SVID_TTL.as_secs(),
+                    MIN_SVID_TTL.as_secs(),
+                    self.svid_ttl.as_secs()
+                ),
+            );
+        }
+        if self.join_token_ttl.is_zero() || self.join_token_ttl > MAX_JOIN_TOKEN_TTL {
+            return error(
+                "joinToken.ttlSeconds",
+                format!("must be between 1 and {} seconds", MAX_JOIN_TOKEN_TTL.as_secs()),
+            );
+        }
+        // An issuer is renewed in its last third: with less, leaves would be clipped by it.
+        if self.issuer_life < self.svid_ttl.saturating_mul(3) {
+            return error("issuer.life", "must be at least three times the life of a SVID".into());
+        }
+        if self.root_life < self.issuer_life {
+            return error("root.life", "must be at least the life of an issuer".into());
+        }
+        if self.lineage_life < self.svid_ttl {
+            return error("lineage.life", "must be at least the life of a SVID".into());
+        }
+        if self.replica.is_empty() || self.replica.len() > 128 {
+            return error("replica", "must have 1 to 128 characters".into());
+        }
+        self.control_plane_id().map(|_| ())
+    }
+}
+
+/// Whole seconds of a setting.
+pub(crate) fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}

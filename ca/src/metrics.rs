@@ -1,0 +1,71 @@
+//! The authority's counters. Labels come from fixed lists only.
+
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::refusal::Refusal;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    pub(crate) issued: IntCounterVec,
+    pub(crate) refused: IntCounterVec,
+    pub(crate) revoked: IntCounterVec,
+    pub(crate) alerts: IntCounter,
+    pub(crate) unrecorded: IntCounter,
+    pub(crate) failures: IntCounter,
+    pub(crate) not_after: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Result<Metrics, prometheus::Error> {
+        Ok(Metrics {
+            issued: IntCounterVec::new(
+                Opts::new(
+                    "signet_ca_issued_total",
+                    "Certificates issued, by how they were authorised and class",
+                ),
+                &["by", "class"],
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new("signet_ca_refused_total", "Requests refused, by typed reason"),
+                &["reason"],
+            )?,
+            revoked: IntCounterVec::new(
+                Opts::new("signet_ca_revoked_total", "Revocations, by what was revoked"),
+                &["kind"],
+            )?,
+            alerts: IntCounter::new(
+                "signet_ca_lineage_alerts_total",
+                "Certificates that were renewed twice with different keys; each is a key in two hands",
+            )?,
+            unrecorded: IntCounter::new(
+                "signet_ca_unrecorded_refusals_total",
+                "Refusals that were counted into a later record because there were too many",
+            )?,
+            failures: IntCounter::new(
+                "signet_ca_failures_total",
+                "Acts that failed through no fault of the caller (store, keys, checks)",
+            )?,
+            not_after: IntGaugeVec::new(
+                Opts::new(
+                    "signet_ca_certificate_not_after_seconds",
+                    "When a certificate of the authority ends",
+                ),
+                &["role"],
+            )?,
+        })
+    }
+
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.issued.clone()))?;
+        registry.register(Box::new(self.refused.clone()))?;
+        registry.register(Box::new(self.revoked.clone()))?;
+        registry.register(Box::new(self.alerts.clone()))?;
+        registry.register(Box::new(self.unrecorded.clone()))?;
+        registry.register(Box::new(self.failures.clone()))?;
+        registry.register(Box::new(self.not_after.clone()))
+    }
+
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        self.refused.with_label_values(&[refusal.label()]).inc();
+    }
+}

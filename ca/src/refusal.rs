@@ -1,0 +1,249 @@
+//! Why the authority says no.
+//!
+//! A `Refusal` is the typed reason: it labels counters, stands in the issuance log and explains itself
+//! to an operator. What a caller hears is its `Outward` face, which is the same for every bad join token
+//! so that nobody learns which of their guesses exist.
+
+use std::fmt;
+
+/// A typed reason, for the log and for counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// Longer than any honest request.
+    CsrTooLarge,
+    /// Not a PKCS #10 request in DER.
+    CsrUnreadable,
+    /// More bytes than the request itself.
+    CsrTrailingBytes,
+    /// The requester does not hold the private key.
+    CsrBadSignature,
+    /// An RSA key shorter than 2048 bits.
+    CsrRsaTooShort,
+    /// RSA, which is not accepted.
+    CsrRsa,
+    /// Neither P-256 nor P-384.
+    CsrKeyUnsupported,
+    /// The text is not that of a join token.
+    TokenMalformed,
+    /// Never made here, or swept long ago.
+    TokenUnknown,
+    TokenUsed,
+    TokenExpired,
+    /// Made for an identity of another trust domain.
+    TokenForeign,
+    /// The row was written by somebody without the authority's key.
+    RowTampered,
+    /// Too many failed attempts from one source.
+    TooManyAttempts,
+    /// The identity is not, or no longer, registered with that class.
+    NotRegistered,
+    /// The name belongs to the control plane.
+    Reserved,
+    /// Join tokens are for sidecars and gateways.
+    ClassNotAllowed,
+    /// The identity is of another trust domain.
+    TrustDomain,
+    /// The identity is not of the form `ns/<namespace>/sa/<service account>`.
+    IdentityShape,
+    /// The asked lifetime is out of bounds.
+    Lifetime,
+    /// What should name a delegated key does not.
+    Thumbprint,
+    IdentityRevoked,
+    KeyRevoked,
+    SerialRevoked,
+    /// The public key was certified before.
+    KeyUsed,
+    /// The certificate presented was not issued here.
+    SerialUnknown,
+    /// The certificate presented differs from what was issued under its serial.
+    PeerMismatch,
+    /// The certificate presented is past its end.
+    SvidExpired,
+    LineageRevoked,
+    /// The chain of renewals is at its end: join again.
+    LineageEnded,
+    /// A certificate was renewed a second time with another key: its lineage is now revoked.
+    ParentReused,
+}
+
+/// What the caller is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outward {
+    /// The request itself cannot be accepted (INVALID_ARGUMENT).
+    Invalid,
+    /// The evidence is not accepted (UNAUTHENTICATED).
+    Unauthenticated,
+    /// The peer may not have this (PERMISSION_DENIED).
+    Denied,
+    /// Make a new key and ask again (FAILED_PRECONDITION).
+    Precondition,
+    /// Slow down (RESOURCE_EXHAUSTED).
+    Exhausted,
+}
+
+impl Refusal {
+    /// A short stable name, for metric labels and the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refusal::CsrTooLarge => "csr-too-large",
+            Refusal::CsrUnreadable => "csr-unreadable",
+            Refusal::CsrTrailingBytes => "csr-trailing-bytes",
+            Refusal::CsrBadSignature => "csr-bad-signature",
+            Refusal::CsrRsaTooShort => "csr-rsa-too-short",
+            Refusal::CsrRsa => "csr-rsa",
+            Refusal::CsrKeyUnsupported => "csr-key-unsupported",
+            Refusal::TokenMalformed => "token-malformed",
+            Refusal::TokenUnknown => "token-unknown",
+            Refusal::TokenUsed => "token-used",
+            Refusal::TokenExpired => "token-expired",
+            Refusal::TokenForeign => "token-foreign",
+            Refusal::RowTampered => "row-tampered",
+            Refusal::TooManyAttempts => "too-many-attempts",
+            Refusal::NotRegistered => "not-registered",
+            Refusal::Reserved => "reserved-identity",
+            Refusal::ClassNotAllowed => "class-not-allowed",
+            Refusal::TrustDomain => "trust-domain",
+            Refusal::IdentityShape => "identity-shape",
+            Refusal::Lifetime => "lifetime",
+            Refusal::Thumbprint => "thumbprint",
+            Refusal::IdentityRevoked => "identity-revoked",
+            Refusal::KeyRevoked => "key-revoked",
+            Refusal::SerialRevoked => "serial-revoked",
+            Refusal::KeyUsed => "key-used",
+            Refusal::SerialUnknown => "serial-unknown",
+            Refusal::PeerMismatch => "peer-mismatch",
+            Refusal::SvidExpired => "svid-expired",
+            Refusal::LineageRevoked => "lineage-revoked",
+            Refusal::LineageEnded => "lineage-ended",
+            Refusal::ParentReused => "parent-reused",
+        }
+    }
+
+    /// One sentence for the operator: what was expected, what came, what to do.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Refusal::CsrTooLarge => "the certificate request is longer than 8 KiB",
+            Refusal::CsrUnreadable => "the certificate request is not PKCS #10 in DER",
+            Refusal::CsrTrailingBytes => "bytes follow the certificate request",
+            Refusal::CsrBadSignature => {
+                "the certificate request is not signed by the key that it asks a certificate for"
+            }
+            Refusal::CsrRsaTooShort => {
+                "the RSA key is shorter than 2048 bits: use an ECDSA key on P-256 or P-384"
+            }
+            Refusal::CsrRsa => "RSA keys are not accepted: use an ECDSA key on P-256 or P-384",
+            Refusal::CsrKeyUnsupported => "the key is not an ECDSA key on P-256 or P-384",
+            Refusal::TokenMalformed => "the text is not a join token",
+            Refusal::TokenUnknown => "no join token with this text was made here",
+            Refusal::TokenUsed => "the join token was used before: make a new one",
+            Refusal::TokenExpired => "the join token is past its end: make a new one",
+            Refusal::TokenForeign => "the join token is for an identity of another trust domain",
+            Refusal::RowTampered => {
+                "a stored row does not carry the authority's mark: somebody else wrote to the store"
+            }
+            Refusal::TooManyAttempts => "too many failed attempts from this source: wait a minute",
+            Refusal::NotRegistered => "the registry has no workload with this identity and class",
+            Refusal::Reserved => "the identity is reserved for the control plane",
+            Refusal::ClassNotAllowed => "join tokens are made for the classes sidecar and gateway only",
+            Refusal::TrustDomain => "the identity is not of this trust domain",
+            Refusal::IdentityShape => {
+                "the identity is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+            }
+            Refusal::Lifetime => "the lifetime is out of bounds",
+            Refusal::Thumbprint => {
+                "a delegation is named by its key's RFC 7638 thumbprint: 43 characters of base64url"
+            }
+            Refusal::IdentityRevoked => "the identity is revoked",
+            Refusal::KeyRevoked => "the key is revoked",
+            Refusal::SerialRevoked => "the certificate presented is revoked",
+            Refusal::KeyUsed => "the public key was certified before: make a new key for every certificate",
+            Refusal::SerialUnknown => "the certificate presented was not issued by this authority's store",
+            Refusal::PeerMismatch => "the certificate presented differs from the one issued under its serial",
+            Refusal::SvidExpired => "the certificate presented is past its end: join again",
+            Refusal::LineageRevoked => "the chain of renewals was revoked: join again",
+            Refusal::LineageEnded => "the chain of renewals is at its end: join again",
+            Refusal::ParentReused => {
+                "the certificate was renewed before with another key, so one of the two holders is not the \
+                 workload: the chain of renewals is revoked, join again"
+            }
+        }
+    }
+
+    /// What the caller is told.
+    pub fn outward(self) -> Outward {
+        match self {
+            Refusal::CsrTooLarge
+            | Refusal::CsrUnreadable
+            | Refusal::CsrTrailingBytes
+            | Refusal::CsrBadSignature
+            | Refusal::CsrRsaTooShort
+            | Refusal::CsrRsa
+            | Refusal::CsrKeyUnsupported
+            | Refusal::Reserved
+            | Refusal::ClassNotAllowed
+            | Refusal::TrustDomain
+            | Refusal::IdentityShape
+            | Refusal::Lifetime
+            | Refusal::Thumbprint => Outward::Invalid,
+            Refusal::TokenMalformed
+            | Refusal::TokenUnknown
+            | Refusal::TokenUsed
+            | Refusal::TokenExpired
+            | Refusal::TokenForeign
+            | Refusal::RowTampered => Outward::Unauthenticated,
+            Refusal::TooManyAttempts => Outward::Exhausted,
+            Refusal::KeyUsed => Outward::Precondition,
+            Refusal::NotRegistered
+            | Refusal::IdentityRevoked
+            | Refusal::KeyRevoked
+            | Refusal::SerialRevoked
+            | Refusal::SerialUnknown
+            | Refusal::PeerMismatch
+            | Refusal::SvidExpired
+            | Refusal::LineageRevoked
+            | Refusal::LineageEnded
+            | Refusal::ParentReused => Outward::Denied,
+        }
+    }
+
+    /// The text for the caller: the reason where it is about the caller's own request, one text
+    /// otherwise.
+    pub fn outward_message(self) -> &'static str {
+        match self.outward() {
+            Outward::Invalid | Outward::Precondition => self.detail(),
+            Outward::Unauthenticated => "the evidence is not accepted",
+            Outward::Denied => "this identity gets no certificate now",
+            Outward::Exhausted => "too many attempts",
+        }
+    }
+}
+
+/// Displays what the caller may hear, so that an error printed by mistake leaks nothing;
+/// [`Refusal::detail`] is for the operator.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.outward_message())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_join_token_sounds_the_same_from_outside() {
+        let bad = [
+            Refusal::TokenMalformed,
+            Refusal::TokenUnknown,
+            Refusal::TokenUsed,
+            Refusal::TokenExpired,
+            Refusal::TokenForeign,
+            Refusal::RowTampered,
+        ];
+        for refusal in bad {
+            assert_eq!(refusal.outward(), Outward::Unauthenticated);
+            assert_eq!(refusal.to_string(), Refusal::TokenUnknown.to_string());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Renewal by lineage, for workloads that no orchestrator vouches for.
+//!
+//! The chain of certificates that began with one join token is a lineage with an end. Each certificate
+//! renews once. The same key asking again gets the same answer, so a lost answer costs nothing; another key
+//! means that the private key behind the parent is in two hands, and nobody can tell which one is honest:
+//! the lineage is revoked with everything of it that is still valid, and an alert is recorded.
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Serial, SpiffeId};
+
+use crate::authorise::{Renewal, SharedRegistrar, Stop};
+use crate::authority::{Authority, Caller, Inner};
+use crate::csr::{MAX_CSR, ProvenKey};
+use crate::error::AuthorityError;
+use crate::issue::{self, Issued, renew_at};
+use crate::record::{Entry, Event};
+use crate::refusal::Refusal;
+use crate::store::{LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
+
+impl Authority {
+    /// Renews the certificate that the peer presented in its handshake (its leaf, DER). The caller's TLS has
+    /// verified it and the peer's possession of its key; who the peer is is read from it alone.
+    pub async fn renew(
+        &self,
+        presented: &CertificateDer<'_>,
+        csr: &[u8],
+        registrar: SharedRegistrar,
+    ) -> Result<Issued, AuthorityError> {
+        let presented = presented.clone().into_owned();
+        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
+        self.act(move |inner| async move {
+            let now = inner.clock.unix_seconds();
+            let actor = presenter(&presented);
+            match inner.renew(&presented, csr, &actor, registrar, now).await {
+                Ok((by, issued)) => {
+                    inner.issued(by, &issued);
+                    Ok(issued)
+                }
+                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
+            }
+        })
+        .await
+    }
+}
+
+impl Inner {
+    async fn renew(
+        &self,
+        presented: &CertificateDer<'_>,
+        csr: Result<Vec<u8>, Refusal>,
+        actor: &str,
+        registrar: SharedRegistrar,
+        now: i64,
+    ) -> Result<(&'static str, Issued), Stop> {
+        let refuse = |refusal| Stop::Refused(refusal, None);
+        let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
+        let issuer = self.issuer(now)?;
+        let mut writer = self.store.begin().await?;
+        match self.rules.by_renewal(&mut writer, presented, &key, &*registrar, now).await? {
+            Renewal::Granted(authorized) => {
+                let issued =
+                    issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), actor)
+                        .await?;
+                writer.commit().await?;
+                Ok(("renewal", issued))
+            }
+            Renewal::Again(row) => {
+                let issued = again(&mut writer, row, actor, now).await?;
+                writer.commit().await?;
+                Ok(("resent", issued))
+            }
+            Renewal::Reused(lineage) => {
+                let about = self.revoke_lineage(writer, &lineage, presented, actor, now).await?;
+                Err(Stop::Refused(Refusal::ParentReused, about))
+            }
+        }
+    }
+
+    /// Ends a lineage of which one private key is in two hands.
+    async fn revoke_lineage(
+        &self,
+        mut writer: Writer,
+        lineage: &LineageRow,
+        presented: &CertificateDer<'_>,
+        actor: &str,
+        now: i64,
+    ) -> Result<Option<(SpiffeId, signet_identity::PeerClass)>, Stop> {
+        let reason = "its lineage had two keys for one parent";
+        for (serial, not_after) in writer.revoke_lineage(lineage, now).await? {
+            let row = RevocationRow {
+                kind: RevocationKind::Serial,
+                value: serial,
+                // The last second of its validity still counts.
+                expires_at: Some(not_after.saturating_add(1)),
+            };
+            writer.insert_revocation(&row, reason, now).await?;
+        }
+        writer.next_revocation_sequence().await?;
+        let parent = crate::check::parse(presented)
+            .ok()
+            .and_then(|parsed| Serial::from_der_integer(parsed.raw_serial()).ok())
+            .map_or_else(String::new, |serial| serial.to_string());
+        let mut entry = Entry::new(now, Event::Alert, actor)
+            .about(&lineage.spiffe_id, &lineage.class)
+            .because(Refusal::ParentReused.label());
+        entry.serial = parent;
+        writer.record(entry).await?;
+        writer.commit().await?;
+        self.metrics.alerts.inc();
+        tracing::error!(
+            target: "signet::ca", id = lineage.spiffe_id, actor,
+            "a certificate was renewed twice with different keys: its lineage is revoked, the workload must join again"
+        );
+        self.publish_revocations(now).await?;
+        Ok(SpiffeId::parse(&lineage.spiffe_id).ok().zip(lineage.class.parse().ok()))
+    }
+}
+
+/// The answer that was given before.
+async fn again(writer: &mut Writer, row: SvidRow, actor: &str, now: i64) -> Result<Issued, AuthorityError> {
+    let corrupt = |what| StoreError::Corrupt { table: "svids", what };
+    let issuer = writer.issuer_certificate(&row.issuer).await?.ok_or(corrupt("its issuer is missing"))?;
+    let not_before = crate::check::parse(&row.certificate)?.validity().not_before.timestamp();
+    let lineage = match row.lineage {
+        Some(id) => writer.lineage(&id).await?,
+        None => None,
+    };
+    let serial = Serial::from_bytes(&row.serial).map_err(|_| corrupt("its serial is bad"))?;
+    let entry = Entry::new(now, Event::Resent, actor)
+        .about(&row.spiffe_id, &row.class)
+        .certificate(&serial.to_string(), row.not_after);
+    writer.record(entry).await?;
+    Ok(Issued {
+        spiffe_id: SpiffeId::parse(&row.spiffe_id).map_err(|_| corrupt("its identity is bad"))?,
+        class: row.class.parse().map_err(|_| corrupt("its class is bad"))?,
+        serial,
+        chain: vec![CertificateDer::from(row.certificate), CertificateDer::from(issuer)],
+        not_before,
+        not_after: row.not_after,
+        renew_at: renew_at(now, row.not_after),
+        lineage_ends_at: lineage.map(|lineage| lineage.ends_at),
+    })
+}
+
+/// Who asks, as the presented certificate says; for the record only.
+fn presenter(certificate: &CertificateDer<'_>) -> String {
+    signet_identity::Svid::parse(std::slice::from_ref(certificate))
+        .map_or_else(|_| "a peer without a readable SVID".to_owned(), |svid| svid.id.to_string())
+}
