@@ -9,13 +9,15 @@ use crate::pair::Pair;
 
 async fn mesh_with(workload: &str) -> (Mesh, Sidecar) {
     let (name, namespace) = workload.split_once('.').unwrap();
-    let document =
-        format!("kind: Workload\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{class: sidecar}}\n");
+    let document = format!(
+        "kind: Workload\nmetadata: {{namespace: {namespace}, name: {name}}}\nspec: {{class: sidecar}}\n"
+    );
     (Mesh::builder().registry(document).start().await, Sidecar::new(workload, ""))
 }
 
 async fn last_refusal(mesh: &Mesh) -> String {
-    let records = mesh.operator().await.list_issuances(ListIssuancesRequest { limit: 50 }).await.unwrap().into_inner();
+    let records =
+        mesh.operator().await.list_issuances(ListIssuancesRequest { limit: 50 }).await.unwrap().into_inner();
     let refused: Vec<_> = records.records.iter().filter(|it| it.event == "refused").collect();
     refused.iter().max_by_key(|it| it.sequence).map(|it| it.reason.clone()).unwrap_or_default()
 }
@@ -26,7 +28,10 @@ async fn a_join_token_admits_once() {
     let bundle = bundle_json(&mesh.join_bundle(&late.spiffe_id(), "sidecar").await);
     let first = mesh.spawn_sidecar(&late, &bundle);
     first.logged("test.signet/ns/shop/sa/late").await;
-    signet_tests::process::until("the first to be ready", || mesh.path("late/data/addresses.json").exists().then_some(())).await;
+    signet_tests::process::until("the first to be ready", || {
+        mesh.path("late/data/addresses.json").exists().then_some(())
+    })
+    .await;
     // The same token in the hands of a second process.
     let mut second = mesh.spawn_sidecar(&Sidecar { name: "late2".into(), ..late.clone() }, &bundle);
     let status = second.wait().await;

@@ -83,7 +83,8 @@ fn seen_user(seen: &Value) -> Value {
 #[tokio::test]
 async fn the_user_reaches_the_app_verified_and_without_the_credential() {
     let chain = Chain::start("transaction").await;
-    let token = chain.issuer.token_with("alice", "read", &json!({"email": "alice@example.com", "secret": "no"}));
+    let token =
+        chain.issuer.token_with("alice", "read", &json!({"email": "alice@example.com", "secret": "no"}));
     let answer = chain.ask(&token).await;
     assert_eq!(answer.status(), 200, "{}", text(&answer));
     let seen = chain.front.last();
@@ -91,7 +92,10 @@ async fn the_user_reaches_the_app_verified_and_without_the_credential() {
     assert_eq!(user["sub"], "idp|alice", "{seen}");
     assert_eq!(user["claims"]["email"], "alice@example.com");
     assert!(user["claims"].get("secret").is_none(), "a claim that nobody listed: {user}");
-    assert!(seen["headers"].get("authorization").is_none(), "the consumed credential reached the app: {seen}");
+    assert!(
+        seen["headers"].get("authorization").is_none(),
+        "the consumed credential reached the app: {seen}"
+    );
     assert_eq!(seen["headers"]["txn-token"].as_array().map(Vec::len), Some(1), "{seen}");
 }
 
@@ -133,8 +137,14 @@ async fn every_bad_token_is_refused_alike_and_none_reaches_the_app() {
         ("alg HS256", chain.issuer.sign(&header_of("HS256", "at+jwt"), &claims)),
         ("typ JWT", chain.issuer.sign(&header_of("ES256", "JWT"), &claims)),
         ("a transaction token", chain.issuer.sign(&header_of("ES256", "txntoken+jwt"), &claims)),
-        ("an unknown key", chain.issuer.sign(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "k2"}), &claims)),
-        ("crit", chain.issuer.sign(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "k1", "crit": ["x"]}), &claims)),
+        (
+            "an unknown key",
+            chain.issuer.sign(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "k2"}), &claims),
+        ),
+        (
+            "crit",
+            chain.issuer.sign(&json!({"alg": "ES256", "typ": "at+jwt", "kid": "k1", "crit": ["x"]}), &claims),
+        ),
         ("a broken signature", format!("{}A", &good[..good.len() - 1])),
         ("two parts", good.rsplit_once('.').unwrap().0.to_owned()),
         ("four parts", format!("{good}.x")),
@@ -147,7 +157,11 @@ async fn every_bad_token_is_refused_alike_and_none_reaches_the_app() {
         let answer = chain.ask(&token).await;
         assert!([400, 401].contains(&answer.status().as_u16()), "{what}: {}", answer.status());
         if answer.status() == 401 {
-            assert!(Chain::challenge(&answer).contains("error=\"invalid_token\""), "{what}: {}", Chain::challenge(&answer));
+            assert!(
+                Chain::challenge(&answer).contains("error=\"invalid_token\""),
+                "{what}: {}",
+                Chain::challenge(&answer)
+            );
             descriptions.insert(Chain::challenge(&answer).to_owned());
         }
     }

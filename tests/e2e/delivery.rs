@@ -73,7 +73,11 @@ async fn a_sidecar_says_when_it_is_ready() {
     let pair = Pair::start("http").await;
     let address = pair.mesh.addresses("client")["metrics"].as_str().unwrap().to_owned();
     assert_eq!(get(&address, "/ready", &[]).await.status(), 200);
-    assert_eq!(get(&address, "/config", &[]).await.status(), 404, "configuration is for the admin socket only");
+    assert_eq!(
+        get(&address, "/config", &[]).await.status(),
+        404,
+        "configuration is for the admin socket only"
+    );
     let metrics = pair.mesh.metrics("client").await;
     assert!(metrics.contains("signet_"), "{metrics}");
     until("the admin socket", || pair.mesh.path("client/admin.sock").exists().then_some(())).await;

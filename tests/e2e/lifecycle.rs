@@ -29,7 +29,11 @@ impl Load {
                             Ok(answer) if answer.status() == 200 => {
                                 good.fetch_add(1, Ordering::SeqCst);
                             }
-                            Ok(answer) => failures.push(format!("{}: {}", answer.status(), signet_tests::client::text(&answer))),
+                            Ok(answer) => failures.push(format!(
+                                "{}: {}",
+                                answer.status(),
+                                signet_tests::client::text(&answer)
+                            )),
                             Err(error) => failures.push(format!("{error:#}")),
                         }
                     }
@@ -53,7 +57,8 @@ impl Load {
 #[tokio::test]
 async fn certificates_rotate_under_load_and_no_request_fails() {
     let pair = Pair::start_with(Mesh::builder().svid_seconds(15), "http").await;
-    let mut events = pair.mesh.operator().await.watch_issuances(WatchIssuancesRequest {}).await.unwrap().into_inner();
+    let mut events =
+        pair.mesh.operator().await.watch_issuances(WatchIssuancesRequest {}).await.unwrap().into_inner();
     let load = Load::start(&pair.entry, 4);
     let mut renewals = std::collections::HashMap::<String, u32>::new();
     // Three lives of a certificate: the first ones have ended for certain.

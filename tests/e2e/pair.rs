@@ -13,13 +13,21 @@ pub(crate) struct Pair {
 }
 
 /// The documents and sidecars of `client.shop` → `server.shop` over `protocol`, with the app at `app`.
-pub(crate) fn pair(builder: MeshBuilder, protocol: &str, app: &str, entry: &str, inbound: &str) -> MeshBuilder {
+pub(crate) fn pair(
+    builder: MeshBuilder,
+    protocol: &str,
+    app: &str,
+    entry: &str,
+    inbound: &str,
+) -> MeshBuilder {
     builder
         .registry(service("server", "shop", "main", protocol, inbound))
         .registry(permit("client-may", "shop", "server", "ns/shop/sa/client", ""))
         .sidecar(Sidecar::new(
             "server.shop",
-            format!("inbound: [{{service: server.shop, port: main, listen: '{inbound}', app: 'tcp:{app}'}}]\n"),
+            format!(
+                "inbound: [{{service: server.shop, port: main, listen: '{inbound}', app: 'tcp:{app}'}}]\n"
+            ),
         ))
         .sidecar(Sidecar::new(
             "client.shop",

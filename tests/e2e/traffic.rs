@@ -49,7 +49,8 @@ async fn pipelined_requests_are_answered_in_order() {
         bytes.extend(format!("GET /{n} HTTP/1.1\r\nhost: server\r\n{close}\r\n").bytes());
     }
     let answers = String::from_utf8(raw(&pair.entry, &bytes).await).unwrap();
-    let places: Vec<_> = (0..5).map(|n| answers.find(&format!("\"path\":\"/{n}\"")).expect("an answer")).collect();
+    let places: Vec<_> =
+        (0..5).map(|n| answers.find(&format!("\"path\":\"/{n}\"")).expect("an answer")).collect();
     assert!(places.is_sorted(), "{places:?}");
 }
 
@@ -63,7 +64,8 @@ async fn http2_streams_are_multiplexed_to_the_app() {
     let calls = (0..100).map(|n| {
         let mut sender = sender.clone();
         tokio::spawn(async move {
-            let request = Request::post(format!("http://server.shop/{n}")).body(Full::new(Bytes::from(vec![b'x'; n * 100])));
+            let request = Request::post(format!("http://server.shop/{n}"))
+                .body(Full::new(Bytes::from(vec![b'x'; n * 100])));
             let answer = sender.send_request(request.unwrap()).await.unwrap();
             assert_eq!(answer.status(), 200);
             let body = answer.into_body().collect().await.unwrap().to_bytes();

@@ -62,8 +62,12 @@ async fn describe(request: Request<Incoming>) -> Value {
     let (parts, body) = request.into_parts();
     let mut headers = Map::new();
     for name in parts.headers.keys() {
-        let values: Vec<_> =
-            parts.headers.get_all(name).iter().map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned()).collect();
+        let values: Vec<_> = parts
+            .headers
+            .get_all(name)
+            .iter()
+            .map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned())
+            .collect();
         headers.insert(name.to_string(), json!(values));
     }
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();

@@ -41,8 +41,9 @@ impl Issuer {
                         let answer = Response::new(Full::new(Bytes::from(jwks.clone())));
                         async move { Ok::<_, Infallible>(answer) }
                     });
-                    let _ =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });

@@ -151,7 +151,11 @@ impl Mesh {
         let documents: Vec<String> = documents
             .split("---\n")
             .map(|it| {
-                if it.contains("apiVersion:") { it.to_owned() } else { format!("apiVersion: signet.mesh/v1alpha1\n{it}") }
+                if it.contains("apiVersion:") {
+                    it.to_owned()
+                } else {
+                    format!("apiVersion: signet.mesh/v1alpha1\n{it}")
+                }
             })
             .collect();
         let temporary = self.path(&format!("{name}.new"));
@@ -177,10 +181,12 @@ impl Mesh {
     pub fn spawn_sidecar(&self, sidecar: &Sidecar, bundle: &Value) -> Process {
         let home = self.path(&sidecar.name);
         fs::create_dir_all(home.join("data")).expect("a sidecar's folder");
-        fs::set_permissions(home.join("data"), fs::Permissions::from_mode(0o700)).expect("closing the folder");
+        fs::set_permissions(home.join("data"), fs::Permissions::from_mode(0o700))
+            .expect("closing the folder");
         let join = home.join("join.json");
         let mut options = fs::OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&join).expect("a join bundle");
+        let file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&join).expect("a join bundle");
         serde_json::to_writer(file, bundle).expect("writing the join bundle");
         let path = home.display();
         let role = sidecar.class;
@@ -228,7 +234,10 @@ impl Mesh {
         let asked = async {
             loop {
                 match operator.explain_decision(ExplainDecisionRequest { id: id.to_owned() }).await {
-                    Ok(answer) => return serde_json::from_str(&answer.into_inner().json).expect("an explanation in JSON"),
+                    Ok(answer) => {
+                        return serde_json::from_str(&answer.into_inner().json)
+                            .expect("an explanation in JSON");
+                    }
                     Err(status) if status.code() == tonic::Code::NotFound => {
                         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                     }

@@ -33,7 +33,10 @@ fn installed(path: PathBuf) -> Option<PathBuf> {
 pub fn tool(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&folders).chain(extra).map(|folder| folder.join(name)).find(|path| path.exists());
+    let found = std::env::split_paths(&folders)
+        .chain(extra)
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists());
     if found.is_none() {
         leave_out(&format!("{name} is missing: run tests/setup/install.sh"));
     }
@@ -42,7 +45,9 @@ pub fn tool(name: &str) -> Option<PathBuf> {
 
 /// Runs a command to its end on a thread that may block, so that apps inside the test go on.
 pub async fn run(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().expect("running a command")).await.expect("the thread ended well")
+    tokio::task::spawn_blocking(move || command.output().expect("running a command"))
+        .await
+        .expect("the thread ended well")
 }
 
 /// Standard output and standard error as one text.

@@ -1,0 +1,6 @@
+//! Clients, servers and verifiers that others wrote, against the mesh.
+
+mod grpc;
+mod load;
+mod openid;
+mod tls;

@@ -1,0 +1,76 @@
+//! A real OpenID provider as issuer.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use signet_tests::apps::Echo;
+use signet_tests::client::{get, send, text};
+use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
+use signet_tests::peers::{node_modules, root};
+
+#[tokio::test]
+async fn tokens_of_a_real_openid_provider_are_accepted_by_discovery() {
+    let Some(folder) = node_modules() else { return };
+    // Node resolves packages from where the script stands.
+    let script = folder.join("provider.mjs");
+    std::fs::copy(root().join("tests/interop/provider.mjs"), &script).unwrap();
+    let mut provider = Command::new("node")
+        .arg(&script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut port = String::new();
+    BufReader::new(provider.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let address = format!("127.0.0.1:{}", port.trim());
+
+    let app = Echo::start().await;
+    let (gateway, inbound) = (free_address(), free_address());
+    let mut mesh = Mesh::builder()
+        .registry(service("front", "shop", "http", "http", &inbound))
+        .registry(permit("edge-in", "shop", "front", "ns/edge/sa/gw", "  user: {required: true, scopes: [read]}\n"))
+        // No jwksUri: the keys are found by the issuer's metadata.
+        .registry(format!(
+            "kind: Issuer\nmetadata: {{name: op}}\nspec: {{issuer: 'http://{address}', audiences: ['https://shop.example.com'], \
+             algorithms: [ES256], tokenTypes: [at+jwt]}}\n"
+        ))
+        .registry(
+            "kind: Gateway\nmetadata: {namespace: edge, name: gw}\nspec:\n  identity: ns/edge/sa/gw\n  routes:\n  \
+             - {name: all, hosts: ['*'], pathPrefix: /, service: front.shop, port: http, auth: {jwt: {issuers: [op]}}}\n",
+        )
+        .sidecar(Sidecar::new(
+            "front.shop",
+            format!("inbound: [{{service: front.shop, port: http, listen: '{inbound}', app: 'tcp:{}'}}]\n", app.address),
+        ))
+        .sidecar(Sidecar::gateway("gw.edge", format!("gateway: {{resource: gw.edge, listeners: [{{listen: '{gateway}'}}]}}\n")))
+        .start()
+        .await;
+
+    let basic = format!("Basic {}", STANDARD.encode("batch:batch-secret-of-a-test"));
+    let form = [("authorization", basic.as_str()), ("content-type", "application/x-www-form-urlencoded")];
+    let answer = send("POST", &address, "/token", &form, "grant_type=client_credentials&scope=read").await;
+    assert_eq!(answer.status(), 200, "{}", text(&answer));
+    let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+    let bearer = format!("Bearer {}", answer["access_token"].as_str().unwrap());
+
+    let answer = loop {
+        let answer = get(&gateway, "/", &[("authorization", &bearer)]).await;
+        if answer.status() != 503 {
+            break answer;
+        }
+    };
+    assert_eq!(answer.status(), 200, "{}", text(&answer));
+    assert!(app.last()["headers"]["signet-user"].is_array(), "{}", app.last());
+    // A token of the same provider without the scope.
+    let answer = send("POST", &address, "/token", &form, "grant_type=client_credentials&scope=write").await;
+    let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+    let bearer = format!("Bearer {}", answer["access_token"].as_str().unwrap());
+    assert_eq!(get(&gateway, "/", &[("authorization", &bearer)]).await.status(), 403);
+    provider.kill().unwrap();
+    provider.wait().unwrap();
+    mesh.assert_unharmed();
+}
