@@ -26,13 +26,30 @@ pub struct Sidecar {
     pub name: String,
     pub class: &'static str,
     pub config: String,
+    /// The network namespace to run in.
+    pub netns: Option<String>,
+    /// The user to run as; needs root.
+    pub uid: Option<u32>,
 }
 
 impl Sidecar {
     /// `workload` is `name.namespace`.
     pub fn new(workload: &str, config: impl Into<String>) -> Self {
         let (name, namespace) = workload.split_once('.').expect("name.namespace");
-        Self { namespace: namespace.into(), name: name.into(), class: "sidecar", config: config.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            class: "sidecar",
+            config: config.into(),
+            netns: None,
+            uid: None,
+        }
+    }
+
+    /// Runs it in a network namespace, as another user: as in a pod.
+    #[must_use]
+    pub fn in_pod(self, netns: &str, uid: u32) -> Self {
+        Self { netns: Some(netns.into()), uid: Some(uid), ..self }
     }
 
     pub fn gateway(workload: &str, config: impl Into<String>) -> Self {
@@ -50,9 +67,18 @@ pub struct MeshBuilder {
     svid_seconds: u32,
     default_action: &'static str,
     control_plane: String,
+    /// The namespace of the control plane and the address that it takes there.
+    place: (Option<String>, String),
 }
 
 impl MeshBuilder {
+    /// Runs the control plane in a network namespace, on this address of it.
+    #[must_use]
+    pub fn control_plane_in(mut self, netns: &str, address: &str) -> Self {
+        self.place = (Some(netns.into()), address.into());
+        self
+    }
+
     /// Adds registry documents (YAML, `apiVersion` is added where it is missing).
     #[must_use]
     pub fn registry(mut self, documents: impl Into<String>) -> Self {
@@ -89,7 +115,7 @@ impl MeshBuilder {
     pub async fn start(self) -> Mesh {
         let folder = tempfile::Builder::new().prefix("sgt").tempdir().expect("a folder for the mesh");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("closing the folder");
-        let mut mesh = Mesh { control_plane: None, sidecars: BTreeMap::new(), folder };
+        let mut mesh = Mesh { control_plane: None, sidecars: BTreeMap::new(), netns: self.place.0, folder };
         let registry = mesh.path("registry");
         fs::create_dir(&registry).expect("the registry folder");
         let mut documents = vec![format!(
@@ -109,11 +135,13 @@ impl MeshBuilder {
         let path = mesh.folder.path().display().to_string();
         let config = format!(
             "trustDomain: {TRUST_DOMAIN}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
-             registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}\n\
+             registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '{address}:0', mesh: '{address}:0'}}\n\
              operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
              svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
              log: {{format: text, level: debug}}\n{}",
-            self.svid_seconds, self.control_plane
+            self.svid_seconds,
+            self.control_plane,
+            address = self.place.1,
         );
         fs::write(mesh.path("control-plane.yaml"), config).expect("writing the configuration");
         mesh.start_control_plane().await;
@@ -128,6 +156,7 @@ pub struct Mesh {
     // Ended before the folder goes: fields are dropped in this order.
     pub sidecars: BTreeMap<String, Process>,
     pub control_plane: Option<Process>,
+    netns: Option<String>,
     folder: TempDir,
 }
 
@@ -139,6 +168,7 @@ impl Mesh {
             svid_seconds: 3600,
             default_action: "deny",
             control_plane: String::new(),
+            place: (None, "127.0.0.1".into()),
         }
     }
 
@@ -170,7 +200,7 @@ impl Mesh {
     pub async fn start_control_plane(&mut self) {
         let addresses = self.path("cp/addresses.json");
         let _ = fs::remove_file(&addresses);
-        let mut command = Command::new(binary("signet-control-plane"));
+        let mut command = command_in(self.netns.as_deref(), &binary("signet-control-plane"));
         command.arg("--config").arg(self.path("control-plane.yaml"));
         let mut process = Process::start("control-plane", command, self.folder.path());
         wait_for_addresses(&mut process, &addresses).await;
@@ -196,8 +226,18 @@ impl Mesh {
             sidecar.config
         );
         fs::write(home.join("sidecar.yaml"), config).expect("writing a sidecar's configuration");
-        let mut command = Command::new(binary("signet-sidecar"));
+        let mut command = command_in(sidecar.netns.as_deref(), &binary("signet-sidecar"));
         command.arg("--config").arg(home.join("sidecar.yaml"));
+        if let Some(uid) = sidecar.uid {
+            // Its own files, and a way to them through the mesh's folder.
+            fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o711))
+                .expect("opening the folder");
+            for path in [home.clone(), home.join("data"), home.join("join.json"), home.join("sidecar.yaml")] {
+                std::os::unix::fs::chown(path, Some(uid), Some(uid))
+                    .expect("handing a file over (needs root)");
+            }
+            command = as_user(command, uid);
+        }
         Process::start(&sidecar.name, command, self.folder.path())
     }
 
@@ -288,6 +328,36 @@ async fn wait_for_addresses(process: &mut Process, path: &Path) {
         path.exists().then_some(())
     })
     .await;
+}
+
+/// `program` in a network namespace, or here.
+pub fn command_in(netns: Option<&str>, program: &Path) -> Command {
+    match netns {
+        None => Command::new(program),
+        Some(netns) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", netns]).arg(program);
+            command
+        }
+    }
+}
+
+/// The same command run as another user, after it entered its namespace (which needs root).
+fn as_user(command: Command, uid: u32) -> Command {
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(ToOwned::to_owned).collect();
+    let entered = if words.first().is_some_and(|word| word == "ip") { 4 } else { 0 };
+    let mut words = words.into_iter();
+    let prefix: Vec<_> = words.by_ref().take(entered).collect();
+    let mut prefix = prefix.into_iter().chain([
+        "setpriv".into(),
+        format!("--reuid={uid}").into(),
+        format!("--regid={uid}").into(),
+        "--clear-groups".into(),
+    ]);
+    let mut wrapped = Command::new(prefix.next().expect("a program"));
+    wrapped.args(prefix).args(words);
+    wrapped
 }
 
 /// The file that a sidecar reads, from what the operator's socket answered.
