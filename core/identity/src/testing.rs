@@ -14,7 +14,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::{
     pki_types::{CertificateDer, UnixTime},
@@ -215,6 +215,18 @@ impl TestCa {
         class: PeerClass,
         options: SvidOptions,
     ) -> (Vec<CertificateDer<'static>>, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        (self.certify(id, class, options, &key), key)
+    }
+
+    /// A chain for a key that somebody else holds, as an authority would issue it for a request.
+    pub fn certify(
+        &self,
+        id: &str,
+        class: PeerClass,
+        options: SvidOptions,
+        key: &impl PublicKeyData,
+    ) -> Vec<CertificateDer<'static>> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -233,13 +245,12 @@ impl TestCa {
         let serial = options.serial.unwrap_or_else(|| Serial::random().unwrap());
         params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
         (options.change)(&mut params);
-        let key = KeyPair::generate().unwrap();
         let signer = if options.by_root { &self.root_issuer } else { &self.issuer_issuer };
-        let mut chain = vec![params.signed_by(&key, signer).unwrap().der().clone()];
+        let mut chain = vec![params.signed_by(key, signer).unwrap().der().clone()];
         if !options.by_root && !options.without_issuer {
             chain.push(self.issuer.clone());
         }
-        (chain, key)
+        chain
     }
 
     /// A generation with a good SVID of this identity, at [`test_now`].
