@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let descriptors = protox::compile(files, ["."])?;
     // Ordered maps: a resource's version is a digest of its encoding, which must not depend on a hash seed.
-    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    // No `connect` in the clients: connections are our own, and the data plane then needs no tonic transport.
+    tonic_prost_build::configure().btree_map(".").build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }
