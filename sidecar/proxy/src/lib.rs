@@ -1,1 +1,41 @@
+//! The data plane of Signet: what carries requests between apps, with mutual TLS and the user's context.
+//!
+//! ```text
+//!  app ──► listener ─► engine ─► stage ─► pool/balance ─► mTLS ───► listener ─► engine ─► stage ─► app
+//!         (worker)    h1|h2|tcp  outbound                            (worker)   h1|h2|tcp  inbound
+//! ```
+//!
+//! * [`state`]: the five snapshots (tls, endpoints, routes, policy, keys). A request takes one view.
+//! * [`listener`], `worker`: threads with a runtime each, sockets, limits, drain, live governance.
+//! * [`stage`]: decides about one request: verify, route, policy, headers. [`answer`] is the one table in
+//!   which a refusal becomes HTTP, gRPC or a closed stream.
+//! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided.
+//! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
+//! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
+//!
+//! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
+//! presenter table, limits) is atomic or behind a short lock in [`Shared`].
 
+pub mod answer;
+pub mod decision;
+pub mod exchange;
+pub mod listener;
+pub mod metrics;
+pub mod stage;
+pub mod state;
+
+mod balance;
+mod flood;
+mod h1;
+mod io;
+mod original_dst;
+mod pool;
+mod session;
+mod shared;
+mod tcp;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use shared::{Limits, Shared};
+pub use worker::{Proxy, Running, StartError};

@@ -1,0 +1,11 @@
+//! Streams and the buffers that they borrow.
+
+mod conn;
+mod lend;
+mod record;
+mod stream;
+
+pub(crate) use conn::Conn;
+pub(crate) use lend::{BUFFER, Lent};
+pub(crate) use record::ReadAhead;
+pub(crate) use stream::Stream;

@@ -1,0 +1,95 @@
+//! One type for whatever bytes run over: TCP, Unix, and TLS from either end.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{client, server};
+
+use super::record::ReadAhead;
+
+/// An established stream. TLS is boxed, so that a plaintext connection does not pay for its size.
+pub(crate) enum Stream {
+    /// Plaintext TCP, with what was read ahead of it.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// We took the connection.
+    Accepted(Box<server::TlsStream<ReadAhead>>),
+    /// We dialled.
+    Dialled(Box<client::TlsStream<ReadAhead>>),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $do:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $do,
+            Stream::Unix($stream) => $do,
+            Stream::Accepted($stream) => $do,
+            Stream::Dialled($stream) => $do,
+        }
+    };
+}
+
+impl Stream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Tcp(socket) => Some(socket),
+            Stream::Unix(_) => None,
+            Stream::Accepted(tls) => Some(tls.get_ref().0.socket()),
+            Stream::Dialled(tls) => Some(tls.get_ref().0.socket()),
+        }
+    }
+
+    /// The negotiated application protocol.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+            Stream::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
+            Stream::Dialled(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// Makes the close of this socket a reset: the other side must not take a cut stream for a whole one.
+    pub(crate) fn reset_on_close(&self) {
+        if let Some(socket) = self.tcp() {
+            // Fails only for a socket that is gone already.
+            let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

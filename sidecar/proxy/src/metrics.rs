@@ -1,0 +1,256 @@
+//! Counters that people and alerts read.
+//!
+//! Few labels, none of them from a request: directions, services of the registry, typed reasons. Handles are
+//! resolved once per connection or route; a request adds to atomics.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::stage::Direction;
+
+/// Seconds; from a loopback hop to a slow report.
+const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// All metrics of the data plane.
+pub struct Metrics {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    bytes: IntCounterVec,
+    connections_total: IntCounterVec,
+    connections: IntGaugeVec,
+    handshake_failures: IntCounterVec,
+    refusals: IntCounterVec,
+    context: IntCounterVec,
+    /// Protected headers that came from somebody who may not set them.
+    pub stripped: IntCounterVec,
+    /// Accepts that failed for want of descriptors or memory.
+    pub accept_errors: IntCounter,
+    /// Connections closed because a limit was reached before authentication.
+    pub over_limit: IntCounter,
+    /// Upstream requests sent again because a reused connection had died.
+    pub retries: IntCounter,
+    /// Idle upstream connections.
+    pub pooled: IntGauge,
+    routes: RwLock<HashMap<(Direction, Arc<str>), Arc<RouteMetrics>>>,
+}
+
+/// How user context came with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// The app chose the token.
+    Forwarded,
+    /// The sidecar attached it.
+    Attached,
+    /// None came.
+    None,
+    /// The app sent a token that it was not handling: stripped.
+    Unseen,
+    /// The original JWT.
+    Original,
+}
+
+impl Via {
+    fn label(self) -> &'static str {
+        match self {
+            Via::Forwarded => "forwarded",
+            Via::Attached => "attached",
+            Via::None => "none",
+            Via::Unseen => "unseen",
+            Via::Original => "original",
+        }
+    }
+}
+
+/// Handles of one direction and service.
+pub struct RouteMetrics {
+    codes: [IntCounter; 5],
+    duration: Histogram,
+    /// Bytes from the side that dialled us.
+    pub received: IntCounter,
+    /// Bytes to the side that dialled us.
+    pub sent: IntCounter,
+    /// Connections ever.
+    pub connections_total: IntCounter,
+    /// Connections now.
+    pub connections: IntGauge,
+    forwarded: IntCounter,
+    attached: IntCounter,
+    none: IntCounter,
+    unseen: IntCounter,
+    original: IntCounter,
+    /// Protected headers dropped.
+    pub stripped: IntCounter,
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RouteMetrics")
+    }
+}
+
+impl RouteMetrics {
+    /// Counts an answered request.
+    pub fn answered(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        if let Some(counter) = self.codes.get(class) {
+            counter.inc();
+        }
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts how user context came.
+    pub fn context(&self, via: Via) {
+        match via {
+            Via::Forwarded => &self.forwarded,
+            Via::Attached => &self.attached,
+            Via::None => &self.none,
+            Via::Unseen => &self.unseen,
+            Via::Original => &self.original,
+        }
+        .inc();
+    }
+}
+
+impl Metrics {
+    /// Makes all metrics and registers them.
+    pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+        fn counters(
+            registry: &Registry,
+            name: &str,
+            help: &str,
+            labels: &[&str],
+        ) -> Result<IntCounterVec, prometheus::Error> {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        }
+        fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        }
+        let route = &["direction", "service"];
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "signet_request_duration_seconds",
+                "From a request's head to the end of its answer",
+            )
+            .buckets(BUCKETS.to_vec()),
+            route,
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        let connections =
+            IntGaugeVec::new(Opts::new("signet_connections", "Accepted connections that are open"), route)?;
+        registry.register(Box::new(connections.clone()))?;
+        let pooled =
+            IntGauge::new("signet_upstream_idle_connections", "Idle connections to endpoints and apps")?;
+        registry.register(Box::new(pooled.clone()))?;
+        Ok(Arc::new(Metrics {
+            requests: counters(
+                registry,
+                "signet_requests_total",
+                "Answered requests",
+                &["direction", "service", "code"],
+            )?,
+            duration,
+            bytes: counters(
+                registry,
+                "signet_bytes_total",
+                "Application bytes",
+                &["direction", "service", "flow"],
+            )?,
+            connections_total: counters(
+                registry,
+                "signet_connections_total",
+                "Connections that were accepted and authenticated",
+                route,
+            )?,
+            connections,
+            handshake_failures: counters(
+                registry,
+                "signet_handshake_failures_total",
+                "Connections that did not become one of two peers that know each other",
+                &["direction", "reason"],
+            )?,
+            refusals: counters(
+                registry,
+                "signet_refusals_total",
+                "Requests and streams refused",
+                &["direction", "reason"],
+            )?,
+            context: counters(
+                registry,
+                "signet_user_context_total",
+                "How user context came with requests",
+                &["direction", "service", "via"],
+            )?,
+            stripped: counters(
+                registry,
+                "signet_stripped_headers_total",
+                "Protected headers from somebody who may not set them",
+                route,
+            )?,
+            accept_errors: counter(
+                registry,
+                "signet_accept_errors_total",
+                "Accepts that failed, for want of descriptors or memory",
+            )?,
+            over_limit: counter(
+                registry,
+                "signet_over_limit_total",
+                "Connections closed by a limit before authentication",
+            )?,
+            retries: counter(
+                registry,
+                "signet_upstream_retries_total",
+                "Requests sent again because a reused connection had died",
+            )?,
+            pooled,
+            routes: RwLock::default(),
+        }))
+    }
+
+    /// The handles of one direction and service. `service` comes from the registry, never from a request.
+    pub fn route(&self, direction: Direction, service: &Arc<str>) -> Arc<RouteMetrics> {
+        let key = (direction, service.clone());
+        if let Some(found) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return found.clone();
+        }
+        let d = direction.as_str();
+        let code = |code| self.requests.with_label_values(&[d, &**service, code]);
+        let via = |via: Via| self.context.with_label_values(&[d, &**service, via.label()]);
+        let made = Arc::new(RouteMetrics {
+            codes: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
+            duration: self.duration.with_label_values(&[d, &**service]),
+            received: self.bytes.with_label_values(&[d, &**service, "received"]),
+            sent: self.bytes.with_label_values(&[d, &**service, "sent"]),
+            connections_total: self.connections_total.with_label_values(&[d, &**service]),
+            connections: self.connections.with_label_values(&[d, &**service]),
+            forwarded: via(Via::Forwarded),
+            attached: via(Via::Attached),
+            none: via(Via::None),
+            unseen: via(Via::Unseen),
+            original: via(Via::Original),
+            stripped: self.stripped.with_label_values(&[d, &**service]),
+        });
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.entry(key).or_insert(made).clone()
+    }
+
+    /// Counts a connection that did not become one.
+    pub fn handshake_failed(&self, direction: Direction, label: &'static str) {
+        self.handshake_failures.with_label_values(&[direction.as_str(), label]).inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, direction: Direction, label: &'static str) {
+        self.refusals.with_label_values(&[direction.as_str(), label]).inc();
+    }
+}

@@ -1,0 +1,117 @@
+//! What all workers of a process share, and the limits that hold before anybody is authenticated.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use prometheus::Registry;
+use signet_token::TokenCache;
+use signet_wire::protected::Protected;
+use tokio::sync::Semaphore;
+
+use crate::decision::DecisionSink;
+use crate::exchange::Exchanges;
+use crate::metrics::Metrics;
+use crate::stage::Verified;
+use crate::state::State;
+
+/// Bounds of a process. They exist before authentication, not after.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Accepted connections, all listeners together. Past it a new one is closed at once.
+    pub connections: usize,
+    /// TLS handshakes under way; others wait within their time.
+    pub handshakes: usize,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_time: Duration,
+    /// From a request's first byte (or a new connection) to the end of its head.
+    pub head_time: Duration,
+    /// How long a connection to an endpoint or app may take, TLS included.
+    pub connect_time: Duration,
+    /// How long an idle HTTP connection of a client is kept. Longer than [`Limits::pool_idle`], so that of
+    /// two sidecars the calling one closes first and no request meets a closing connection.
+    pub client_idle: Duration,
+    /// How long an idle connection to an endpoint or app is kept. Apps close theirs from 5 s on (Node.js),
+    /// which the retry of a reused connection covers.
+    pub pool_idle: Duration,
+    /// The longest life of a pooled connection.
+    pub pool_age: Duration,
+    /// Idle connections kept per endpoint and worker.
+    pub pool_per_endpoint: usize,
+    /// How long an exchange may stand without a byte, and wait for its answer, where its port says nothing.
+    pub stall: Duration,
+    /// Endpoints tried for one request while none has taken the connection.
+    pub connect_tries: usize,
+    /// Of one HTTP/1 message.
+    pub http1: signet_wire::h1::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 16 * 1024,
+            handshakes: 256,
+            handshake_time: Duration::from_secs(5),
+            head_time: Duration::from_secs(15),
+            connect_time: Duration::from_secs(3),
+            client_idle: Duration::from_secs(300),
+            pool_idle: Duration::from_secs(60),
+            pool_age: Duration::from_secs(600),
+            pool_per_endpoint: 256,
+            stall: Duration::from_secs(300),
+            connect_tries: 3,
+            http1: signet_wire::h1::Limits::default(),
+        }
+    }
+}
+
+/// Shared by all workers and stages of a process.
+pub struct Shared {
+    /// The snapshots.
+    pub state: Arc<State>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where refusals are explained.
+    pub decisions: Arc<DecisionSink>,
+    /// Tokens that our app may present now.
+    pub exchanges: Exchanges,
+    /// Header names that only the mesh may set.
+    pub protected: Protected,
+    /// The header in which the app reads the verified user.
+    pub user_header: http::HeaderName,
+    /// Verified transaction tokens.
+    pub(crate) tokens: TokenCache<Verified>,
+    /// Verified JWTs of outside issuers.
+    pub(crate) originals: TokenCache<Verified>,
+    pub(crate) handshakes: Semaphore,
+    pub(crate) open: AtomicUsize,
+}
+
+/// Verified tokens remembered per process.
+const TOKENS: usize = 8 * 1024;
+
+impl Shared {
+    /// Everything that the data plane shares, with its metrics in `registry`.
+    pub fn new(
+        state: Arc<State>,
+        limits: Limits,
+        decisions: Arc<DecisionSink>,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        Ok(Arc::new(Shared {
+            state,
+            metrics: Metrics::new(registry)?,
+            decisions,
+            exchanges: Exchanges::new(),
+            protected: Protected::default(),
+            user_header: http::HeaderName::from_static("signet-user"),
+            tokens: TokenCache::new(TOKENS),
+            originals: TokenCache::new(TOKENS),
+            handshakes: Semaphore::new(limits.handshakes),
+            open: AtomicUsize::new(0),
+            limits,
+        }))
+    }
+}

@@ -1,0 +1,181 @@
+//! User context as a receiver believes it: from a token to a policy's user and the app's header.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderValue;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use signet_policy::{Context, User};
+use signet_token::txn::{self, Trust};
+use signet_token::{AccessToken, TxnClaims};
+
+use crate::answer::{Reason, Refusal};
+use crate::shared::Shared;
+use crate::state::{Keys, Wanted};
+
+/// What the app reads of a verified user, as one header value: base64url of JSON.
+pub type UserHeader = HeaderValue;
+
+/// A verified user with everything that a request needs of it, made once per token.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// As policy sees it when the app chose the token (or the receiver verified the credential).
+    user: User,
+    /// The same when the sidecar attached it: rare, so made on demand.
+    attached: OnceLock<User>,
+    pub(crate) header: UserHeader,
+    /// The token's end, in seconds since the epoch.
+    pub(crate) until: u64,
+    /// The issuer's alias, for JWTs of outside issuers.
+    alias: Option<Arc<str>>,
+}
+
+impl Verified {
+    pub(crate) fn user(&self, attached: bool) -> &User {
+        if !attached {
+            return &self.user;
+        }
+        self.attached.get_or_init(|| User { context: Context::Attached, ..self.user.clone() })
+    }
+
+    fn of_txn(claims: TxnClaims) -> Self {
+        let header = claims_header(
+            &claims.subject,
+            &claims.scope,
+            &claims.tctx.claims,
+            &claims.rctx.cred,
+            Some(&claims.txn),
+        );
+        let scopes = claims.scopes().map(str::to_owned).collect();
+        Verified {
+            header,
+            until: claims.expires_at,
+            attached: OnceLock::new(),
+            alias: None,
+            user: User {
+                sub: claims.subject,
+                scopes,
+                claims: claims.tctx.claims,
+                cred: claims.rctx.cred,
+                context: Context::Forwarded,
+            },
+        }
+    }
+
+    fn of_access(token: AccessToken) -> Self {
+        let sub = token.principal();
+        Verified {
+            header: claims_header(&sub, &token.scopes.join(" "), &token.claims, "jwt", None),
+            until: token.expires_at.saturating_add(token.skew),
+            attached: OnceLock::new(),
+            alias: Some(token.alias),
+            user: User {
+                sub,
+                scopes: token.scopes,
+                claims: token.claims,
+                cred: "jwt".into(),
+                context: Context::Direct,
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    scope: &'a str,
+    claims: &'a Map<String, Value>,
+    cred: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    txn: Option<&'a str>,
+}
+
+/// The header in which the app reads who the user is: base64url of `{sub, scope, claims, cred, txn}`.
+pub fn claims_header(
+    sub: &str,
+    scope: &str,
+    claims: &Map<String, Value>,
+    cred: &str,
+    txn: Option<&str>,
+) -> UserHeader {
+    // Strings and maps always serialise, and base64url is always a header value.
+    let json = serde_json::to_vec(&Claims { sub, scope, claims, cred, txn }).unwrap_or_default();
+    HeaderValue::try_from(URL_SAFE_NO_PAD.encode(json)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Verifies a transaction token, or remembers that it was verified under these keys.
+pub(crate) fn transaction(
+    shared: &Shared,
+    keys: &Keys,
+    token: &[u8],
+    now: u64,
+) -> Result<Arc<Verified>, Refusal> {
+    let Ok(token) = std::str::from_utf8(token) else {
+        return Err(Reason::ContextInvalid("txn_malformed").into());
+    };
+    if let Some(known) = shared.tokens.get(keys.generation, token, now) {
+        return Ok(known);
+    }
+    let trust = Trust {
+        trust_domain: &keys.trust_domain,
+        issuer: &keys.token_issuer,
+        roots: &keys.roots,
+        revoked: &|thumbprint| keys.revoked_delegations.contains(thumbprint),
+    };
+    match txn::verify(token, &trust, now) {
+        Ok(claims) => {
+            let verified = Arc::new(Verified::of_txn(claims));
+            shared.tokens.insert(keys.generation, token, verified.clone(), verified.until);
+            Ok(verified)
+        }
+        Err(error) if error.is_unavailable() => Err(Refusal::new(Reason::ContextUnavailable).detail(error)),
+        Err(error) => Err(Refusal::new(Reason::ContextInvalid(error.label())).detail(error)),
+    }
+}
+
+/// Verifies the original JWT of an `Authorization` header against the issuers whose aliases are listed; an
+/// empty list is all of them.
+pub(crate) fn original(
+    shared: &Shared,
+    keys: &Keys,
+    authorization: Option<&[u8]>,
+    aliases: &[Arc<str>],
+    now: u64,
+) -> Result<Arc<Verified>, Refusal> {
+    let Some(authorization) = authorization else { return Err(Reason::OriginalMissing.into()) };
+    let Some(token) = std::str::from_utf8(authorization).ok().and_then(bearer) else {
+        return Err(Refusal::new(Reason::OriginalMissing).detail("Authorization is not of the Bearer scheme"));
+    };
+    let accepts = |alias: &str| aliases.is_empty() || aliases.iter().any(|known| &**known == alias);
+    // Whether a token is genuine is not whether it is welcome: a remembered one is asked again.
+    if let Some(known) = shared.originals.get(keys.generation, token, now)
+        && known.alias.as_deref().is_some_and(accepts)
+    {
+        return Ok(known);
+    }
+    match keys.issuers.verify_from(token, now, accepts) {
+        Ok(access) => {
+            let verified = Arc::new(Verified::of_access(access));
+            shared.originals.insert(keys.generation, token, verified.clone(), verified.until);
+            Ok(verified)
+        }
+        Err(error) => {
+            if let signet_token::TokenError::UnknownKey { alias, .. } = &error {
+                shared.state.want(Wanted::IssuerKeys(alias.as_str().into()));
+            }
+            let reason = match error.is_unavailable() {
+                true => Reason::ContextUnavailable,
+                false => Reason::OriginalInvalid(error.label()),
+            };
+            Err(Refusal::new(reason).detail(error))
+        }
+    }
+}
+
+/// The token of `Bearer <token>` (RFC 6750, 2.1; the scheme in any case).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,172 @@
+//! A peer calls our app: who is it, for which user, and may it?
+//!
+//! 1. Identity headers are believed only of a sidecar or gateway of our own trust domain; from anybody
+//!    else they are dropped and counted (decisions 1 and 14).
+//! 2. A transaction token is verified, and presentable by our app while this exchange is open
+//!    (decision 20), unless it came from ourselves. A service in the `original` mode also demands the
+//!    caller's JWT and verifies it against the issuers' keys that the control plane pushed.
+//! 3. Policy decides. No policy, no request.
+//! 4. The app sees the token, the verified claims and the caller's certificate, all set by us.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use signet_identity::{Peer, PeerClass};
+use signet_policy::{Facts, User};
+use signet_wire::{Edits, Known, RequestView};
+
+use super::context;
+use super::{ConnContext, Forward, Role, Stage, Target};
+use crate::answer::{Audience, Reason, Refusal};
+use crate::exchange;
+use crate::metrics::Via;
+use crate::shared::Shared;
+use crate::state::{InboundPort, Snapshot, UserContext};
+
+/// The stage of our own ports.
+pub struct Inbound {
+    shared: Arc<Shared>,
+}
+
+impl Inbound {
+    /// The stage over this state.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Inbound { shared }
+    }
+
+    /// Decides about a stream of bytes, which has no user and no request. Asked again when policy changes.
+    pub(crate) fn admit_stream(
+        &self,
+        view: &Snapshot,
+        service: &str,
+        port: &str,
+        peer: &Peer,
+    ) -> Result<Arc<InboundPort>, Refusal> {
+        let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
+        let facts = Facts {
+            peer: peer.id(),
+            peer_class: peer.class(),
+            user: None,
+            port: &port.name,
+            protocol: port.protocol,
+            method: None,
+            path: None,
+            grpc: None,
+        };
+        self.decide(view, port, &facts)?;
+        Ok(port.clone())
+    }
+
+    fn decide(&self, view: &Snapshot, port: &InboundPort, facts: &Facts<'_>) -> Result<(), Refusal> {
+        let Some(served) = view.policy.of(&port.service) else {
+            return Err(Reason::PolicyUnavailable.into());
+        };
+        let verdict = served.policies.decide(facts);
+        if verdict.allowed {
+            return Ok(());
+        }
+        let reason = match verdict.basis {
+            signet_policy::Basis::NotUnderstood => Reason::PolicyUnavailable,
+            _ => Reason::Policy,
+        };
+        let mut refusal = Refusal::new(reason);
+        self.shared.decisions.record(refusal.decision, || {
+            serde_json::to_string(&served.policies.explain(facts)).unwrap_or_default()
+        });
+        refusal.recorded = true;
+        Err(refusal)
+    }
+}
+
+/// Whether this peer's word on users and callers counts.
+fn has_a_voice(peer: &Peer, view: &Snapshot) -> bool {
+    matches!(peer.class(), PeerClass::Sidecar | PeerClass::Gateway)
+        && peer.is_of_domain(&view.tls.generation.own().svid().id)
+}
+
+impl Stage for Inbound {
+    fn audience(&self) -> Audience {
+        Audience::Mesh
+    }
+
+    async fn admit(
+        &self,
+        conn: &ConnContext,
+        view: &mut Arc<Snapshot>,
+        head: RequestView<'_>,
+    ) -> Result<Forward, Refusal> {
+        let (Role::Inbound { service, port, app }, Some(peer)) = (&conn.role, &conn.peer) else {
+            return Err(Refusal::new(Reason::Internal).detail("an inbound request without a peer"));
+        };
+        let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
+        let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);
+        let now = crate::pool::now();
+
+        let mut via = Via::None;
+        let mut user: Option<&User> = None;
+        let (txn, jwt);
+        let voice = has_a_voice(peer, view);
+        if !voice {
+            conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+        } else if let Some(token) = head.get(Known::TxnToken) {
+            txn = context::transaction(&self.shared, &view.keys, token, now)?;
+            let attached = head.get(Known::SignetContext).is_none_or(|how| how != b"forwarded");
+            via = if attached { Via::Attached } else { Via::Forwarded };
+            user = Some(txn.user(attached));
+            forward.edits.keep(Known::TxnToken);
+            forward.edits.set(self.shared.user_header.clone(), txn.header.clone());
+            // A call that this pod made to itself brings nothing that it did not have.
+            if peer.svid().key != view.tls.generation.own().svid().key {
+                forward.exchange = Some(self.shared.exchanges.open(exchange::hash(token), txn.until));
+            }
+        }
+        if port.user_context == UserContext::Original {
+            let aliases = view.policy.of(service).map_or(&[][..], |served| &served.issuer_aliases);
+            jwt = context::original(&self.shared, &view.keys, head.get(Known::Authorization), aliases, now)?;
+            via = Via::Original;
+            user = Some(jwt.user(false));
+            forward.edits.set(self.shared.user_header.clone(), jwt.header.clone());
+        }
+        conn.metrics.context(via);
+
+        let grpc = head.is_grpc().then(|| head.path().strip_prefix('/')).flatten();
+        let facts = Facts {
+            peer: peer.id(),
+            peer_class: peer.class(),
+            user,
+            port: &port.name,
+            protocol: port.protocol,
+            method: Some(head.method()),
+            path: Some(head.path()),
+            grpc,
+        };
+        self.decide(view, port, &facts)?;
+        if let Some(xfcc) = &conn.xfcc {
+            set_xfcc(&mut forward.edits, xfcc);
+        }
+        Ok(forward)
+    }
+}
+
+/// Envoy's `SANITIZE_SET`: whatever came is dropped, and the caller's own certificate is said.
+fn set_xfcc(edits: &mut Edits, xfcc: &HeaderValue) {
+    edits.append(http::HeaderName::from_static("x-forwarded-client-cert"), xfcc.clone());
+}
+
+/// What `x-forwarded-client-cert` says of this caller. Made once per connection.
+pub(crate) fn xfcc(peer: &Peer, leaf: &[u8], own: &signet_identity::SpiffeId) -> Option<HeaderValue> {
+    use std::fmt::Write as _;
+    let mut hash = String::with_capacity(64);
+    for byte in exchange::hash(leaf) {
+        let _ = write!(hash, "{byte:02x}");
+    }
+    let element = signet_wire::xfcc::Element {
+        by: vec![own.to_string()],
+        hash: Some(hash),
+        uri: vec![peer.id().to_string()],
+        ..Default::default()
+    };
+    let mut text = String::with_capacity(256);
+    element.write(&mut text);
+    HeaderValue::try_from(text).ok()
+}

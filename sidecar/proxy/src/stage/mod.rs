@@ -1,0 +1,170 @@
+//! A stage decides what becomes of one request; the engines carry it out.
+//!
+//! An engine (HTTP/1, HTTP/2) reads a head, shows it to its listener's stage as a [`RequestView`] and
+//! gets back a [`Forward`] or a [`Refusal`]. It then applies the edits, finds a connection to the target,
+//! and keeps the [`Forward`] until the exchange has ended, since the guards in it say what is open.
+//! There are three stages: [`Inbound`], [`Outbound`], and the edge's, which the gateway crate brings.
+
+mod context;
+mod inbound;
+mod outbound;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use signet_identity::Peer;
+use signet_wire::{Edits, RequestView};
+
+use crate::answer::{Audience, Refusal};
+use crate::exchange::Exchange;
+use crate::metrics::RouteMetrics;
+use crate::state::{App, Protocol, ServicePort, Snapshot, Timeouts};
+
+pub(crate) use context::Verified;
+pub use context::{UserHeader, claims_header};
+pub use inbound::Inbound;
+pub(crate) use inbound::xfcc;
+pub use outbound::Outbound;
+pub(crate) use outbound::check_endpoints;
+
+/// Which way a connection goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From a peer of the mesh to our app.
+    Inbound,
+    /// From our app to a peer of the mesh.
+    Outbound,
+    /// From outside to a peer of the mesh.
+    Edge,
+}
+
+impl Direction {
+    /// The word in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+            Direction::Edge => "edge",
+        }
+    }
+}
+
+/// What the listener, or the original destination, decided about a connection. Constant for its life.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// A peer calls one of our ports.
+    Inbound {
+        /// `name.namespace`
+        service: Arc<str>,
+        /// The port's name.
+        port: Arc<str>,
+        /// Where our app listens.
+        app: Arc<App>,
+    },
+    /// Our app calls a service port.
+    Outbound {
+        /// `name.namespace`
+        service: Arc<str>,
+        /// The port's name.
+        port: Arc<str>,
+    },
+    /// Somebody outside calls the gateway.
+    Edge,
+}
+
+/// What is known of a connection before its first request.
+#[derive(Clone, Debug)]
+pub struct ConnContext {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// What its listener decided.
+    pub role: Role,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Who calls, proven by mutual TLS and checked. `None` for our own app and for callers outside.
+    pub peer: Option<Peer>,
+    /// What `x-forwarded-client-cert` says of the peer.
+    pub xfcc: Option<http::HeaderValue>,
+    /// The socket's other end. `None` for Unix sockets.
+    pub remote: Option<SocketAddr>,
+    /// Where it was accepted.
+    pub local: Option<SocketAddr>,
+    /// Whether the caller spoke TLS to us.
+    pub tls: bool,
+    /// Metrics of this connection's service, or of the gateway until a route is known.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// To a service of the mesh, over mutual TLS, to the exact identity of one of its endpoints.
+    Service(Arc<ServicePort>),
+    /// To our own app, in plaintext on this host.
+    App(Arc<App>),
+}
+
+/// An admitted request. Kept until the exchange has ended.
+#[derive(Debug)]
+pub struct Forward {
+    /// Where it goes.
+    pub target: Target,
+    /// What changes in its head. Its trailers lose the protected names.
+    pub edits: Edits,
+    /// What changes in the answer's head.
+    pub answer_edits: Edits,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// Keeps its transaction token presentable while it is open.
+    pub exchange: Option<Exchange>,
+    /// Metrics of its service, where the connection did not know it.
+    pub metrics: Option<Arc<RouteMetrics>>,
+}
+
+impl Forward {
+    /// To this target with no change but the defaults: protected names are dropped both ways.
+    pub fn to(target: Target, timeouts: Timeouts) -> Self {
+        Forward {
+            target,
+            edits: Edits::new(),
+            answer_edits: Edits::new(),
+            timeouts,
+            exchange: None,
+            metrics: None,
+        }
+    }
+}
+
+/// One of the three stages.
+pub trait Stage: Send + Sync + 'static {
+    /// Who reads this stage's refusals.
+    fn audience(&self) -> Audience;
+
+    /// Decides about one request head. `view` is the request's one view of the state; a stage that waited
+    /// for news (the first use of a destination) leaves the newer one in it.
+    fn admit(
+        &self,
+        conn: &ConnContext,
+        view: &mut Arc<Snapshot>,
+        head: RequestView<'_>,
+    ) -> impl Future<Output = Result<Forward, Refusal>>;
+}
+
+/// The stage of a process that is no gateway. Has no value.
+#[derive(Debug)]
+pub enum NoEdge {}
+
+impl Stage for NoEdge {
+    fn audience(&self) -> Audience {
+        match *self {}
+    }
+
+    async fn admit(
+        &self,
+        _: &ConnContext,
+        _: &mut Arc<Snapshot>,
+        _: RequestView<'_>,
+    ) -> Result<Forward, Refusal> {
+        match *self {}
+    }
+}

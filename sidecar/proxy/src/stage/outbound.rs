@@ -1,0 +1,107 @@
+//! Our app calls a service of the mesh.
+//!
+//! What the app says about users and callers is dropped, with one exception: a transaction token that this
+//! sidecar received in an exchange that is still open (decision 20). It travels on as `forwarded`, which
+//! only sidecars may say. The service comes from the listener or the original destination, never from
+//! the request.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use signet_wire::{Known, RequestView};
+
+use super::{ConnContext, Forward, Role, Stage, Target};
+use crate::answer::{Audience, Reason, Refusal};
+use crate::exchange;
+use crate::metrics::Via;
+use crate::shared::Shared;
+use crate::state::{ServicePort, Snapshot, Wanted};
+
+/// The stage of our app's calls.
+pub struct Outbound {
+    shared: Arc<Shared>,
+}
+
+impl Outbound {
+    /// The stage over this state.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Outbound { shared }
+    }
+
+    /// Finds the service port, waiting for the control plane on first use only.
+    pub async fn find(
+        &self,
+        view: &mut Arc<Snapshot>,
+        service: &Arc<str>,
+        port: &str,
+    ) -> Result<Arc<ServicePort>, Refusal> {
+        let wanted = || Wanted::Service(service.clone());
+        let found = self
+            .shared
+            .state
+            .first_use(view, wanted, |endpoints| {
+                // A refusal of the control plane ends the wait as well.
+                let known = endpoints.service(service).cloned();
+                (known.is_some() || endpoints.refusal(service).is_some()).then_some(known)
+            })
+            .await;
+        let Some(found) = found.flatten() else {
+            let why =
+                view.endpoints.refusal(service).map_or("the control plane has not told of it", |why| why);
+            return Err(Refusal::new(Reason::ServiceUnknown).detail(format_args!("{service}: {why}")));
+        };
+        let port = found.port(port).ok_or_else(|| {
+            Refusal::new(Reason::PortUnknown).detail(format_args!("{service} has no port {port}"))
+        })?;
+        check_endpoints(port)?;
+        Ok(port.clone())
+    }
+}
+
+/// Nobody is dialled without knowing who must answer.
+pub(crate) fn check_endpoints(port: &ServicePort) -> Result<(), Refusal> {
+    match (port.endpoints.is_empty(), port.unidentified) {
+        (false, _) => Ok(()),
+        (true, 0) => Err(Reason::NoEndpoint.into()),
+        (true, count) => Err(Refusal::new(Reason::NoIdentity)
+            .detail(format_args!("{count} endpoints of {} have no identity that it lists", port.service))),
+    }
+}
+
+impl Stage for Outbound {
+    fn audience(&self) -> Audience {
+        Audience::Mesh
+    }
+
+    async fn admit(
+        &self,
+        conn: &ConnContext,
+        view: &mut Arc<Snapshot>,
+        head: RequestView<'_>,
+    ) -> Result<Forward, Refusal> {
+        let Role::Outbound { service, port } = &conn.role else {
+            return Err(Refusal::new(Reason::Internal).detail("an outbound request without a service"));
+        };
+        let port = self.find(view, service, port).await?;
+        let timeouts = port.timeouts;
+        let mut forward = Forward::to(Target::Service(port), timeouts);
+        let mut stripped = head.protected_count();
+        let via = match head.get(Known::TxnToken) {
+            None => Via::None,
+            Some(token) if self.shared.exchanges.is_open(&exchange::hash(token), crate::pool::now()) => {
+                stripped = stripped.saturating_sub(1);
+                forward.edits.keep(Known::TxnToken);
+                forward
+                    .edits
+                    .set(HeaderName::from_static("signet-context"), HeaderValue::from_static("forwarded"));
+                Via::Forwarded
+            }
+            Some(_) => Via::Unseen,
+        };
+        conn.metrics.context(via);
+        conn.metrics.stripped.inc_by(u64::from(stripped));
+        // Who answers is a sidecar or gateway, proven: its refusals reach our app with their ids.
+        forward.answer_edits.keep_all_protected();
+        Ok(forward)
+    }
+}

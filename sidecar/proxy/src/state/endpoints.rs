@@ -1,0 +1,74 @@
+//! Whom we can call: services by name and by virtual address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::service::{Service, ServiceSpec};
+
+/// The endpoints snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    /// Grows with each change.
+    pub generation: u64,
+    services: HashMap<Arc<str>, Arc<Service>>,
+    by_address: HashMap<IpAddr, Arc<Service>>,
+    /// Services that the control plane refuses to tell us of, with its reason.
+    refused: HashMap<Arc<str>, Arc<str>>,
+}
+
+impl Endpoints {
+    /// The next snapshot: services put in or replaced, services removed. Endpoints that stay keep their
+    /// counters and their pooled connections.
+    #[must_use]
+    pub fn apply(
+        &self,
+        upserts: impl IntoIterator<Item = ServiceSpec>,
+        removed: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Self {
+        let mut next = Endpoints { generation: self.generation + 1, ..self.clone() };
+        for name in removed {
+            next.services.remove(name.as_ref());
+        }
+        for spec in upserts {
+            let before = self.services.get(&*spec.name);
+            let service = Arc::new(Service::build(spec, before.map(|service| &**service)));
+            next.refused.remove(&service.name);
+            next.services.insert(service.name.clone(), service);
+        }
+        next.by_address = next
+            .services
+            .values()
+            .flat_map(|service| service.addresses.iter().map(|address| (*address, service.clone())))
+            .collect();
+        next
+    }
+
+    /// The next snapshot, in which the control plane refused this service.
+    #[must_use]
+    pub fn refuse(&self, name: &str, reason: &str) -> Self {
+        let mut next = Endpoints { generation: self.generation + 1, ..self.clone() };
+        next.refused.insert(name.into(), reason.into());
+        next
+    }
+
+    /// A service by `name.namespace`.
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The service that has this virtual address.
+    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.by_address.get(&address.to_canonical())
+    }
+
+    /// Why the control plane does not tell us of this service.
+    pub fn refusal(&self, name: &str) -> Option<&Arc<str>> {
+        self.refused.get(name)
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+}

@@ -1,0 +1,58 @@
+//! Who may call us: a compiled policy set for each served service, and the mesh's settings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_policy::PolicySet;
+
+/// Settings of the whole mesh.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MeshSettings {
+    /// What happens where no policy speaks, and to outbound destinations that nobody knows. False denies.
+    pub default_allow: bool,
+    /// The longest life of an opaque stream.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// The policy of one served service.
+pub struct Served {
+    /// Compiled policies.
+    pub policies: PolicySet,
+    /// Aliases of the issuers whose JWTs the service takes in the `original` mode; empty is all.
+    pub issuer_aliases: Vec<Arc<str>>,
+}
+
+/// The policy snapshot.
+#[derive(Clone, Default)]
+pub struct Policy {
+    /// Grows with each change.
+    pub generation: u64,
+    /// Settings of the whole mesh.
+    pub mesh: MeshSettings,
+    served: HashMap<Arc<str>, Arc<Served>>,
+}
+
+impl Policy {
+    /// The next snapshot, with this policy for one service; `None` removes it, and the service denies.
+    #[must_use]
+    pub fn with_served(&self, service: &str, served: Option<Served>) -> Self {
+        let mut next = Policy { generation: self.generation + 1, ..self.clone() };
+        match served {
+            Some(served) => next.served.insert(service.into(), Arc::new(served)),
+            None => next.served.remove(service),
+        };
+        next
+    }
+
+    /// The next snapshot, with these mesh settings.
+    #[must_use]
+    pub fn with_mesh(&self, mesh: MeshSettings) -> Self {
+        Policy { generation: self.generation + 1, mesh, ..self.clone() }
+    }
+
+    /// The policy of a service. `None` means that it has not arrived: everything is denied.
+    pub fn of(&self, service: &str) -> Option<&Arc<Served>> {
+        self.served.get(service)
+    }
+}

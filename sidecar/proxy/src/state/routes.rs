@@ -1,0 +1,116 @@
+//! What this process serves.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use signet_model::{Protocol, UserContext};
+
+use super::service::Timeouts;
+
+/// Where an app listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AppAddress {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// An address of this host.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for AppAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AppAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            AppAddress::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}
+
+/// An app that this sidecar stands before.
+#[derive(Debug)]
+pub struct App {
+    /// Never used again in this process: what pools key on.
+    pub id: u64,
+    /// Where it listens.
+    pub address: AppAddress,
+}
+
+static NEXT_APP: AtomicU64 = AtomicU64::new(1);
+
+impl App {
+    /// An app at this address.
+    pub fn new(address: AppAddress) -> Arc<Self> {
+        Arc::new(App { id: NEXT_APP.fetch_add(1, Ordering::Relaxed), address })
+    }
+}
+
+/// A port of ours, as the control plane declares it.
+#[derive(Clone, Debug)]
+pub struct InboundPort {
+    /// `name.namespace`
+    pub service: Arc<str>,
+    /// Its name in the service.
+    pub name: Arc<str>,
+    /// The port that callers dial.
+    pub port: u16,
+    /// What it speaks: decides the TLS config, the engine and the form of refusals.
+    pub protocol: Protocol,
+    /// Its limits.
+    pub timeouts: Timeouts,
+    /// Which user context the service takes.
+    pub user_context: UserContext,
+}
+
+/// The routes snapshot.
+#[derive(Clone, Default)]
+pub struct Routes {
+    /// Grows with each change.
+    pub generation: u64,
+    inbound: HashMap<Arc<str>, Vec<Arc<InboundPort>>>,
+    /// The gateway's compiled configuration. Its type belongs to the gateway, which alone reads it.
+    pub gateway: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Routes {
+    /// The next snapshot, with these as the ports of one served service; none removes it.
+    #[must_use]
+    pub fn with_inbound(&self, service: &str, ports: Vec<InboundPort>) -> Self {
+        let mut next = Routes { generation: self.generation + 1, ..self.clone() };
+        if ports.is_empty() {
+            next.inbound.remove(service);
+        } else {
+            next.inbound.insert(service.into(), ports.into_iter().map(Arc::new).collect());
+        }
+        next
+    }
+
+    /// The next snapshot, with this gateway configuration.
+    #[must_use]
+    pub fn with_gateway(&self, gateway: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Routes { generation: self.generation + 1, gateway, ..self.clone() }
+    }
+
+    /// The declaration of one of our ports.
+    pub fn inbound(&self, service: &str, port: &str) -> Option<&Arc<InboundPort>> {
+        self.inbound.get(service)?.iter().find(|inbound| &*inbound.name == port)
+    }
+
+    /// The declaration of the port that callers dial as this number, whichever service has it.
+    pub fn inbound_number(&self, number: u16) -> Option<&Arc<InboundPort>> {
+        self.inbound.values().flatten().find(|inbound| inbound.port == number)
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes")
+            .field("generation", &self.generation)
+            .field("inbound", &self.inbound)
+            .field("gateway", &self.gateway.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,261 @@
+//! A service as its callers see it: ports, the identities that may answer, endpoints.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use signet_identity::{Alpn, Generation, SpiffeId};
+use signet_model::{Protocol, UserContext};
+
+/// The ALPN of a port's connections in the mesh. The receiver's declaration decides, never the client's
+/// choice.
+pub fn alpn_of(protocol: Protocol) -> Alpn {
+    match protocol {
+        Protocol::Http1 => Alpn::Http1,
+        Protocol::Http2 | Protocol::Grpc => Alpn::H2,
+        Protocol::Tcp => Alpn::Tcp,
+    }
+}
+
+/// A service as the control plane tells of it.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceSpec {
+    /// `name.namespace`
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<PortSpec>,
+    /// Any of these may answer; nobody else.
+    pub identities: Vec<SpiffeId>,
+    /// Virtual addresses by which it is dialled transparently.
+    pub addresses: Vec<IpAddr>,
+    /// Where it runs.
+    pub endpoints: Vec<EndpointSpec>,
+    /// Which user context it takes.
+    pub user_context: UserContext,
+}
+
+/// A port as the control plane tells of it.
+#[derive(Clone, Debug)]
+pub struct PortSpec {
+    /// Its name in the service.
+    pub name: String,
+    /// The port that callers dial.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its limits.
+    pub timeouts: Timeouts,
+}
+
+/// How long a port's exchanges may take. `None` is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timeouts {
+    /// From the request's head to the response's head.
+    pub request: Option<Duration>,
+    /// Without a byte either way; also how long an idle connection is kept.
+    pub idle: Option<Duration>,
+}
+
+/// An endpoint as the control plane tells of it.
+#[derive(Clone, Debug)]
+pub struct EndpointSpec {
+    /// The host where its sidecar takes mutual TLS.
+    pub address: IpAddr,
+    /// Service port name to that sidecar's port.
+    pub ports: BTreeMap<String, u16>,
+    /// The one identity that answers there. `None` means the service's, if it has exactly one: with
+    /// several nobody could be expected, and such an endpoint is not dialled.
+    pub identity: Option<SpiffeId>,
+}
+
+/// The identities that may answer for a service.
+pub type Identities = Arc<[SpiffeId]>;
+
+/// A service, ready for use.
+#[derive(Debug)]
+pub struct Service {
+    /// `name.namespace`
+    pub name: Arc<str>,
+    /// Its ports.
+    pub ports: Vec<Arc<ServicePort>>,
+    /// Who may answer.
+    pub identities: Identities,
+    /// Virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Which user context it takes.
+    pub user_context: UserContext,
+}
+
+/// A port of a service with the endpoints that serve it.
+#[derive(Debug)]
+pub struct ServicePort {
+    /// `name.namespace` of its service.
+    pub service: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The port that callers dial.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its limits.
+    pub timeouts: Timeouts,
+    /// Where it is served, by whom.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Endpoints that cannot be dialled, because nobody knows who answers there.
+    pub unidentified: usize,
+}
+
+/// One place where a port is served. Lives as long as its address and identity stay in the set: its
+/// counters survive every other change of the service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Never used again in this process: what pools key on.
+    pub id: u64,
+    /// Where its sidecar takes mutual TLS.
+    pub address: SocketAddr,
+    /// Who must answer.
+    pub identity: SpiffeId,
+    /// The same as a TLS server name, in which the verifier reads it.
+    pub server_name: ServerName<'static>,
+    /// The client config, with a session store of this endpoint's own, and its generation.
+    config: ArcSwapOption<(u64, Alpn, Arc<ClientConfig>)>,
+    /// Requests and streams under way from this process.
+    in_flight: AtomicUsize,
+    /// Connects that failed since the last that did not.
+    failures: AtomicU32,
+}
+
+/// Ids of endpoints, of this process.
+static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
+
+impl Endpoint {
+    fn new(address: SocketAddr, identity: SpiffeId) -> Self {
+        Endpoint {
+            id: NEXT_ENDPOINT.fetch_add(1, Ordering::Relaxed),
+            address,
+            server_name: signet_identity::server_name(&identity),
+            identity,
+            config: ArcSwapOption::empty(),
+            in_flight: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+        }
+    }
+
+    /// Requests and streams under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What balancing compares: what is under way, and a penalty for connects that fail.
+    pub(crate) fn load(&self) -> usize {
+        let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(0).min(16);
+        self.in_flight().saturating_add(failures.saturating_mul(64))
+    }
+
+    /// The TLS config to dial with. Sessions are this endpoint's: replicas of one service share an
+    /// identity but not their ticket keys.
+    pub fn client_config(&self, generation: &Generation, alpn: Alpn) -> Arc<ClientConfig> {
+        let known = self.config.load();
+        if let Some(known) = known.as_ref().filter(|known| known.0 == generation.number() && known.1 == alpn)
+        {
+            return known.2.clone();
+        }
+        let config = generation.client_config_for_endpoint(alpn);
+        self.config.store(Some(Arc::new((generation.number(), alpn, config.clone()))));
+        config
+    }
+
+    /// Forgets the sessions with this endpoint, after a resumed connection failed its check.
+    pub(crate) fn forget_sessions(&self) {
+        self.config.store(None);
+    }
+
+    /// Notes that a connect failed or did not.
+    pub(crate) fn connected(&self, worked: bool) {
+        if worked {
+            self.failures.store(0, Ordering::Relaxed);
+        } else {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one request until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+}
+
+/// One request or stream under way at an endpoint.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Service {
+    /// Builds the service; endpoints that `before` has under the same address and identity are kept.
+    pub(crate) fn build(spec: ServiceSpec, before: Option<&Service>) -> Service {
+        let name: Arc<str> = spec.name.into();
+        let only = match &*spec.identities {
+            [one] => Some(one),
+            _ => None,
+        };
+        let mut ports = Vec::with_capacity(spec.ports.len());
+        for port in spec.ports {
+            let known = before.and_then(|service| service.port(&port.name));
+            let mut endpoints = Vec::new();
+            let mut unidentified = 0;
+            for endpoint in &spec.endpoints {
+                let Some(number) = endpoint.ports.get(&port.name) else { continue };
+                // An identity that the service does not list does not answer for it (decision 3).
+                let listed = endpoint.identity.as_ref().is_none_or(|id| spec.identities.contains(id));
+                let Some(identity) = endpoint.identity.as_ref().or(only).filter(|_| listed) else {
+                    unidentified += 1;
+                    continue;
+                };
+                let address = SocketAddr::new(endpoint.address, *number);
+                let kept = known.and_then(|port| {
+                    port.endpoints.iter().find(|e| e.address == address && e.identity == *identity)
+                });
+                endpoints.push(
+                    kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone()))),
+                );
+            }
+            ports.push(Arc::new(ServicePort {
+                service: name.clone(),
+                name: port.name.into(),
+                port: port.port,
+                protocol: port.protocol,
+                timeouts: port.timeouts,
+                endpoints,
+                unidentified,
+            }));
+        }
+        Service {
+            name,
+            ports,
+            identities: spec.identities.into(),
+            addresses: spec.addresses,
+            user_context: spec.user_context,
+        }
+    }
+
+    /// A port by name.
+    pub fn port(&self, name: &str) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|port| &*port.name == name)
+    }
+
+    /// A port by the number that callers dial.
+    pub fn port_number(&self, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|port| port.port == number)
+    }
+}

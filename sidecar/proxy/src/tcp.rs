@@ -1,0 +1,176 @@
+//! Bytes, both ways, until both have ended.
+//!
+//! For ports that declare nothing else, and for what an HTTP/1.1 upgrade leaves. Each direction ends by
+//! itself (half-close); a reset or a cut TLS stream on one side is a reset on the other, so that nobody
+//! takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
+//! when policy changes, and ends at the mesh's maximum age.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::answer::{Reason, Refusal};
+use crate::io::Conn;
+use crate::session::{AnyStage, Session};
+use crate::stage::{Role, Stage, Target};
+use crate::upstream::{dial_app, obtain};
+
+/// Serves a stream of bytes to its end.
+pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
+    match Box::pin(dial(&session)).await {
+        Ok((upstream, _in_flight, idle)) => {
+            session.watch.within(idle);
+            Box::pin(tunnel(&session, client, Box::new(upstream), idle)).await;
+        }
+        Err(refusal) => {
+            session.note(&refusal);
+            // Whatever the caller sent unread, it is told: nothing of this worked.
+            client.stream().reset_on_close();
+            client.input().clear();
+        }
+    }
+}
+
+type Dialled = (Conn, Option<crate::state::InFlight>, Option<Duration>);
+
+async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
+    let worker = session.worker();
+    let mut view = worker.shared.state.view();
+    match (&session.stage, &session.conn.role, &session.conn.peer) {
+        (AnyStage::Inbound(stage), Role::Inbound { service, port, app }, Some(peer)) => {
+            let admitted = stage.admit_stream(&view, service, port, peer)?;
+            let again = (crate::stage::Inbound::new(worker.shared.clone()), peer.clone());
+            let names = (service.clone(), port.clone());
+            session
+                .watch
+                .set_recheck(move |view| again.0.admit_stream(view, &names.0, &names.1, &again.1).is_ok());
+            let stream = dial_app(worker, &session.watch, app).await?;
+            Ok((Conn::new(stream), None, admitted.timeouts.idle))
+        }
+        (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
+            let port = stage.find(&mut view, service, port).await?;
+            let idle = port.timeouts.idle;
+            let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true).await?;
+            Ok((obtained.upstream.conn, obtained.in_flight, idle))
+        }
+        _ => Err(Refusal::new(Reason::NotImplemented).detail("bytes at a listener for requests")),
+    }
+}
+
+/// How long the one direction may still go on after the other was reset: not at all.
+enum Over {
+    /// Both directions ended by themselves.
+    Clean,
+    /// One side broke.
+    Broken,
+}
+
+/// Copies both ways. `idle` without a byte in either direction ends it.
+pub(crate) async fn tunnel<E: Stage>(
+    session: &Session<E>,
+    client: Conn,
+    upstream: Box<Conn>,
+    idle: Option<Duration>,
+) {
+    let metrics = &session.conn.metrics;
+    let max_age = session.worker().shared.state.view().policy.mesh.max_connection_age;
+    let (client, upstream) = (RefCell::new(client), RefCell::new(*upstream));
+    let moved = Cell::new(false);
+    let mut up = Copy::default();
+    let mut down = Copy::default();
+    let mut age = std::pin::pin!(async {
+        match max_age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => std::future::pending().await,
+        }
+    });
+    let over = session
+        .watch
+        .wait(|cx| {
+            if age.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Over::Broken);
+            }
+            let a = up.poll(cx, &client, &upstream, &moved);
+            let b = down.poll(cx, &upstream, &client, &moved);
+            if moved.take() {
+                session.watch.within(idle);
+            }
+            match (a, b) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Over::Broken),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Over::Clean),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    metrics.received.inc_by(up.total);
+    metrics.sent.inc_by(down.total);
+    if let Ok(Over::Clean) = over {
+        return;
+    }
+    if let Err(end) = over {
+        tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
+    }
+    client.borrow().stream().reset_on_close();
+    upstream.borrow().stream().reset_on_close();
+}
+
+/// One direction.
+#[derive(Default)]
+struct Copy {
+    at: usize,
+    total: u64,
+    state: State,
+}
+
+#[derive(Default, PartialEq)]
+enum State {
+    #[default]
+    Copying,
+    /// The sender has ended; so do we, towards the receiver.
+    Closing,
+    Done,
+}
+
+/// Turns of a direction before it lets others have the thread: 16 buffers.
+const TURNS: usize = 16;
+
+impl Copy {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &RefCell<Conn>,
+        to: &RefCell<Conn>,
+        moved: &Cell<bool>,
+    ) -> Poll<io::Result<()>> {
+        for _ in 0..TURNS {
+            match self.state {
+                State::Done => return Poll::Ready(Ok(())),
+                State::Closing => {
+                    std::task::ready!(to.borrow_mut().poll_close(cx))?;
+                    self.state = State::Done;
+                }
+                State::Copying => {
+                    let mut from = from.borrow_mut();
+                    if from.input().is_empty() && std::task::ready!(from.poll_fill(cx))? == 0 {
+                        if from.cut() {
+                            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                        }
+                        self.state = State::Closing;
+                        continue;
+                    }
+                    let sent = to.borrow_mut().poll_send(cx, from.input(), &mut self.at);
+                    moved.set(true);
+                    std::task::ready!(sent)?;
+                    let count = self.at;
+                    self.at = 0;
+                    self.total += count as u64;
+                    from.consume(count);
+                }
+            }
+        }
+        // Both sides are fast: the other connections of this thread come first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,128 @@
+//! TLS at both ends of a mesh connection.
+//!
+//! Every handshake, resumed or not, is followed by [`Generation::check`] before the first application byte
+//! goes either way. What goes wrong is a [`HandshakeFailure`], logged with what was expected and what
+//! came, and counted under its label.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::UnixTime;
+use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer};
+use signet_wire::hello::{self, Peek};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::flood::PerSecond;
+use crate::io::{ReadAhead, Stream};
+use crate::metrics::Metrics;
+use crate::stage::Direction;
+use crate::state::{Endpoint, Tls};
+
+/// A caller that is not one of the mesh.
+pub(crate) struct Rejected {
+    pub(crate) failure: HandshakeFailure,
+    /// Where nothing was answered yet and the protocol allows it: the socket, to say something on.
+    pub(crate) socket: Option<TcpStream>,
+}
+
+impl From<HandshakeFailure> for Rejected {
+    fn from(failure: HandshakeFailure) -> Self {
+        Rejected { failure, socket: None }
+    }
+}
+
+fn wall_clock() -> UnixTime {
+    UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection.
+pub(crate) async fn accept(socket: TcpStream, tls: &Tls, alpn: Alpn) -> Result<(Stream, Peer), Rejected> {
+    let mut io = ReadAhead::new(socket);
+    loop {
+        match hello::peek(io.ahead()) {
+            Peek::Partial => {
+                let more = poll_fn(|cx| io.poll_more(cx)).await;
+                if more.map_err(|error| HandshakeFailure::from_io(&error))? == 0 {
+                    return Err(HandshakeFailure::Closed.into());
+                }
+            }
+            Peek::Plaintext => {
+                let (socket, _) = io.into_parts();
+                return Err(Rejected { failure: HandshakeFailure::Plaintext, socket: Some(socket) });
+            }
+            Peek::Malformed(_) => return Err(HandshakeFailure::NotTls.into()),
+            Peek::Client(hello) if !hello.tls13 => return Err(HandshakeFailure::TlsVersion.into()),
+            Peek::Client(hello) if !hello.is_ours() => {
+                return Err(HandshakeFailure::ForeignHello { sni: hello.sni }.into());
+            }
+            Peek::Client(_) => break,
+        }
+    }
+    let config = tls.generation.server_config(alpn);
+    let stream =
+        TlsAcceptor::from(config).accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))?;
+    let session = stream.get_ref().1;
+    // rustls refuses a client whose ALPNs do not fit, but not one that sends none at all. For bytes that
+    // is a client outside Signet; for HTTP the declared protocol holds, whatever the client leaves open.
+    let peer = tls.generation.check(
+        session.peer_certificates(),
+        &Expected::OurDomain,
+        &tls.revoked,
+        wall_clock(),
+    )?;
+    Ok((Stream::Accepted(Box::new(stream)), peer))
+}
+
+/// Dials an endpoint and makes sure that exactly the expected identity answers.
+pub(crate) async fn connect(
+    socket: TcpStream,
+    endpoint: &Endpoint,
+    tls: &Tls,
+    alpn: Alpn,
+) -> Result<(Stream, Peer), HandshakeFailure> {
+    let generation: &Arc<Generation> = &tls.generation;
+    let config = endpoint.client_config(generation, alpn);
+    let expected = Expected::Exact(&endpoint.identity);
+    let stream = TlsConnector::from(config)
+        .connect(endpoint.server_name.clone(), ReadAhead::new(socket))
+        .await
+        .map_err(|error| HandshakeFailure::from_io(&error).expecting(&endpoint.identity))?;
+    let session = stream.get_ref().1;
+    match generation.check(session.peer_certificates(), &expected, &tls.revoked, wall_clock()) {
+        // A peer of the mesh answers in the mesh's own protocol; no ALPN is somebody else's server.
+        Ok(_) if session.alpn_protocol() != Some(alpn.signet()) => Err(HandshakeFailure::NoCommonAlpn),
+        Ok(peer) => Ok((Stream::Dialled(Box::new(stream)), peer)),
+        Err(failure) => {
+            endpoint.forget_sessions();
+            generation.forget_sessions(&endpoint.identity);
+            Err(failure)
+        }
+    }
+}
+
+/// Log lines a second for failures that strangers can cause.
+const LOGGED_PER_SECOND: u64 = 10;
+static LOGGED: PerSecond = PerSecond::new();
+
+/// Counts a failure, and logs it unless there are too many.
+pub(crate) fn report(
+    failure: &HandshakeFailure,
+    direction: Direction,
+    remote: Option<std::net::SocketAddr>,
+    service: &str,
+    metrics: &Metrics,
+) {
+    metrics.handshake_failed(direction, failure.label());
+    if LOGGED.admits(crate::pool::now(), LOGGED_PER_SECOND) {
+        tracing::warn!(
+            target: "signet::handshake",
+            reason = failure.label(),
+            direction = direction.as_str(),
+            service,
+            remote = remote.map(tracing::field::display),
+            "{failure}",
+        );
+    }
+}

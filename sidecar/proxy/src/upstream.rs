@@ -1,0 +1,181 @@
+//! A connection to where a request goes: pooled, or dialled and checked.
+//!
+//! Until a connection stands nothing was sent, so another endpoint may be tried; how often is a limit. Every
+//! wait is covered by the watch of the client's connection, so a revoked caller waits for nothing.
+
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use signet_identity::{Peer, Svid};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::answer::{Reason, Refusal};
+use crate::balance;
+use crate::io::{Conn, Stream};
+use crate::pool::{Key, Upstream};
+use crate::stage::{Direction, Target, check_endpoints};
+use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot, alpn_of};
+use crate::tls;
+use crate::worker::{End, Watch, Worker};
+
+/// A connection, and its place in the endpoint's count.
+pub(crate) struct Obtained {
+    pub(crate) upstream: Upstream,
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+/// Takes a connection to the target from the pool, or dials. `fresh` dials in any case.
+pub(crate) async fn obtain<E>(
+    worker: &Rc<Worker<E>>,
+    watch: &Watch,
+    view: &Snapshot,
+    target: &Target,
+    fresh: bool,
+) -> Result<Obtained, Refusal> {
+    let limits = &worker.shared.limits;
+    match target {
+        Target::App(app) => {
+            let key = Key::App(app.id);
+            let pooled = if fresh { None } else { worker.pool.borrow_mut().take(key, limits) };
+            let upstream = match pooled {
+                Some(upstream) => upstream,
+                None => Upstream::new(Conn::new(dial_app(worker, watch, app).await?), key, None, None),
+            };
+            Ok(Obtained { upstream, in_flight: None })
+        }
+        Target::Service(port) => {
+            check_endpoints(port)?;
+            let generation = view.tls.generation.number();
+            let first = balance::pick(&port.endpoints, &[]).ok_or(Reason::NoEndpoint)?;
+            let key = Key::Endpoint { id: first.id, generation };
+            if !fresh && let Some(upstream) = worker.pool.borrow_mut().take(key, limits) {
+                watch.set_upstream(upstream.peer.clone());
+                return Ok(Obtained { upstream, in_flight: Some(first.begin()) });
+            }
+            // The rare and large part has a future of its own.
+            Box::pin(dial_service(worker, watch, view, port, first.clone())).await
+        }
+    }
+}
+
+/// Dials our app.
+pub(crate) async fn dial_app<E>(worker: &Worker<E>, watch: &Watch, app: &App) -> Result<Stream, Refusal> {
+    watch.within(Some(worker.shared.limits.connect_time));
+    let dialled = match &app.address {
+        AppAddress::Unix(path) => {
+            let mut dial = pin!(UnixStream::connect(path));
+            watch.wait(|cx| dial.as_mut().poll(cx)).await.map(|dialled| dialled.map(Stream::Unix))
+        }
+        AppAddress::Tcp(address) => {
+            let mut dial = pin!(TcpStream::connect(*address));
+            watch.wait(|cx| dial.as_mut().poll(cx)).await.map(|dialled| {
+                dialled.map(|socket| {
+                    let _ = socket.set_nodelay(true);
+                    Stream::Tcp(socket)
+                })
+            })
+        }
+    };
+    match dialled {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            Err(Refusal::new(Reason::ConnectFailed)
+                .detail(format_args!("the app at {}: {error}", app.address)))
+        }
+        Err(end) => Err(ended(end, format_args!("the app at {}", app.address))),
+    }
+}
+
+/// Dials endpoints until one takes the connection and proves to be who it must be.
+pub(crate) async fn dial_service<E>(
+    worker: &Worker<E>,
+    watch: &Watch,
+    view: &Snapshot,
+    port: &Arc<ServicePort>,
+    first: Arc<Endpoint>,
+) -> Result<Obtained, Refusal> {
+    let limits = &worker.shared.limits;
+    let mut tried = Vec::new();
+    let mut endpoint = first;
+    loop {
+        let in_flight = endpoint.begin();
+        let refusal = match dial_endpoint(worker, watch, view, port, &endpoint).await {
+            Ok((stream, peer)) => {
+                endpoint.connected(true);
+                watch.set_upstream(Some(peer.clone()));
+                let generation = view.tls.generation.number();
+                let key = Key::Endpoint { id: endpoint.id, generation };
+                let until = part_of_life(peer.svid(), view, 3, 4);
+                let upstream = Upstream::new(Conn::new(stream), key, Some(peer), Some(until));
+                return Ok(Obtained { upstream, in_flight: Some(in_flight) });
+            }
+            Err(refusal) => refusal,
+        };
+        endpoint.connected(false);
+        tried.push(endpoint.id);
+        if watch.ended().is_some() || tried.len() >= limits.connect_tries {
+            return Err(refusal);
+        }
+        match balance::pick(&port.endpoints, &tried) {
+            Some(next) => endpoint = next.clone(),
+            None => return Err(refusal),
+        }
+    }
+}
+
+async fn dial_endpoint<E>(
+    worker: &Worker<E>,
+    watch: &Watch,
+    view: &Snapshot,
+    port: &ServicePort,
+    endpoint: &Endpoint,
+) -> Result<(Stream, Peer), Refusal> {
+    watch.within(Some(worker.shared.limits.connect_time));
+    let mut dial = pin!(async {
+        let socket = TcpStream::connect(endpoint.address).await.map_err(Failed::Connect)?;
+        let _ = socket.set_nodelay(true);
+        let alpn = alpn_of(port.protocol);
+        tls::connect(socket, endpoint, &view.tls, alpn).await.map_err(Failed::Handshake)
+    });
+    match watch.wait(|cx| dial.as_mut().poll(cx)).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(Failed::Connect(error))) => Err(Refusal::new(Reason::ConnectFailed)
+            .detail(format_args!("{} at {}: {error}", port.service, endpoint.address))),
+        Ok(Err(Failed::Handshake(failure))) => {
+            let metrics = &worker.shared.metrics;
+            tls::report(&failure, Direction::Outbound, Some(endpoint.address), &port.service, metrics);
+            Err(Refusal::new(Reason::PeerHandshake(failure.label())).detail(failure))
+        }
+        Err(end) => Err(ended(end, format_args!("{} at {}", port.service, endpoint.address))),
+    }
+}
+
+enum Failed {
+    Connect(io::Error),
+    Handshake(signet_identity::HandshakeFailure),
+}
+
+fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
+    match end {
+        End::TimedOut => {
+            Refusal::new(Reason::ConnectFailed).detail(format_args!("{whom}: no connection in time"))
+        }
+        End::Revoked => Reason::Revoked.into(),
+        End::Policy => Reason::Policy.into(),
+        End::Shutdown => Reason::Overloaded.into(),
+    }
+}
+
+/// The second of the epoch at which this part of a connection's certificates has been lived, the peer's or
+/// our own, whichever comes first. The calling side stops using a connection before the called side
+/// drains it.
+pub(crate) fn part_of_life(peer: &Svid, view: &Snapshot, part: i64, of: i64) -> u64 {
+    let own = view.tls.generation.own().svid();
+    let lived = |svid: &Svid| {
+        let life = svid.not_after.saturating_sub(svid.not_before);
+        svid.not_before.saturating_add(life.saturating_mul(part) / of)
+    };
+    u64::try_from(lived(peer).min(lived(own))).unwrap_or(0)
+}

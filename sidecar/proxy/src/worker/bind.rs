@@ -1,0 +1,94 @@
+//! Taking addresses, before any thread runs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::listener::Bind;
+
+/// Connections that wait for an accept.
+const BACKLOG: i32 = 1024;
+
+/// A socket that is bound and not yet part of a runtime.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A socket that accepts.
+pub(crate) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Bound {
+    /// Joins the current runtime.
+    pub(crate) fn listen(self) -> io::Result<Listening> {
+        Ok(match self {
+            Bound::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
+            Bound::Unix(socket) => Listening::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+}
+
+/// Takes an address for so many workers. Returns the address with the port that was free.
+pub(crate) fn bind(bind: &Bind, workers: usize) -> io::Result<(Bind, Vec<Bound>)> {
+    match bind {
+        Bind::Tcp(address) => {
+            let first = tcp(*address, workers > 1)?;
+            let taken = first.local_addr()?;
+            let mut sockets = vec![Bound::Tcp(first)];
+            for _ in 1..workers {
+                sockets.push(Bound::Tcp(tcp(taken, true)?));
+            }
+            Ok((Bind::Tcp(taken), sockets))
+        }
+        Bind::Unix(path) => {
+            let first = unix(path)?;
+            // One socket for all: the kernel wakes whoever waits.
+            let mut sockets = Vec::with_capacity(workers);
+            for _ in 1..workers {
+                sockets.push(Bound::Unix(first.try_clone()?));
+            }
+            sockets.push(Bound::Unix(first));
+            Ok((bind.clone(), sockets))
+        }
+    }
+}
+
+fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        // A file that nobody listens on is left over from a process that died.
+        if error.kind() != io::ErrorKind::AddrInUse || UnixStream::connect(path).is_ok() {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        socket.bind(&address)?;
+    }
+    // Before it listens nobody can connect. Owner and group: an app of another uid shares a group with
+    // its sidecar.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

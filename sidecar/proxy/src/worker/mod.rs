@@ -1,0 +1,304 @@
+//! Threads, sockets, and the end of a process.
+//!
+//! Each worker is one thread with one current-thread runtime: its connections, buffers and pool are its
+//! own. Listeners are bound before any thread starts, so that a taken address is an error of the start.
+//! With several workers each has a socket of its own (`SO_REUSEPORT`), and one that is clearly busier than
+//! the idlest hands what it accepts over. The drain stops accepting, lets every connection finish what
+//! it is doing, and cuts what is left at its deadline.
+
+mod accept;
+mod bind;
+mod watch;
+mod wheel;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch as channel};
+
+use crate::listener::{Bind, ListenerSpec};
+use crate::pool::Pool;
+use crate::shared::Shared;
+use crate::stage::{NoEdge, Stage};
+use crate::state::{App, AppAddress};
+
+use accept::Handed;
+pub(crate) use accept::{Open, tune};
+use bind::Bound;
+pub(crate) use watch::{End, Registry, Watch, is_believed};
+
+/// The data plane of one process, before it runs.
+pub struct Proxy<E: Stage = NoEdge> {
+    /// What its workers share.
+    pub shared: Arc<Shared>,
+    /// The gateway's stage, for listeners of the edge.
+    pub edge: Option<Arc<E>>,
+    /// Threads; at least one.
+    pub workers: usize,
+}
+
+/// Why the data plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be taken.
+    #[error("cannot listen on {bind}: {error}")]
+    Bind {
+        /// Which.
+        bind: Bind,
+        /// Why.
+        error: io::Error,
+    },
+    /// A listener of the edge without a gateway.
+    #[error("the listener on {0} is for a gateway, but this process has no gateway role")]
+    NoGateway(Bind),
+    /// No thread or runtime.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// How far a process is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Serving,
+    Draining(Duration),
+}
+
+/// A running data plane.
+pub struct Running {
+    addresses: Vec<Bind>,
+    phase: channel::Sender<Phase>,
+    done: Vec<oneshot::Receiver<usize>>,
+}
+
+impl Running {
+    /// The addresses in the order of the listeners, with the ports that were free.
+    pub fn addresses(&self) -> &[Bind] {
+        &self.addresses
+    }
+
+    /// Stops accepting, lets connections finish for at most `limit`, cuts the rest. Returns how many were
+    /// cut.
+    pub async fn drain(self, limit: Duration) -> usize {
+        self.phase.send_replace(Phase::Draining(limit));
+        let mut cut = 0;
+        for worker in self.done {
+            cut += worker.await.unwrap_or(0);
+        }
+        for bind in &self.addresses {
+            if let Bind::Unix(path) = bind {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        cut
+    }
+}
+
+impl<E: Stage> Proxy<E> {
+    /// Binds every listener and starts the workers.
+    pub fn start(self, listeners: Vec<ListenerSpec>) -> Result<Running, StartError> {
+        let workers = self.workers.max(1);
+        let mut sockets: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::with_capacity(listeners.len());
+        for listener in &listeners {
+            if matches!(listener.kind, crate::listener::Kind::Edge { .. }) && self.edge.is_none() {
+                return Err(StartError::NoGateway(listener.bind.clone()));
+            }
+            let (address, bound) = bind::bind(&listener.bind, workers)
+                .map_err(|error| StartError::Bind { bind: listener.bind.clone(), error })?;
+            addresses.push(address);
+            for (worker, socket) in sockets.iter_mut().zip(bound) {
+                worker.push(socket);
+            }
+        }
+        let common = Arc::new(Common {
+            shared: self.shared,
+            edge: self.edge,
+            listeners: listeners.into_iter().map(|listener| Arc::new(listener.kind)).collect(),
+            own: addresses
+                .iter()
+                .filter_map(|bind| match bind {
+                    Bind::Tcp(address) => Some(*address),
+                    Bind::Unix(_) => None,
+                })
+                .collect(),
+            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        });
+        let (phase, _) = channel::channel(Phase::Serving);
+        let (handers, takers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut done = Vec::with_capacity(workers);
+        for (index, (bound, taker)) in sockets.into_iter().zip(takers).enumerate() {
+            let (finished, end) = oneshot::channel();
+            let start = Start {
+                index,
+                common: common.clone(),
+                bound,
+                handers: handers.clone(),
+                taker,
+                phase: phase.subscribe(),
+                finished,
+            };
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || start.run())
+                .map_err(StartError::Thread)?;
+            done.push(end);
+        }
+        Ok(Running { addresses, phase, done })
+    }
+}
+
+/// What all workers have in common.
+pub(crate) struct Common<E> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) edge: Option<Arc<E>>,
+    pub(crate) listeners: Vec<Arc<crate::listener::Kind>>,
+    /// Our own TCP addresses: never an original destination.
+    pub(crate) own: Vec<SocketAddr>,
+    /// Connections of each worker.
+    pub(crate) loads: Vec<AtomicUsize>,
+}
+
+/// What the connections of one worker share.
+pub(crate) struct Worker<E> {
+    pub(crate) index: usize,
+    pub(crate) common: Arc<Common<E>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Rc<Registry>,
+    pub(crate) pool: RefCell<Pool>,
+    /// Apps that redirected connections were for.
+    apps: RefCell<HashMap<SocketAddr, Arc<App>>>,
+}
+
+/// Destinations of redirected inbound connections are addresses of our own pod: few.
+const APPS: usize = 1024;
+
+impl<E> Worker<E> {
+    /// The app at an original destination.
+    pub(crate) fn app(&self, address: SocketAddr) -> Arc<App> {
+        let mut apps = self.apps.borrow_mut();
+        if apps.len() >= APPS {
+            apps.clear();
+        }
+        apps.entry(address).or_insert_with(|| App::new(AppAddress::Tcp(address))).clone()
+    }
+}
+
+struct Start<E> {
+    index: usize,
+    common: Arc<Common<E>>,
+    bound: Vec<Bound>,
+    handers: Vec<mpsc::UnboundedSender<Handed>>,
+    taker: mpsc::UnboundedReceiver<Handed>,
+    phase: channel::Receiver<Phase>,
+    finished: oneshot::Sender<usize>,
+}
+
+impl<E: Stage> Start<E> {
+    fn run(self) {
+        // Only fails without file descriptors; then this worker serves nothing and says so by ending.
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default())
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(target: "signet::worker", %error, "a worker has no runtime");
+                return;
+            }
+        };
+        let finished = runtime.block_on(serve(self));
+        drop(runtime);
+        if let Some((finished, cut)) = finished {
+            let _ = finished.send(cut);
+        }
+    }
+}
+
+async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usize)> {
+    let Start { index, common, bound, handers, taker, mut phase, finished } = start;
+    let shared = common.shared.clone();
+    let worker = Rc::new(Worker {
+        index,
+        pool: RefCell::new(Pool::new(shared.metrics.pooled.clone())),
+        registry: Rc::default(),
+        apps: RefCell::default(),
+        shared,
+        common,
+    });
+    tokio::task::spawn_local(wheel::turn());
+    tokio::task::spawn_local(govern(worker.clone()));
+    let mut accepting = tokio::task::JoinSet::new();
+    for (number, socket) in bound.into_iter().enumerate() {
+        match socket.listen() {
+            Ok(socket) => {
+                accepting.spawn_local(accept::accept(worker.clone(), socket, number, handers.clone()));
+            }
+            Err(error) => tracing::error!(target: "signet::worker", %error, "a listener is lost"),
+        }
+    }
+    accepting.spawn_local(accept::take(worker.clone(), taker));
+    drop(handers);
+
+    let limit = loop {
+        if let Phase::Draining(limit) = *phase.borrow_and_update() {
+            break limit;
+        }
+        // A process that drops its `Running` goes at once.
+        if phase.changed().await.is_err() {
+            break Duration::ZERO;
+        }
+    };
+    accepting.shutdown().await;
+    worker.registry.drain();
+    if tokio::time::timeout(limit, worker.registry.emptied()).await.is_ok() {
+        return Some((finished, 0));
+    }
+    let left = worker.registry.len();
+    worker.registry.cut();
+    // What was cut sees it at its next turn; nothing in it waits for the network.
+    let _ = tokio::time::timeout(Duration::from_secs(1), worker.registry.emptied()).await;
+    Some((finished, left))
+}
+
+/// How often the pool is looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Carries news of identity and policy to live connections, and sweeps the pool.
+async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
+    let state = &worker.shared.state;
+    let mut tls = state.watch_tls();
+    let mut policy = state.watch_policy();
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            changed = tls.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let view = state.view();
+                worker.registry.enforce_tls(&view);
+                worker.pool.borrow_mut().sweep(&view, &worker.shared.limits);
+            }
+            changed = policy.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                worker.registry.enforce_policy(&state.view());
+            }
+            _ = tick.tick() => {
+                let mut pool = worker.pool.borrow_mut();
+                if !pool.is_empty() {
+                    pool.sweep(&state.view(), &worker.shared.limits);
+                }
+            }
+        }
+    }
+}

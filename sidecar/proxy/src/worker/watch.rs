@@ -1,0 +1,236 @@
+//! Live connections are governed.
+//!
+//! Every connection has a [`Watch`] in its worker's [`Registry`]. It ends the connection when a peer of it
+//! is revoked, its root removed or a policy turned; it tells it of the drain; and it carries the one
+//! deadline that covers whatever the connection waits for. All waits of the engines go through it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use signet_identity::Peer;
+
+use super::wheel::Deadline;
+use crate::state::Snapshot;
+
+/// Why a wait ended before what it waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// The deadline passed. The connection may set another one and go on.
+    TimedOut,
+    /// A peer of this connection is revoked, or its root removed.
+    Revoked,
+    /// A policy that was decided at connection turned.
+    Policy,
+    /// The process ends.
+    Shutdown,
+}
+
+impl End {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            End::TimedOut => "timeout",
+            End::Revoked => "revoked",
+            End::Policy => "policy",
+            End::Shutdown => "shutdown",
+        }
+    }
+}
+
+type Recheck = Box<dyn Fn(&Snapshot) -> bool>;
+
+struct Inner {
+    id: u64,
+    end: Cell<Option<End>>,
+    waker: RefCell<Option<Waker>>,
+    /// Who is at the client's end, and at the upstream's.
+    peers: RefCell<[Option<Peer>; 2]>,
+    recheck: RefCell<Option<Recheck>>,
+    deadline: Deadline,
+}
+
+impl Inner {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn finish(&self, end: End) {
+        if self.end.get().is_none() {
+            self.end.set(Some(end));
+        }
+        self.wake();
+    }
+}
+
+/// All live connections of a worker.
+#[derive(Default)]
+pub(crate) struct Registry {
+    live: RefCell<HashMap<u64, Rc<Inner>>>,
+    next: Cell<u64>,
+    draining: Cell<bool>,
+    /// Told when the last connection of a draining worker is gone.
+    empty: tokio::sync::Notify,
+}
+
+impl Registry {
+    /// Registers a connection.
+    pub(crate) fn watch(self: &Rc<Self>) -> Watch {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let inner = Rc::new(Inner {
+            id,
+            end: Cell::new(None),
+            waker: RefCell::new(None),
+            peers: RefCell::new([None, None]),
+            recheck: RefCell::new(None),
+            deadline: Deadline::new(),
+        });
+        self.live.borrow_mut().insert(id, inner.clone());
+        Watch { inner, registry: self.clone() }
+    }
+
+    /// How many connections are live.
+    pub(crate) fn len(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    /// Ends every connection with a peer that this view no longer believes.
+    pub(crate) fn enforce_tls(&self, view: &Snapshot) {
+        self.each(|inner| {
+            let gone = inner.peers.borrow().iter().flatten().any(|peer| !is_believed(peer, view));
+            if gone {
+                inner.finish(End::Revoked);
+            }
+        });
+    }
+
+    /// Decides again about streams that were admitted once for all their life.
+    pub(crate) fn enforce_policy(&self, view: &Snapshot) {
+        self.each(|inner| {
+            let turned = inner.recheck.borrow().as_ref().is_some_and(|stands| !stands(view));
+            if turned {
+                inner.finish(End::Policy);
+            }
+        });
+    }
+
+    /// Tells every connection to end with what it is doing.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.each(Inner::wake);
+    }
+
+    /// Ends every connection.
+    pub(crate) fn cut(&self) {
+        self.each(|inner| inner.finish(End::Shutdown));
+    }
+
+    /// Ready when no connection is left.
+    pub(crate) async fn emptied(&self) {
+        while self.len() > 0 {
+            self.empty.notified().await;
+        }
+    }
+
+    fn each(&self, act: impl Fn(&Inner)) {
+        // Waking never runs a task here, so nobody changes the map meanwhile.
+        for inner in self.live.borrow().values() {
+            act(inner);
+        }
+    }
+}
+
+/// Whether a peer that was checked before would pass again: not revoked, and its root still in the bundle.
+pub(crate) fn is_believed(peer: &Peer, view: &Snapshot) -> bool {
+    peer.revoked_by(&view.tls.revoked).is_none()
+        && view
+            .tls
+            .generation
+            .bundles()
+            .get(&peer.id().trust_domain())
+            .is_some_and(|bundle| bundle.contains(&peer.root()))
+}
+
+/// One connection's place in the registry.
+pub(crate) struct Watch {
+    inner: Rc<Inner>,
+    registry: Rc<Registry>,
+}
+
+impl Watch {
+    /// Who is at the client's end.
+    pub(crate) fn set_client(&self, peer: Option<Peer>) {
+        self.inner.peers.borrow_mut()[0] = peer;
+    }
+
+    /// Who is at the upstream's end now.
+    pub(crate) fn set_upstream(&self, peer: Option<Peer>) {
+        self.inner.peers.borrow_mut()[1] = peer;
+    }
+
+    /// Asked again when policy changes; `false` ends the connection.
+    pub(crate) fn set_recheck(&self, recheck: impl Fn(&Snapshot) -> bool + 'static) {
+        *self.inner.recheck.borrow_mut() = Some(Box::new(recheck));
+    }
+
+    /// From now on a wait may take this long.
+    pub(crate) fn within(&self, limit: Option<Duration>) {
+        self.inner.deadline.set(limit);
+    }
+
+    /// Whether the connection should end after what it is doing.
+    pub(crate) fn draining(&self) -> bool {
+        self.registry.draining.get()
+    }
+
+    /// What ended the connection for good, if anything did.
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.inner.end.get()
+    }
+
+    /// Ready when the connection is over or its deadline has passed.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<End> {
+        if let Some(end) = self.inner.end.get() {
+            return Poll::Ready(end);
+        }
+        let mut kept = self.inner.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *kept = Some(cx.waker().clone());
+        }
+        drop(kept);
+        self.inner.deadline.poll(cx).map(|()| End::TimedOut)
+    }
+
+    /// Waits for `ready`, unless the connection ends before.
+    pub(crate) async fn wait<T>(&self, mut ready: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Result<T, End> {
+        poll_fn(|cx| {
+            // A connection that is over does nothing more, however ready its bytes are.
+            if let Some(end) = self.ended() {
+                return Poll::Ready(Err(end));
+            }
+            match ready(cx) {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => self.poll(cx).map(Err),
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut live = self.registry.live.borrow_mut();
+        live.remove(&self.inner.id);
+        if live.is_empty() {
+            self.registry.empty.notify_one();
+            if live.capacity() > 1024 {
+                live.shrink_to_fit();
+            }
+        }
+    }
+}
