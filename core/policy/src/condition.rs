@@ -131,20 +131,14 @@ pub(crate) fn walk<'p>(
             (false, false) => {}
         }
     }
-    match (&spec.user, facts.user) {
-        (None, _) => {}
-        (Some(wanted), None) => {
-            // `required: false` alone asks for nothing; the model refuses it beside conditions.
-            if wanted.required != Some(false) {
-                visit(Condition::User, Truth::Absent)?;
-            }
-        }
-        (Some(wanted), Some(user)) if wanted.required != Some(false) => {
-            walk_user(spec.effect, wanted, user, &mut visit)?;
-        }
-        _ => {}
+    // `required: false` asks for nothing; the model refuses it beside conditions.
+    let Some(wanted) = spec.user.as_ref().filter(|wanted| wanted.required != Some(false)) else {
+        return ControlFlow::Continue(());
+    };
+    match facts.user {
+        None => visit(Condition::User, Truth::Absent),
+        Some(user) => walk_user(spec.effect, wanted, user, &mut visit),
     }
-    ControlFlow::Continue(())
 }
 
 fn walk_user<'p>(

@@ -195,11 +195,12 @@ impl<'s> Outcome<'s> {
 
     fn near_miss(&self, facts: &Facts<'_>) -> Option<NearMiss> {
         let (first, others) = self.failed.split_first()?;
+        let had = first.had(facts);
         Some(NearMiss {
             policy: self.policy.name.to_string(),
             failed: first.name(),
-            expected: short(&first.expected()),
-            had: short(&first.had(facts)),
+            expected: short(first.expected()),
+            had: if had.is_empty() { "an empty text".to_owned() } else { short(had) },
             also_failed: others.iter().map(Condition::name).collect(),
         })
     }

@@ -109,7 +109,10 @@ impl WorkloadId {
         if !id.is_in(own) {
             return None;
         }
-        Some(WorkloadId { namespace: id.namespace()?.parse().ok()?, account: id.service_account()?.parse().ok()? })
+        Some(WorkloadId {
+            namespace: id.namespace()?.parse().ok()?,
+            account: id.service_account()?.parse().ok()?,
+        })
     }
 
     /// The whole SPIFFE ID. The names' own limits keep it far below the longest ID that there may be.
