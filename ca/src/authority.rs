@@ -10,10 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::CertificateDer;
-use signet_identity::{BundleError, KeyId, OwnSvid, PeerClass, Serial, SpiffeId, TrustBundle};
-use signet_token::{Delegation, Jwk, SigningKey};
+use signet_identity::{BundleError, KeyId, OwnSvid, Serial, SpiffeId, TrustBundle};
+use signet_token::SigningKey;
 use tokio::sync::{broadcast, watch};
-use zeroize::Zeroizing;
 
 use crate::authorise::{Rules, Stop};
 use crate::clock::Clock;
@@ -27,7 +26,6 @@ use crate::keys::{self, CaKey};
 use crate::limits::{Attempts, RecordBudget};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
-use crate::refusal::Refusal;
 use crate::revoke::Revocations;
 use crate::seal::{Role, Sealer};
 use crate::store::{RowMac, Store, StoreError};
@@ -52,7 +50,7 @@ pub(crate) struct Inner {
     peer_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
-    token_key: SigningKey,
+    pub(crate) token_key: SigningKey,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
 }
@@ -205,61 +203,6 @@ impl Authority {
     /// Root and issuer, for status and expiry alerts.
     pub fn certificates(&self) -> Vec<CertificateStatus> {
         self.inner.certificates()
-    }
-
-    /// The key under which delegations to gateways are believed: its public half.
-    pub fn token_root(&self) -> &Jwk {
-        self.inner.token_key.public_jwk()
-    }
-
-    /// The token roots as a JWK set, ready to be delivered.
-    pub fn token_roots_json(&self) -> String {
-        serde_json::json!({ "keys": [self.token_root().to_json()] }).to_string()
-    }
-
-    /// Signs with the token key, for tokens that the control plane itself issues.
-    pub fn token_key(&self) -> &SigningKey {
-        &self.inner.token_key
-    }
-
-    /// Signs a delegation to a gateway's key, and records it. The caller has checked that the peer is listed
-    /// as a gateway; refused here are a peer or key that was revoked, and another trust domain's.
-    pub async fn sign_delegation(&self, terms: Delegation) -> Result<String, AuthorityError> {
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let subject = SpiffeId::parse(&terms.subject)
-                .map_err(|_| AuthorityError::Refused(Refusal::IdentityShape))?;
-            let about = Some((subject.clone(), PeerClass::Gateway));
-            let refused = {
-                let revocations = inner.revocations.borrow();
-                if !subject.is_in(&inner.rules.trust_domain) {
-                    Some(Refusal::TrustDomain)
-                } else if inner.rules.is_reserved(&subject) {
-                    Some(Refusal::Reserved)
-                } else if revocations.set.identities.contains(&subject) {
-                    Some(Refusal::IdentityRevoked)
-                } else if revocations.delegations.contains(terms.thumbprint()) {
-                    Some(Refusal::KeyRevoked)
-                } else {
-                    None
-                }
-            };
-            if let Some(refusal) = refused {
-                return Err(inner
-                    .refuse(Stop::Refused(refusal, about), Caller::Peer, subject.as_str(), now)
-                    .await);
-            }
-            let signed = signet_token::delegation::issue(&inner.token_key, &terms)?;
-            let mut writer = inner.store.begin().await?;
-            let mut entry = Entry::new(now, Event::Delegated, subject.as_str())
-                .about(subject.as_str(), PeerClass::Gateway.as_str())
-                .because(terms.thumbprint());
-            entry.not_after = i64::try_from(terms.expires_at).ok();
-            writer.record(entry).await?;
-            writer.commit().await?;
-            Ok(signed)
-        })
-        .await
     }
 
     /// The last records of the issuance log, oldest first.
@@ -424,25 +367,5 @@ fn lock(directory: &Path) -> Result<File, AuthorityError> {
             Err(AuthorityError::AlreadyOpen { path: directory.to_path_buf() })
         }
         Err(std::fs::TryLockError::Error(source)) => Err(io(source).into()),
-    }
-}
-
-/// Text that must not be seen: it prints as dots and is wiped when dropped.
-pub struct SecretText(Zeroizing<String>);
-
-impl SecretText {
-    pub(crate) fn new(text: String) -> SecretText {
-        SecretText(Zeroizing::new(text))
-    }
-
-    /// The text itself, for the one who is to have it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[hidden]")
     }
 }

@@ -235,3 +235,137 @@ fn key_id<'a>(certificate: &X509Certificate<'a>) -> Result<Option<&'a [u8]>, Che
         _ => None,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{CaKey, generate};
+    use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, PublicKeyData as _, SanType};
+    use signet_identity::{PeerClass, SpiffeId};
+
+    struct Desk {
+        issuer: rcgen::Issuer<'static, CaKey>,
+        issuer_der: CertificateDer<'static>,
+        key: CaKey,
+        meant: LeafProfile,
+    }
+
+    fn key() -> CaKey {
+        CaKey::from_pkcs8(&generate().unwrap()).unwrap()
+    }
+
+    fn desk() -> Desk {
+        let issuer_key = key();
+        let profile = CaProfile {
+            trust_domain: TrustDomain::parse("demo.signet").unwrap(),
+            kind: CaKind::Root,
+            serial: Serial::random().unwrap(),
+            validity: Validity { not_before: 1_000_000, not_after: 2_000_000 },
+        };
+        let issuer_der = profile.params().unwrap().self_signed(&issuer_key).unwrap().der().clone();
+        Desk {
+            issuer: rcgen::Issuer::from_ca_cert_der(&issuer_der, issuer_key).unwrap(),
+            issuer_der,
+            key: key(),
+            meant: LeafProfile {
+                id: SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap(),
+                dns_names: vec!["web.shop.signet.internal".into()],
+                class: PeerClass::Sidecar,
+                serial: Serial::random().unwrap(),
+                validity: Validity { not_before: 1_500_000, not_after: 1_600_000 },
+            },
+        }
+    }
+
+    impl Desk {
+        /// The verdict on a leaf that differs from what was meant in this one way.
+        fn verdict(&self, change: impl FnOnce(&mut CertificateParams)) -> Result<(), CheckError> {
+            let mut params = self.meant.params().unwrap();
+            change(&mut params);
+            let der = params.signed_by(&self.key, &self.issuer).unwrap().der().clone();
+            leaf(&der, &self.meant, &self.key.subject_public_key_info(), &self.issuer_der)
+        }
+    }
+
+    #[track_caller]
+    fn withheld(verdict: Result<(), CheckError>, why: &str) {
+        let error = verdict.unwrap_err();
+        assert!(error.0.contains(why), "{error}, not {why}");
+    }
+
+    #[test]
+    fn what_was_meant_passes() {
+        assert_eq!(desk().verdict(|_| ()), Ok(()));
+    }
+
+    #[test]
+    fn any_one_difference_withholds_the_certificate() {
+        let desk = desk();
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        withheld(desk.verdict(|p| p.serial_number = Some(vec![0x41; 16].into())), "serial");
+        withheld(desk.verdict(|p| p.not_before += time::Duration::SECOND), "dates");
+        withheld(desk.verdict(|p| p.not_after -= time::Duration::SECOND), "dates");
+        withheld(desk.verdict(|p| p.distinguished_name.push(rcgen::DnType::CommonName, "x")), "subject");
+        withheld(desk.verdict(|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0))), "basic");
+        withheld(desk.verdict(|p| p.is_ca = IsCa::NoCa), "too many or too few");
+        withheld(desk.verdict(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)), "key usage");
+        withheld(desk.verdict(|p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]), "key usage");
+        withheld(desk.verdict(|p| drop(p.extended_key_usages.pop())), "extended key usage");
+        withheld(
+            desk.verdict(|p| p.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::CodeSigning)),
+            "extended key usage",
+        );
+        withheld(
+            desk.verdict(|p| p.subject_alt_names[0] = uri("spiffe://demo.signet/ns/shop/sa/admin")),
+            "SPIFFE",
+        );
+        withheld(desk.verdict(|p| p.subject_alt_names.push(uri("spiffe://demo.signet/x"))), "DNS names");
+        withheld(desk.verdict(|p| drop(p.subject_alt_names.pop())), "DNS names");
+        withheld(desk.verdict(|p| p.subject_alt_names.swap(0, 1)), "SPIFFE");
+        withheld(desk.verdict(|p| p.use_authority_key_identifier_extension = false), "too many or too few");
+        withheld(
+            desk.verdict(|p| {
+                let policies = PeerClass::Gateway.policies_der();
+                p.custom_extensions =
+                    vec![rcgen::CustomExtension::from_oid_content(&PeerClass::EXTENSION_OID, policies)];
+            }),
+            "class",
+        );
+        withheld(desk.verdict(|p| p.custom_extensions[0].set_criticality(true)), "class");
+        withheld(
+            desk.verdict(|p| {
+                let extra = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 99], vec![5, 0]);
+                p.custom_extensions.push(extra);
+            }),
+            "too many or too few",
+        );
+    }
+
+    #[test]
+    fn another_key_another_issuer_or_a_bad_signature_withholds_it() {
+        let (desk, other) = (desk(), desk());
+        let params = desk.meant.params().unwrap();
+        let spki = desk.key.subject_public_key_info();
+        let der = params.signed_by(&other.key, &desk.issuer).unwrap().der().clone();
+        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "public key");
+        let der = params.signed_by(&desk.key, &other.issuer).unwrap().der().clone();
+        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "issuer's name");
+
+        // The right issuer's name and key identifier, another's signature.
+        let forger = rcgen::Issuer::from_ca_cert_der(&desk.issuer_der, key()).unwrap();
+        let der = params.signed_by(&desk.key, &forger).unwrap().der().clone();
+        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "signature");
+        let mut der = params.signed_by(&desk.key, &desk.issuer).unwrap().der().to_vec();
+        der.push(0);
+        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "bytes follow");
+    }
+
+    #[test]
+    fn a_leaf_that_outlives_its_issuer_is_withheld_even_if_it_was_meant() {
+        let mut desk = desk();
+        desk.meant.validity.not_after = 2_000_001;
+        withheld(desk.verdict(|_| ()), "valid when its issuer is not");
+        desk.meant.validity = Validity { not_before: 999_999, not_after: 1_600_000 };
+        withheld(desk.verdict(|_| ()), "valid when its issuer is not");
+    }
+}

@@ -342,3 +342,62 @@ pub(crate) fn pem(der: &[u8]) -> String {
     out.push_str("-----END CERTIFICATE-----\n");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::SealConfig;
+
+    fn open(dir: &Path, now: i64) -> Hierarchy {
+        let mut config = SealConfig::key_file(dir.join("key"));
+        config.create_if_missing = true;
+        let sealer = Sealer::open(dir, "demo.signet", &config).unwrap();
+        let lives = Lives { root: 1_000_000, issuer: 10_000 };
+        Hierarchy::open(dir, &TrustDomain::parse("demo.signet").unwrap(), lives, sealer, None, now).unwrap()
+    }
+
+    #[test]
+    fn the_proof_fails_for_a_chain_that_peers_would_not_accept() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let now = 1_800_000_000;
+        let (mine, other) = (open(a.path(), now), open(b.path(), now));
+        let leaf = |hierarchy: &Hierarchy| {
+            let key = CaKey::from_pkcs8(&keys::generate().unwrap()).unwrap();
+            let profile = crate::profile::LeafProfile {
+                id: signet_identity::SpiffeId::parse("spiffe://demo.signet/ns/a/sa/b").unwrap(),
+                dns_names: Vec::new(),
+                class: signet_identity::PeerClass::Sidecar,
+                serial: Serial::random().unwrap(),
+                validity: Validity { not_before: now - 60, not_after: now + 60 },
+            };
+            let issuer = hierarchy.current();
+            let der = profile.params().unwrap().signed_by(&key, &issuer.signer).unwrap().der().clone();
+            (der, issuer.certificate.der.clone())
+        };
+        let (good, issuer) = leaf(&mine);
+        mine.verify_like_a_peer(&good, &issuer, now).unwrap();
+        assert!(mine.verify_like_a_peer(&good, &issuer, now + 61).is_err());
+        let (foreign, foreign_issuer) = leaf(&other);
+        let error = mine.verify_like_a_peer(&foreign, &foreign_issuer, now).unwrap_err();
+        assert!(matches!(error, HierarchyError::Proof(_)), "{error}");
+    }
+
+    #[test]
+    fn an_issuer_of_another_root_does_not_load() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::copy(open_and_key(a.path()), b.path().join("key")).unwrap();
+        drop(open(b.path(), 1_800_000_000));
+        std::fs::copy(a.path().join("issuer.sealed"), b.path().join("issuer.sealed")).unwrap();
+        let sealer =
+            Sealer::open(b.path(), "demo.signet", &SealConfig::key_file(b.path().join("key"))).unwrap();
+        let lives = Lives { root: 1_000_000, issuer: 10_000 };
+        let domain = TrustDomain::parse("demo.signet").unwrap();
+        let opened = Hierarchy::open(b.path(), &domain, lives, sealer, None, 1_800_000_000);
+        assert!(matches!(opened.map(|_| ()), Err(HierarchyError::Check(_))));
+    }
+
+    fn open_and_key(dir: &Path) -> std::path::PathBuf {
+        drop(open(dir, 1_800_000_000));
+        dir.join("key")
+    }
+}

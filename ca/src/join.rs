@@ -4,6 +4,7 @@
 //! SHA-256 only and consumed by one statement in the transaction that issues. A request that is refused for
 //! another reason (a bad certificate request, a revoked identity) does not consume it.
 
+use std::fmt;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use signet_identity::{PeerClass, SpiffeId};
 use zeroize::Zeroizing;
 
 use crate::authorise::{SharedRegistrar, Stop};
-use crate::authority::{Authority, Caller, Inner, SecretText};
+use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_JOIN_TOKEN_TTL, seconds};
 use crate::csr::{MAX_CSR, ProvenKey, sha256};
 use crate::error::AuthorityError;
@@ -37,6 +38,26 @@ pub struct JoinToken {
     pub class: PeerClass,
     /// Seconds since the epoch.
     pub expires_at: i64,
+}
+
+/// Text that must not be seen: it prints as dots and is wiped when dropped.
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    fn new(text: String) -> SecretText {
+        SecretText(Zeroizing::new(text))
+    }
+
+    /// The text itself, for the one who is to have it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
 }
 
 impl Authority {

@@ -7,7 +7,7 @@
 //! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
-//! `limits` bounds what a flood may cost.
+//! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
 //! private key or a token in the database, and never tells a stranger why.
@@ -21,6 +21,7 @@ mod check;
 mod clock;
 mod config;
 mod csr;
+mod delegate;
 mod error;
 mod files;
 mod hierarchy;
@@ -38,7 +39,7 @@ mod seal;
 mod store;
 
 pub use authorise::{Registrar, SharedRegistrar};
-pub use authority::{Authority, CertificateStatus, SecretText};
+pub use authority::{Authority, CertificateStatus};
 pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
@@ -49,7 +50,7 @@ pub use error::AuthorityError;
 pub use files::FileError;
 pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
-pub use join::{JoinToken, TOKEN_PREFIX};
+pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use keys::KeyError;
 pub use profile::ProfileError;
 pub use record::{Event, Record};
