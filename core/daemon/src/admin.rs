@@ -135,12 +135,11 @@ impl AdminServer {
     /// Answers until the process stops; it answers while the process drains.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { listener, routes } = self;
-        let accept = async || listener.accept().await.map(|(stream, _)| stream);
         let routes = Arc::new(routes);
         let handle = move |request: Whole| {
             let routes = routes.clone();
             async move { routes.answer(request).await }
         };
-        serve(accept, LIMITS, shutdown, handle).await;
+        serve(listener, LIMITS, shutdown, handle).await;
     }
 }

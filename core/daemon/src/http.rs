@@ -4,7 +4,14 @@
 //! of connections, small heads and bodies, and one deadline over the whole exchange. A slow or silent client
 //! loses its place when the deadline passes; garbage gets a 400 or nothing.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -13,6 +20,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -58,11 +66,29 @@ pub(crate) fn bare(status: StatusCode) -> Answer {
 /// A request whose body was read.
 pub(crate) type Whole = Request<Bytes>;
 
+/// A listening socket of either kind.
+pub(crate) trait Accept: Send + Sync {
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Io>>;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        Self::poll_accept(self, context).map_ok(|(io, _)| io)
+    }
+}
+
+impl Accept for UnixListener {
+    type Io = UnixStream;
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        Self::poll_accept(self, context).map_ok(|(io, _)| io)
+    }
+}
+
 /// Accepts connections until the process stops, and answers each with `handle`.
-pub(crate) async fn serve<A, IO, H, F>(accept: A, limits: Limits, shutdown: Shutdown, handle: H)
+pub(crate) async fn serve<H, F>(listener: impl Accept, limits: Limits, shutdown: Shutdown, handle: H)
 where
-    A: AsyncFn() -> std::io::Result<IO>,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Whole) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
@@ -72,7 +98,7 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let io = tokio::select! {
             () = shutdown.stopping() => return,
-            accepted = accept() => match accepted {
+            accepted = poll_fn(|context| listener.poll_accept(context)) => match accepted {
                 Ok(io) => io,
                 Err(error) => {
                     tracing::warn!(target: "signet::daemon", %error, "accepting failed");

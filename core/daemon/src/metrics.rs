@@ -47,13 +47,12 @@ impl MetricsServer {
     /// Answers until the process stops; while it drains it is alive and not ready.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { listener, registry, ready } = self;
-        let accept = async || listener.accept().await.map(|(stream, _)| stream);
         let token = shutdown.clone();
         let handle = move |request: Whole| {
             let answer = respond(&request, &registry, &*ready, &token);
             async move { answer }
         };
-        serve(accept, LIMITS, shutdown, handle).await;
+        serve(listener, LIMITS, shutdown, handle).await;
     }
 }
 

@@ -49,7 +49,9 @@ impl Trigger {
 
     /// What a signal does: the first begins the drain, the next one stops.
     fn signalled(&self) {
-        match *self.0.borrow() {
+        // Copied out first: moving the phase while it is borrowed would wait for ourselves.
+        let phase = *self.0.borrow();
+        match phase {
             Phase::Running => self.drain(),
             Phase::Draining | Phase::Stopping => self.stop(),
         }
@@ -82,7 +84,8 @@ impl Trigger {
                     else => return,
                 };
                 trigger.signalled();
-                tracing::info!(target: "signet::shutdown", signal = name, phase = ?*trigger.0.borrow(), "signal received");
+                let phase = *trigger.0.borrow();
+                tracing::info!(target: "signet::shutdown", signal = name, ?phase, "signal received");
             }
         });
         Ok(())

@@ -51,11 +51,19 @@ pub struct GenerationOptions {
     pub verified_chains: usize,
     /// For how many servers each client config keeps sessions (up to four tickets of about 1.5 KB each).
     pub session_names: usize,
+    /// Whether sessions are resumed at all. Off, no ticket is given or kept, and each connection costs a full
+    /// handshake.
+    pub resumption: bool,
 }
 
 impl Default for GenerationOptions {
     fn default() -> Self {
-        Self { time: Arc::new(DefaultTimeProvider), verified_chains: 2048, session_names: 256 }
+        Self {
+            time: Arc::new(DefaultTimeProvider),
+            verified_chains: 2048,
+            session_names: 256,
+            resumption: true,
+        }
     }
 }
 
@@ -64,6 +72,7 @@ impl fmt::Debug for GenerationOptions {
         f.debug_struct("GenerationOptions")
             .field("verified_chains", &self.verified_chains)
             .field("session_names", &self.session_names)
+            .field("resumption", &self.resumption)
             .finish_non_exhaustive()
     }
 }
@@ -80,6 +89,7 @@ pub struct Generation {
     control_server: Arc<ServerConfig>,
     control_client: Client,
     bootstrap_server: Arc<ServerConfig>,
+    resumption: bool,
 }
 
 struct Client {
@@ -117,6 +127,7 @@ impl Generation {
             control_server,
             control_client,
             bootstrap_server,
+            resumption: options.resumption,
             chains,
             own,
         }))
@@ -162,7 +173,9 @@ impl Generation {
     /// service share an identity but not their ticket keys, so a ticket of one is wasted on another.
     pub fn client_config_for_endpoint(&self, alpn: Alpn) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&self.client(alpn).config);
-        config.resumption = Resumption::store(Arc::new(Sessions::new(1)));
+        if self.resumption {
+            config.resumption = Resumption::store(Arc::new(Sessions::new(1)));
+        }
         Arc::new(config)
     }
 
@@ -251,7 +264,11 @@ impl Maker<'_> {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.own.certified().clone())));
         config.alpn_protocols = alpn;
         settle(&mut config);
-        config.ticketer = Ticketer::new()?;
+        if self.options.resumption {
+            config.ticketer = Ticketer::new()?;
+        } else {
+            config.send_tls13_tickets = 0;
+        }
         Ok(Arc::new(config))
     }
 
@@ -283,7 +300,10 @@ impl Maker<'_> {
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.own.certified().clone())));
         config.alpn_protocols = alpn;
         config.enable_early_data = false;
-        config.resumption = Resumption::store(sessions.clone());
+        config.resumption = match self.options.resumption {
+            true => Resumption::store(sessions.clone()),
+            false => Resumption::disabled(),
+        };
         Ok(Client { config: Arc::new(config), sessions })
     }
 }

@@ -227,28 +227,27 @@ fn parse_leaf(der: &[u8]) -> Result<Svid, SvidError> {
 /// Reads a signing certificate; the trust domain is that of its SPIFFE ID, which it need not have.
 pub(crate) fn parse_signer(der: &[u8]) -> Result<(IssuerFacts, Option<TrustDomain>), SvidError> {
     let Common { certificate, serial, key, not_before, not_after } = common(der)?;
-    let (mut is_ca, mut may_sign, mut domain) = (false, false, None);
+    let (mut is_ca, mut may_sign, mut names) = (false, false, Names::default());
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::BasicConstraints(constraints) => is_ca = constraints.ca,
             ParsedExtension::KeyUsage(usage) => may_sign = usage.key_cert_sign(),
-            ParsedExtension::SubjectAlternativeName(_) => match Names::read(extension)?.uris.as_slice() {
-                [] => {}
-                [uri] => {
-                    let id = SpiffeId::parse(uri)?;
-                    if !id.is_root() {
-                        return Err(SvidError::SignerPath);
-                    }
-                    domain = Some(id.trust_domain().clone());
-                }
-                uris => return Err(SvidError::UriNames(uris.len())),
-            },
+            ParsedExtension::SubjectAlternativeName(_) => names = Names::read(extension)?,
             _ => {}
         }
     }
     if !is_ca || !may_sign {
         return Err(SvidError::SignerIsNotCa);
     }
+    let domain = match names.uris.as_slice() {
+        [] => None,
+        [uri] => Some(SpiffeId::parse(uri)?),
+        uris => return Err(SvidError::UriNames(uris.len())),
+    };
+    if domain.as_ref().is_some_and(|id| !id.is_root()) {
+        return Err(SvidError::SignerPath);
+    }
+    let domain = domain.map(|id| id.trust_domain().clone());
     Ok((IssuerFacts { serial, key, not_before, not_after }, domain))
 }
 
