@@ -1,1 +1,78 @@
-fn main() {}
+//! `signet-sidecar --config sidecar.yaml`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use signet_sidecar::config::Config;
+use signet_sidecar::identity::IdentityError;
+use signet_sidecar::join::JoinBundle;
+use signet_sidecar::run::{Outcome, RunError, run};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Freed memory goes back within seconds, by a thread of its own; two arenas are enough for few threads and
+/// keep a fresh process small. jemalloc reads this symbol before `main`.
+#[allow(non_upper_case_globals, reason = "the name that jemalloc looks for")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static malloc_conf: &[u8; 73] =
+    b"dirty_decay_ms:5000,muzzy_decay_ms:5000,background_thread:true,narenas:2\0";
+
+const AFTER: &str = "Exit codes: 0 drained; 1 failed; 2 command line or configuration refused; \
+                     3 join token refused; 4 a second signal cut the drain short.";
+
+/// Signet's data plane: a sidecar beside one workload, or a gateway.
+#[derive(Parser)]
+#[command(name = "signet-sidecar", version, after_help = AFTER)]
+struct Arguments {
+    /// The configuration file (sidecar.yaml).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Read the configuration and the join bundle, say what is wrong, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(code) => code,
+        Err((code, error)) => {
+            eprintln!("signet-sidecar: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
+    let refused = |error: signet_sidecar::config::ConfigError| (2, error.into());
+    let config = Config::load(&arguments.config).map_err(refused)?;
+    if arguments.check {
+        JoinBundle::load(&config.identity.join_bundle).map_err(refused)?;
+        eprintln!("{}: ok", arguments.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed = |error| (1, error);
+    // Before the token, the first secret, is in memory.
+    signet_daemon::harden().context("cannot protect this process's memory").map_err(failed)?;
+    let bundle = JoinBundle::load(&config.identity.join_bundle).map_err(refused)?;
+    let logs = signet_daemon::logs::init(config.log.format, config.log.level)
+        .context("cannot set up logs")
+        .map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
+        .map_err(failed)?;
+    let outcome = runtime.block_on(run(config, bundle, Some(logs)));
+    // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::CutShort) => Ok(ExitCode::from(4)),
+        Err(RunError::Identity(error @ IdentityError::Refused { .. })) => Err((3, error.into())),
+        Err(error) => Err((1, error.into())),
+    }
+}

@@ -1,0 +1,365 @@
+//! `sidecar.yaml`: everything that this process is told, in one file.
+//!
+//! Parsed, not validated: a [`Config`] exists only when every field of it can be acted on. An unknown
+//! field, a relative path, a listener named twice or a field that the role has no use for is an error
+//! that names the file, the field, what was expected and what came. The environment is never read.
+//! Secrets are not in here, only the paths of the files that hold them, and such a file is refused
+//! unless it is ours alone.
+
+mod address;
+mod error;
+mod text;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, Serializer};
+use signet_daemon::logs;
+use signet_model::ObjectName;
+
+pub use address::{AppAddress, ListenAddress};
+pub use error::ConfigError;
+pub use text::{from_json, from_yaml};
+
+/// One process, as its configuration file describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// Sidecar beside one workload, or gateway at the edge.
+    pub role: Role,
+    /// How this process becomes somebody.
+    pub identity: IdentityConfig,
+    /// Run-time state that other programs read (`addresses.json`); mode 0700. Never a key.
+    pub data_dir: PathBuf,
+    /// Services that the workload serves.
+    #[serde(default)]
+    pub inbound: Vec<Inbound>,
+    /// Services that the workload dials by a listener of their own.
+    #[serde(default)]
+    pub outbound: Vec<Outbound>,
+    /// Redirected connections, told apart by their original destination.
+    #[serde(default)]
+    pub transparent: Option<Transparent>,
+    /// The edge, for the role `gateway`.
+    #[serde(default)]
+    pub gateway: Option<Gateway>,
+    /// The Unix socket for whoever runs this process.
+    #[serde(default)]
+    pub admin: Option<Admin>,
+    /// The TCP listener for probes and Prometheus.
+    #[serde(default)]
+    pub metrics: Option<Metrics>,
+    /// Data plane threads; absent: the CPU limit, for a sidecar at most two.
+    #[serde(default)]
+    pub workers: Option<usize>,
+    /// How long connections may finish after the first SIGTERM.
+    #[serde(default = "default_drain_seconds")]
+    pub drain_seconds: u64,
+    /// Settings of TLS between peers.
+    #[serde(default)]
+    pub tls: TlsSettings,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// What this process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Beside one workload.
+    Sidecar,
+    /// At the edge.
+    Gateway,
+}
+
+/// Where the join bundle lies.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct IdentityConfig {
+    /// A file made by `signet identity join`, mode 0600.
+    pub join_bundle: PathBuf,
+}
+
+/// One port of one service that the workload serves.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Inbound {
+    /// `name.namespace`
+    pub service: ObjectName,
+    /// The name of the port in the Service.
+    pub port: String,
+    /// Where mutual TLS is taken.
+    pub listen: SocketAddr,
+    /// Where the app listens.
+    pub app: AppAddress,
+}
+
+/// One port of one service that the workload dials.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Outbound {
+    /// Where the app dials.
+    pub listen: ListenAddress,
+    /// `name.namespace`
+    pub service: ObjectName,
+    /// The name of the port in the Service.
+    pub port: String,
+}
+
+/// Listeners for connections that the kernel redirected to us.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Transparent {
+    /// What the app dials; one address, or one per address family.
+    #[serde(default, deserialize_with = "address::one_or_more")]
+    pub outbound: Vec<SocketAddr>,
+    /// What dials the app; one address, or one per address family.
+    #[serde(default, deserialize_with = "address::one_or_more")]
+    pub inbound: Vec<SocketAddr>,
+    /// The services that redirected inbound connections are for, beside those of the `inbound` list.
+    #[serde(default)]
+    pub serves: Vec<ObjectName>,
+}
+
+/// The edge.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gateway {
+    /// The Gateway resource that says what is served, `name.namespace`.
+    pub resource: ObjectName,
+    /// Where callers from outside come in.
+    pub listeners: Vec<GatewayListener>,
+}
+
+/// One listener of the edge.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayListener {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// Its certificate; without one the listener speaks plain HTTP.
+    #[serde(default)]
+    pub tls: Option<GatewayTls>,
+}
+
+/// A certificate from outside the mesh, for callers from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayTls {
+    /// PEM, leaf first.
+    pub cert: PathBuf,
+    /// PEM, mode 0600.
+    pub key: PathBuf,
+}
+
+/// The admin socket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Admin {
+    /// Its path; the socket is made with mode 0600.
+    pub socket: PathBuf,
+}
+
+/// The TCP listener for probes and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Metrics {
+    /// Its address.
+    pub listen: SocketAddr,
+}
+
+/// Settings of TLS between peers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TlsSettings {
+    /// Whether a known peer may resume its session; off costs a full handshake each time.
+    #[serde(default = "yes")]
+    pub resumption: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { resumption: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Log {
+    /// One JSON object per event, or one line of text.
+    #[serde(default)]
+    pub format: logs::Format,
+    /// How much is said: off, error, warn, info, debug, trace.
+    #[serde(default, serialize_with = "as_text")]
+    pub level: logs::Level,
+}
+
+fn as_text<S: Serializer>(level: &logs::Level, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(level)
+}
+
+fn default_drain_seconds() -> u64 {
+    10
+}
+
+/// A drain that takes longer is a hang: no supervisor waits an hour.
+const MAX_DRAIN_SECONDS: u64 = 3600;
+/// More threads than any machine that this was measured on has cores.
+const MAX_WORKERS: usize = 256;
+
+impl Config {
+    /// Reads a file, and the rules that span fields.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        Self::parse(file, &text)
+    }
+
+    /// Like [`Config::load`] for text that was read already; `file` is only for messages.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = from_yaml(file, text)?;
+        config.check(file)?;
+        Ok(config)
+    }
+
+    fn check(&self, file: &Path) -> Result<(), ConfigError> {
+        let wrong = |field: String, expected: &str, got: String| {
+            Err(ConfigError::Field { file: file.to_owned(), field, expected: expected.to_owned(), got })
+        };
+        let mut paths: Vec<(String, &Path)> = vec![
+            ("identity.joinBundle".to_owned(), &self.identity.join_bundle),
+            ("dataDir".to_owned(), &self.data_dir),
+        ];
+        if let Some(admin) = &self.admin {
+            paths.push(("admin.socket".to_owned(), &admin.socket));
+        }
+        for (at, inbound) in self.inbound.iter().enumerate() {
+            if let AppAddress::Unix(path) = &inbound.app {
+                paths.push((format!("inbound[{at}].app"), path));
+            }
+        }
+        for (at, outbound) in self.outbound.iter().enumerate() {
+            if let ListenAddress::Unix(path) = &outbound.listen {
+                paths.push((format!("outbound[{at}].listen"), path));
+            }
+        }
+        for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
+            if let Some(tls) = &listener.tls {
+                paths.push((format!("gateway.listeners[{at}].tls.cert"), &tls.cert));
+                paths.push((format!("gateway.listeners[{at}].tls.key"), &tls.key));
+            }
+        }
+        for (field, path) in paths {
+            if !path.is_absolute() {
+                return wrong(field, "an absolute path", format!("{:?}", path.display().to_string()));
+            }
+        }
+
+        match (self.role, &self.gateway) {
+            (Role::Gateway, None) => {
+                return wrong(
+                    "gateway".to_owned(),
+                    "a gateway section with role: gateway",
+                    "none".to_owned(),
+                );
+            }
+            (Role::Sidecar, Some(_)) => {
+                return wrong(
+                    "gateway".to_owned(),
+                    "no gateway section with role: sidecar",
+                    "one (set role: gateway, or remove it)".to_owned(),
+                );
+            }
+            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() => {
+                return wrong("gateway.listeners".to_owned(), "at least one listener", "none".to_owned());
+            }
+            _ => {}
+        }
+        if self.role == Role::Gateway {
+            // A gateway has no app: whatever is listed here would never be used, or would be a second door.
+            for (field, used) in [
+                ("inbound", !self.inbound.is_empty()),
+                ("outbound", !self.outbound.is_empty()),
+                ("transparent", self.transparent.is_some()),
+            ] {
+                if used {
+                    return wrong(field.to_owned(), "none with role: gateway", "some".to_owned());
+                }
+            }
+        }
+
+        if let Some(transparent) = &self.transparent
+            && !transparent.inbound.is_empty()
+            && self.served().is_empty()
+        {
+            return wrong(
+                "transparent.serves".to_owned(),
+                "the services that redirected inbound connections are for (`[name.namespace]`)",
+                "none".to_owned(),
+            );
+        }
+
+        let mut seen = BTreeSet::new();
+        for (field, address) in self.listeners() {
+            if !address.is_ephemeral() && !seen.insert(address.to_string()) {
+                return wrong(field, "an address that no other listener has", address.to_string());
+            }
+        }
+        if self.drain_seconds > MAX_DRAIN_SECONDS {
+            return wrong("drainSeconds".to_owned(), "at most 3600 seconds", self.drain_seconds.to_string());
+        }
+        if let Some(workers) = self.workers
+            && !(1..=MAX_WORKERS).contains(&workers)
+        {
+            return wrong("workers".to_owned(), "1 to 256 threads", workers.to_string());
+        }
+        Ok(())
+    }
+
+    /// Every listener with the field that asks for it.
+    fn listeners(&self) -> Vec<(String, ListenAddress)> {
+        let tcp = ListenAddress::Tcp;
+        let mut all = Vec::new();
+        for (at, inbound) in self.inbound.iter().enumerate() {
+            all.push((format!("inbound[{at}].listen"), tcp(inbound.listen)));
+        }
+        for (at, outbound) in self.outbound.iter().enumerate() {
+            all.push((format!("outbound[{at}].listen"), outbound.listen.clone()));
+        }
+        if let Some(transparent) = &self.transparent {
+            all.extend(transparent.outbound.iter().map(|a| ("transparent.outbound".to_owned(), tcp(*a))));
+            all.extend(transparent.inbound.iter().map(|a| ("transparent.inbound".to_owned(), tcp(*a))));
+        }
+        for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
+            all.push((format!("gateway.listeners[{at}].listen"), tcp(listener.listen)));
+        }
+        if let Some(admin) = &self.admin {
+            all.push(("admin.socket".to_owned(), ListenAddress::Unix(admin.socket.clone())));
+        }
+        if let Some(metrics) = &self.metrics {
+            all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));
+        }
+        all
+    }
+
+    /// Services that this workload dials and that the configuration names, once each.
+    pub fn dialled(&self) -> BTreeSet<ObjectName> {
+        self.outbound.iter().map(|outbound| outbound.service.clone()).collect()
+    }
+
+    /// Services that this workload serves, once each.
+    pub fn served(&self) -> BTreeSet<ObjectName> {
+        let transparent = self.transparent.iter().flat_map(|transparent| &transparent.serves);
+        self.inbound.iter().map(|inbound| &inbound.service).chain(transparent).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+use super::*;
+
+const SIDECAR: &str = r#"
+role: sidecar
+identity: {joinBundle: /run/signet/join.json}
+dataDir: /run/signet/web
+inbound:
+  - {service: orders.shop, port: grpc, listen: 127.0.0.1:17102, app: "unix:/run/orders.sock"}
+  - {service: orders.shop, port: http, listen: "127.0.0.1:0", app: "tcp:127.0.0.1:8080"}
+outbound:
+  - {listen: "unix:/run/web/out-orders.sock", service: orders.shop, port: grpc}
+  - {listen: "127.0.0.1:0", service: inventory.shop, port: http}
+transparent: {outbound: ["0.0.0.0:15001", "[::]:15001"], inbound: "0.0.0.0:15006", serves: [audit.shop]}
+admin: {socket: /run/signet/admin.sock}
+metrics: {listen: "127.0.0.1:0"}
+workers: 1
+drainSeconds: 5
+log: {format: text, level: debug}
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("sidecar.yaml"), text).map_err(|error| error.to_string())
+}
+
+fn refused(text: &str, words: &[&str]) {
+    let message = parse(text).expect_err("must be refused");
+    for word in words {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = parse(SIDECAR).unwrap();
+    assert_eq!(config.role, Role::Sidecar);
+    assert_eq!(config.inbound[0].service.name.to_string(), "orders");
+    assert_eq!(config.inbound[0].service.namespace.to_string(), "shop");
+    assert_eq!(config.inbound[0].app, AppAddress::Unix("/run/orders.sock".into()));
+    assert_eq!(config.inbound[1].app, AppAddress::Tcp("127.0.0.1:8080".parse().unwrap()));
+    let transparent = config.transparent.as_ref().unwrap();
+    assert_eq!(transparent.outbound.len(), 2);
+    assert_eq!(transparent.inbound, ["0.0.0.0:15006".parse().unwrap()]);
+    assert_eq!(config.workers, Some(1));
+    assert_eq!(config.drain_seconds, 5);
+    assert_eq!(config.log, Log { format: logs::Format::Text, level: "debug".parse().unwrap() });
+    assert_eq!(
+        config.dialled().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["inventory.shop", "orders.shop"]
+    );
+    assert_eq!(config.served().len(), 2);
+    assert!(config.tls.resumption);
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let config = parse("{role: sidecar, identity: {joinBundle: /j}, dataDir: /d}").unwrap();
+    assert_eq!(config.drain_seconds, 10);
+    assert_eq!(config.workers, None);
+    assert_eq!(config.log, Log { format: logs::Format::Json, level: "info".parse().unwrap() });
+    assert!(config.inbound.is_empty() && config.outbound.is_empty() && config.transparent.is_none());
+}
+
+#[test]
+fn an_unknown_field_is_named_with_file_place_and_what_was_expected() {
+    refused(
+        "role: sidecar\nidentity: {joinBundle: /j}\ndataDir: /d\ninbond: []\n",
+        &["sidecar.yaml:4:", "inbond", "expected one of", "drainSeconds"],
+    );
+    refused(
+        "role: sidecar\nidentity: {joinBundle: /j}\ndataDir: /d\noutbound:\n  - {listen: \"127.0.0.1:1\", service: a.b, port: p, tls: x}\n",
+        &["sidecar.yaml:5:", "outbound[0].tls", "unknown field"],
+    );
+}
+
+#[test]
+fn a_duplicate_key_is_refused() {
+    refused("role: sidecar\nrole: gateway\nidentity: {joinBundle: /j}\ndataDir: /d\n", &["role", "uplicate"]);
+}
+
+#[test]
+fn a_wrong_value_names_its_field_and_what_came() {
+    let with = |line: &str| format!("role: sidecar\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{line}\n");
+    refused(
+        &with("inbound: [{service: orders, port: p, listen: \"127.0.0.1:1\", app: \"unix:/a\"}]"),
+        &["inbound[0].service", "name.namespace", "`orders`"],
+    );
+    refused(
+        &with("inbound: [{service: a.b, port: p, listen: \"127.0.0.1:1\", app: \"127.0.0.1:1\"}]"),
+        &["inbound[0].app", "tcp:ip:port"],
+    );
+    refused(
+        &with("outbound: [{service: a.b, port: p, listen: \"localhost:1\"}]"),
+        &["outbound[0].listen", "ip:port", "localhost:1"],
+    );
+    refused(&with("transparent: {outbound: [\"x\"]}"), &["transparent.outbound"]);
+    refused(&with("transparent: {inbound: \"0.0.0.0:15006\"}"), &["transparent.serves", "got none"]);
+    refused(&with("drainSeconds: 99999"), &["drainSeconds", "at most 3600 seconds", "99999"]);
+    refused(&with("log: {level: loud}"), &["log.level", "info", "loud"]);
+    refused(&with("workers: 0"), &["workers", "1 to 256", "got 0"]);
+    refused(&with("admin: {socket: run/a.sock}"), &["admin.socket", "absolute path", "run/a.sock"]);
+}
+
+#[test]
+fn two_listeners_may_not_share_an_address() {
+    let text = "role: sidecar\nidentity: {joinBundle: /j}\ndataDir: /d\noutbound:\n  - {listen: \"127.0.0.1:9\", service: a.b, port: p}\n  - {listen: \"127.0.0.1:9\", service: c.b, port: p}\n";
+    refused(text, &["outbound[1].listen", "no other listener", "127.0.0.1:9"]);
+}
+
+#[test]
+fn a_role_has_only_the_sections_that_it_uses() {
+    refused("{role: gateway, identity: {joinBundle: /j}, dataDir: /d}", &["gateway", "role: gateway"]);
+    let gateway = "gateway: {resource: gw.edge, listeners: [{listen: \"127.0.0.1:0\"}]}";
+    refused(
+        &format!("role: sidecar\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{gateway}"),
+        &["gateway", "role: sidecar"],
+    );
+    refused(
+        &format!(
+            "role: gateway\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{gateway}\noutbound: [{{listen: \"127.0.0.1:0\", service: a.b, port: p}}]"
+        ),
+        &["outbound", "role: gateway"],
+    );
+    parse(&format!("role: gateway\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{gateway}")).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Path::new("/nonexistent/sidecar.yaml")).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/sidecar.yaml"), "{error}");
+}

@@ -1,0 +1,300 @@
+//! The protocol's messages to the domain's types: the only file that knows both.
+//!
+//! Everything is read here or refused here, with a reason for the control plane; nothing past this file
+//! sees a half-read resource. A policy is the exception by design: its document travels on as text, because
+//! an unreadable policy must make its target deny and not vanish ([`Inbound::unreadable`] reports it).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use signet_identity::{KeyId, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
+use signet_model::{Gateway, MeshPolicy, ObjectName};
+use signet_proto::v1;
+use signet_proxy::state::{
+    EndpointSpec, InboundPort, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
+};
+
+use crate::credentials::Delivered;
+use signet_token::{IssuerKeys, IssuerSettings, Jwks, TokenRoots};
+
+/// A resource of the delivery stream, read.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// Settings of the mesh.
+    Mesh(Mesh),
+    /// The roots of one trust domain.
+    Bundle(Box<Delivered>),
+    /// Who is no longer believed.
+    Revocations(Revocations),
+    /// Whose word on delegations is believed.
+    TokenRoots(TokenRoots),
+    /// An outside issuer with its keys.
+    Issuer(Box<IssuerKeys>),
+    /// A service that we dial.
+    Service(Box<ServiceSpec>),
+    /// A service that we serve.
+    Inbound(Inbound),
+    /// The gateway that we are.
+    Gateway(Arc<Gateway>),
+}
+
+/// Settings of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Ours.
+    pub trust_domain: TrustDomain,
+    /// What happens to a request that no policy names.
+    pub default_allow: bool,
+    /// The issuer of transaction tokens, and their audience.
+    pub token_issuer: String,
+    /// How long a connection may live.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// Who is no longer believed.
+#[derive(Debug, Clone)]
+pub struct Revocations {
+    /// Certificates, identities and keys.
+    pub peers: Arc<RevocationSet>,
+    /// Thumbprints of delegated keys.
+    pub delegations: Arc<HashSet<String>>,
+}
+
+/// A service that we serve.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// `name.namespace`
+    pub service: ObjectName,
+    /// Its ports.
+    pub ports: Vec<InboundPort>,
+    /// Name and document of each policy that targets it.
+    pub policies: Vec<(String, String)>,
+    /// Issuers whose original tokens it takes.
+    pub issuers: BTreeSet<String>,
+    /// Which policies cannot be read, and why; this service then denies.
+    pub unreadable: Vec<String>,
+}
+
+/// What cannot be read, and why; goes back to the control plane.
+type Reason = String;
+
+/// Reads one resource. The name and the body must agree.
+pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
+    use v1::resource::Body;
+    let Some(body) = &resource.body else {
+        return Err("no body, or one of a kind that this version does not know".to_owned());
+    };
+    let (item, name) = match body {
+        Body::Mesh(body) => (Item::Mesh(mesh(body)?), "mesh".to_owned()),
+        Body::Bundle(body) => {
+            let delivered = bundle(body)?;
+            let name = format!("bundle/{}", delivered.bundle.trust_domain());
+            (Item::Bundle(Box::new(delivered)), name)
+        }
+        Body::Revocations(body) => (Item::Revocations(revocations(body)?), "revocations".to_owned()),
+        Body::TokenRoots(body) => {
+            let roots = TokenRoots::parse(&body.jwks).map_err(|error| format!("jwks: {error}"))?;
+            (Item::TokenRoots(roots), "token-roots".to_owned())
+        }
+        Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
+        Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),
+        Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
+        Body::Gateway(body) => {
+            let gateway = Gateway::from_json(&body.json).map_err(|error| error.to_string())?;
+            let name = format!("gateway/{}.{}", gateway.name.name, gateway.name.namespace);
+            (Item::Gateway(Arc::new(gateway)), name)
+        }
+    };
+    if name == resource.name {
+        Ok(item)
+    } else {
+        Err(format!("the body is of {name}, the name says {}", resource.name))
+    }
+}
+
+fn mesh(body: &v1::Mesh) -> Result<Mesh, Reason> {
+    Ok(Mesh {
+        trust_domain: TrustDomain::parse(&body.trust_domain)
+            .map_err(|error| format!("trust_domain: {error}"))?,
+        default_allow: body.default_allow,
+        token_issuer: match body.token_issuer.as_str() {
+            "" => signet_token::txn::default_issuer(&body.trust_domain),
+            issuer => issuer.to_owned(),
+        },
+        max_connection_age: seconds("max_connection_age_seconds", body.max_connection_age_seconds)?,
+    })
+}
+
+/// Reads a trust bundle; also the one that comes with a certificate.
+pub fn bundle(body: &v1::TrustBundle) -> Result<Delivered, Reason> {
+    let domain = TrustDomain::parse(&body.trust_domain).map_err(|error| format!("trust_domain: {error}"))?;
+    let bundle =
+        TrustBundle::new(domain, body.roots_der.iter().map(|der| CertificateDer::from(der.as_slice())))
+            .map_err(|error| error.to_string())?;
+    Ok(Delivered { bundle, sequence: body.sequence })
+}
+
+fn revocations(body: &v1::Revocations) -> Result<Revocations, Reason> {
+    let mut peers = RevocationSet::new(body.sequence);
+    for (at, serial) in body.serials.iter().enumerate() {
+        peers.serials.insert(Serial::from_bytes(serial).map_err(|error| format!("serials[{at}]: {error}"))?);
+    }
+    for (at, id) in body.identities.iter().enumerate() {
+        peers.identities.insert(SpiffeId::parse(id).map_err(|error| format!("identities[{at}]: {error}"))?);
+    }
+    for (at, key) in body.keys.iter().enumerate() {
+        let digest = <[u8; 32]>::try_from(key.as_slice())
+            .map_err(|_| format!("keys[{at}]: expected a SHA-256 of 32 bytes, got {}", key.len()))?;
+        peers.keys.insert(KeyId::from_bytes(digest));
+    }
+    Ok(Revocations {
+        peers: Arc::new(peers),
+        delegations: Arc::new(body.delegations.iter().cloned().collect()),
+    })
+}
+
+fn issuer(body: &v1::Issuer) -> Result<IssuerKeys, Reason> {
+    let settings = IssuerSettings {
+        alias: body.alias.clone(),
+        issuer: body.issuer.clone(),
+        audiences: body.audiences.clone(),
+        algorithms: body.algorithms.clone(),
+        token_types: body.token_types.clone(),
+        scope_claim: body.scope_claim.clone(),
+        max_lifetime: u64::try_from(body.max_lifetime_seconds).ok().filter(|seconds| *seconds != 0),
+        claims: body.claims.clone(),
+        skew: None,
+    };
+    let issuer = IssuerKeys::new(settings).map_err(|error| error.to_string())?;
+    if body.jwks.is_empty() {
+        return Ok(issuer);
+    }
+    let jwks = Jwks::parse(&body.jwks).map_err(|error| format!("jwks: {error}"))?;
+    Ok(issuer.with_keys(Arc::new(jwks), u64::try_from(body.fetched_at).unwrap_or_default()))
+}
+
+fn service(body: &v1::Service) -> Result<ServiceSpec, Reason> {
+    let mut identities = Vec::with_capacity(body.identities.len());
+    for (at, id) in body.identities.iter().enumerate() {
+        identities.push(SpiffeId::parse(id).map_err(|error| format!("identities[{at}]: {error}"))?);
+    }
+    let mut addresses = Vec::with_capacity(body.addresses.len());
+    for (at, text) in body.addresses.iter().enumerate() {
+        addresses.push(address(text).map_err(|error| format!("addresses[{at}]: {error}"))?);
+    }
+    let mut endpoints = Vec::with_capacity(body.endpoints.len());
+    for (at, body) in body.endpoints.iter().enumerate() {
+        endpoints.push(endpoint(body).map_err(|error| format!("endpoints[{at}].{error}"))?);
+    }
+    let mut ports = Vec::with_capacity(body.ports.len());
+    for (at, body) in body.ports.iter().enumerate() {
+        let failed = |error| format!("ports[{at}].{error}");
+        ports.push(PortSpec {
+            name: body.name.clone(),
+            port: port(body.port).map_err(failed)?,
+            protocol: protocol(body.protocol()).map_err(failed)?,
+            timeouts: timeouts(body).map_err(failed)?,
+        });
+    }
+    let user_context = user_context(body.user_context());
+    Ok(ServiceSpec { name: body.name.clone(), ports, identities, addresses, endpoints, user_context })
+}
+
+fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {
+    let mut ports = BTreeMap::new();
+    for (name, number) in &body.ports {
+        ports.insert(name.clone(), port(*number).map_err(|error| format!("ports.{name}: {error}"))?);
+    }
+    let identity = match body.identity.as_str() {
+        "" => None,
+        id => Some(SpiffeId::parse(id).map_err(|error| format!("identity: {error}"))?),
+    };
+    Ok(EndpointSpec {
+        address: address(&body.address).map_err(|error| format!("address: {error}"))?,
+        ports,
+        identity,
+    })
+}
+
+fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
+    let mut ports = Vec::with_capacity(body.ports.len());
+    for (at, declared) in body.ports.iter().enumerate() {
+        let failed = |error| format!("ports[{at}].{error}");
+        ports.push(InboundPort {
+            service: body.service.as_str().into(),
+            name: declared.name.as_str().into(),
+            port: port(declared.port).map_err(failed)?,
+            protocol: protocol(declared.protocol()).map_err(failed)?,
+            timeouts: timeouts(declared).map_err(failed)?,
+            user_context: user_context(body.user_context()),
+        });
+    }
+    let mut unreadable = Vec::new();
+    for policy in &body.policies {
+        if let Err(error) = MeshPolicy::from_json(&policy.json) {
+            unreadable
+                .push(format!("policy {}: {error}; {} denies until it is mended", policy.name, body.service));
+        }
+    }
+    Ok(Inbound {
+        service: body.service.parse().map_err(|error| format!("service: {error}"))?,
+        ports,
+        policies: body.policies.iter().map(|policy| (policy.name.clone(), policy.json.clone())).collect(),
+        issuers: body.issuer_aliases.iter().cloned().collect(),
+        unreadable,
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, Reason> {
+    let address: IpAddr = text.parse().map_err(|_| format!("expected an IP address, got {text:?}"))?;
+    Ok(address.to_canonical())
+}
+
+fn port(number: u32) -> Result<u16, Reason> {
+    match u16::try_from(number) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("port: expected 1 to 65535, got {number}")),
+    }
+}
+
+fn protocol(protocol: v1::Protocol) -> Result<Protocol, Reason> {
+    match protocol {
+        v1::Protocol::Http1 => Ok(Protocol::Http1),
+        v1::Protocol::Http2 => Ok(Protocol::Http2),
+        v1::Protocol::Grpc => Ok(Protocol::Grpc),
+        v1::Protocol::Tcp => Ok(Protocol::Tcp),
+        v1::Protocol::Unspecified => {
+            Err("protocol: missing, or one that this version does not know".to_owned())
+        }
+    }
+}
+
+fn user_context(context: v1::UserContext) -> UserContext {
+    match context {
+        v1::UserContext::Original => UserContext::Original,
+        v1::UserContext::Transaction | v1::UserContext::Unspecified => UserContext::Transaction,
+    }
+}
+
+fn timeouts(body: &v1::ServicePort) -> Result<Timeouts, Reason> {
+    let milliseconds = |field: &str, value: i64| match u64::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(Duration::from_millis(value))),
+        Err(_) => Err(format!("{field}: expected no negative number, got {value}")),
+    };
+    Ok(Timeouts {
+        request: milliseconds("request_timeout_ms", body.request_timeout_ms)?,
+        idle: milliseconds("idle_timeout_ms", body.idle_timeout_ms)?,
+    })
+}
+
+fn seconds(field: &str, value: i64) -> Result<Option<Duration>, Reason> {
+    match u64::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(value) => Ok(Some(Duration::from_secs(value))),
+        Err(_) => Err(format!("{field}: expected no negative number, got {value}")),
+    }
+}

@@ -1,0 +1,201 @@
+use v1::from_sidecar::Message;
+use v1::resource::Body;
+
+use super::*;
+
+fn resource(name: &str, version: &str, body: Body) -> v1::Resource {
+    v1::Resource { name: name.to_owned(), version: version.to_owned(), body: Some(body) }
+}
+
+fn service(name: &str, version: &str, address: &str) -> v1::Resource {
+    let endpoint = v1::Endpoint {
+        address: address.to_owned(),
+        ports: [("http".to_owned(), 8443)].into(),
+        identity: "spiffe://demo.signet/ns/shop/sa/orders".to_owned(),
+    };
+    let body = v1::Service {
+        name: name.to_owned(),
+        ports: vec![v1::ServicePort {
+            name: "http".to_owned(),
+            port: 80,
+            protocol: v1::Protocol::Http1.into(),
+            ..Default::default()
+        }],
+        identities: vec!["spiffe://demo.signet/ns/shop/sa/orders".to_owned()],
+        endpoints: vec![endpoint],
+        ..Default::default()
+    };
+    resource(&format!("service/{name}"), version, Body::Service(body))
+}
+
+fn inbound(version: &str, policy: &str) -> v1::Resource {
+    let body = v1::Inbound {
+        service: "orders.shop".to_owned(),
+        ports: vec![v1::ServicePort {
+            name: "http".to_owned(),
+            port: 80,
+            protocol: v1::Protocol::Http1.into(),
+            ..Default::default()
+        }],
+        policies: vec![v1::PolicyDocument { name: "web-to-orders.shop".to_owned(), json: policy.to_owned() }],
+        ..Default::default()
+    };
+    resource("inbound/orders.shop", version, Body::Inbound(body))
+}
+
+fn delta(nonce: u64, upserts: Vec<v1::Resource>, removed: &[&str]) -> v1::Delta {
+    v1::Delta { nonce, upserts, removed: removed.iter().map(|name| (*name).to_owned()).collect(), now: 0 }
+}
+
+fn haves(deliveries: &Deliveries) -> Vec<(String, String)> {
+    deliveries.haves().into_iter().map(|have| (have.name, have.version)).collect()
+}
+
+fn endpoint_of(deliveries: &Deliveries, name: &str) -> Option<String> {
+    match deliveries.get(name) {
+        Some(Item::Service(service)) => Some(service.endpoints[0].address.to_string()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_delta_is_applied_acknowledged_and_says_what_it_touched() {
+    let mut deliveries = Deliveries::new();
+    assert!(!deliveries.is_started());
+    let mesh = v1::Mesh { trust_domain: "demo.signet".to_owned(), ..Default::default() };
+    let (changed, answer) = deliveries.apply(delta(
+        7,
+        vec![resource("mesh", "m1", Body::Mesh(mesh)), service("orders.shop", "s1", "10.0.0.1")],
+        &[],
+    ));
+    assert_eq!(answer, Message::Ack(v1::Ack { nonce: 7 }));
+    assert!(changed.mesh && !changed.bundles && !changed.keys && changed.inbound.is_empty());
+    assert_eq!(changed.services.iter().collect::<Vec<_>>(), ["orders.shop"]);
+    assert!(deliveries.is_started());
+
+    let (changed, answer) =
+        deliveries.apply(delta(8, vec![], &["service/orders.shop", "service/never.here"]));
+    assert_eq!(answer, Message::Ack(v1::Ack { nonce: 8 }));
+    assert_eq!(changed.services.iter().collect::<Vec<_>>(), ["orders.shop"]);
+    assert!(deliveries.get("service/orders.shop").is_none());
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_the_rest_is_taken() {
+    let mut deliveries = Deliveries::new();
+    deliveries.apply(delta(1, vec![service("orders.shop", "s1", "10.0.0.1")], &[]));
+    let (changed, answer) = deliveries.apply(delta(
+        2,
+        vec![service("orders.shop", "s2", "not-an-address"), service("web.shop", "w1", "10.0.0.2")],
+        &[],
+    ));
+    let Message::Nack(nack) = answer else { panic!("expected a nack") };
+    assert_eq!(nack.nonce, 2);
+    assert_eq!(nack.rejected.len(), 1);
+    assert_eq!(nack.rejected[0].name, "service/orders.shop");
+    assert!(nack.rejected[0].reason.contains("not-an-address"), "{}", nack.rejected[0].reason);
+    assert_eq!(changed.services.iter().collect::<Vec<_>>(), ["web.shop"]);
+    // The old one stays, and a new stream says so.
+    assert_eq!(endpoint_of(&deliveries, "service/orders.shop").as_deref(), Some("10.0.0.1"));
+    assert_eq!(
+        haves(&deliveries),
+        [
+            ("service/orders.shop".to_owned(), "s1".to_owned()),
+            ("service/web.shop".to_owned(), "w1".to_owned())
+        ]
+    );
+    assert!(deliveries.rejected().contains_key("service/orders.shop"));
+
+    deliveries.apply(delta(3, vec![service("orders.shop", "s3", "10.0.0.3")], &[]));
+    assert!(deliveries.rejected().is_empty());
+}
+
+#[test]
+fn a_body_of_a_kind_that_we_do_not_know_is_rejected() {
+    let mut deliveries = Deliveries::new();
+    let unknown = v1::Resource { name: "wasm/x".to_owned(), version: "1".to_owned(), body: None };
+    let (changed, answer) = deliveries.apply(delta(1, vec![unknown], &[]));
+    assert!(changed.is_empty());
+    assert!(matches!(answer, Message::Nack(_)));
+}
+
+#[test]
+fn a_name_that_its_body_belies_is_rejected() {
+    let mut deliveries = Deliveries::new();
+    let mut lie = service("orders.shop", "s1", "10.0.0.1");
+    lie.name = "service/bank.shop".to_owned();
+    let (changed, answer) = deliveries.apply(delta(1, vec![lie], &[]));
+    assert!(changed.is_empty() && deliveries.haves().is_empty());
+    assert!(matches!(answer, Message::Nack(_)));
+}
+
+#[test]
+fn a_policy_with_a_field_that_we_do_not_know_is_taken_reported_and_left_to_deny() {
+    let mut deliveries = Deliveries::new();
+    let policy = r#"{"apiVersion":"signet.mesh/v1alpha1","kind":"MeshPolicy","metadata":{"namespace":"shop","name":"web-to-orders"},"spec":{"effect":"permit","moonPhase":"full"}}"#;
+    let (changed, answer) = deliveries.apply(delta(1, vec![inbound("i1", policy)], &[]));
+    let Message::Nack(nack) = answer else { panic!("expected a nack") };
+    assert_eq!(nack.rejected[0].name, "inbound/orders.shop");
+    assert!(nack.rejected[0].reason.contains("moonPhase"), "{}", nack.rejected[0].reason);
+    assert!(changed.inbound.contains("orders.shop"));
+    // The newer version is the one that counts: the older, laxer one is gone.
+    assert_eq!(haves(&deliveries), [("inbound/orders.shop".to_owned(), "i1".to_owned())]);
+    let Some(Item::Inbound(held)) = deliveries.get("inbound/orders.shop") else { panic!() };
+    assert_eq!(held.policies.len(), 1);
+}
+
+#[test]
+fn each_unreadable_field_is_told_by_its_name() {
+    let cases: Vec<(v1::Resource, &str)> = vec![
+        (
+            resource(
+                "mesh",
+                "1",
+                Body::Mesh(v1::Mesh { trust_domain: "UPPER".to_owned(), ..Default::default() }),
+            ),
+            "trust_domain",
+        ),
+        (
+            resource(
+                "revocations",
+                "1",
+                Body::Revocations(v1::Revocations { keys: vec![vec![1, 2]], ..Default::default() }),
+            ),
+            "keys[0]",
+        ),
+        (
+            resource(
+                "revocations",
+                "1",
+                Body::Revocations(v1::Revocations { identities: vec!["x".to_owned()], ..Default::default() }),
+            ),
+            "identities[0]",
+        ),
+        (resource("token-roots", "1", Body::TokenRoots(v1::TokenRoots { jwks: "{".to_owned() })), "jwks"),
+        (
+            resource(
+                "issuer/a",
+                "1",
+                Body::Issuer(v1::Issuer { alias: "a".to_owned(), ..Default::default() }),
+            ),
+            "issuer",
+        ),
+        (
+            resource(
+                "bundle/demo.signet",
+                "1",
+                Body::Bundle(v1::TrustBundle {
+                    trust_domain: "demo.signet".to_owned(),
+                    ..Default::default()
+                }),
+            ),
+            "demo.signet",
+        ),
+    ];
+    for (resource, word) in cases {
+        let name = resource.name.clone();
+        let (_, answer) = Deliveries::new().apply(delta(1, vec![resource], &[]));
+        let Message::Nack(nack) = answer else { panic!("{name}: expected a nack") };
+        assert!(nack.rejected[0].reason.contains(word), "{name}: {}", nack.rejected[0].reason);
+    }
+}

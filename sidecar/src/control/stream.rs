@@ -1,0 +1,287 @@
+//! The delivery stream: opened, kept, opened again.
+//!
+//! One task owns everything that this process was told. It says hello with what it has, applies what comes,
+//! subscribes when a request first needs a service, and hands in records of decisions. When the stream ends
+//! it dials again with backoff; meanwhile everything goes on with what is known. A rotation of our own
+//! certificate moves the stream to a new connection, so that it never outlives the certificate under it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_proto::v1;
+use signet_proto::v1::delivery_client::DeliveryClient;
+use signet_proto::v1::from_sidecar::Message as Say;
+use signet_proto::v1::to_sidecar::Message as Hear;
+use signet_proxy::decision::{DecisionRecord, DecisionSink};
+use signet_proxy::state::Wanted;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::convert::Item;
+use super::delivery::Deliveries;
+use super::plane::{ControlPlane, PlaneError};
+use crate::backoff::{Backoff, chance};
+use crate::clock;
+use crate::credentials::Credentials;
+use crate::gateway;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::status::Status;
+
+/// Messages on their way to the control plane: an answer, a few subscriptions, a batch. When so many wait,
+/// nobody reads.
+const OUTGOING: usize = 64;
+/// One delta: every service of a large mesh. Past it something is wrong with the sender.
+const MAX_DELTA: usize = 64 * 1024 * 1024;
+/// Services asked for by requests; an app that dials at random must not fill our memory.
+const MAX_WISHED: usize = 10_000;
+/// Records are kept so long or so many before they are sent together.
+const BATCH: (Duration, usize) = (Duration::from_millis(500), 64);
+/// A stream that lived so long was a good one: the next failure is the first again.
+const GOOD: Duration = Duration::from_secs(30);
+/// A first answer that takes longer does not come.
+const OPENING: Duration = Duration::from_secs(10);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    #[error("the control plane ended the stream ({:?}): {}", .0.code(), .0.message())]
+    Status(tonic::Status),
+    #[error("the control plane closed the stream")]
+    Closed,
+    #[error("the control plane did not open the stream within {} s", OPENING.as_secs())]
+    Opening,
+    #[error("the control plane does not read what we send")]
+    Stuck,
+    #[error("our certificate was renewed")]
+    Rotated,
+}
+
+/// What the stream needs of the rest of the process.
+pub struct Parts {
+    /// Whom to dial.
+    pub plane: Arc<ControlPlane>,
+    /// When to dial anew.
+    pub credentials: Arc<Credentials>,
+    /// Where news goes.
+    pub publisher: Arc<Publisher>,
+    /// What is shown to people and probes.
+    pub status: Arc<Status>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// First uses of services.
+    pub wishes: mpsc::Receiver<Wanted>,
+    /// Records of decisions.
+    pub decisions: mpsc::Receiver<DecisionRecord>,
+    /// Knows how many records were dropped.
+    pub sink: Arc<DecisionSink>,
+    /// Services that the configuration dials.
+    pub dialled: BTreeSet<String>,
+    /// Services that the configuration serves.
+    pub served: BTreeSet<String>,
+}
+
+/// See the module's story.
+pub struct Discovery {
+    parts: Parts,
+    deliveries: Deliveries,
+    /// Everything that we subscribe to: configured, wished for, routed to.
+    services: BTreeSet<String>,
+    batch: Vec<v1::Decision>,
+}
+
+impl Discovery {
+    /// A discovery that knows nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let services = parts.dialled.clone();
+        Self { parts, deliveries: Deliveries::new(), services, batch: Vec::new() }
+    }
+
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
+        loop {
+            let began = tokio::time::Instant::now();
+            let mut credentials = self.parts.credentials.watch();
+            credentials.mark_unchanged();
+            let ended = match self.stream(&mut credentials).await {
+                Ok(never) => match never {},
+                Err(ended) => ended,
+            };
+            self.parts.metrics.connected.set(0);
+            self.parts.status.disconnected(&ended.to_string());
+            if matches!(ended, Ended::Rotated) {
+                tracing::debug!(target: "signet::control", "moving to a connection under the new certificate");
+                continue;
+            }
+            if began.elapsed() >= GOOD {
+                backoff.reset();
+            }
+            let wait = backoff.next(chance());
+            tracing::warn!(target: "signet::control", reason = %ended, retry_in_ms = wait.as_millis() as u64,
+                address = self.parts.plane.address(), "no delivery stream; going on with what is known");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        credentials: &mut watch::Receiver<Option<signet_proxy::state::Tls>>,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let (generation, link) = self.parts.plane.link().await?;
+        let origin = link.origin();
+        let mut client = DeliveryClient::with_origin(link, origin).max_decoding_message_size(MAX_DELTA);
+        let (say, said) = mpsc::channel(OUTGOING);
+        send(&say, Say::Hello(self.hello()))?;
+        let opening = tokio::time::timeout(OPENING, client.stream(ReceiverStream::new(said)));
+        let mut hear: Streaming<v1::ToSidecar> =
+            opening.await.map_err(|_| Ended::Opening)?.map_err(Ended::Status)?.into_inner();
+        self.parts.metrics.connected.set(1);
+        self.parts.status.connected(generation);
+        tracing::info!(target: "signet::control", address = self.parts.plane.address(), generation,
+            have = self.deliveries.versions().len(), "delivery stream open");
+
+        let mut flush = tokio::time::interval(BATCH.0);
+        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                heard = hear.message() => match heard {
+                    Ok(Some(message)) => self.hear(message, &say)?,
+                    Ok(None) => return Err(Ended::Closed),
+                    Err(status) => return Err(Ended::Status(status)),
+                },
+                changed = credentials.changed() => {
+                    // The sender lives as long as the process.
+                    let rotated = changed.is_ok() && credentials.borrow_and_update().as_ref()
+                        .is_some_and(|tls| tls.generation.number() != generation);
+                    if rotated {
+                        return Err(Ended::Rotated);
+                    }
+                }
+                Some(wanted) = self.parts.wishes.recv() => self.wish(wanted, &say)?,
+                Some(record) = self.parts.decisions.recv(), if self.batch.len() < BATCH.1 => self.batch.push(self.decision(record)),
+                _ = flush.tick() => self.flush(&say)?,
+            }
+        }
+    }
+
+    fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            have: self.deliveries.haves(),
+            services: self.services.iter().cloned().collect(),
+            serves: self.parts.served.iter().cloned().collect(),
+        }
+    }
+
+    fn hear(&mut self, message: v1::ToSidecar, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
+        match message.message {
+            Some(Hear::Delta(delta)) => self.apply(delta, say),
+            Some(Hear::Refused(refused)) => {
+                tracing::warn!(target: "signet::control", service = refused.service, reason = refused.reason,
+                    "the control plane refuses a service");
+                self.parts.publisher.refused(&refused.service, &refused.reason);
+                self.parts.status.refused(refused.service, refused.reason);
+                Ok(())
+            }
+            // From a newer control plane: what we do not know cannot be needed by what we do.
+            None => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, delta: v1::Delta, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
+        let metrics = &self.parts.metrics;
+        if delta.now != 0 {
+            metrics.clock_skew.set(delta.now.saturating_sub(clock::now()));
+        }
+        let (changed, answer) = self.deliveries.apply(delta);
+        if let Say::Nack(nack) = &answer {
+            for rejected in &nack.rejected {
+                tracing::error!(target: "signet::control", resource = rejected.name, reason = rejected.reason,
+                    "a resource cannot be read");
+            }
+        }
+        self.parts.publisher.publish(&self.deliveries, &changed);
+        metrics.deltas.inc();
+        metrics.rejected.set(i64::try_from(self.deliveries.rejected().len()).unwrap_or(i64::MAX));
+        self.parts.status.applied(&self.deliveries);
+        send(say, answer)?;
+
+        // What came by address, and what the gateway routes to, is asked for by name from now on.
+        self.services.extend(
+            changed
+                .services
+                .iter()
+                .filter(|service| self.deliveries.get(&format!("service/{service}")).is_some())
+                .cloned(),
+        );
+        if changed.gateway {
+            let routed: Vec<String> = self
+                .deliveries
+                .items()
+                .filter_map(|item| match item {
+                    Item::Gateway(gateway) => Some(gateway::services(gateway)),
+                    _ => None,
+                })
+                .flatten()
+                .filter(|service| !self.services.contains(service))
+                .collect();
+            self.services.extend(routed.iter().cloned());
+            if !routed.is_empty() {
+                send(say, Say::Subscribe(v1::Subscribe { services: routed, addresses: Vec::new() }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wish(&mut self, wanted: Wanted, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
+        let mut subscribe = v1::Subscribe::default();
+        match wanted {
+            Wanted::Service(name) => {
+                if self.services.len() >= MAX_WISHED {
+                    self.parts.publisher.refused(&name, "too many services were asked for");
+                    return Ok(());
+                }
+                self.services.insert(name.to_string());
+                subscribe.services.push(name.to_string());
+            }
+            Wanted::Address(address) => subscribe.addresses.push(address.to_string()),
+            Wanted::IssuerKeys(alias) => {
+                return send(say, Say::UnknownKey(v1::UnknownKey { issuer_alias: alias.to_string() }));
+            }
+        }
+        send(say, Say::Subscribe(subscribe))
+    }
+
+    fn decision(&self, record: DecisionRecord) -> v1::Decision {
+        v1::Decision {
+            id: record.id.to_string(),
+            at_ms: i64::try_from(record.at_ms).unwrap_or(i64::MAX),
+            workload: self.parts.status.id().to_owned(),
+            json: record.json,
+        }
+    }
+
+    fn flush(&mut self, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
+        let dropped = self.parts.sink.take_dropped();
+        self.parts.metrics.decisions_dropped.inc_by(dropped);
+        if self.batch.is_empty() && dropped == 0 {
+            return Ok(());
+        }
+        let records = std::mem::take(&mut self.batch);
+        send(say, Say::Decisions(v1::Decisions { records, dropped }))
+    }
+}
+
+fn send(say: &mpsc::Sender<v1::FromSidecar>, message: Say) -> Result<(), Ended> {
+    say.try_send(v1::FromSidecar { message: Some(message) }).map_err(|error| match error {
+        TrySendError::Full(_) => Ended::Stuck,
+        TrySendError::Closed(_) => Ended::Closed,
+    })
+}

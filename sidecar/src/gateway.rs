@@ -1,0 +1,106 @@
+//! The role `gateway`: its configuration and its right to mint.
+//!
+//! A Gateway resource that cannot be read is refused to the control plane when it arrives and never half-used.
+//! The key under which transaction tokens are minted is made here and stays
+//! here; the control plane signs a delegation for its public half, at most an hour long, renewed at half of
+//! its life. Until there is one, the edge answers 503.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_model::Gateway;
+use signet_proto::v1;
+use signet_proto::v1::tokens_client::TokensClient;
+use signet_proxy::state::State;
+use signet_token::{DelegatedMinter, DelegationError, KeyError, SigningKey};
+
+use crate::backoff::{Backoff, chance};
+use crate::clock;
+use crate::control::plane::{ControlPlane, PlaneError};
+use crate::publish::Publisher;
+use crate::status::Status;
+
+/// The control plane signs in milliseconds.
+const CALL: Duration = Duration::from_secs(10);
+/// Wall-clock jumps are noticed within so long.
+const NAP: Duration = Duration::from_secs(30);
+
+/// The services that a gateway's routes lead to, `name.namespace`.
+pub fn services(gateway: &Gateway) -> impl Iterator<Item = String> + '_ {
+    gateway.spec.routes.iter().map(|route| route.service.to_string())
+}
+
+/// Why there is no new delegation.
+#[derive(Debug, thiserror::Error)]
+enum MinterError {
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    #[error("the control plane does not delegate ({:?}): {}", .0.code(), .0.message())]
+    Refused(tonic::Status),
+    #[error("no answer within {} s", CALL.as_secs())]
+    Deadline,
+    #[error("the delegation cannot be used: {0}")]
+    Delegation(#[from] DelegationError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// What the task needs of the rest of the process.
+pub struct Minting {
+    /// Whom to ask.
+    pub plane: Arc<ControlPlane>,
+    /// Where the minter goes.
+    pub publisher: Arc<Publisher>,
+    /// Who is told that there is one.
+    pub status: Arc<Status>,
+    /// Knows the `iss` of the mesh's tokens.
+    pub state: Arc<State>,
+}
+
+impl Minting {
+    /// Keeps a delegated key in force for ever. Every delegation is for a new key.
+    pub async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        loop {
+            match self.delegate().await {
+                Ok((minter, refresh_at)) => {
+                    backoff.reset();
+                    let terms = minter.terms();
+                    tracing::info!(target: "signet::gateway", key = terms.thumbprint(),
+                        expires_at = clock::rfc3339(seconds(terms.expires_at)), "minting under a new delegation");
+                    self.publisher.minter(Arc::new(minter));
+                    self.status.minting();
+                    while clock::now() < refresh_at {
+                        let left = u64::try_from(refresh_at.saturating_sub(clock::now())).unwrap_or_default();
+                        tokio::time::sleep(NAP.min(Duration::from_secs(left.max(1)))).await;
+                    }
+                }
+                Err(error) => {
+                    let wait = backoff.next(chance());
+                    tracing::warn!(target: "signet::gateway", %error, retry_in_ms = wait.as_millis() as u64,
+                        "no delegation to mint transaction tokens");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// A minter, and when its successor should be made: at half of its life.
+    async fn delegate(&self) -> Result<(DelegatedMinter, i64), MinterError> {
+        let key = Arc::new(SigningKey::generate()?);
+        let (_, link) = self.plane.link().await?;
+        let origin = link.origin();
+        let mut client = TokensClient::with_origin(link, origin);
+        let request = v1::DelegateRequest { jwk: key.public_jwk().to_string() };
+        let answer = tokio::time::timeout(CALL, client.delegate(request)).await;
+        let answer = answer.map_err(|_| MinterError::Deadline)?.map_err(MinterError::Refused)?.into_inner();
+        let minter = DelegatedMinter::new(key, &answer.delegation, &self.state.view().keys.token_issuer)?;
+        let now = clock::now();
+        let left = seconds(minter.terms().expires_at).saturating_sub(now).max(0);
+        Ok((minter, now.saturating_add(left / 2)))
+    }
+}
+
+fn seconds(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}

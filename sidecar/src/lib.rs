@@ -1,0 +1,36 @@
+//! The sidecar: one process beside each workload, or at the edge as a gateway.
+//!
+//! ```text
+//!  sidecar.yaml ─ config          join ─ identity ──► credentials ─┐
+//!                                                                  ├─► signet_proxy::state ─► workers
+//!  control plane ─ control::{plane, stream, delivery} ─► publish ──┘
+//! ```
+//!
+//! * [`config`]: what this process is told. [`join`]: how it finds the authority the first time.
+//! * [`identity`]: the first certificate and its renewal; [`credentials`]: what is in force now.
+//! * [`control`]: the delivery stream; [`publish`]: from what was delivered to what the data plane reads.
+//! * [`gateway`]: the edge's configuration and its right to mint.
+//! * [`status`], [`admin`], [`metrics`]: what probes and people see.
+//! * [`run`]: the process from start to drain.
+//!
+//! Everything here runs on one thread of its own; the data plane ([`signet_proxy`]) has its workers and only
+//! reads what is published. When the control plane is gone, everything goes on with what is known, until
+//! certificates end.
+//!
+//! Exit codes: 0 drained; 1 failed (an address taken, the data folder unusable); 2 the command line or the
+//! configuration is refused; 3 the join token is refused; 4 a second signal cut the drain short.
+
+pub mod admin;
+pub mod backoff;
+pub mod candidate;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod credentials;
+pub mod gateway;
+pub mod identity;
+pub mod join;
+pub mod metrics;
+pub mod publish;
+pub mod run;
+pub mod status;

@@ -1,0 +1,208 @@
+//! From what we were told to what the data plane reads.
+//!
+//! A delta touches few resources; only the snapshots that rest on those are built again, and each is
+//! replaced whole. Policy goes before routes, so that no port is ever served by the policy before it.
+
+use std::sync::Arc;
+
+use signet_gateway::Compiled;
+use signet_model::ObjectName;
+use signet_policy::PolicySet;
+use signet_proxy::state::{Keys, MeshSettings, Minter, Served, State};
+use signet_token::{Issuers, TokenRoots};
+
+use crate::control::convert::{Inbound, Item, Mesh};
+use crate::control::delivery::{Changed, Deliveries};
+use crate::credentials::Credentials;
+use crate::identity::{Identity, needs_renewal};
+
+/// See the module's story.
+pub struct Publisher {
+    state: Arc<State>,
+    credentials: Arc<Credentials>,
+    identity: Arc<Identity>,
+    /// The Gateway resource that we are, if we are one.
+    gateway: Option<ObjectName>,
+}
+
+impl Publisher {
+    /// Publishes into this state.
+    pub fn new(
+        state: Arc<State>,
+        credentials: Arc<Credentials>,
+        identity: Arc<Identity>,
+        gateway: Option<ObjectName>,
+    ) -> Self {
+        Self { state, credentials, identity, gateway }
+    }
+
+    /// Brings the state up to what `deliveries` says, where it changed.
+    pub fn publish(&self, deliveries: &Deliveries, changed: &Changed) {
+        if changed.bundles {
+            self.bundles(deliveries);
+        }
+        if changed.revocations
+            && let Some(Item::Revocations(revocations)) = deliveries.get("revocations")
+        {
+            self.credentials.revoke(revocations.peers.clone());
+        }
+        if changed.keys || changed.mesh || changed.revocations {
+            self.keys(deliveries);
+        }
+        if changed.mesh || !changed.inbound.is_empty() {
+            self.policy(deliveries, changed);
+        }
+        if !changed.inbound.is_empty() {
+            self.routes(deliveries, changed);
+        }
+        if changed.gateway {
+            self.gateway(deliveries);
+        }
+        if !changed.services.is_empty() {
+            self.endpoints(deliveries, changed);
+        }
+    }
+
+    /// The control plane does not tell us of this service.
+    pub fn refused(&self, service: &str, reason: &str) {
+        self.state.update_endpoints(|endpoints| endpoints.refuse(service, reason));
+    }
+
+    /// What transaction tokens are minted with, from now on.
+    pub fn minter(&self, minter: Minter) {
+        self.state.update_keys(|keys| Keys { minter: Some(minter.clone()), ..keys.next() });
+    }
+
+    fn bundles(&self, deliveries: &Deliveries) {
+        let bundles = deliveries.items().filter_map(|item| match item {
+            Item::Bundle(delivered) => Some((**delivered).clone()),
+            _ => None,
+        });
+        match self.credentials.trust(bundles) {
+            Ok(true) => tracing::info!(target: "signet::control", "trust bundles changed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(target: "signet::control", %error, "new trust bundles cannot be put into force yet");
+                if needs_renewal(&error) {
+                    self.identity.renew_at_once();
+                }
+            }
+        }
+    }
+
+    fn keys(&self, deliveries: &Deliveries) {
+        let mesh = mesh(deliveries);
+        let roots = match deliveries.get("token-roots") {
+            Some(Item::TokenRoots(roots)) => Arc::new(roots.clone()),
+            _ => Arc::new(TokenRoots::default()),
+        };
+        let issuers = deliveries.items().filter_map(|item| match item {
+            Item::Issuer(issuer) => Some((**issuer).clone()),
+            _ => None,
+        });
+        let issuers = Arc::new(Issuers::new(issuers));
+        let revoked = match deliveries.get("revocations") {
+            Some(Item::Revocations(revocations)) => revocations.delegations.clone(),
+            _ => Arc::default(),
+        };
+        self.state.update_keys(|keys| Keys {
+            trust_domain: mesh
+                .map_or_else(|| keys.trust_domain.clone(), |mesh| mesh.trust_domain.as_str().into()),
+            token_issuer: mesh
+                .map_or_else(|| keys.token_issuer.clone(), |mesh| mesh.token_issuer.as_str().into()),
+            roots: roots.clone(),
+            issuers: issuers.clone(),
+            revoked_delegations: revoked.clone(),
+            ..keys.next()
+        });
+    }
+
+    fn policy(&self, deliveries: &Deliveries, changed: &Changed) {
+        let settings = mesh(deliveries).map(settings).unwrap_or_default();
+        // The mesh's default is compiled into each set, so that a change of it touches them all.
+        let mut services = changed.inbound.clone();
+        if changed.mesh {
+            services.extend(inbounds(deliveries).map(|inbound| inbound.service.to_string()));
+            self.state.update_policy(|policy| policy.with_mesh(settings));
+        }
+        for service in &services {
+            let served = inbound(deliveries, service);
+            self.state.update_policy(|policy| {
+                policy
+                    .with_served(service, served.map(|inbound| self.compile(inbound, settings.default_allow)))
+            });
+        }
+    }
+
+    fn routes(&self, deliveries: &Deliveries, changed: &Changed) {
+        for service in &changed.inbound {
+            let ports = inbound(deliveries, service).map(|inbound| inbound.ports.clone()).unwrap_or_default();
+            self.state.update_routes(|routes| routes.with_inbound(service, ports.clone()));
+        }
+    }
+
+    fn gateway(&self, deliveries: &Deliveries) {
+        let Some(name) = &self.gateway else { return };
+        match deliveries.get(&format!("gateway/{name}")) {
+            Some(Item::Gateway(gateway)) => {
+                let compiled = Compiled::new((**gateway).clone());
+                self.state.update_routes(|routes| routes.with_gateway(Some(compiled.clone())));
+            }
+            _ => {
+                tracing::warn!(target: "signet::control", gateway = %name,
+                    "the gateway resource is gone; every request is answered with 404");
+                self.state.update_routes(|routes| routes.with_gateway(None));
+            }
+        }
+    }
+
+    fn endpoints(&self, deliveries: &Deliveries, changed: &Changed) {
+        let mut upserts = Vec::new();
+        let mut removed = Vec::new();
+        for service in &changed.services {
+            match deliveries.get(&format!("service/{service}")) {
+                Some(Item::Service(spec)) => upserts.push((**spec).clone()),
+                _ => removed.push(service.as_str()),
+            }
+        }
+        self.state.update_endpoints(|endpoints| endpoints.apply(upserts.clone(), removed.iter().copied()));
+    }
+
+    fn compile(&self, inbound: &Inbound, default_allow: bool) -> Served {
+        let documents = inbound.policies.iter().map(|(name, json)| (name.as_str(), json.as_str()));
+        Served {
+            policies: PolicySet::compile(
+                self.credentials.domain(),
+                &inbound.service,
+                documents,
+                default_allow,
+            ),
+            issuer_aliases: inbound.issuers.iter().map(|alias| alias.as_str().into()).collect(),
+        }
+    }
+}
+
+fn mesh(deliveries: &Deliveries) -> Option<&Mesh> {
+    match deliveries.get("mesh") {
+        Some(Item::Mesh(mesh)) => Some(mesh),
+        _ => None,
+    }
+}
+
+fn settings(mesh: &Mesh) -> MeshSettings {
+    MeshSettings { default_allow: mesh.default_allow, max_connection_age: mesh.max_connection_age }
+}
+
+fn inbound<'a>(deliveries: &'a Deliveries, service: &str) -> Option<&'a Inbound> {
+    match deliveries.get(&format!("inbound/{service}")) {
+        Some(Item::Inbound(inbound)) => Some(inbound),
+        _ => None,
+    }
+}
+
+fn inbounds(deliveries: &Deliveries) -> impl Iterator<Item = &Inbound> {
+    deliveries.items().filter_map(|item| match item {
+        Item::Inbound(inbound) => Some(inbound),
+        _ => None,
+    })
+}

@@ -1,0 +1,246 @@
+//! How this process is doing, for probes and people: written by the tasks that know, read by the admin
+//! socket and the metrics listener. Holds no secret.
+//!
+//! *Ready* means: our certificate is valid, the first delta is applied, the policy of everything that we
+//! serve is here, and, at the edge, the gateway's configuration and its delegation too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::clock::{self, rfc3339};
+use crate::control::delivery::Deliveries;
+use crate::credentials::Credentials;
+
+/// Refusals remembered; services asked for at random must not fill our memory.
+const MAX_REFUSED: usize = 256;
+
+/// See the module's story.
+pub struct Status {
+    id: String,
+    credentials: Arc<Credentials>,
+    /// Resources without which this process is not ready.
+    needed: BTreeSet<String>,
+    needs_minter: bool,
+    known: Mutex<Known>,
+    /// What is missing from the control plane's side; `None` is nothing.
+    waiting: watch::Sender<Option<String>>,
+}
+
+#[derive(Default)]
+struct Known {
+    connected: bool,
+    generation: u64,
+    last_error: Option<String>,
+    applied_at: Option<i64>,
+    versions: BTreeMap<String, String>,
+    rejected: BTreeMap<String, String>,
+    refused: BTreeMap<String, String>,
+    minter: bool,
+}
+
+/// What the admin socket shows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Who we are.
+    pub identity: IdentityReport,
+    /// What we know from the control plane.
+    pub control: ControlReport,
+}
+
+/// The certificate in force.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityReport {
+    id: String,
+    valid: bool,
+    generation: Option<u64>,
+    class: Option<String>,
+    serial: Option<String>,
+    not_before: Option<String>,
+    not_after: Option<String>,
+    issuer: Option<String>,
+    trusted: Vec<String>,
+    revocations: Option<u64>,
+}
+
+/// The delivery stream and what came by it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlReport {
+    connected: bool,
+    last_error: Option<String>,
+    applied_at: Option<String>,
+    resources: BTreeMap<String, String>,
+    rejected: BTreeMap<String, String>,
+    refused: BTreeMap<String, String>,
+}
+
+impl Status {
+    /// Nothing known yet. `served` and `gateway` are names (`name.namespace`) of what must arrive.
+    pub fn new(
+        id: String,
+        credentials: Arc<Credentials>,
+        served: &BTreeSet<String>,
+        gateway: Option<&str>,
+    ) -> Arc<Self> {
+        let mut needed: BTreeSet<String> =
+            served.iter().map(|service| format!("inbound/{service}")).collect();
+        needed.extend(gateway.map(|name| format!("gateway/{name}")));
+        let status = Self {
+            id,
+            credentials,
+            needed,
+            needs_minter: gateway.is_some(),
+            known: Mutex::default(),
+            waiting: watch::Sender::new(None),
+        };
+        status.judge(&status.known());
+        Arc::new(status)
+    }
+
+    /// Our SPIFFE ID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A stream is open.
+    pub fn connected(&self, generation: u64) {
+        let mut known = self.known();
+        known.connected = true;
+        known.generation = generation;
+        known.last_error = None;
+    }
+
+    /// The stream is gone.
+    pub fn disconnected(&self, why: &str) {
+        let mut known = self.known();
+        known.connected = false;
+        known.last_error = Some(why.to_owned());
+    }
+
+    /// A delta was applied.
+    pub fn applied(&self, deliveries: &Deliveries) {
+        let mut known = self.known();
+        known.applied_at = Some(clock::now());
+        known.versions =
+            deliveries.versions().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        known.rejected = deliveries.rejected().clone();
+        let Known { refused, versions, .. } = &mut *known;
+        refused.retain(|service, _| {
+            !versions.contains_key(&format!("service/{service}"))
+                && !versions.contains_key(&format!("inbound/{service}"))
+        });
+        self.judge(&known);
+    }
+
+    /// The control plane refuses a service.
+    pub fn refused(&self, service: String, reason: String) {
+        let mut known = self.known();
+        if known.refused.len() < MAX_REFUSED {
+            known.refused.insert(service, reason);
+        }
+        self.judge(&known);
+    }
+
+    /// The gateway can mint.
+    pub fn minting(&self) {
+        let mut known = self.known();
+        known.minter = true;
+        self.judge(&known);
+    }
+
+    /// Ready, or what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.credentials.is_valid(clock::now()) {
+            return Err("waiting for a valid certificate".to_owned());
+        }
+        match &*self.waiting.borrow() {
+            None => Ok(()),
+            Some(missing) => Err(missing.clone()),
+        }
+    }
+
+    /// Returns once a first delta was applied.
+    pub async fn first_delta(&self) {
+        let mut waiting = self.waiting.subscribe();
+        // The sender is ours: it cannot be gone.
+        let _ = waiting.wait_for(|_| self.known().applied_at.is_some()).await;
+    }
+
+    /// Returns once everything that must arrive has arrived.
+    pub async fn complete(&self) {
+        let _ = self.waiting.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Everything, for the admin socket.
+    pub fn report(&self) -> Report {
+        let tls = self.credentials.current();
+        let svid = tls.as_ref().map(|tls| tls.generation.own().svid());
+        let known = self.known();
+        Report {
+            identity: IdentityReport {
+                id: self.id.clone(),
+                valid: self.credentials.is_valid(clock::now()),
+                generation: tls.as_ref().map(|tls| tls.generation.number()),
+                class: svid.map(|svid| svid.class.to_string()),
+                serial: svid.map(|svid| svid.serial.to_string()),
+                not_before: svid.map(|svid| rfc3339(svid.not_before)),
+                not_after: svid.map(|svid| rfc3339(svid.not_after)),
+                issuer: svid.map(|svid| svid.issuer.clone()),
+                trusted: tls
+                    .iter()
+                    .flat_map(|tls| tls.generation.bundles().iter())
+                    .map(|bundle| bundle.trust_domain().to_string())
+                    .collect(),
+                revocations: tls.as_ref().map(|tls| tls.revoked.sequence),
+            },
+            control: ControlReport {
+                connected: known.connected,
+                last_error: known.last_error.clone(),
+                applied_at: known.applied_at.map(rfc3339),
+                resources: known.versions.clone(),
+                rejected: known.rejected.clone(),
+                refused: known.refused.clone(),
+            },
+        }
+    }
+
+    fn judge(&self, known: &Known) {
+        let missing = self.missing(known);
+        // Always told, so that whoever waits for a first delta looks again.
+        self.waiting.send_replace(missing);
+    }
+
+    fn missing(&self, known: &Known) -> Option<String> {
+        if known.applied_at.is_none() {
+            return Some("waiting for the first delivery from the control plane".to_owned());
+        }
+        let absent: Vec<String> = self
+            .needed
+            .iter()
+            .filter(|name| !known.versions.contains_key(*name))
+            .map(|name| {
+                let service = name.split_once('/').map_or(name.as_str(), |(_, service)| service);
+                match known.refused.get(service).or_else(|| known.rejected.get(name)) {
+                    Some(reason) => format!("{name} ({reason})"),
+                    None => name.clone(),
+                }
+            })
+            .collect();
+        if !absent.is_empty() {
+            return Some(format!("waiting for {}", absent.join(", ")));
+        }
+        if self.needs_minter && !known.minter {
+            return Some("waiting for the delegation to mint transaction tokens".to_owned());
+        }
+        None
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
