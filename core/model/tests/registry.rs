@@ -300,6 +300,18 @@ fn two_issuers_never_share_an_iss() {
 }
 
 #[test]
+fn keys_are_discovered_where_their_address_is_left_out() {
+    let registry = with("  jwksUri: \"http://127.0.0.1:9000/jwks\"\n", "").unwrap();
+    assert!(registry.issuer("idp").unwrap().spec.jwks_uri.is_none());
+    let text = SHOP
+        .replace("  jwksUri: \"http://127.0.0.1:9000/jwks\"\n", "")
+        .replace("issuer: \"http://127.0.0.1:9000\"", "issuer: our-idp");
+    let errors = parse(&text).unwrap_err();
+    assert_eq!(errors.0[0].field, "spec.issuer");
+    assert!(errors.0[0].reason.contains("add jwksUri"), "{errors}");
+}
+
+#[test]
 fn a_service_with_endpoints_needs_somebody_who_may_answer() {
     // Left out, it is the account of the service's own name.
     with("  identities: [ns/shop/sa/orders]\n", "").unwrap();

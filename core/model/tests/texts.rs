@@ -65,6 +65,9 @@ fn templates_that_could_not_match_as_meant_are_refused() {
         "/a#b",
         "/a\\b",
         "/{id=orders}",
+        "/a%2Fb",
+        "/a%5Cb",
+        "/%00",
         "/a\n",
     ] {
         assert!(text.parse::<PathTemplate>().is_err(), "{text:?} was taken");

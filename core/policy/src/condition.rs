@@ -116,7 +116,7 @@ pub(crate) fn walk<'p>(
         let has_http = !(to.methods.is_empty() && to.paths.is_empty());
         match (has_http, !to.grpc.is_empty()) {
             (true, true) => {
-                let http = method(to, facts).and(path(to, facts));
+                let http = method(to, facts).and(path(spec.effect, to, facts));
                 visit(Condition::Request(to), http.or(grpc(spec.effect, to, facts)))?;
             }
             (true, false) => {
@@ -124,7 +124,7 @@ pub(crate) fn walk<'p>(
                     visit(Condition::Methods(&to.methods), method(to, facts))?;
                 }
                 if !to.paths.is_empty() {
-                    visit(Condition::Paths(&to.paths), path(to, facts))?;
+                    visit(Condition::Paths(&to.paths), path(spec.effect, to, facts))?;
                 }
             }
             (false, true) => visit(Condition::Grpc(&to.grpc), grpc(spec.effect, to, facts))?,
@@ -180,12 +180,16 @@ fn method(to: &ToMatch, facts: &Facts<'_>) -> Truth {
     }
 }
 
-fn path(to: &ToMatch, facts: &Facts<'_>) -> Truth {
-    match facts.path {
-        _ if to.paths.is_empty() => Truth::Yes,
-        Some(path) => Truth::of(to.paths.iter().any(|template| template.matches(path))),
-        None => Truth::Absent,
-    }
+fn path(effect: Effect, to: &ToMatch, facts: &Facts<'_>) -> Truth {
+    let Some(path) = facts.path else {
+        return if to.paths.is_empty() { Truth::Yes } else { Truth::Absent };
+    };
+    // A server that drops path parameters would serve `/admin;x` as `/admin`: a forbid counts on it.
+    let both_ways = effect == Effect::Forbid && path.contains(';');
+    let takes = |template: &PathTemplate| {
+        template.matches(path) || (both_ways && template.matches_without_parameters(path))
+    };
+    Truth::of(to.paths.is_empty() || to.paths.iter().any(takes))
 }
 
 fn grpc(effect: Effect, to: &ToMatch, facts: &Facts<'_>) -> Truth {

@@ -24,7 +24,8 @@
 //! 7. One document that cannot be understood, an unknown field included, and the whole target denies.
 //! 8. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
 //!
-//! Paths arrive canonical (see the wire crate) and are compared as they are: nothing is decoded here.
+//! Paths arrive canonical (see the wire crate) and are compared as they are: nothing is decoded here. A
+//! forbid compares them without path parameters as well.
 //! Pure: no clock, no I/O, no state.
 
 #![cfg_attr(

@@ -216,6 +216,26 @@ fn a_grpc_call_in_disguise_is_not_permitted_and_is_forbidden() {
 }
 
 #[test]
+fn path_parameters_do_not_hide_a_path_from_a_forbid() {
+    let web = peer("ns/shop/sa/web");
+    let forbid = |path: &str| {
+        let specs = [
+            json!({"effect": "permit", "to": {"paths": ["/{rest=**}"]}}),
+            json!({"effect": "forbid", "to": {"paths": ["/admin", "/admin/{rest=**}", "/users/{id}/keys"]}}),
+        ];
+        !allowed(&specs, &http(&web, None, "GET", path))
+    };
+    for path in ["/admin", "/admin;x=1", "/admin;/keys", "/admin/x;y", "/users/7;a=b/keys;c"] {
+        assert!(forbid(path), "{path}");
+    }
+    for path in ["/administrator", "/x;/admin", "/users/;a/keys2", "/users;admin"] {
+        assert!(!forbid(path), "{path}");
+    }
+    let permit = [json!({"effect": "permit", "to": {"paths": ["/admin"]}})];
+    assert!(!allowed(&permit, &http(&web, None, "GET", "/admin;x=1")), "a permit takes no other spelling");
+}
+
+#[test]
 fn a_connection_of_bytes_is_permitted_by_workload_and_port_only() {
     let web = peer("ns/shop/sa/web");
     let facts = tcp(&web);

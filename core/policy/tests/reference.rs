@@ -46,6 +46,11 @@ fn template_takes(template: &str, path: &str) -> bool {
     length && fixed.iter().zip(&had).all(|(w, h)| if w.starts_with('{') { !h.is_empty() } else { w == h })
 }
 
+/// Without path parameters.
+fn bare(path: &str) -> String {
+    path.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/")
+}
+
 fn grpc_takes(pattern: &str, method: &str) -> bool {
     match pattern.strip_suffix("/*") {
         Some(service) => {
@@ -78,7 +83,11 @@ fn to_truth(spec: &Value, facts: &Facts<'_>) -> Truth {
     let path = if paths.is_empty() {
         Some(true)
     } else {
-        facts.path.map(|p| paths.iter().any(|t| template_takes(t, p)))
+        facts.path.map(|p| {
+            paths
+                .iter()
+                .any(|t| template_takes(t, p) || (spec["effect"] == "forbid" && template_takes(t, &bare(p))))
+        })
     };
     let call = match (facts.grpc, facts.path) {
         (Some(method), _) => Some(grpc.iter().any(|p| grpc_takes(p, method))),
@@ -165,7 +174,19 @@ fn verdict<'v>(
 
 const CLAIMS: [&str; 3] = ["groups", "tier", "level"];
 const WORDS: [&str; 3] = ["a", "b", "c"];
-const PATHS: [&str; 8] = ["/", "/v1", "/v1/", "/v1/a", "/v1/a/b", "/v1/b", "/s.A/Get", "/s.A/Put"];
+const PATHS: [&str; 11] = [
+    "/v1/a;x=1",
+    "/v1;y/;z/b",
+    "/;/a/b",
+    "/",
+    "/v1",
+    "/v1/",
+    "/v1/a",
+    "/v1/a/b",
+    "/v1/b",
+    "/s.A/Get",
+    "/s.A/Put",
+];
 
 fn some_of(words: &'static [&'static str]) -> impl Strategy<Value = Value> {
     subsequence(words, 1..=words.len()).prop_map(|list| json!(list))

@@ -18,8 +18,10 @@ pub type Issuer = Global<IssuerSpec>;
 pub struct IssuerSpec {
     /// The exact `iss` of its tokens, compared byte by byte.
     pub issuer: ClaimValue,
-    /// Where the control plane fetches its keys. Proxies never do.
-    pub jwks_uri: HttpUrl,
+    /// Where the control plane fetches its keys; proxies never do. Absent: where
+    /// `<issuer>/.well-known/openid-configuration` says (OpenID Connect Discovery 1.0, section 4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<HttpUrl>,
     /// A token needs one of these in `aud`.
     #[serde(deserialize_with = "non_empty")]
     pub audiences: Vec<ClaimValue>,
@@ -40,17 +42,13 @@ pub struct IssuerSpec {
     pub claims: Vec<ClaimName>,
 }
 
-/// JWS algorithms (RFC 7518, RFC 8037). Neither `none` nor a shared secret.
+/// JWS algorithms (RFC 7518, RFC 8037): those that `signet-token` verifies. Neither `none` nor a shared secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
     ES256,
     ES384,
+    RS256,
+    PS256,
     EdDSA,
 }
 
@@ -59,11 +57,7 @@ impl Algorithm {
     pub fn as_str(self) -> &'static str {
         match self {
             Algorithm::RS256 => "RS256",
-            Algorithm::RS384 => "RS384",
-            Algorithm::RS512 => "RS512",
             Algorithm::PS256 => "PS256",
-            Algorithm::PS384 => "PS384",
-            Algorithm::PS512 => "PS512",
             Algorithm::ES256 => "ES256",
             Algorithm::ES384 => "ES384",
             Algorithm::EdDSA => "EdDSA",
@@ -87,6 +81,12 @@ impl Kind for IssuerSpec {
     const KIND: &'static str = "Issuer";
 
     fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
+        if self.jwks_uri.is_none() && self.issuer.as_str().parse::<HttpUrl>().is_err() {
+            problems.push(Problem::new(
+                "spec.issuer",
+                format!("expected a URL, as the keys are found by discovery, got `{}`: write it so, or add jwksUri", self.issuer),
+            ));
+        }
         for (index, algorithm) in twice(&self.algorithms) {
             problems.push(Problem::new(
                 format!("spec.algorithms[{index}]"),

@@ -66,6 +66,28 @@ impl PathTemplate {
     }
 }
 
+impl PathTemplate {
+    /// Whether [`PathTemplate::matches`] would hold were the path's parameters (`;x=1` at the end of a
+    /// segment) left out. Many servers leave them out, so whoever forbids looks at the path both ways.
+    pub fn matches_without_parameters(&self, path: &str) -> bool {
+        let mut wanted = self.text.split('/');
+        let mut had = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+        loop {
+            match (wanted.next(), had.next()) {
+                (None, None) => return true,
+                (Some(wanted), Some(_)) if self.tail && wanted.ends_with("=**}") => return true,
+                (Some(wanted), Some(segment)) => {
+                    let fits = if wanted.starts_with('{') { !segment.is_empty() } else { wanted == segment };
+                    if !fits {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+    }
+}
+
 impl FromStr for PathTemplate {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<PathTemplate, Invalid> {
@@ -190,15 +212,17 @@ fn check_literal(segment: &str, is_last: bool, whole: &str) -> Result<(), Invali
                 let (Some(high), Some(low)) = digits else {
                     return Err(Invalid::new("`%` followed by two hexadecimal digits in upper case", whole));
                 };
-                !is_unreserved(high.wrapping_mul(16) | low)
+                let value = high.wrapping_mul(16) | low;
+                // No canonical path has these, plain or encoded: servers disagree about them.
+                !is_unreserved(value) && !matches!(value, b'/' | b'\\' | 0..=0x1f | 0x7f)
             }
             b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'+' | b',' | b';' | b'=' | b':' | b'@' => true,
             _ => is_unreserved(byte),
         };
         if !is_right {
             return Err(Invalid::new(
-                "a path in canonical spelling: letters, digits and -._~ as they are, other bytes as %XX, no `{` or `}` \
-                 inside a segment",
+                "a path in canonical spelling: letters, digits and -._~ as they are, other bytes as %XX, no encoded slash, \
+                 backslash or control character, no `{` or `}` inside a segment",
                 whole,
             ));
         }
