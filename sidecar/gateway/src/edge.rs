@@ -1,0 +1,133 @@
+//! The gateway's stage, from a request's head to where it goes. Read [`Edge::admit`] top to bottom.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use signet_daemon::Clock;
+use signet_model::{ForwardCredential, Route, Scope};
+use signet_proxy::answer::{Audience, Reason, Refusal};
+use signet_proxy::stage::{ConnContext, Direction, Forward, Outbound, Stage, Target};
+use signet_proxy::state::{Snapshot, Wanted};
+use signet_proxy::{Shared, metrics::Via};
+use signet_token::{AccessToken, Minted, TokenCache, TokenError};
+use signet_wire::{Known, RequestView};
+
+use crate::auth::{self, Caller, Evidence, Failure};
+use crate::events::Events;
+use crate::routes::Compiled;
+use crate::{challenge, context, head};
+
+/// Verified access tokens remembered per process.
+const TOKENS: usize = 16 * 1024;
+
+/// The stage of a process in the role `gateway`.
+pub struct Edge {
+    shared: Arc<Shared>,
+    // Finds services as an app's own calls do.
+    outbound: Outbound,
+    clock: Arc<dyn Clock>,
+    tokens: TokenCache<AccessToken>,
+    events: Events,
+}
+
+impl Edge {
+    /// Registers its counters in `registry`.
+    pub fn new(
+        shared: Arc<Shared>,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Edge, prometheus::Error> {
+        let (outbound, tokens) = (Outbound::new(shared.clone()), TokenCache::new(TOKENS));
+        Ok(Edge { shared, outbound, clock, tokens, events: Events::new(registry)? })
+    }
+
+    /// Who calls, and the transaction token for them. None where the route lets strangers in.
+    fn authenticate(
+        &self,
+        route: &Route,
+        conn: &ConnContext,
+        view: &Snapshot,
+        request: RequestView<'_>,
+    ) -> Result<Option<Minted>, Refusal> {
+        let keys = &*view.keys;
+        let now = u64::try_from(self.clock.now_unix()).unwrap_or_default();
+        let realm = &*keys.trust_domain;
+        let refuse = |method, reason, caller: Option<&Caller>, refusal: Refusal| {
+            self.events.refused(method, reason, route, caller, &refusal, now);
+            refusal
+        };
+
+        let evidence = Evidence { keys, tokens: &self.tokens, now };
+        let (method, judged) = auth::authenticate(route, request, &evidence);
+        let caller = judged.map_err(|failure| {
+            self.ask_for_keys(&failure);
+            refuse(method, failure.label(), None, challenge::unauthenticated(&failure, realm))
+        })?;
+        let Some(caller) = caller else {
+            self.events.allowed(method, route, None);
+            return Ok(None);
+        };
+
+        let has = |scope: &Scope| caller.token.scopes.iter().any(|had| had == scope.as_str());
+        if !route.scopes.iter().all(has) {
+            let refusal = challenge::insufficient_scope(&route.scopes, realm);
+            return Err(refuse(method, "insufficient_scope", Some(&caller), refusal));
+        }
+
+        let address = conn.remote.map(|remote| remote.ip());
+        let minted =
+            context::mint(&caller, route, request.method(), address, keys, now).map_err(|error| {
+                refuse(method, error.label(), Some(&caller), challenge::unminted(&error, realm))
+            })?;
+        self.events.allowed(method, route, Some((&caller, &minted.claims)));
+        Ok(Some(minted))
+    }
+
+    /// A token that names a key which its issuer did not have: the issuer may have rotated. Whether to fetch
+    /// is the control plane's decision, at most every so often.
+    fn ask_for_keys(&self, failure: &Failure) {
+        if let Failure::Refused(TokenError::UnknownKey { alias, .. }) = failure {
+            self.shared.state.want(Wanted::IssuerKeys(alias.as_str().into()));
+        }
+    }
+}
+
+impl Stage for Edge {
+    fn audience(&self) -> Audience {
+        Audience::Outside
+    }
+
+    async fn admit(
+        &self,
+        conn: &ConnContext,
+        view: &mut Arc<Snapshot>,
+        request: RequestView<'_>,
+    ) -> Result<Forward, Refusal> {
+        // The request's own view, kept while `view` may move on to a newer one.
+        let seen = view.clone();
+        let host = request.authority().map_or("", |host| host.name());
+        let found = Compiled::of(&seen).and_then(|gateway| gateway.find(host, request.path()));
+        let Some((route, place)) = found else {
+            return Err(
+                Refusal::new(Reason::NoRoute).detail("no route of the gateway takes this host and path")
+            );
+        };
+
+        let minted = self.authenticate(route, conn, &seen, request)?;
+        let port = self.outbound.find(view, &place.service, &place.port).await?;
+
+        let metrics = self.shared.metrics.route(Direction::Edge, &place.service);
+        metrics.context(if minted.is_some() { Via::Forwarded } else { Via::None });
+        metrics.stripped.inc_by(request.protected_count().into());
+
+        // A route without methods reads no credential, so it has none to take away.
+        let consumed = route.auth.jwt.is_some() && route.forward_credential == ForwardCredential::None;
+        let timeouts = port.timeouts;
+        let mut forward = Forward::to(Target::Service(port), timeouts);
+        forward.edits = head::edits(request, conn, minted.as_ref(), consumed);
+        forward.metrics = Some(metrics);
+        // A sidecar's refusal keeps its id, which the caller may quote; its reason stays inside.
+        forward.answer_edits.keep(Known::SignetDecisionId);
+        Ok(forward)
+    }
+}

@@ -1,0 +1,110 @@
+//! What changes in a request's head on its way into the mesh. Names that only the mesh may set are dropped by
+//! the codec in any case; here stands what the edge adds to that.
+
+use http::header::{AUTHORIZATION, FORWARDED, HeaderName, HeaderValue};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use signet_proxy::stage::ConnContext;
+use signet_token::Minted;
+use signet_wire::{Edits, RequestView};
+
+use crate::events::hex;
+
+const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
+const SIGNET_CONTEXT: HeaderName = HeaderName::from_static("signet-context");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The changes for one admitted request. `consumed` tells that `Authorization` was ours to read and goes no
+/// further.
+pub(crate) fn edits(
+    request: RequestView<'_>,
+    conn: &ConnContext,
+    minted: Option<&Minted>,
+    consumed: bool,
+) -> Edits {
+    let mut edits = Edits::new();
+    if let Some(minted) = minted
+        && let Ok(mut token) = HeaderValue::from_str(&minted.token)
+    {
+        // HPACK must never index it.
+        token.set_sensitive(true);
+        edits.set(TXN_TOKEN, token);
+        edits.set(SIGNET_CONTEXT, HeaderValue::from_static("forwarded"));
+    }
+    if consumed {
+        edits.remove(AUTHORIZATION);
+    }
+    restart_trace(request, &mut edits);
+    name_request(request, &mut edits);
+    tell_of_caller(conn, &mut edits);
+    edits
+}
+
+/// Outside traces end here (Trace Context, "restart trace"): a caller's ids would join strangers' traces, and
+/// carry handles that are ours to make. Baggage of others passes.
+fn restart_trace(request: RequestView<'_>, edits: &mut Edits) {
+    edits.remove(TRACEPARENT);
+    edits.remove(TRACESTATE);
+    let mut kept: Vec<&str> = Vec::new();
+    let mut dropped = false;
+    for value in request.get_all("baggage") {
+        let Ok(text) = std::str::from_utf8(value) else {
+            dropped = true;
+            continue;
+        };
+        for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+            if is_ours(member) { dropped = true } else { kept.push(member) }
+        }
+    }
+    if dropped {
+        match HeaderValue::from_str(&kept.join(",")) {
+            Ok(value) if !kept.is_empty() => edits.set(BAGGAGE, value),
+            _ => edits.remove(BAGGAGE),
+        }
+    }
+}
+
+/// `signet`, `signet.ctx`, `signet-…`, `signet_…` as a baggage key, in any case and however encoded: a key is a
+/// token (W3C Baggage §3.2.1.1), so what is percent-encoded is not ours to anybody who reads it right, but goes
+/// as well.
+fn is_ours(member: &str) -> bool {
+    let key = member.split(['=', ';']).next().unwrap_or_default().trim().to_ascii_lowercase();
+    match key.strip_prefix("signet") {
+        Some(rest) => rest.is_empty() || rest.starts_with(['.', '-', '_', '%']),
+        None => false,
+    }
+}
+
+/// Keeps one plain `x-request-id`; anything else gets one of ours.
+fn name_request(request: RequestView<'_>, edits: &mut Edits) {
+    let mut values = request.get_all("x-request-id");
+    if let (Some(value), None) = (values.next(), values.next())
+        && (1..=128).contains(&value.len())
+        && value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    {
+        return;
+    }
+    let mut id = [0; 16];
+    // Fails on no platform that we run on, and then the id names nothing and nothing depends on it.
+    let _ = SystemRandom::new().fill(&mut id);
+    if let Ok(value) = HeaderValue::from_str(&hex(&id)) {
+        edits.set(REQUEST_ID, value);
+    }
+}
+
+/// What the caller says of itself is replaced by what its connection shows: nobody before us is trusted yet.
+fn tell_of_caller(conn: &ConnContext, edits: &mut Edits) {
+    edits.remove(FORWARDED);
+    edits.remove(FORWARDED_HOST);
+    let address = conn.remote.map(|remote| remote.ip().to_canonical().to_string());
+    match address.and_then(|address| HeaderValue::from_str(&address).ok()) {
+        Some(address) => edits.set(FORWARDED_FOR, address),
+        None => edits.remove(FORWARDED_FOR),
+    }
+    edits.set(FORWARDED_PROTO, HeaderValue::from_static(if conn.tls { "https" } else { "http" }));
+}
