@@ -1,1 +1,56 @@
-fn main() {}
+//! `signet-control-plane --config control-plane.yaml`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser;
+use signet_control_plane::config::Config;
+use signet_control_plane::listen::bootstrap::Limits;
+use signet_control_plane::run;
+use signet_model::Options;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Signet's control plane: the authority, the registry, delivery to sidecars.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// Check the configuration and the registry, and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments.config)?;
+    if arguments.check {
+        let options = Options { system_namespace: config.system_namespace.clone() };
+        signet_model::parse_folder(&config.registry, &options).context("the registry is refused")?;
+        eprintln!("{}: good, and so is its registry", arguments.config.display());
+        return Ok(());
+    }
+    signet_daemon::logs::init(config.log.format, config.log.level)?;
+    // Before the first key is in memory.
+    signet_daemon::harden().context("hardening the process")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (trigger, shutdown) = signet_daemon::shutdown::channel();
+    trigger.on_signals().context("watching for signals")?;
+    let mut reload = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
+    let running = run::start(&config, Limits::default(), shutdown).await?;
+    let look = Arc::clone(&running.look);
+    tokio::spawn(async move {
+        while reload.recv().await.is_some() {
+            tracing::info!(target: "signet::run", "SIGHUP: looking at the registry now");
+            look.notify_one();
+        }
+    });
+    running.serve().await;
+    Ok(())
+}

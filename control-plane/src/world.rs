@@ -3,11 +3,12 @@
 //! Each of the three has an owner and a watch channel; whenever one changes, a new [`World`] is made of the
 //! latest of all three and swapped in. Streams wait for that one channel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use signet_identity::{RevocationSet, TrustDomain};
+use signet_ca::{Authority, Revocations};
+use signet_identity::TrustDomain;
 use signet_model::Registry;
 use tokio::sync::watch;
 
@@ -22,11 +23,23 @@ pub struct AuthorityState {
     pub trust_domain: TrustDomain,
     pub roots: Vec<CertificateDer<'static>>,
     pub bundle_sequence: u64,
-    pub revoked: Arc<RevocationSet>,
-    /// Thumbprints of delegated keys.
-    pub revoked_delegations: BTreeSet<String>,
+    pub revocations: Arc<Revocations>,
     /// A JWK set as JSON.
     pub token_roots: String,
+}
+
+impl AuthorityState {
+    /// What `authority` says, with these revocations.
+    #[must_use]
+    pub fn of(authority: &Authority, revocations: Arc<Revocations>) -> Self {
+        Self {
+            trust_domain: authority.control_plane_id().trust_domain().clone(),
+            roots: vec![authority.root().clone()],
+            bundle_sequence: authority.bundle_sequence(),
+            revocations,
+            token_roots: authority.token_roots_json(),
+        }
+    }
 }
 
 /// A moment of the mesh.
@@ -38,11 +51,11 @@ pub struct World {
 
 /// Where worlds come from.
 pub struct Sources {
-    pub trust_domain: TrustDomain,
     pub dev: bool,
+    pub authority: Authority,
+    pub revocations: watch::Receiver<Arc<Revocations>>,
     pub registry: watch::Receiver<registry::State>,
     pub keys: watch::Receiver<Keys>,
-    pub authority: watch::Receiver<Arc<AuthorityState>>,
 }
 
 impl Sources {
@@ -50,8 +63,9 @@ impl Sources {
     pub fn now(&mut self) -> Arc<World> {
         let registry = Arc::clone(&self.registry.borrow_and_update().registry);
         let keys = Arc::clone(&self.keys.borrow_and_update());
-        let authority = Arc::clone(&self.authority.borrow_and_update());
-        let catalog = Catalog::build(&self.trust_domain, self.dev, &registry, &keys, &authority);
+        let revocations = Arc::clone(&self.revocations.borrow_and_update());
+        let authority = AuthorityState::of(&self.authority, revocations);
+        let catalog = Catalog::build(self.dev, &registry, &keys, &authority);
         Arc::new(World { registry, catalog })
     }
 
@@ -61,7 +75,7 @@ impl Sources {
             let changed = tokio::select! {
                 changed = self.registry.changed() => changed,
                 changed = self.keys.changed() => changed,
-                changed = self.authority.changed() => changed,
+                changed = self.revocations.changed() => changed,
             };
             if changed.is_err() {
                 return;
@@ -78,7 +92,7 @@ impl Sources {
 pub fn key_sources(registry: &Registry) -> BTreeMap<String, Source> {
     let source = |issuer: &signet_model::Issuer| Source {
         issuer: issuer.spec.issuer.to_string(),
-        jwks_uri: Some(issuer.spec.jwks_uri.to_string()),
+        jwks_uri: issuer.spec.jwks_uri.as_ref().map(ToString::to_string),
     };
     registry.issuers().map(|issuer| (issuer.name.to_string(), source(issuer))).collect()
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use signet_identity::{PeerClass, TrustDomain};
+use signet_identity::PeerClass;
 use signet_model::{Registry, UserContext, WorkloadId};
 use signet_proto::v1::{self, resource::Body};
 
@@ -118,13 +118,8 @@ struct GatewayEntry {
 
 impl Catalog {
     #[must_use]
-    pub fn build(
-        trust_domain: &TrustDomain,
-        dev: bool,
-        registry: &Registry,
-        keys: &Keys,
-        authority: &AuthorityState,
-    ) -> Self {
+    pub fn build(dev: bool, registry: &Registry, keys: &Keys, authority: &AuthorityState) -> Self {
+        let trust_domain = &authority.trust_domain;
         let common = vec![
             versioned("mesh".into(), Body::Mesh(convert::mesh(trust_domain, registry, dev))),
             versioned(format!("bundle/{trust_domain}"), Body::Bundle(convert::bundle(authority))),

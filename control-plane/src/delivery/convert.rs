@@ -19,7 +19,7 @@ pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -
     }
 }
 
-pub(super) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
+pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
     v1::TrustBundle {
         trust_domain: authority.trust_domain.to_string(),
         roots_der: authority.roots.iter().map(|der| der.to_vec()).collect(),
@@ -29,11 +29,11 @@ pub(super) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
 
 /// Sorted, so that equal sets have equal versions.
 pub(super) fn revocations(authority: &AuthorityState) -> v1::Revocations {
-    let set = &authority.revoked;
+    let set = &authority.revocations.set;
     let mut serials: Vec<Vec<u8>> = set.serials.iter().map(|s| s.as_bytes().to_vec()).collect();
     let mut identities: Vec<String> = set.identities.iter().map(ToString::to_string).collect();
     let mut keys: Vec<Vec<u8>> = set.keys.iter().map(|k| k.as_bytes().to_vec()).collect();
-    let mut delegations: Vec<String> = authority.revoked_delegations.iter().cloned().collect();
+    let mut delegations: Vec<String> = authority.revocations.delegations.iter().cloned().collect();
     serials.sort();
     identities.sort();
     keys.sort();

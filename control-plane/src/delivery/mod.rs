@@ -9,3 +9,5 @@ mod convert;
 pub mod session;
 pub mod stream;
 pub mod table;
+
+pub(crate) use convert::bundle;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use signet_daemon::Shutdown;
+use signet_daemon::{Drain, Shutdown};
 use signet_identity::Generation;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -61,6 +61,7 @@ pub async fn listen(
     limits: Limits,
     metrics: Metrics,
     shutdown: Shutdown,
+    drain: Drain,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let attempts = Mutex::new(AttemptLimit::new(limits.burst, limits.per_second));
@@ -80,6 +81,7 @@ pub async fn listen(
         fate("accepted");
         let config = generation.load().bootstrap_server_config();
         let (routes, metrics, shutdown) = (routes.clone(), metrics.clone(), shutdown.clone());
+        let guard = drain.guard();
         tokio::spawn(async move {
             match handshake(stream, config).await {
                 Ok(stream) => {
@@ -96,7 +98,7 @@ pub async fn listen(
                     tracing::info!(target: "signet::listen", listener = "bootstrap", %address, reason = failure.label(), "{failure}");
                 }
             }
-            drop(permit);
+            drop((permit, guard));
         });
     }
 }

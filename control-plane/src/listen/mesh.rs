@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use signet_daemon::Shutdown;
+use signet_ca::Revocations;
+use signet_daemon::{Drain, Shutdown};
 use signet_identity::{Expected, Generation, HandshakeFailure, Peer, RevocationSet};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -97,10 +98,11 @@ pub struct Caller {
 /// What the listener needs.
 pub struct Mesh {
     pub generation: Arc<ArcSwap<Generation>>,
-    pub revoked: watch::Receiver<Arc<RevocationSet>>,
+    pub revocations: watch::Receiver<Arc<Revocations>>,
     pub routes: Routes,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
+    pub drain: Drain,
 }
 
 /// Serves the door until the process begins to end.
@@ -117,12 +119,12 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
             continue;
         };
         fate("accepted");
-        let mesh = Arc::clone(&mesh);
+        let (mesh, guard) = (Arc::clone(&mesh), mesh.drain.guard());
         tokio::spawn(async move {
             let generation = mesh.generation.load_full();
             let shaken = handshake(stream, generation.control_plane_server_config()).await.and_then(|tls| {
                 let certificates = tls.get_ref().1.peer_certificates();
-                let peer = check(&generation, certificates, &mesh.revoked.borrow())?;
+                let peer = check(&generation, certificates, &mesh.revocations.borrow().set)?;
                 let chain = certificates.unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
                 Ok((tls, peer, chain))
             });
@@ -139,7 +141,7 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
                     tracing::info!(target: "signet::listen", listener = "mesh", %address, reason = failure.label(), "{failure}");
                 }
             }
-            drop(permit);
+            drop((permit, guard));
         });
     }
 }
@@ -185,9 +187,9 @@ impl Mesh {
 
     /// Resolves when this peer may no longer be connected.
     async fn end(&self, peer: &Peer) -> Ended {
-        let mut revoked = self.revoked.clone();
+        let mut revocations = self.revocations.clone();
         loop {
-            if let Some(by) = peer.revoked_by(&revoked.borrow_and_update()) {
+            if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
             }
             let left = peer.not_after().saturating_sub(unix_now());
@@ -195,7 +197,7 @@ impl Mesh {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(left).min(LOOK_AT_CLOCK)) => {}
                 () = self.shutdown.draining() => return Ended::Draining,
-                changed = revoked.changed() => if changed.is_err() {
+                changed = revocations.changed() => if changed.is_err() {
                     return Ended::Draining;
                 },
             }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_daemon::Shutdown;
+use signet_daemon::{Drain, Shutdown};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tonic::service::Routes;
@@ -38,6 +38,7 @@ pub async fn listen(
     routes: Routes,
     metrics: Metrics,
     shutdown: Shutdown,
+    drain: Drain,
 ) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let fate = |fate: &str| metrics.connections.with_label_values(&["operator", fate]).inc();
@@ -67,10 +68,10 @@ pub async fn listen(
             continue;
         };
         fate("accepted");
-        let (routes, shutdown) = (routes.clone(), shutdown.clone());
+        let (routes, shutdown, guard) = (routes.clone(), shutdown.clone(), drain.guard());
         tokio::spawn(async move {
             serve(stream, routes, Operator { uid }, BOUNDS, shutdown.draining()).await;
-            drop(permit);
+            drop((permit, guard));
         });
     }
 }

@@ -1,4 +1,10 @@
-//! What stands behind each door.
+//! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
+//! [`crate::delivery::stream`] for peers, [`operator`] for operators.
+
+pub mod bootstrap;
+mod convert;
+pub mod identity;
+pub mod operator;
 
 use tonic::{Request, Status};
 

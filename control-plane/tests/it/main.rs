@@ -1,3 +1,8 @@
 //! The control plane from outside: real sockets, a real authority, real clients.
 
+mod attacks;
+mod delivery;
+mod harness;
+mod joining;
 mod keys;
+mod operator;

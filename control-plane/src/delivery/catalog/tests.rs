@@ -1,6 +1,7 @@
 use std::path::Path;
 
-use signet_identity::{RevocationSet, SpiffeId};
+use signet_ca::Revocations;
+use signet_identity::{RevocationSet, SpiffeId, TrustDomain};
 
 use super::*;
 use crate::issuers::KeyState;
@@ -91,15 +92,14 @@ fn authority() -> AuthorityState {
         trust_domain: domain(),
         roots: Vec::new(),
         bundle_sequence: 1,
-        revoked: Arc::new(RevocationSet::new(1)),
-        revoked_delegations: BTreeSet::new(),
+        revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
     }
 }
 
 fn catalog_of(yaml: &str, keys: &Keys, authority: &AuthorityState) -> Catalog {
     let registry = signet_model::parse_text(Path::new("mesh.yaml"), yaml, &Default::default()).unwrap();
-    Catalog::build(&domain(), false, &registry, keys, authority)
+    Catalog::build(false, &registry, keys, authority)
 }
 
 fn catalog() -> Catalog {
@@ -226,8 +226,7 @@ fn revocations_and_keys_show_up_as_new_versions_of_their_own_resources() {
     let mut later = authority();
     let mut set = RevocationSet::new(2);
     set.identities.insert(SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap());
-    later.revoked = Arc::new(set);
-    later.revoked_delegations.insert("thumb".into());
+    later.revocations = Arc::new(Revocations { set, delegations: ["thumb".to_owned()].into() });
     let fetched = KeyState { jwks: Some(r#"{"keys":[]}"#.into()), fetched_at: 5, ..KeyState::default() };
     let keys: Keys = Arc::new(BTreeMap::from([("demo-idp".to_owned(), fetched)]));
     let gw = workload("ns/edge/sa/gw");

@@ -1,0 +1,109 @@
+//! The control plane's own SVID, and the TLS generation made of it.
+//!
+//! A new key and certificate at a third of life, swapped in while serving: connections under way keep the
+//! generation that they began with, new ones take the new one. On failure the certificate at hand goes on
+//! and the next try comes sooner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use signet_ca::{Authority, AuthorityError};
+use signet_identity::{
+    BundleError, Bundles, Generation, GenerationError, GenerationOptions, service_dns_name,
+};
+
+use crate::clock::unix_now;
+use crate::metrics::Metrics;
+
+const RETRY: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// A clock that jumps is noticed within this.
+const LOOK_AT_CLOCK: u64 = 30;
+
+/// Why there is no own SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnError {
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+}
+
+/// The generation in use, and when the next is due.
+pub struct Own {
+    authority: Authority,
+    dns_name: String,
+    number: u64,
+    renew_at: i64,
+    current: Arc<ArcSwap<Generation>>,
+    metrics: Metrics,
+}
+
+impl Own {
+    /// Issues the first one.
+    ///
+    /// # Errors
+    /// [`OwnError`]: without it nothing can be served.
+    pub async fn begin(authority: Authority, namespace: &str, metrics: Metrics) -> Result<Self, OwnError> {
+        let dns_name = service_dns_name("signet-control-plane", namespace);
+        let (generation, renew_at) = issue(&authority, &dns_name, 1, &metrics).await?;
+        let current = Arc::new(ArcSwap::new(generation));
+        Ok(Self { authority, dns_name, number: 1, renew_at, current, metrics })
+    }
+
+    /// The generation that new connections take.
+    #[must_use]
+    pub fn current(&self) -> Arc<ArcSwap<Generation>> {
+        Arc::clone(&self.current)
+    }
+
+    /// Issues the next one now.
+    ///
+    /// # Errors
+    /// [`OwnError`]; the current one stays.
+    pub async fn renew(&mut self) -> Result<(), OwnError> {
+        let number = self.number.saturating_add(1);
+        let (generation, renew_at) = issue(&self.authority, &self.dns_name, number, &self.metrics).await?;
+        tracing::info!(target: "signet::own", number, not_after = generation.own().svid().not_after, "own certificate renewed");
+        self.current.store(generation);
+        self.number = number;
+        self.renew_at = renew_at;
+        Ok(())
+    }
+
+    /// Renews for as long as it runs.
+    pub async fn keep(mut self) {
+        let mut pause = RETRY;
+        loop {
+            let left = u64::try_from(self.renew_at.saturating_sub(unix_now())).unwrap_or(0);
+            if left > 0 {
+                tokio::time::sleep(Duration::from_secs(left.min(LOOK_AT_CLOCK))).await;
+                continue;
+            }
+            match self.renew().await {
+                Ok(()) => pause = RETRY,
+                Err(error) => {
+                    tracing::error!(target: "signet::own", %error, "own certificate not renewed; the present one goes on");
+                    tokio::time::sleep(pause).await;
+                    pause = pause.saturating_mul(2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}
+
+async fn issue(
+    authority: &Authority,
+    dns_name: &str,
+    number: u64,
+    metrics: &Metrics,
+) -> Result<(Arc<Generation>, i64), OwnError> {
+    let (own, issued) = authority.self_issue(vec![dns_name.to_owned()]).await?;
+    let bundles = Arc::new(Bundles::from(authority.trust_bundle()?));
+    let generation = Generation::build(number, own, bundles, GenerationOptions::default())?;
+    metrics.svid_not_after.set(issued.not_after);
+    Ok((generation, issued.renew_at))
+}

@@ -1,0 +1,306 @@
+//! Puts the parts together, and takes them down again.
+//!
+//! Order matters: configuration and registry are valid and the authority has proved itself before any door
+//! opens; `addresses.json` appears when all of them are open. On the way down doors close first, streams
+//! are told, and the authority closes its store last.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_ca::{
+    Authority, AuthorityConfig, AuthorityError, SealConfig, SealSource, SharedRegistrar, SystemClock,
+};
+use signet_daemon::{Drain, MetricsServer, Shutdown};
+use signet_model::{Options, RegistryErrors};
+use signet_proto::v1;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::config::{Config, Seal};
+use crate::decisions::Decisions;
+use crate::delivery::stream::{self, Delivery};
+use crate::delivery::table::Table;
+use crate::issuers::{Issuers, fetch};
+use crate::listen::{bootstrap, mesh, unix};
+use crate::metrics::Metrics;
+use crate::own::{Own, OwnError};
+use crate::registrar::FromRegistry;
+use crate::registry::Folder;
+use crate::services::{bootstrap as attest, identity, operator};
+use crate::world::{Sources, key_sources};
+
+/// How long connections may take to end once the process drains.
+const DRAIN: Duration = Duration::from_secs(5);
+const MAINTAIN: Duration = Duration::from_secs(60);
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the registry is refused:\n{0}")]
+    Registry(#[from] RegistryErrors),
+    #[error("the authority: {0}")]
+    Authority(#[from] AuthorityError),
+    #[error("the control plane's own certificate: {0}")]
+    Own(#[from] OwnError),
+    #[error("{what} cannot listen on {address}: {source}")]
+    Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("the operator's socket: {0}")]
+    Socket(#[from] signet_daemon::SocketError),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the TLS client for key sets: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    File(#[from] signet_daemon::FileError),
+}
+
+/// A control plane that serves.
+pub struct Running {
+    pub bootstrap: SocketAddr,
+    pub mesh: SocketAddr,
+    pub metrics: Option<SocketAddr>,
+    pub authority: Authority,
+    /// Look at the registry's folder now.
+    pub look: Arc<Notify>,
+    doors: JoinSet<()>,
+    connections: Drain,
+    background: JoinSet<()>,
+    issuers: Arc<Issuers>,
+    shutdown: Shutdown,
+    files: Vec<PathBuf>,
+}
+
+/// Starts everything; returns when all doors are open.
+///
+/// # Errors
+/// [`StartError`]: nothing serves then.
+pub async fn start(
+    config: &Config,
+    limits: bootstrap::Limits,
+    shutdown: Shutdown,
+) -> Result<Running, StartError> {
+    let metrics = Metrics::new()?;
+    let folder =
+        Folder::open(&config.registry, Options { system_namespace: config.system_namespace.clone() })?;
+    let authority = Authority::open(authority_config(config), Arc::new(SystemClock)).await?;
+    authority.register_metrics(&metrics.registry)?;
+    let addresses_file = config.data_dir.join("addresses.json");
+    let _ = std::fs::remove_file(&addresses_file);
+
+    let trust_domain = config.trust_domain.clone();
+    let registry = folder.subscribe();
+    let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
+    let issuers = Issuers::new(client);
+    let mut sources = Sources {
+        dev: config.dev,
+        authority: authority.clone(),
+        revocations: authority.revocations(),
+        registry: registry.clone(),
+        keys: issuers.subscribe(),
+    };
+    let now = sources.now();
+    issuers.follow(&key_sources(&now.registry));
+    let world = watch::Sender::new(now);
+    let own = Own::begin(authority.clone(), config.system_namespace.as_str(), metrics.clone()).await?;
+
+    let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen).await?;
+    let mesh_listener = bind("the mesh door", config.mesh_listen).await?;
+    let socket = signet_daemon::bind_private_socket(&config.operator_socket)?;
+    let (bootstrap_at, mesh_at) =
+        (local(&bootstrap_listener, config.bootstrap_listen)?, local(&mesh_listener, config.mesh_listen)?);
+
+    let registrar: SharedRegistrar =
+        Arc::new(FromRegistry { trust_domain: trust_domain.clone(), registry: registry.clone() });
+    let table = Arc::new(Table::default());
+    let decisions = Arc::new(Decisions::default());
+    let delivery = Delivery {
+        world: world.subscribe(),
+        table: Arc::clone(&table),
+        decisions: Arc::clone(&decisions),
+        issuers: Arc::clone(&issuers),
+        metrics: metrics.clone(),
+    };
+    let peers = identity::Peers {
+        authority: authority.clone(),
+        registrar: registrar.clone(),
+        trust_domain: trust_domain.clone(),
+        registry: registry.clone(),
+        metrics: metrics.clone(),
+    };
+    let operators = operator::Operators {
+        authority: authority.clone(),
+        trust_domain,
+        dev: config.dev,
+        advertise_bootstrap: config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string()),
+        advertise_mesh: config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string()),
+        registry: registry.clone(),
+        generation: own.current(),
+        issuers: Arc::clone(&issuers),
+        table,
+        decisions,
+        metrics: metrics.clone(),
+    };
+
+    let (mut doors, connections) = (JoinSet::new(), Drain::new());
+    let mut background = JoinSet::new();
+    let look = Arc::new(Notify::new());
+    let files = vec![addresses_file, config.operator_socket.clone()];
+    let mut addresses = vec![("bootstrap", bootstrap_at), ("mesh", mesh_at)];
+    let metrics_at = match config.metrics_listen {
+        None => None,
+        Some(address) => {
+            let failed = |source| StartError::Listen { what: "metrics", address, source };
+            let server =
+                MetricsServer::bind(address, metrics.registry.clone(), || Ok(())).await.map_err(failed)?;
+            let bound = server.local_addr().map_err(failed)?;
+            addresses.push(("metrics", bound));
+            background.spawn(server.run(shutdown.clone()));
+            Some(bound)
+        }
+    };
+
+    doors.spawn(bootstrap::listen(
+        bootstrap_listener,
+        own.current(),
+        stranger_routes(authority.clone(), registrar),
+        limits,
+        metrics.clone(),
+        shutdown.clone(),
+        connections.clone(),
+    ));
+    doors.spawn(mesh::listen(
+        mesh_listener,
+        mesh::Mesh {
+            generation: own.current(),
+            revocations: authority.revocations(),
+            routes: peer_routes(peers, delivery),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            drain: connections.clone(),
+        },
+    ));
+    let operator_routes = operator_routes(operators);
+    let uids = uids(config);
+    doors.spawn(unix::listen(
+        socket,
+        uids,
+        operator_routes,
+        metrics.clone(),
+        shutdown.clone(),
+        connections.clone(),
+    ));
+    background.spawn(crate::observe::follow(registry, issuers.subscribe(), metrics));
+    background.spawn(sources.follow(world, Arc::clone(&issuers)));
+    background.spawn(folder.follow(Arc::clone(&look)));
+    background.spawn(own.keep());
+    background.spawn(maintain(authority.clone()));
+
+    signet_daemon::write_addresses(&config.data_dir, addresses)?;
+    tracing::info!(
+        target: "signet::run", bootstrap = %bootstrap_at, mesh = %mesh_at, trust_domain = %config.trust_domain,
+        root_sha256 = %authority.root_sha256(), dev = config.dev, "the control plane is ready"
+    );
+    Ok(Running {
+        bootstrap: bootstrap_at,
+        mesh: mesh_at,
+        metrics: metrics_at,
+        authority,
+        look,
+        doors,
+        connections,
+        background,
+        issuers,
+        shutdown,
+        files,
+    })
+}
+
+impl Running {
+    /// Serves until the process drains, then takes everything down in order.
+    pub async fn serve(mut self) {
+        self.shutdown.draining().await;
+        tracing::info!(target: "signet::run", "draining");
+        for file in &self.files {
+            let _ = std::fs::remove_file(file);
+        }
+        self.doors.join_all().await;
+        tokio::select! {
+            left = self.connections.wait(DRAIN) => if let Err(left) = left {
+                tracing::warn!(target: "signet::run", left, "connections cut at the end of the drain");
+            },
+            () = self.shutdown.stopping() => {}
+        }
+        self.issuers.stop();
+        self.background.shutdown().await;
+        self.authority.close().await;
+        tracing::info!(target: "signet::run", "stopped");
+    }
+}
+
+fn authority_config(config: &Config) -> AuthorityConfig {
+    let source = match &config.seal {
+        Seal::KeyFile(file) => SealSource::KeyFile(file.clone()),
+        Seal::PassphraseFile(file) => SealSource::PassphraseFile(file.clone()),
+    };
+    let mut seal = SealConfig::key_file("");
+    seal.source = source;
+    seal.create_if_missing = config.dev;
+    let mut authority = AuthorityConfig::new(config.trust_domain.clone(), &config.data_dir, seal);
+    authority.system_namespace = config.system_namespace.to_string();
+    authority.dev = config.dev;
+    authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
+    authority
+}
+
+fn stranger_routes(authority: Authority, registrar: SharedRegistrar) -> Routes {
+    let service = v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar })
+        .max_decoding_message_size(attest::MAX_MESSAGE);
+    Routes::new(service).prepare()
+}
+
+fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
+    let renew = v1::identity_server::IdentityServer::new(peers.clone())
+        .max_decoding_message_size(identity::MAX_MESSAGE);
+    let tokens = v1::tokens_server::TokensServer::new(peers).max_decoding_message_size(identity::MAX_MESSAGE);
+    let delivery = v1::delivery_server::DeliveryServer::new(delivery)
+        .max_decoding_message_size(stream::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
+}
+
+fn operator_routes(operators: operator::Operators) -> Routes {
+    let service = v1::operator_server::OperatorServer::new(operators)
+        .max_decoding_message_size(operator::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(service).prepare()
+}
+
+/// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.
+fn uids(config: &Config) -> Arc<[u32]> {
+    if config.operator_uids.is_empty() {
+        // SAFETY: geteuid takes nothing, touches nothing and cannot fail.
+        Arc::from([unsafe { libc::geteuid() }])
+    } else {
+        config.operator_uids.as_slice().into()
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
+}
+
+fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { what: "a door", address, source })
+}
+
+async fn maintain(authority: Authority) {
+    loop {
+        tokio::time::sleep(MAINTAIN).await;
+        // A failure is logged and counted by the authority; the next minute tries again.
+        let _ = authority.maintain().await;
+    }
+}

@@ -1,0 +1,43 @@
+//! Attest: a stranger with evidence becomes somebody.
+
+use signet_ca::{Authority, SharedRegistrar};
+use signet_proto::v1::{self, attest_request::Evidence};
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::listen::bootstrap::Stranger;
+use crate::world::AuthorityState;
+
+/// A CSR is under 8 KiB and a token under a hundred bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The service.
+#[derive(Clone)]
+pub struct Bootstrap {
+    pub authority: Authority,
+    pub registrar: SharedRegistrar,
+}
+
+#[tonic::async_trait]
+impl v1::bootstrap_server::Bootstrap for Bootstrap {
+    async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
+        let stranger = request
+            .extensions()
+            .get::<Stranger>()
+            .copied()
+            .ok_or_else(|| Status::internal("a call without a connection"))?;
+        let v1::AttestRequest { csr_der, evidence } = request.into_inner();
+        let Some(Evidence::JoinToken(token)) = evidence else {
+            return Err(Status::invalid_argument("expected evidence: a join token"));
+        };
+        let source = stranger.address.ip().to_canonical().to_string();
+        let issued = self
+            .authority
+            .attest_join_token(&token, &csr_der, &source, self.registrar.clone())
+            .await
+            .map_err(|error| convert::status(&error))?;
+        let revocations = self.authority.revocations().borrow().clone();
+        let state = AuthorityState::of(&self.authority, revocations);
+        Ok(Response::new(convert::issued(&issued, &state)))
+    }
+}

@@ -1,0 +1,57 @@
+//! Between the authority's words and the protocol's.
+
+use signet_ca::{AuthorityError, Issued, Outward, Record};
+use signet_proto::v1;
+use tonic::{Code, Status};
+
+use crate::world::AuthorityState;
+
+/// What the caller hears. A refusal says what it may; a failure of ours says nothing of its cause.
+pub(crate) fn status(error: &AuthorityError) -> Status {
+    let Some(refusal) = error.refusal() else {
+        return Status::unavailable("the authority cannot do this now; try again");
+    };
+    let code = match refusal.outward() {
+        Outward::Invalid => Code::InvalidArgument,
+        Outward::Unauthenticated => Code::Unauthenticated,
+        Outward::Denied => Code::PermissionDenied,
+        Outward::Precondition => Code::FailedPrecondition,
+        Outward::Exhausted => Code::ResourceExhausted,
+    };
+    Status::new(code, refusal.outward_message())
+}
+
+/// The operator may know why.
+pub(crate) fn operator_status(error: &AuthorityError) -> Status {
+    let status = status(error);
+    match error.refusal() {
+        Some(refusal) => Status::new(status.code(), refusal.detail()),
+        None => Status::new(status.code(), error.to_string()),
+    }
+}
+
+pub(crate) fn issued(issued: &Issued, authority: &AuthorityState) -> v1::IssuedSvid {
+    v1::IssuedSvid {
+        spiffe_id: issued.spiffe_id.to_string(),
+        chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
+        not_before: issued.not_before,
+        not_after: issued.not_after,
+        renew_at: issued.renew_at,
+        bundle: Some(crate::delivery::bundle(authority)),
+    }
+}
+
+pub(crate) fn record(record: &Record) -> v1::IssuanceRecord {
+    v1::IssuanceRecord {
+        sequence: record.sequence,
+        at: record.at,
+        event: record.event.to_string(),
+        spiffe_id: record.spiffe_id.clone(),
+        peer_class: record.class.clone(),
+        serial: record.serial.clone(),
+        not_after: record.not_after.unwrap_or(0),
+        reason: record.reason.clone(),
+        actor: record.actor.clone(),
+        hash: record.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}

@@ -1,0 +1,320 @@
+//! What operators may see and do, on the Unix socket. Every call is a line in the log with the uid.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_ca::{Authority, Revocation};
+use signet_identity::{KeyId, PeerClass, Serial, SpiffeId, TrustDomain};
+use signet_model::WorkloadId;
+use signet_proto::v1::{self, revoke_request::What};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::decisions::{Decisions, Found};
+use crate::delivery::table::Table;
+use crate::issuers::Issuers;
+use crate::listen::unix::Operator;
+use crate::metrics::Metrics;
+use crate::registrar::peer_class;
+use crate::registry::State;
+
+/// No request of an operator is long.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// What a list is without a number, and at most.
+const LIST: u32 = 100;
+const LIST_MAX: u32 = 10_000;
+/// Words of a revocation's reason.
+const MAX_REASON: usize = 1_024;
+
+/// The service.
+#[derive(Clone)]
+pub struct Operators {
+    pub authority: Authority,
+    pub trust_domain: TrustDomain,
+    pub dev: bool,
+    pub advertise_bootstrap: String,
+    pub advertise_mesh: String,
+    pub registry: watch::Receiver<State>,
+    pub generation: Arc<arc_swap::ArcSwap<signet_identity::Generation>>,
+    pub issuers: Arc<Issuers>,
+    pub table: Arc<Table>,
+    pub decisions: Arc<Decisions>,
+    pub metrics: Metrics,
+}
+
+/// One call, logged when it ends, however it ends.
+struct Call {
+    name: &'static str,
+    uid: u32,
+    metrics: Metrics,
+}
+
+impl Call {
+    fn actor(&self) -> String {
+        format!("uid:{}", self.uid)
+    }
+
+    fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
+        let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
+        let code = format!("{code:?}");
+        tracing::info!(target: "signet::operator", call = self.name, uid = self.uid, code, detail, "operator call");
+        self.metrics.operator_calls.with_label_values(&[self.name, &code]).inc();
+        result.map(Response::new)
+    }
+}
+
+impl Operators {
+    fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
+        let operator =
+            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
+        Ok(Call { name, uid: operator.uid, metrics: self.metrics.clone() })
+    }
+
+    fn status(&self) -> v1::StatusResponse {
+        let own = self.generation.load();
+        let own = own.own().svid();
+        let mut certificates: Vec<v1::CertificateStatus> = self
+            .authority
+            .certificates()
+            .into_iter()
+            .map(|c| v1::CertificateStatus {
+                role: c.role.to_owned(),
+                serial: c.serial.to_string(),
+                subject: c.subject,
+                not_after: c.not_after,
+            })
+            .collect();
+        certificates.push(v1::CertificateStatus {
+            role: "control-plane".into(),
+            serial: own.serial.to_string(),
+            subject: own.id.to_string(),
+            not_after: own.not_after,
+        });
+        let registry = self.registry.borrow().clone();
+        let issuers = self.issuers.states();
+        v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            trust_domain: self.trust_domain.to_string(),
+            certificates,
+            sidecars: u32::try_from(self.table.len()).unwrap_or(u32::MAX),
+            registry_loaded_at: registry.loaded_at,
+            registry_errors: registry.errors,
+            issuers: issuers
+                .iter()
+                .map(|(alias, keys)| v1::IssuerStatus {
+                    alias: alias.clone(),
+                    keys: u32::try_from(keys.keys).unwrap_or(u32::MAX),
+                    fetched_at: keys.fetched_at,
+                    error: keys.error.clone(),
+                })
+                .collect(),
+            dev: self.dev,
+        }
+    }
+
+    async fn join_token(
+        &self,
+        asked: v1::CreateJoinTokenRequest,
+        actor: &str,
+    ) -> Result<v1::JoinBundle, Status> {
+        let bad = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+        let id = SpiffeId::parse(&asked.spiffe_id).map_err(|e| bad(&e))?;
+        let class: PeerClass = asked.peer_class.parse().map_err(|e| bad(&e))?;
+        let ttl = match u64::try_from(asked.ttl_seconds) {
+            Ok(0) => None,
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => return Err(Status::invalid_argument("ttl_seconds is negative")),
+        };
+        self.registered(&id, class)?;
+        let token = self
+            .authority
+            .create_join_token(id, class, ttl, actor)
+            .await
+            .map_err(|error| convert::operator_status(&error))?;
+        Ok(v1::JoinBundle {
+            bootstrap_address: self.advertise_bootstrap.clone(),
+            mesh_address: self.advertise_mesh.clone(),
+            trust_domain: self.trust_domain.to_string(),
+            root_sha256: self.authority.root_sha256().to_string(),
+            token: token.text.expose().to_owned(),
+            spiffe_id: token.spiffe_id.to_string(),
+            expires_at: token.expires_at,
+        })
+    }
+
+    /// The authority asks again when the token is used; here the operator learns of a slip at once.
+    fn registered(&self, id: &SpiffeId, class: PeerClass) -> Result<(), Status> {
+        let Some(workload) = WorkloadId::of(id, &self.trust_domain) else {
+            return Err(Status::invalid_argument(format!(
+                "expected an identity spiffe://{}/ns/<namespace>/sa/<account>, got {id}",
+                self.trust_domain
+            )));
+        };
+        let registry = Arc::clone(&self.registry.borrow().registry);
+        match registry.workload(&workload).map(|w| peer_class(w.spec.class)) {
+            Some(listed) if listed == class => Ok(()),
+            Some(listed) => Err(Status::failed_precondition(format!(
+                "the registry lists {workload} with class {listed}, not {class}"
+            ))),
+            None => Err(Status::failed_precondition(format!(
+                "the registry has no Workload {workload}: add one to let it join"
+            ))),
+        }
+    }
+
+    async fn revoke_what(&self, asked: v1::RevokeRequest, actor: &str) -> Result<v1::RevokeResponse, Status> {
+        let bad = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+        if asked.reason.len() > MAX_REASON {
+            return Err(Status::invalid_argument("the reason is too long"));
+        }
+        let what = match asked.what {
+            Some(What::Serial(hex)) => Revocation::Serial(hex.parse::<Serial>().map_err(|e| bad(&e))?),
+            Some(What::SpiffeId(id)) => Revocation::Identity(SpiffeId::parse(id).map_err(|e| bad(&e))?),
+            Some(What::KeySha256(hex)) => Revocation::Key(hex.parse::<KeyId>().map_err(|e| bad(&e))?),
+            Some(What::Delegation(thumbprint)) => Revocation::Delegation(thumbprint),
+            None => {
+                return Err(Status::invalid_argument(
+                    "expected a serial, a SPIFFE ID, a key or a delegation",
+                ));
+            }
+        };
+        let sequence = self
+            .authority
+            .revoke(what, &asked.reason, actor)
+            .await
+            .map_err(|error| convert::operator_status(&error))?;
+        Ok(v1::RevokeResponse { sequence })
+    }
+
+    fn explain(&self, id: &str) -> Result<v1::ExplainDecisionResponse, Status> {
+        match self.decisions.find(id) {
+            Found::None => Err(Status::not_found("no such decision: unknown, or older than what is kept")),
+            Found::One(record) => Ok(v1::ExplainDecisionResponse {
+                at_ms: record.at_ms,
+                workload: record.workload.clone(),
+                json: record.json.clone(),
+            }),
+            Found::Disputed(workloads) => Err(Status::failed_precondition(format!(
+                "several workloads reported this id, so one of them made it up: {}; `signet authz list` shows each",
+                workloads.join(", ")
+            ))),
+        }
+    }
+}
+
+fn limit(asked: u32) -> u32 {
+    if asked == 0 { LIST } else { asked.min(LIST_MAX) }
+}
+
+#[tonic::async_trait]
+impl v1::operator_server::Operator for Operators {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        self.call("status", &request)?.end("", Ok(self.status()))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::JoinBundle>, Status> {
+        let call = self.call("create_join_token", &request)?;
+        let asked = request.into_inner();
+        let id = asked.spiffe_id.clone();
+        let result = self.join_token(asked, &call.actor()).await;
+        call.end(&id, result)
+    }
+
+    async fn list_issuances(
+        &self,
+        request: Request<v1::ListIssuancesRequest>,
+    ) -> Result<Response<v1::ListIssuancesResponse>, Status> {
+        let call = self.call("list_issuances", &request)?;
+        let records = self.authority.records(limit(request.into_inner().limit)).await;
+        let result = records
+            .map(|records| v1::ListIssuancesResponse {
+                records: records.iter().map(convert::record).collect(),
+            })
+            .map_err(|error| convert::operator_status(&error));
+        call.end("", result)
+    }
+
+    type WatchIssuancesStream = ReceiverStream<Result<v1::IssuanceRecord, Status>>;
+
+    async fn watch_issuances(
+        &self,
+        request: Request<v1::WatchIssuancesRequest>,
+    ) -> Result<Response<Self::WatchIssuancesStream>, Status> {
+        let call = self.call("watch_issuances", &request)?;
+        let mut records = self.authority.subscribe();
+        let (tell, told) = mpsc::channel(64);
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    () = tell.closed() => return,
+                    record = records.recv() => match record {
+                        Ok(record) => Ok(convert::record(&record)),
+                        Err(broadcast::error::RecvError::Closed) => return,
+                        Err(broadcast::error::RecvError::Lagged(lost)) => {
+                            Err(Status::data_loss(format!("{lost} records were missed: list them")))
+                        }
+                    },
+                };
+                let last = message.is_err();
+                if tell.send(message).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        call.end("", Ok(ReceiverStream::new(told)))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        let call = self.call("revoke", &request)?;
+        let asked = request.into_inner();
+        let detail = format!("{:?}", asked.what);
+        let result = self.revoke_what(asked, &call.actor()).await;
+        call.end(&detail, result)
+    }
+
+    async fn explain_decision(
+        &self,
+        request: Request<v1::ExplainDecisionRequest>,
+    ) -> Result<Response<v1::ExplainDecisionResponse>, Status> {
+        let call = self.call("explain_decision", &request)?;
+        let id = request.into_inner().id;
+        call.end(&format!("{id:?}"), self.explain(&id))
+    }
+
+    async fn list_decisions(
+        &self,
+        request: Request<v1::ListDecisionsRequest>,
+    ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
+        let call = self.call("list_decisions", &request)?;
+        let newest = self.decisions.newest(usize::try_from(limit(request.into_inner().limit)).unwrap_or(0));
+        let decisions = newest
+            .iter()
+            .map(|r| v1::DecisionSummary {
+                id: r.id.clone(),
+                at_ms: r.at_ms,
+                workload: r.workload.clone(),
+                json: r.json.clone(),
+            })
+            .collect();
+        call.end("", Ok(v1::ListDecisionsResponse { decisions }))
+    }
+
+    async fn list_sidecars(
+        &self,
+        request: Request<v1::ListSidecarsRequest>,
+    ) -> Result<Response<v1::ListSidecarsResponse>, Status> {
+        let call = self.call("list_sidecars", &request)?;
+        call.end("", Ok(v1::ListSidecarsResponse { sidecars: self.table.list() }))
+    }
+}

@@ -1,0 +1,155 @@
+//! One stream per sidecar: deltas, refusals, and the stream's end.
+
+use signet_proto::v1::{self, from_sidecar::Message as Say, to_sidecar::Message as Told};
+use tonic::Code;
+
+use crate::harness::{GATEWAY, ORDERS, Plane, REGISTRY, WEB, hello, names, soon};
+
+#[tokio::test]
+async fn an_edit_of_the_registry_is_pushed_as_what_changed() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&["orders.shop"], &["web.shop"])).await;
+    stream.delta().await;
+    plane.edit(&REGISTRY.replace("17102", "17103"));
+    let delta = stream.delta().await;
+    assert_eq!((names(&delta), delta.removed.len()), (vec!["service/orders.shop"], 0));
+}
+
+#[tokio::test]
+async fn a_service_that_leaves_is_removed_and_refused_from_then_on() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&["extra.shop"], &[])).await;
+    let Told::Refused(refused) = stream.next().await.unwrap() else { panic!() };
+    assert_eq!(refused.service, "extra.shop");
+    stream.delta().await;
+    let extra = "
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: extra}
+spec: {ports: [{name: http, port: 80, protocol: http}]}
+";
+    plane.edit(&format!("{REGISTRY}{extra}"));
+    assert_eq!(names(&stream.delta().await), ["service/extra.shop"], "refused once is not refused for ever");
+    plane.edit(REGISTRY);
+    let Told::Refused(refused) = stream.next().await.unwrap() else { panic!() };
+    assert_eq!(refused.service, "extra.shop");
+    assert_eq!(stream.delta().await.removed, ["service/extra.shop"]);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_reconnects_with_what_it_has_is_sent_nothing_again() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let first = web.stream(hello(&["orders.shop"], &[])).await.delta().await;
+    let mut again = hello(&["orders.shop"], &[]);
+    again.have =
+        first.upserts.iter().map(|r| v1::Have { name: r.name.clone(), version: r.version.clone() }).collect();
+    let delta = web.stream(again).await.delta().await;
+    assert!(delta.upserts.is_empty() && delta.removed.is_empty(), "{delta:?}");
+}
+
+#[tokio::test]
+async fn a_peer_may_not_serve_a_service_that_does_not_list_it() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &["orders.shop"])).await;
+    let Told::Refused(refused) = stream.next().await.unwrap() else { panic!() };
+    assert!(refused.service == "orders.shop" && refused.reason.contains("identity"), "{refused:?}");
+    let delta = stream.delta().await;
+    assert!(!names(&delta).iter().any(|n| n.starts_with("inbound/")), "{delta:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_is_sent_its_configuration_its_issuers_and_its_services_unasked() {
+    let mut plane = Plane::start().await;
+    let gateway = plane.join(GATEWAY, "gateway").await;
+    let delta = gateway.stream(hello(&[], &[])).await.delta().await;
+    for name in ["gateway/gw.edge", "issuer/demo-idp", "service/web.shop"] {
+        assert!(names(&delta).contains(&name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_resource_shows_in_the_list_of_sidecars() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &["web.shop"])).await;
+    let Told::Delta(delta) = stream.next().await.unwrap() else { panic!() };
+    let rejected =
+        vec![v1::Rejected { name: "inbound/web.shop".into(), reason: "a field I do not know".into() }];
+    stream.say(Say::Nack(v1::Nack { nonce: delta.nonce, rejected })).await;
+    let row = soon(async {
+        loop {
+            let list = plane.operator.list_sidecars(v1::ListSidecarsRequest {}).await.unwrap().into_inner();
+            if let Some(row) = list.sidecars.into_iter().find(|s| !s.rejected.is_empty()) {
+                return row;
+            }
+        }
+    })
+    .await;
+    assert_eq!((row.spiffe_id.as_str(), row.peer_class.as_str(), row.acked_nonce), (WEB, "sidecar", 1));
+    assert!(row.rejected[0].contains("a field I do not know"));
+}
+
+#[tokio::test]
+async fn a_revoked_peer_loses_its_stream_and_cannot_come_back() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let orders = plane.join(ORDERS, "sidecar").await;
+    let mut other = orders.stream(hello(&[], &[])).await;
+    other.delta().await;
+    let mut stream = web.stream(hello(&[], &[])).await;
+    stream.delta().await;
+    let what = Some(v1::revoke_request::What::SpiffeId(WEB.into()));
+    plane.operator.revoke(v1::RevokeRequest { what, reason: "a test".into() }).await.unwrap();
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    assert_eq!(names(&other.delta().await), ["revocations"], "and everybody else is told");
+    let again = crate::harness::dial(plane.mesh, web.config.clone()).await;
+    let refused = match again {
+        Err(_) => true,
+        // TLS 1.3: the client may think that it is in before the server's word comes.
+        Ok(_) => web.try_stream(hello(&[], &[])).await.is_err(),
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn a_lineage_with_two_keys_is_revoked_with_its_live_streams() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &[])).await;
+    stream.delta().await;
+    let request = || crate::harness::csr(&rcgen::KeyPair::generate().unwrap());
+    web.renew(request()).await.unwrap();
+    let stolen = web.renew(request()).await.unwrap_err();
+    assert_eq!(stolen.code(), Code::PermissionDenied);
+    assert_eq!(stream.end().await.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_drain_tells_streams_and_ends_the_process_in_order() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &[])).await;
+    stream.delta().await;
+    let addresses = plane.dir.path().join("data/addresses.json");
+    assert!(addresses.exists());
+    plane.trigger.drain();
+    assert_eq!(stream.end().await.code(), Code::Unavailable);
+    soon(&mut plane.served).await.unwrap();
+    assert!(!addresses.exists() && !plane.dir.path().join("operator.sock").exists());
+}
+
+#[tokio::test]
+async fn answers_out_of_order_and_second_streams_are_refused() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &[])).await;
+    let Told::Delta(delta) = stream.next().await.unwrap() else { panic!() };
+    stream.say(Say::Ack(v1::Ack { nonce: delta.nonce + 7 })).await;
+    assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
