@@ -27,6 +27,7 @@ pub mod state;
 mod balance;
 mod flood;
 mod h1;
+mod h2;
 mod io;
 mod original_dst;
 mod pool;

@@ -21,7 +21,7 @@ use crate::state::{App, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected};
 use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
-use crate::{h1, tcp};
+use crate::{h1, h2, tcp};
 
 /// An accepted socket.
 pub(crate) enum Socket {
@@ -156,9 +156,7 @@ pub(crate) async fn serve<E: Stage>(
     match protocol {
         Protocol::Http1 => h1::serve(session, conn).await,
         Protocol::Tcp => tcp::serve(session, conn).await,
-        Protocol::Http2 | Protocol::Grpc => {
-            session.note(&Refusal::new(Reason::NotImplemented).detail("HTTP/2 is not served here"));
-        }
+        Protocol::Http2 | Protocol::Grpc => h2::serve(session, conn).await,
     }
 }
 

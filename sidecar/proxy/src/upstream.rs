@@ -125,7 +125,7 @@ pub(crate) async fn dial_service<E>(
     }
 }
 
-async fn dial_endpoint<E>(
+pub(crate) async fn dial_endpoint<E>(
     worker: &Worker<E>,
     watch: &Watch,
     view: &Snapshot,

@@ -33,6 +33,7 @@ use accept::Handed;
 pub(crate) use accept::{Open, tune};
 use bind::Bound;
 pub(crate) use watch::{End, Registry, Watch, is_believed};
+pub(crate) use wheel::Deadline;
 
 /// The data plane of one process, before it runs.
 pub struct Proxy<E: Stage = NoEdge> {
@@ -172,6 +173,7 @@ pub(crate) struct Worker<E> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Rc<Registry>,
     pub(crate) pool: RefCell<Pool>,
+    pub(crate) links: RefCell<crate::h2::Links>,
     /// Apps that redirected connections were for.
     apps: RefCell<HashMap<SocketAddr, Arc<App>>>,
 }
@@ -227,6 +229,7 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
     let worker = Rc::new(Worker {
         index,
         pool: RefCell::new(Pool::new(shared.metrics.pooled.clone())),
+        links: RefCell::default(),
         registry: Rc::default(),
         apps: RefCell::default(),
         shared,

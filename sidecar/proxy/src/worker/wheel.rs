@@ -135,7 +135,7 @@ pub(super) async fn turn() {
 }
 
 /// One deadline that is moved often. Belongs to one task.
-pub(super) struct Deadline(Rc<Timer>);
+pub(crate) struct Deadline(Rc<Timer>);
 
 impl Default for Deadline {
     fn default() -> Self {
@@ -145,7 +145,7 @@ impl Default for Deadline {
 
 impl Deadline {
     /// A deadline that never comes until it is set.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let timer = Timer::default();
         timer.at.set(NEVER);
         timer.filed_at.set(NEVER);
@@ -153,7 +153,7 @@ impl Deadline {
     }
 
     /// Comes `after` from now, in place of what was set before; `None` is never.
-    pub(super) fn set(&self, after: Option<Duration>) {
+    pub(crate) fn set(&self, after: Option<Duration>) {
         let timer = &self.0;
         timer.fired.set(false);
         let Some(after) = after else {
@@ -177,12 +177,12 @@ impl Deadline {
     }
 
     /// Whether it has come.
-    pub(super) fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.0.fired.get()
     }
 
     /// Ready once it has come; otherwise the task is woken then.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         if self.0.fired.get() {
             return Poll::Ready(());
         }

@@ -1,0 +1,207 @@
+//! A client's HTTP/2 connection: accepts its requests, each into a task of its own, and sees to its end.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use tokio::time::Instant;
+
+use super::coalesce::{Coalesced, Flusher, coalesce};
+use super::exchange;
+use super::{CONNECTION_WINDOW, GOODBYE, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, STREAMS, TICK};
+use crate::io::Conn;
+use crate::session::Session;
+use crate::stage::Stage;
+use crate::worker::End;
+
+/// Requests after which the share of early resets counts, and how young a reset request is early: a client that opens
+/// and resets makes us work for nothing (CVE-2023-44487). gRPC calls that are cancelled live longer than this.
+const RESETS_COUNT_FROM: usize = 200;
+const EARLY: Duration = Duration::from_secs(1);
+/// Resets that the library allows of requests which it has not even handed to us.
+const PENDING_RESETS: usize = 20;
+
+/// What the requests of one connection share with it.
+pub(super) struct Served<E> {
+    pub(super) session: Session<E>,
+    active: Cell<usize>,
+    requests: Cell<usize>,
+    early_resets: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+/// One request under way.
+pub(super) struct Request<E> {
+    pub(super) served: Rc<Served<E>>,
+    began: Instant,
+}
+
+impl<E> Request<E> {
+    fn begin(served: &Rc<Served<E>>) -> Self {
+        served.active.set(served.active.get() + 1);
+        served.requests.set(served.requests.get() + 1);
+        Request { served: served.clone(), began: Instant::now() }
+    }
+
+    /// How long it has taken.
+    pub(super) fn took(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The client reset it.
+    pub(super) fn was_reset(&self) {
+        if self.took() < EARLY {
+            self.served.early_resets.set(self.served.early_resets.get() + 1);
+        }
+    }
+}
+
+impl<E> Drop for Request<E> {
+    fn drop(&mut self) {
+        self.served.active.set(self.served.active.get() - 1);
+        if self.served.active.get() == 0 {
+            self.served.idle_since.set(Instant::now());
+        }
+    }
+}
+
+type Connection = h2::server::Connection<Coalesced, Bytes>;
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<E: Stage>(session: Session<E>, conn: Conn) {
+    let (stream, ahead) = conn.into_parts();
+    let (io, flusher) = coalesce(stream, ahead);
+    let Some(connection) = Box::pin(handshake(&session, io, &flusher)).await else { return };
+    let served = Rc::new(Served {
+        session,
+        active: Cell::new(0),
+        requests: Cell::new(0),
+        early_resets: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+    });
+    let end = drive(&served, connection, flusher).await;
+    tracing::debug!(target: "signet::h2", end, "a client's connection ended");
+}
+
+async fn handshake<E: Stage>(session: &Session<E>, io: Coalesced, flusher: &Flusher) -> Option<Connection> {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS);
+    let mut handshake = pin!(builder.handshake(io));
+    session.watch.within(Some(session.worker().shared.limits.head_time));
+    let done = session.watch.wait(|cx| {
+        let done = handshake.as_mut().poll(cx);
+        match (&done, flusher.poll(cx)) {
+            (Poll::Pending, Poll::Ready(Err(_))) => Poll::Ready(Err(Reason::CONNECT_ERROR.into())),
+            _ => done,
+        }
+    });
+    match done.await {
+        Ok(Ok(connection)) => Some(connection),
+        Ok(Err(error)) => {
+            tracing::debug!(target: "signet::h2", %error, "no HTTP/2 preface");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// What a turn of the connection brought.
+enum Turn {
+    Request(http::Request<RecvStream>, SendResponse<Bytes>),
+    Ended(&'static str),
+}
+
+/// Drives a connection; returns how it ended, for the log.
+async fn drive<E: Stage>(
+    served: &Rc<Served<E>>,
+    mut connection: Connection,
+    flusher: Flusher,
+) -> &'static str {
+    let session = &served.session;
+    let watch = &session.watch;
+    let limits = &session.worker().shared.limits;
+    let mut pings = connection.ping_pong();
+    let mut asked = false;
+    let mut leaving: Option<Instant> = None;
+    watch.within(Some(limits.head_time.min(next_tick(session))));
+    loop {
+        let turn = watch.wait(|cx| {
+            if leaving.is_none() && watch.draining() {
+                leaving = Some(Instant::now());
+                connection.graceful_shutdown();
+            }
+            poll_turn(&mut connection, &flusher, cx)
+        });
+        match turn.await {
+            Ok(Turn::Request(request, respond)) => {
+                let early = served.early_resets.get();
+                if served.requests.get() >= RESETS_COUNT_FROM && early > served.requests.get() / 2 {
+                    session.worker().shared.metrics.over_limit.inc();
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
+                let request_guard = Request::begin(served);
+                tokio::task::spawn_local(exchange::exchange(request_guard, request, respond));
+            }
+            Ok(Turn::Ended(how)) => return how,
+            Err(End::TimedOut) => {
+                let active = served.active.get() > 0;
+                let since_use = served.idle_since.get().elapsed();
+                if let Some(since) = leaving {
+                    // The client neither answers our goodbye nor sends anything that would be lost.
+                    if !active && since.elapsed() >= GOODBYE {
+                        return "left";
+                    }
+                } else {
+                    // A connection that never asked for anything has no more time than a head.
+                    let idle = if served.requests.get() == 0 { limits.head_time } else { limits.client_idle };
+                    if session.is_leaving() || !active && since_use >= idle {
+                        leaving = Some(Instant::now());
+                        connection.graceful_shutdown();
+                    }
+                }
+                match (flusher.heard(), active) {
+                    (true, _) | (false, false) => asked = false,
+                    (false, true) if asked => return "silent",
+                    (false, true) => {
+                        asked = pings.as_mut().is_some_and(|p| p.send_ping(h2::Ping::opaque()).is_ok());
+                    }
+                }
+                watch.within(Some(if leaving.is_some() { GOODBYE } else { next_tick(session) }));
+            }
+            Err(end) => return end.label(),
+        }
+    }
+}
+
+/// When to look again: in time for the certificate's end and for an idle one's.
+fn next_tick<E>(session: &Session<E>) -> Duration {
+    TICK.min(session.idle_time()).max(Duration::from_millis(100))
+}
+
+fn poll_turn(connection: &mut Connection, flusher: &Flusher, cx: &mut Context<'_>) -> Poll<Turn> {
+    match connection.poll_accept(cx) {
+        Poll::Ready(Some(Ok((request, respond)))) => Poll::Ready(Turn::Request(request, respond)),
+        Poll::Ready(Some(Err(_))) => {
+            // What was said last (a GOAWAY) may still go out.
+            let _ = flusher.poll(cx);
+            Poll::Ready(Turn::Ended("broken"))
+        }
+        Poll::Ready(None) => Poll::Ready(Turn::Ended("closed")),
+        Poll::Pending => match flusher.poll(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(Turn::Ended("broken")),
+            _ => Poll::Pending,
+        },
+    }
+}
