@@ -86,3 +86,26 @@ async fn what_a_caller_says_of_its_address_is_replaced_by_what_is_seen() {
     );
     assert_eq!(decided.header("host"), "shop.example");
 }
+
+#[tokio::test]
+async fn the_token_is_never_indexed_by_header_compression() {
+    let world = World::new(one_route(json!({})));
+    let decided = world.get(&format!("Bearer {}", world.token(json!({})))).await;
+    let mut headers = http::HeaderMap::new();
+    decided.outcome.as_ref().unwrap().edits.apply(&mut headers, &Default::default());
+    assert!(headers["txn-token"].is_sensitive());
+}
+
+#[tokio::test]
+async fn of_a_sidecars_refusal_the_caller_learns_the_id_alone() {
+    let world = World::new(one_route(json!({})));
+    let decided = world.get(&format!("Bearer {}", world.token(json!({})))).await;
+    let mut answer = http::HeaderMap::new();
+    for name in ["signet-decision-id", "signet-deny-reason", "signet-user", "txn-token", "x-app"] {
+        answer.insert(name, http::HeaderValue::from_static("x"));
+    }
+    decided.outcome.as_ref().unwrap().answer_edits.apply(&mut answer, &Default::default());
+    let mut left: Vec<&str> = answer.keys().map(|name| name.as_str()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["signet-decision-id", "x-app"]);
+}
