@@ -205,9 +205,9 @@ impl Authority {
         self.inner.certificates()
     }
 
-    /// The last records of the issuance log, oldest first.
+    /// The last records of the issuance log, oldest first; ten thousand at most.
     pub async fn records(&self, limit: u32) -> Result<Vec<Record>, AuthorityError> {
-        Ok(self.inner.store.records(limit).await?)
+        Ok(self.inner.store.records(limit.min(10_000)).await?)
     }
 
     /// Walks the whole issuance log and returns how many records it has. Any edit, gap or cut is an error.
@@ -227,7 +227,7 @@ impl Authority {
     }
 
     /// What time does by itself: a new issuer when it is due, ended revocations and long dead join tokens
-    /// forgotten. To be called about once a minute.
+    /// forgotten, refusals that were only counted written down as one record. To be called about once a minute.
     pub async fn maintain(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
@@ -238,6 +238,14 @@ impl Authority {
             let swept = writer.sweep_revocations(now).await?;
             if swept {
                 writer.next_revocation_sequence().await?;
+            }
+            for budget in [&inner.bootstrap_budget, &inner.peer_budget] {
+                let suppressed = budget.lock().unwrap_or_else(PoisonError::into_inner).flush();
+                if suppressed > 0 {
+                    let mut entry = Entry::new(now, Event::Refused, "authority").because("not-recorded");
+                    entry.suppressed = suppressed;
+                    writer.record(entry).await?;
+                }
             }
             writer.commit().await?;
             if swept {

@@ -85,6 +85,11 @@ impl RecordBudget {
         Some(std::mem::take(&mut self.suppressed))
     }
 
+    /// What was counted and not yet written, once the flood is over and nothing else would tell.
+    pub(crate) fn flush(&mut self) -> u64 {
+        std::mem::take(&mut self.suppressed)
+    }
+
     /// Puts back what a failed write would have said.
     pub(crate) fn put_back(&mut self, suppressed: u64) {
         self.suppressed = self.suppressed.saturating_add(suppressed).saturating_add(1);

@@ -173,7 +173,7 @@ pub struct Record {
     pub reason: String,
     /// Who asked: the peer's SPIFFE ID, `uid:<n>`, or an address at bootstrap.
     pub actor: String,
-    /// Refusals that this one stands for beside itself.
+    /// Refusals that this one stands for beside itself (alone, where the reason is `not-recorded`).
     pub suppressed: u64,
     /// The hash of the record before, zeros for the first.
     pub previous: [u8; 32],
@@ -242,6 +242,16 @@ mod tests {
         b.spiffe_id = "a".into();
         b.class = "bc".into();
         assert_ne!(a.chain("r", 1, [0; 32]).hash, b.chain("r", 1, [0; 32]).hash);
+    }
+
+    #[test]
+    fn the_hash_covers_the_record_before_the_place_and_the_log() {
+        let entry = || Entry::new(1, Event::Issued, "x");
+        let hash = entry().chain("r", 2, [0; 32]).hash;
+        assert_eq!(entry().chain("r", 2, [0; 32]).hash, hash);
+        assert_ne!(entry().chain("r", 2, [1; 32]).hash, hash);
+        assert_ne!(entry().chain("r", 3, [0; 32]).hash, hash);
+        assert_ne!(entry().chain("s", 2, [0; 32]).hash, hash);
     }
 
     #[test]

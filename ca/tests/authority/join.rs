@@ -164,3 +164,19 @@ async fn a_flood_of_guesses_costs_a_bounded_number_of_records() {
     assert_eq!(last.suppressed, 400 - written);
     mesh.authority.attest_join_token(token.text.expose(), &request, "198.51.100.1", anybody()).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_a_flood_left_uncounted_is_written_down_afterwards() {
+    let mesh = mesh().await;
+    let before = mesh.authority.verify_chain().await.unwrap();
+    for n in 0..120 {
+        let source = format!("192.0.2.{}", n % 10);
+        refusal(mesh.authority.attest_join_token("junk", b"", &source, anybody()).await);
+    }
+    let written = mesh.authority.verify_chain().await.unwrap() - before;
+    mesh.authority.maintain().await.unwrap();
+    let last = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!((last.reason.as_str(), last.suppressed), ("not-recorded", 120 - written));
+    mesh.authority.maintain().await.unwrap();
+    assert_eq!(mesh.authority.verify_chain().await.unwrap(), before + written + 1);
+}

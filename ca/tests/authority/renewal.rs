@@ -171,6 +171,17 @@ async fn a_certificate_row_that_was_changed_renews_nothing() {
     let mesh = mesh().await;
     let first = mesh.join("web").await;
     let intruder = mesh.intruder().await;
-    sqlx::query("UPDATE svids SET class = 'gateway'").execute(&intruder).await.unwrap();
+    mesh.clock.set(first.not_after + 1);
+    assert_eq!(refusal(mesh.renew(&first, &key()).await), Refusal::SvidExpired);
+    sqlx::query("UPDATE svids SET not_after = not_after + 3600").execute(&intruder).await.unwrap();
+    assert_eq!(refusal(mesh.renew(&first, &key()).await), Refusal::RowTampered);
+}
+
+#[tokio::test]
+async fn a_lineage_that_was_lengthened_by_hand_renews_nothing() {
+    let mesh = mesh().await;
+    let first = mesh.join("web").await;
+    let intruder = mesh.intruder().await;
+    sqlx::query("UPDATE lineages SET ends_at = ends_at + 3600").execute(&intruder).await.unwrap();
     assert_eq!(refusal(mesh.renew(&first, &key()).await), Refusal::RowTampered);
 }
