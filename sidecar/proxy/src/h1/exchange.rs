@@ -14,9 +14,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use signet_wire::RequestView;
 use signet_wire::h1::{Body, Framing, Persist, RequestError, RequestHead, RequestParser, ResponseParser};

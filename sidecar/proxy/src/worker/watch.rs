@@ -152,7 +152,7 @@ pub(crate) fn is_believed(peer: &Peer, view: &Snapshot) -> bool {
             .tls
             .generation
             .bundles()
-            .get(&peer.id().trust_domain())
+            .get(peer.id().trust_domain())
             .is_some_and(|bundle| bundle.contains(&peer.root()))
 }
 

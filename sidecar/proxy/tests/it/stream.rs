@@ -1,0 +1,159 @@
+//! Bytes through a pair of sidecars.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_identity::RevocationSet;
+use signet_proxy::Limits;
+use signet_proxy::state::{MeshSettings, Protocol, Timeouts, UserContext};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support::app::scripted;
+use crate::support::caller::{Client, within};
+use crate::support::{Pair, WEB};
+
+fn pair(app: std::net::SocketAddr) -> Pair {
+    Pair::new(Protocol::Tcp, app, Limits::default())
+}
+
+#[tokio::test]
+async fn the_server_may_speak_first() {
+    let app = scripted(|mut socket| async move {
+        socket.write_all(b"220 ready\r\n").await.unwrap();
+        let mut line = [0; 4];
+        socket.read_exact(&mut line).await.unwrap();
+        socket.write_all(&line).await.unwrap();
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    assert_eq!(client.take(11).await, b"220 ready\r\n");
+    client.send("QUIT").await;
+    assert_eq!(client.rest().await, b"QUIT");
+}
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    let app = scripted(|mut socket| async move {
+        let mut all = Vec::new();
+        socket.read_to_end(&mut all).await.unwrap();
+        socket.write_all(format!("got {}", all.len()).as_bytes()).await.unwrap();
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    client.send(vec![7; 3_000_000]).await;
+    within(client.stream.shutdown()).await.unwrap();
+    assert_eq!(client.rest().await, b"got 3000000");
+}
+
+#[tokio::test]
+async fn a_server_that_only_sends_is_heard_to_its_end() {
+    let app = scripted(|mut socket| async move {
+        let data = vec![9; 3_000_000];
+        socket.write_all(&data).await.unwrap();
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    assert_eq!(client.rest().await.len(), 3_000_000);
+}
+
+#[tokio::test]
+async fn a_reset_is_a_reset_on_the_other_side() {
+    let app = scripted(|mut socket| async move {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).await.unwrap();
+        socket.write_all(b"part").await.unwrap();
+        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    client.send("x").await;
+    let mut all = Vec::new();
+    assert!(within(client.stream.read_to_end(&mut all)).await.is_err(), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_stream_without_a_permit_is_reset_and_the_app_never_asked() {
+    let (asked, mut told) = tokio::sync::mpsc::channel(1);
+    let app = scripted(move |_socket| {
+        let asked = asked.clone();
+        async move { asked.send(()).await.unwrap() }
+    })
+    .await;
+    let pair = pair(app);
+    pair.orders.permits(&[]);
+    let mut client = Client::to(pair.out).await;
+    client.send("x").await;
+    assert_ne!(client.ended().await, Some(false));
+    assert!(told.try_recv().is_err());
+    let labels = [("direction", "inbound"), ("reason", "policy")];
+    assert_eq!(pair.orders.counter("signet_refusals_total", &labels), 1);
+}
+
+async fn open_stream() -> (Pair, Client<tokio::net::TcpStream>) {
+    let app = scripted(|mut socket| async move {
+        let mut buffer = [0; 64];
+        while let Ok(count @ 1..) = socket.read(&mut buffer).await {
+            if socket.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    client.send("ping").await;
+    assert_eq!(client.take(4).await, b"ping");
+    (pair, client)
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_permit_does() {
+    let (pair, mut client) = open_stream().await;
+    pair.orders.permits(&[WEB]);
+    client.send("pong").await;
+    assert_eq!(client.take(4).await, b"pong");
+    pair.orders.permits(&[]);
+    assert_ne!(client.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn a_stream_of_a_revoked_peer_is_cut() {
+    let (pair, mut client) = open_stream().await;
+    let mut set = RevocationSet::new(1);
+    set.keys.insert(pair.web.state.view().tls.generation.own().svid().key);
+    let set = Arc::new(set);
+    pair.orders.state.update_tls(|tls| tls.with_revoked(set.clone()));
+    assert_ne!(client.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_the_meshs_maximum_age() {
+    let app = scripted(|mut socket| async move {
+        let mut byte = [0];
+        let _ = socket.read(&mut byte).await;
+    })
+    .await;
+    let pair = pair(app);
+    let mesh = MeshSettings { max_connection_age: Some(Duration::from_millis(100)), ..Default::default() };
+    pair.orders.state.update_policy(|policy| policy.with_mesh(mesh));
+    let mut client = Client::to(pair.out).await;
+    assert_ne!(client.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn an_idle_stream_ends_where_the_port_says_so() {
+    let app = scripted(|mut socket| async move {
+        let mut byte = [0];
+        let _ = socket.read(&mut byte).await;
+    })
+    .await;
+    let pair = pair(app);
+    let timeouts = Timeouts { request: None, idle: Some(Duration::from_millis(100)) };
+    pair.orders.serves_with(Protocol::Tcp, &[WEB], timeouts, UserContext::Transaction);
+    let mut client = Client::to(pair.out).await;
+    assert_ne!(client.ended().await, Some(false));
+}
