@@ -107,3 +107,34 @@ async fn issue(
     metrics.svid_not_after.set(issued.not_after);
     Ok((generation, issued.renew_at))
 }
+
+#[cfg(test)]
+mod tests {
+    use signet_ca::{AuthorityConfig, SealConfig, SystemClock};
+    use signet_identity::{PeerClass, TrustDomain};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renewal_is_swapped_in_with_a_new_key_and_a_new_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seal = SealConfig::key_file(dir.path().join("seal.key"));
+        seal.create_if_missing = true;
+        let domain = TrustDomain::parse("demo.signet").unwrap();
+        let config = AuthorityConfig::new(domain, dir.path().join("data"), seal);
+        let authority = Authority::open(config, Arc::new(SystemClock)).await.unwrap();
+        let metrics = Metrics::new().unwrap();
+        let mut own = Own::begin(authority.clone(), "signet-system", metrics.clone()).await.unwrap();
+        let doors = own.current();
+        let before = doors.load_full();
+        let svid = before.own().svid();
+        assert_eq!((&svid.id, svid.class), (authority.control_plane_id(), PeerClass::ControlPlane));
+        assert_eq!(svid.dns_names, ["signet-control-plane.signet-system.signet.internal"]);
+        assert!(own.renew_at > unix_now() && own.renew_at < svid.not_after);
+        own.renew().await.unwrap();
+        let after = doors.load_full();
+        assert_eq!((before.number(), after.number()), (1, 2));
+        assert_ne!(after.own().svid().key, before.own().svid().key);
+        assert_eq!(metrics.svid_not_after.get(), after.own().svid().not_after);
+    }
+}

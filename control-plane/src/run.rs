@@ -94,7 +94,7 @@ pub async fn start(
     let trust_domain = config.trust_domain.clone();
     let registry = folder.subscribe();
     let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
-    let issuers = Issuers::new(client);
+    let issuers = Issuers::new(client, &config.data_dir.join("issuer-keys.json"));
     let mut sources = Sources {
         dev: config.dev,
         authority: authority.clone(),

@@ -5,11 +5,13 @@
 //! no keys, and its tokens are refused as unavailable. There is no fallback key of any kind.
 
 pub mod address;
+mod cache;
 pub mod fetch;
 pub mod schedule;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -17,6 +19,7 @@ use signet_token::Jwks;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use cache::Cache;
 use fetch::{Client, FetchError, Fetched, Source, Validator};
 use schedule::{STALE, Schedule};
 
@@ -44,6 +47,7 @@ pub struct Issuers {
     client: Client,
     states: watch::Sender<Keys>,
     tasks: Mutex<BTreeMap<String, Fetcher>>,
+    cache: Mutex<Cache>,
 }
 
 struct Fetcher {
@@ -59,9 +63,11 @@ impl Drop for Fetcher {
 }
 
 impl Issuers {
+    /// Fetchers that keep what they fetched in `kept` across a restart.
     #[must_use]
-    pub fn new(client: Client) -> Arc<Self> {
-        Arc::new(Self { client, states: watch::Sender::default(), tasks: Mutex::default() })
+    pub fn new(client: Client, kept: &Path) -> Arc<Self> {
+        let cache = Mutex::new(Cache::open(kept));
+        Arc::new(Self { client, states: watch::Sender::default(), tasks: Mutex::default(), cache })
     }
 
     /// Every change of any state.
@@ -81,19 +87,22 @@ impl Issuers {
     pub fn follow(self: &Arc<Self>, wanted: &BTreeMap<String, Source>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|alias, fetcher| wanted.get(alias) == Some(&fetcher.source));
+        let mut cache = self.cache();
+        cache.retain(wanted);
         self.states.send_if_modified(|states| {
             let stays = |alias: &String| tasks.contains_key(alias);
             let changed = states.keys().any(|a| !stays(a)) || wanted.keys().any(|a| !states.contains_key(a));
             if changed {
                 let mut next: BTreeMap<String, KeyState> = (**states).clone();
                 next.retain(|alias, _| stays(alias));
-                for alias in wanted.keys() {
-                    next.entry(alias.clone()).or_default();
+                for (alias, source) in wanted {
+                    next.entry(alias.clone()).or_insert_with(|| cache.state(alias, source, unix_now()));
                 }
                 *states = Arc::new(next);
             }
             changed
         });
+        drop(cache);
         for (alias, source) in wanted {
             if !tasks.contains_key(alias) {
                 let notify = Arc::new(Notify::new());
@@ -147,6 +156,7 @@ impl Issuers {
                         state.error.clear();
                         state.error_label = "";
                     });
+                    self.keep(&alias, &source).await;
                 }
                 Err(error) => {
                     schedule.failed(now(), jitter());
@@ -173,6 +183,23 @@ impl Issuers {
                 }
             }
         }
+    }
+
+    async fn keep(self: &Arc<Self>, alias: &str, source: &Source) {
+        let (issuers, alias, source) = (Arc::clone(self), alias.to_owned(), source.clone());
+        // A few kilobytes, once an hour, but a disk's.
+        let kept = tokio::task::spawn_blocking(move || {
+            let states = issuers.states();
+            if let Some(state) = states.get(&alias) {
+                issuers.cache().keep(&alias, &source, state);
+            }
+        });
+        // It logs its own failures; a panic there must not end the fetcher.
+        let _ = kept.await;
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, alias: &str, edit: impl FnOnce(&mut KeyState)) {

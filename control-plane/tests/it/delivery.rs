@@ -145,11 +145,46 @@ async fn a_drain_tells_streams_and_ends_the_process_in_order() {
 }
 
 #[tokio::test]
-async fn answers_out_of_order_and_second_streams_are_refused() {
+async fn an_answer_to_another_delta_ends_the_stream() {
     let mut plane = Plane::start().await;
     let web = plane.join(WEB, "sidecar").await;
     let mut stream = web.stream(hello(&[], &[])).await;
     let Told::Delta(delta) = stream.next().await.unwrap() else { panic!() };
     stream.say(Say::Ack(v1::Ack { nonce: delta.nonce + 7 })).await;
+    assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_connection_has_one_stream() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let channel = web.channel().await;
+    let mut first = web.stream_on(channel.clone(), hello(&[], &[])).await.unwrap();
+    first.delta().await;
+    let second = web.stream_on(channel, hello(&[], &[])).await.err().unwrap();
+    assert_eq!(second.code(), Code::FailedPrecondition);
+    plane.edit(&REGISTRY.replace("17102", "17103"));
+    first
+        .say(Say::Subscribe(v1::Subscribe { services: vec!["orders.shop".into()], addresses: vec![] }))
+        .await;
+    assert_eq!(names(&first.delta().await), ["service/orders.shop"]);
+}
+
+#[tokio::test]
+async fn a_flood_of_subscriptions_ends_the_stream() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let names: Vec<String> = (0..5_000).map(|n| format!("s{n}.shop")).collect();
+    let mut greeting = hello(&[], &[]);
+    greeting.services = names;
+    let stream = web.stream(greeting).await;
+    assert_eq!(stream.end().await.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_begin_with_a_hello_ends() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let stream = web.stream_saying(Say::Ack(v1::Ack { nonce: 1 })).await;
     assert_eq!(stream.end().await.code(), Code::InvalidArgument);
 }

@@ -242,7 +242,6 @@ pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
 pub(crate) struct Member {
     pub(crate) svid: v1::IssuedSvid,
     pub(crate) config: Arc<rustls::ClientConfig>,
-    pub(crate) generation: Arc<Generation>,
     mesh: SocketAddr,
 }
 
@@ -256,7 +255,7 @@ impl Member {
         let bundles = Arc::new(Bundles::from(roots));
         let generation = Generation::build(1, own, bundles, GenerationOptions::default()).unwrap();
         let config = generation.control_plane_client_config();
-        Self { svid, config, generation, mesh: bundle.mesh_address.parse().unwrap() }
+        Self { svid, config, mesh: bundle.mesh_address.parse().unwrap() }
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -278,13 +277,24 @@ impl Member {
     }
 
     pub(crate) async fn try_stream(&self, hello: v1::Hello) -> Result<Stream, Status> {
-        let (say, said) = mpsc::channel(16);
-        let mut client = DeliveryClient::new(self.channel().await);
-        let stream = Stream { say, told: None };
-        stream.say(Say::Hello(hello)).await;
-        let told = soon(client.stream(ReceiverStream::new(said))).await?.into_inner();
-        Ok(Stream { told: Some(told), ..stream })
+        self.stream_on(self.channel().await, hello).await
     }
+
+    pub(crate) async fn stream_on(&self, channel: Channel, hello: v1::Hello) -> Result<Stream, Status> {
+        open(channel, Say::Hello(hello)).await
+    }
+
+    pub(crate) async fn stream_saying(&self, first: Say) -> Stream {
+        open(self.channel().await, first).await.unwrap()
+    }
+}
+
+async fn open(channel: Channel, first: Say) -> Result<Stream, Status> {
+    let (say, said) = mpsc::channel(16);
+    let stream = Stream { say, told: None };
+    stream.say(first).await;
+    let told = soon(DeliveryClient::new(channel).stream(ReceiverStream::new(said))).await?.into_inner();
+    Ok(Stream { told: Some(told), ..stream })
 }
 
 /// An open delivery stream.

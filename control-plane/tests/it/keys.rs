@@ -33,8 +33,8 @@ impl Idp {
                 let (stream, _) = listener.accept().await.unwrap();
                 let counted = Arc::clone(&counted);
                 let service = hyper::service::service_fn(move |request| {
-                    counted.fetch_add(1, Ordering::SeqCst);
-                    answer(request, address)
+                    let hit = counted.fetch_add(1, Ordering::SeqCst);
+                    answer(request, address, hit)
                 });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
@@ -61,6 +61,7 @@ impl Idp {
 async fn answer(
     request: Request<Incoming>,
     me: SocketAddr,
+    hit: usize,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let response = Response::builder();
     let redirect =
@@ -76,6 +77,7 @@ async fn answer(
             .header("cache-control", "public, max-age=900")
             .body(Full::from(JWKS))
             .unwrap(),
+        "/once" if hit == 0 => response.body(Full::from(JWKS)).unwrap(),
         "/500" => response.status(StatusCode::INTERNAL_SERVER_ERROR).body(Full::from("no")).unwrap(),
         "/304" => response.status(304).body(Full::default()).unwrap(),
         "/large" => response.body(Full::from(vec![b' '; 256 * 1024 + 1])).unwrap(),
@@ -188,7 +190,8 @@ async fn discovery_finds_the_keys_and_believes_only_its_own_issuer() {
 #[tokio::test]
 async fn an_issuer_that_fails_does_not_touch_the_keys_of_another() {
     let idp = Idp::start().await;
-    let issuers = Issuers::new(client());
+    let dir = tempfile::tempdir().unwrap();
+    let issuers = Issuers::new(client(), &dir.path().join("kept.json"));
     let mut states = issuers.subscribe();
     issuers.follow(&BTreeMap::from([
         ("good".to_owned(), idp.source("/jwks")),
@@ -217,7 +220,8 @@ async fn an_issuer_that_fails_does_not_touch_the_keys_of_another() {
 #[tokio::test]
 async fn ten_thousand_unknown_keys_do_not_become_a_second_fetch() {
     let idp = Idp::start().await;
-    let issuers = Issuers::new(client());
+    let dir = tempfile::tempdir().unwrap();
+    let issuers = Issuers::new(client(), &dir.path().join("kept.json"));
     let mut states = issuers.subscribe();
     issuers.follow(&BTreeMap::from([("idp".to_owned(), idp.source("/jwks"))]));
     states.wait_for(|s| s.get("idp").is_some_and(|k| k.jwks.is_some())).await.unwrap();
@@ -229,4 +233,30 @@ async fn ten_thousand_unknown_keys_do_not_become_a_second_fetch() {
     let before = idp.hits();
     client().keys(&idp.source("/jwks"), None).await.unwrap();
     assert_eq!((before, idp.hits()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_restart_while_the_issuer_is_down_keeps_its_keys() {
+    let idp = Idp::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept.json");
+    let source = Source { issuer: idp.url(""), jwks_uri: Some(idp.url("/once")) };
+    let follow = async || {
+        let issuers = Issuers::new(client(), &kept);
+        let mut states = issuers.subscribe();
+        issuers.follow(&BTreeMap::from([("idp".to_owned(), source.clone())]));
+        let settled = |s: &signet_control_plane::issuers::Keys| {
+            s.get("idp").is_some_and(|k| !k.error.is_empty() || k.jwks.is_some())
+        };
+        let state = states.wait_for(settled).await.unwrap()["idp"].clone();
+        (issuers, state)
+    };
+    let (first, fetched) = follow().await;
+    assert_eq!(fetched.keys, 1);
+    while !kept.exists() {
+        tokio::task::yield_now().await;
+    }
+    first.stop();
+    let (_second, state) = follow().await;
+    assert_eq!((state.jwks, state.fetched_at), (fetched.jwks, fetched.fetched_at));
 }
