@@ -168,7 +168,7 @@ impl Jwk {
         checked.is_ok()
     }
 
-    /// The public JWK, with `use: sig` and, where known, `kid` and `alg`.
+    /// The public JWK, with `use: sig` and, where known, `kid` and `alg`. As text by [`fmt::Display`].
     pub fn to_json(&self) -> Map<String, Value> {
         let mut map = self.material.members();
         map.insert("use".into(), "sig".into());
@@ -179,6 +179,12 @@ impl Jwk {
             map.insert("alg".into(), alg.name().into());
         }
         map
+    }
+}
+
+impl fmt::Display for Jwk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Value::Object(self.to_json()).fmt(f)
     }
 }
 

@@ -135,6 +135,7 @@ fn a_sealed_key_comes_back_as_itself_and_its_private_half_does_not_print() {
     assert_eq!(format!("{secret:?}"), "Secret(..)");
     assert_eq!(format!("{key:?}"), format!("SigningKey({})", key.thumbprint()));
     assert!(SigningKey::from_pkcs8(b"junk").is_err());
+    assert_eq!(Jwk::parse(&key.public_jwk().to_string()).as_ref(), Ok(key.public_jwk()));
     assert!(!object(Value::Object(key.public_jwk().to_json())).contains_key("d"));
 }
 
