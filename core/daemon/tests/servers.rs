@@ -19,6 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
     task::JoinHandle,
+    time::Instant,
 };
 
 struct Admin {
@@ -105,15 +106,26 @@ async fn garbage_and_oversized_heads_leave_the_admin_socket_working() {
 async fn silent_clients_lose_their_place_after_the_deadline() {
     let admin = admin();
     let mut silent = Vec::new();
-    // More than there are places.
+    // Twice as many as there are places, and some.
     for _ in 0..40 {
         silent.push(UnixStream::connect(&admin.path).await.unwrap());
     }
-    // Time is paused: it moves only because everybody waits, past the header deadlines of those before us.
+    // Time is paused and moves only while everybody waits: two rounds of the deadline for a head are before us.
+    let begun = Instant::now();
     assert!(admin.ask("GET /config HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
     let mut rest = Vec::new();
     silent[0].read_to_end(&mut rest).await.unwrap();
     assert!(!rest.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_loses_its_place_after_the_deadline() {
+    let admin = admin();
+    let begun = Instant::now();
+    let answer = admin.ask("POST /loglevel HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc").await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(31), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

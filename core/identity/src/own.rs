@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
+    crypto::ring::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     sign::CertifiedKey,
 };
@@ -10,7 +11,6 @@ use zeroize::Zeroizing;
 
 use crate::{
     dates::rfc3339,
-    provider::crypto_provider,
     svid::{Svid, SvidError},
 };
 
@@ -39,11 +39,9 @@ impl OwnSvid {
     pub fn new(chain: Vec<CertificateDer<'static>>, pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, OwnSvidError> {
         let svid = Svid::parse(&chain)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
-        // rustls keeps a parsed key, not these bytes; its own copy of them is wiped by the provider's drop.
-        let key = crypto_provider()
-            .key_provider
-            .load_private_key(der.clone_key())
-            .map_err(|error| OwnSvidError::Key(error.to_string()))?;
+        // By reference, so that no copy of the bytes is left behind unwiped.
+        let key = any_supported_type(&der).map_err(|error| OwnSvidError::Key(error.to_string()))?;
+        drop(der);
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| OwnSvidError::KeyMismatch)?;
         Ok(Self { certified: Arc::new(certified), pkcs8: Arc::new(pkcs8), svid: Arc::new(svid) })

@@ -245,3 +245,26 @@ fn a_root_that_has_ended_vouches_for_nobody() {
         mesh.orders.check(Some(&chain), &Expected::OurDomain, &RevocationSet::new(0), later).unwrap_err();
     assert!(matches!(&failure, HandshakeFailure::BadChain(why) if why.contains("root")), "{failure}");
 }
+
+#[test]
+fn without_resumption_every_connection_is_a_full_handshake() {
+    let mesh = mesh();
+    let id = mesh.ca.id(ORDERS);
+    let full = |short| {
+        let options = GenerationOptions { resumption: false, ..test_options() };
+        Generation::build(1, mesh.ca.svid_short(short, PeerClass::Sidecar), mesh.ca.bundles(), options)
+            .unwrap()
+    };
+    // Either side alone is enough.
+    for (web, orders) in [(full(WEB), mesh.orders.clone()), (mesh.web.clone(), full(ORDERS))] {
+        for _ in 0..3 {
+            assert!(!connect(&web, &orders, &id).resumed());
+        }
+    }
+    let endpoint = full(WEB).client_config_for_endpoint(Alpn::H2);
+    for _ in 0..2 {
+        let mut pair = Pair::new(endpoint.clone(), mesh.orders.server_config(Alpn::H2), server_name(&id));
+        assert!(pair.run().is_ok());
+        assert!(!pair.resumed());
+    }
+}
