@@ -103,7 +103,7 @@ pub(crate) fn holds(spec: &PolicySpec, facts: &Facts<'_>) -> bool {
     .is_continue()
 }
 
-/// Goes through every condition but `from`, cheapest first, until `visit` breaks off.
+/// Goes through every condition but `from`, those that most often settle it first, until `visit` breaks off.
 pub(crate) fn walk<'p>(
     spec: &'p PolicySpec,
     facts: &Facts<'_>,
@@ -120,11 +120,11 @@ pub(crate) fn walk<'p>(
                 visit(Condition::Request(to), http.or(grpc(spec.effect, to, facts)))?;
             }
             (true, false) => {
-                if !to.methods.is_empty() {
-                    visit(Condition::Methods(&to.methods), method(to, facts))?;
-                }
                 if !to.paths.is_empty() {
                     visit(Condition::Paths(&to.paths), path(spec.effect, to, facts))?;
+                }
+                if !to.methods.is_empty() {
+                    visit(Condition::Methods(&to.methods), method(to, facts))?;
                 }
             }
             (false, true) => visit(Condition::Grpc(&to.grpc), grpc(spec.effect, to, facts))?,
