@@ -90,7 +90,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the file, the field and what was expected.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let raw: Raw = serde_saphyr::from_str(text)
+        // One line: the message names the line and the field, and the file is at hand.
+        let options = serde_saphyr::options! { with_snippet: false };
+        let raw: Raw = serde_saphyr::from_str_with_options(text, options)
             .map_err(|e| ConfigError::Parse { file: file.to_owned(), message: e.to_string() })?;
         raw.check().map_err(|(field, reason)| ConfigError::Value { file: file.to_owned(), field, reason })
     }

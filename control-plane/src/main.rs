@@ -1,9 +1,10 @@
 //! `signet-control-plane --config control-plane.yaml`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use clap::Parser;
 use signet_control_plane::config::Config;
 use signet_control_plane::listen::bootstrap::Limits;
@@ -23,26 +24,37 @@ struct Arguments {
     check: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match start(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Our errors say all in one message; a backtrace would bury it.
+            eprintln!("signet-control-plane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
         let options = Options { system_namespace: config.system_namespace.clone() };
-        signet_model::parse_folder(&config.registry, &options).context("the registry is refused")?;
+        signet_model::parse_folder(&config.registry, &options)
+            .map_err(|errors| anyhow!("the registry is refused:\n{errors}"))?;
         eprintln!("{}: good, and so is its registry", arguments.config.display());
         return Ok(());
     }
     signet_daemon::logs::init(config.log.format, config.log.level)?;
     // Before the first key is in memory.
-    signet_daemon::harden().context("hardening the process")?;
+    signet_daemon::harden().map_err(|error| anyhow!("the process cannot be hardened: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let (trigger, shutdown) = signet_daemon::shutdown::channel();
-    trigger.on_signals().context("watching for signals")?;
-    let mut reload = signal(SignalKind::hangup()).context("watching for SIGHUP")?;
+    trigger.on_signals()?;
+    let mut reload = signal(SignalKind::hangup())?;
     let running = run::start(&config, Limits::default(), shutdown).await?;
     let look = Arc::clone(&running.look);
     tokio::spawn(async move {

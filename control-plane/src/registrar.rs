@@ -41,3 +41,55 @@ pub fn peer_class(class: WorkloadClass) -> PeerClass {
         WorkloadClass::Gateway => PeerClass::Gateway,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const REGISTRY: &str = "
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: web}
+spec: {class: sidecar}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: web}
+spec: {ports: [{name: http, port: 80, protocol: http}]}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: storefront}
+spec: {identities: [ns/shop/sa/web], ports: [{name: http, port: 80, protocol: http}]}
+";
+
+    fn ask(id: &str, class: PeerClass) -> Option<Vec<String>> {
+        let registry =
+            signet_model::parse_text(Path::new("mesh.yaml"), REGISTRY, &Default::default()).unwrap();
+        let state = State { registry: Arc::new(registry), loaded_at: 0, errors: Vec::new(), refused: 0 };
+        let (_keep, registry) = watch::channel(state);
+        let registrar = FromRegistry { trust_domain: TrustDomain::parse("demo.signet").unwrap(), registry };
+        registrar.dns_names(&SpiffeId::parse(id).unwrap(), class)
+    }
+
+    #[test]
+    fn a_workload_gets_the_names_of_every_service_that_lists_it() {
+        let names = ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Sidecar).unwrap();
+        assert_eq!(names, ["storefront.shop.signet.internal", "web.shop.signet.internal"]);
+    }
+
+    #[test]
+    fn another_class_another_domain_and_an_unknown_workload_get_nothing() {
+        for (id, class) in [
+            ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Gateway),
+            ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::ControlPlane),
+            ("spiffe://other.signet/ns/shop/sa/web", PeerClass::Sidecar),
+            ("spiffe://demo.signet/ns/shop/sa/nobody", PeerClass::Sidecar),
+            ("spiffe://demo.signet/web", PeerClass::Sidecar),
+        ] {
+            assert_eq!(ask(id, class), None, "{id} {class}");
+        }
+    }
+}
