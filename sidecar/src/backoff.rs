@@ -36,22 +36,19 @@ impl Backoff {
     }
 }
 
-/// When to renew a certificate, in seconds from `now`.
+/// How long it is from `now` to the renewal of a certificate that came at `issued_at` and ends at `not_after`
+/// (all in seconds).
 ///
-/// The authority proposes a moment (`renew_at`; a third of life). It is spread by ± 10 % of its distance
-/// from the start of life, so that a fleet that started together does not renew together. Without a usable
-/// proposal a third of life is taken. Never in the past, never in the last tenth of life.
-pub fn renew_in(not_before: i64, not_after: i64, renew_at: i64, now: i64, chance: f64) -> Duration {
-    let life = (not_after.saturating_sub(not_before)).max(0) as f64;
-    let start = not_before as f64;
-    let proposed = if renew_at > not_before && renew_at < not_after {
-        renew_at.saturating_sub(not_before) as f64
-    } else {
-        life / 3.0
-    };
-    let spread = proposed * (0.9 + 0.2 * chance.clamp(0.0, 1.0));
-    let at = start + spread.min(life * 0.9);
-    Duration::from_secs_f64((at - now as f64).max(0.0))
+/// The authority proposes a moment, `renew_at` (a third of life). The wait for it is spread by ± 10 %, so that
+/// a fleet that started together does not renew together. A proposal that is past, or after the end, is
+/// replaced by a third of what was left at `issued_at`. Never in the last tenth of that.
+pub fn renew_in(issued_at: i64, not_after: i64, renew_at: i64, now: i64, chance: f64) -> Duration {
+    let left = not_after.saturating_sub(issued_at).max(0) as f64;
+    let usable = renew_at > issued_at && renew_at < not_after;
+    let proposed = if usable { renew_at.saturating_sub(issued_at) as f64 } else { left / 3.0 };
+    let wait = proposed * (0.9 + 0.2 * chance.clamp(0.0, 1.0));
+    let passed = now.saturating_sub(issued_at) as f64;
+    Duration::from_secs_f64((wait.min(left * 0.9) - passed).max(0.0))
 }
 
 /// A fraction of one, from the system's random numbers.
@@ -102,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn a_proposal_outside_of_life_is_replaced_by_a_third_of_it() {
-        for proposal in [0, 999, 4_600, 99_999] {
+    fn a_proposal_that_is_past_or_too_late_is_replaced_by_a_third_of_life() {
+        for proposal in [0, 999, 1_000, 4_600, 99_999] {
             assert_eq!(renew_in(1_000, 4_600, proposal, 1_000, 0.5), Duration::from_secs(1_200));
         }
         assert_eq!(renew_in(1_000, 4_600, 4_599, 1_000, 1.0), Duration::from_secs(3_240));

@@ -78,7 +78,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct IdentityConfig {
-    /// A file made by `signet identity join`, mode 0600.
+    /// A file made by `signet join`, mode 0600.
     pub join_bundle: PathBuf,
 }
 

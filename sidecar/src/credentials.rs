@@ -208,3 +208,6 @@ fn take(bundles: &mut BTreeMap<TrustDomain, Delivered>, one: Delivered) {
 fn same(one: &Delivered, other: &Delivered) -> bool {
     one.bundle.digests().eq(other.bundle.digests())
 }
+
+#[cfg(test)]
+mod tests;

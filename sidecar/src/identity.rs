@@ -42,7 +42,7 @@ pub enum IdentityError {
     /// The token is not accepted, and never will be.
     #[error(
         "the control plane at {address} refuses the join token for {id}: {reason}; \
-         make a new join bundle (`signet identity join`): a token is used once and expires"
+         make a new join bundle (`signet join`): a token is used once and expires"
     )]
     Refused {
         /// Who was asked.
@@ -117,7 +117,7 @@ pub struct Identity {
 /// A certificate in force, and when the next one is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
-    not_before: i64,
+    issued_at: i64,
     not_after: i64,
     renew_at: i64,
 }
@@ -289,7 +289,7 @@ impl Identity {
             None => None,
         };
         // The certificate's own dates, not what was said about them.
-        let term = Term { not_before: svid.not_before, not_after: svid.not_after, renew_at: issued.renew_at };
+        let term = Term { issued_at: now, not_after: svid.not_after, renew_at: issued.renew_at };
         let (serial, not_after) = (svid.serial, rfc3339(svid.not_after));
         let generation = self.credentials.issued(own, bundle)?;
         self.metrics.identity(generation.own().svid());
@@ -302,12 +302,12 @@ impl Identity {
 /// Says how long it still is to the renewal of `term`, whenever asked.
 fn renewal(term: Term) -> impl Fn() -> Duration {
     let chance = chance();
-    move || renew_in(term.not_before, term.not_after, term.renew_at, clock::now(), chance)
+    move || renew_in(term.issued_at, term.not_after, term.renew_at, clock::now(), chance)
 }
 
 /// A twentieth of life, so that many attempts fit into what is left, between 2 s and 5 min.
 fn longest_backoff(term: Term) -> Duration {
-    let life = u64::try_from(term.not_after.saturating_sub(term.not_before)).unwrap_or_default();
+    let life = u64::try_from(term.not_after.saturating_sub(term.issued_at)).unwrap_or_default();
     Duration::from_secs((life / 20).clamp(2, 300))
 }
 

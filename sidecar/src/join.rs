@@ -41,7 +41,7 @@ impl std::fmt::Debug for JoinBundle {
     }
 }
 
-/// The file as it is written by `signet identity join`.
+/// The file as it is written by `signet join`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct File {

@@ -1,8 +1,11 @@
 //! Counters of identity and delivery; the data plane brings its own.
 
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use signet_identity::Svid;
-use std::sync::Arc;
 
 /// See the module's story.
 pub struct Metrics {
@@ -18,8 +21,6 @@ pub struct Metrics {
     pub decisions_dropped: IntCounter,
     /// The control plane's clock minus ours, in seconds, at the last delta.
     pub clock_skew: IntGauge,
-    /// 1 when ready.
-    pub ready: IntGauge,
 }
 
 impl Metrics {
@@ -51,11 +52,10 @@ impl Metrics {
                 "signet_control_clock_skew_seconds",
                 "The control plane's clock minus ours at the last delta",
             )?,
-            ready: IntGauge::new("signet_ready", "1 when ready")?,
         };
         registry.register(Box::new(metrics.not_after.clone()))?;
         registry.register(Box::new(metrics.renewals.clone()))?;
-        for gauge in [&metrics.connected, &metrics.rejected, &metrics.clock_skew, &metrics.ready] {
+        for gauge in [&metrics.connected, &metrics.rejected, &metrics.clock_skew] {
             registry.register(Box::new(gauge.clone()))?;
         }
         for counter in [&metrics.deltas, &metrics.decisions_dropped] {
@@ -75,5 +75,33 @@ impl Metrics {
     /// A renewal worked, or did not.
     pub fn renewal(&self, worked: bool) {
         self.renewals.with_label_values(&[if worked { "ok" } else { "failed" }]).inc();
+    }
+}
+
+/// `signet_ready`, judged when it is asked for: a certificate ends without anybody telling.
+pub struct Readiness {
+    gauge: IntGauge,
+    ready: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Readiness {
+    /// Registers the gauge.
+    pub fn register(
+        registry: &Registry,
+        ready: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<(), prometheus::Error> {
+        let gauge = IntGauge::new("signet_ready", "1 when ready")?;
+        registry.register(Box::new(Self { gauge, ready: Box::new(ready) }))
+    }
+}
+
+impl Collector for Readiness {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(i64::from((self.ready)()));
+        self.gauge.collect()
     }
 }

@@ -30,7 +30,7 @@ use crate::credentials::Credentials;
 use crate::gateway::Minting;
 use crate::identity::{Identity, IdentityError};
 use crate::join::JoinBundle;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Readiness};
 use crate::publish::Publisher;
 use crate::status::Status;
 
@@ -105,6 +105,9 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     trigger.on_signals().map_err(RunError::Signals)?;
     let config = Arc::new(config);
     open_data_dir(&config.data_dir)?;
+    // The token is used once: what can be known to fail must fail before.
+    let (names, listeners): (Vec<_>, Vec<_>) = listeners(&config)?.into_iter().unzip();
+    listeners.iter().try_for_each(is_free)?;
 
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
@@ -117,6 +120,9 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     let served: BTreeSet<String> = config.served().iter().map(ToString::to_string).collect();
     let gateway = config.gateway.as_ref().map(|gateway| gateway.resource.to_string());
     let status = Status::new(bundle.spiffe_id.to_string(), credentials.clone(), &served, gateway.as_deref());
+
+    let ready = status.clone();
+    Readiness::register(&registry, move || ready.ready().is_ok())?;
 
     // Ends with the process: nothing in here is waited for.
     let mut tasks = JoinSet::new();
@@ -135,12 +141,8 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     }
     if let Some(listen) = config.metrics.as_ref().map(|metrics| metrics.listen) {
         let failed = |source| RunError::Metrics { address: listen, source };
-        let (ready, gauge) = (status.clone(), metrics.ready.clone());
-        let server = MetricsServer::bind(listen, registry.clone(), move || {
-            let answer = ready.ready();
-            gauge.set(i64::from(answer.is_ok()));
-            answer
-        });
+        let ready = status.clone();
+        let server = MetricsServer::bind(listen, registry.clone(), move || ready.ready());
         let server = server.await.map_err(failed)?;
         addresses.insert("metrics".to_owned(), server.local_addr().map_err(failed)?.to_string());
         tasks.spawn(server.run(shutdown.clone()));
@@ -156,6 +158,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     };
     let (state, wishes) = State::new(tls);
     credentials.attach(state.clone());
+    status.attach(state.clone());
     let (sink, decisions) = DecisionSink::new(DECISIONS);
     let sink = Arc::new(sink);
     let shared = Shared::new(state.clone(), Limits::default(), sink.clone(), &registry)?;
@@ -190,7 +193,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
         Role::Sidecar => None,
     };
     let proxy = Proxy { shared, edge, workers: workers(&config) };
-    let running = start(&config, proxy, &mut addresses)?;
+    let running = start(proxy, names, listeners, &mut addresses)?;
 
     let ended = async {
         tokio::select! {
@@ -250,12 +253,23 @@ fn open_data_dir(path: &Path) -> Result<(), RunError> {
     }
 }
 
+/// Whether an address could be taken now. Not a promise, only an early word.
+fn is_free(listener: &ListenerSpec) -> Result<(), StartError> {
+    match &listener.bind {
+        Bind::Tcp(address) => match std::net::TcpListener::bind(address) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StartError::Bind { bind: listener.bind.clone(), error }),
+        },
+        Bind::Unix(_) => Ok(()),
+    }
+}
+
 fn start(
-    config: &Config,
     proxy: Proxy<Edge>,
+    names: Vec<String>,
+    listeners: Vec<ListenerSpec>,
     addresses: &mut BTreeMap<String, String>,
 ) -> Result<Running, RunError> {
-    let (names, listeners): (Vec<_>, Vec<_>) = listeners(config)?.into_iter().unzip();
     let running = proxy.start(listeners)?;
     for (name, address) in names.into_iter().zip(running.addresses()) {
         tracing::info!(target: "signet::sidecar", %address, name, "listening");

@@ -5,9 +5,10 @@
 //! serve is here, and, at the edge, the gateway's configuration and its delegation too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
+use signet_proxy::state::State;
 use tokio::sync::watch;
 
 use crate::clock::{self, rfc3339};
@@ -27,6 +28,8 @@ pub struct Status {
     known: Mutex<Known>,
     /// What is missing from the control plane's side; `None` is nothing.
     waiting: watch::Sender<Option<String>>,
+    /// What the data plane reads; there once we are somebody.
+    state: OnceLock<Arc<State>>,
 }
 
 #[derive(Default)]
@@ -49,6 +52,41 @@ pub struct Report {
     pub identity: IdentityReport,
     /// What we know from the control plane.
     pub control: ControlReport,
+    /// What the data plane goes by.
+    pub data_plane: Option<DataPlaneReport>,
+}
+
+/// The snapshots that requests see: their numbers, whom we call and whom we serve.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataPlaneReport {
+    endpoints_generation: u64,
+    routes_generation: u64,
+    policy_generation: u64,
+    keys_generation: u64,
+    default_allow: bool,
+    issuers: BTreeMap<String, bool>,
+    minting: bool,
+    services: BTreeMap<String, Vec<PeerReport>>,
+    served: BTreeMap<String, ServedReport>,
+}
+
+/// One endpoint of a service that we call.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerReport {
+    port: String,
+    address: String,
+    identity: String,
+    in_flight: usize,
+}
+
+/// A service that we serve.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedReport {
+    /// Policies that cannot be understood, with the reason: everything is denied for their sake.
+    not_understood: BTreeMap<String, String>,
 }
 
 /// The certificate in force.
@@ -97,9 +135,15 @@ impl Status {
             needs_minter: gateway.is_some(),
             known: Mutex::default(),
             waiting: watch::Sender::new(None),
+            state: OnceLock::new(),
         };
         status.judge(&status.known());
         Arc::new(status)
+    }
+
+    /// From now on the report says what the data plane reads. Called once.
+    pub fn attach(&self, state: Arc<State>) {
+        let _ = self.state.set(state);
     }
 
     /// Our SPIFFE ID.
@@ -206,7 +250,42 @@ impl Status {
                 rejected: known.rejected.clone(),
                 refused: known.refused.clone(),
             },
+            data_plane: self.data_plane(),
         }
+    }
+
+    fn data_plane(&self) -> Option<DataPlaneReport> {
+        let view = self.state.get()?.view();
+        let mut services: BTreeMap<String, Vec<PeerReport>> = BTreeMap::new();
+        for service in view.endpoints.services() {
+            let peers = services.entry(service.name.to_string()).or_default();
+            for port in &service.ports {
+                peers.extend(port.endpoints.iter().map(|endpoint| PeerReport {
+                    port: port.name.to_string(),
+                    address: endpoint.address.to_string(),
+                    identity: endpoint.identity.to_string(),
+                    in_flight: endpoint.in_flight(),
+                }));
+            }
+        }
+        let served = self.needed.iter().filter_map(|name| {
+            let service = name.strip_prefix("inbound/")?;
+            let served = view.policy.of(service)?;
+            let not_understood = served.policies.not_understood().iter();
+            let not_understood = not_understood.map(|one| (one.policy.clone(), one.reason.clone())).collect();
+            Some((service.to_owned(), ServedReport { not_understood }))
+        });
+        Some(DataPlaneReport {
+            endpoints_generation: view.endpoints.generation,
+            routes_generation: view.routes.generation,
+            policy_generation: view.policy.generation,
+            keys_generation: view.keys.generation,
+            default_allow: view.policy.mesh.default_allow,
+            issuers: view.keys.issuers.iter().map(|one| (one.alias().to_owned(), one.has_keys())).collect(),
+            minting: view.keys.minter.is_some(),
+            services,
+            served: served.collect(),
+        })
     }
 
     fn judge(&self, known: &Known) {
@@ -244,3 +323,6 @@ impl Status {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

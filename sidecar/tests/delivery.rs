@@ -37,8 +37,12 @@ async fn joined() -> Joined {
     let (state, wishes) = State::new(sidecar.credentials.current().unwrap());
     sidecar.credentials.attach(state.clone());
     let names = |name: &str| BTreeSet::from([name.to_owned()]);
-    let status =
-        Status::new(plane.bundle.spiffe_id.to_string(), sidecar.credentials.clone(), &names("web.shop"), None);
+    let status = Status::new(
+        plane.bundle.spiffe_id.to_string(),
+        sidecar.credentials.clone(),
+        &names("web.shop"),
+        None,
+    );
     let publisher =
         Publisher::new(state.clone(), sidecar.credentials.clone(), sidecar.identity.clone(), None);
     let (sink, decisions) = DecisionSink::new(16);
@@ -131,7 +135,10 @@ async fn what_is_delivered_is_acknowledged_and_published() {
     let mut joined = joined().await;
     let mut stream = joined.stream().await;
     let Said::Hello(hello) = soon(stream.next()).await else { panic!("expected a hello") };
-    assert_eq!((hello.services.as_slice(), hello.serves.as_slice()), (&["orders.shop".to_owned()][..], &["web.shop".to_owned()][..]));
+    assert_eq!(
+        (hello.services.as_slice(), hello.serves.as_slice()),
+        (&["orders.shop".to_owned()][..], &["web.shop".to_owned()][..])
+    );
     assert!(hello.have.is_empty());
     assert!(joined.status.ready().is_err());
 
@@ -173,9 +180,11 @@ async fn the_first_use_of_a_service_subscribes_to_it() {
     let request = tokio::spawn(async move {
         let mut view = state.view();
         state
-            .first_use(&mut view, || Wanted::Service("inventory.shop".into()), |endpoints| {
-                endpoints.service("inventory.shop").cloned()
-            })
+            .first_use(
+                &mut view,
+                || Wanted::Service("inventory.shop".into()),
+                |endpoints| endpoints.service("inventory.shop").cloned(),
+            )
             .await
     });
     let Said::Subscribe(subscribe) = soon(stream.next()).await else { panic!("expected a subscription") };
@@ -189,7 +198,9 @@ async fn a_broken_stream_keeps_everything_and_the_next_one_says_what_is_had() {
     let mut joined = joined().await;
     let mut stream = joined.stream().await;
     soon(stream.next()).await;
-    stream.delta(delta(1, vec![mesh(), service("orders.shop", "s1"), inbound("i1", r#"{"effect":"permit"}"#)])).await;
+    stream
+        .delta(delta(1, vec![mesh(), service("orders.shop", "s1"), inbound("i1", r#"{"effect":"permit"}"#)]))
+        .await;
     soon(stream.next()).await;
     drop(stream);
     let mut stream = joined.stream().await;

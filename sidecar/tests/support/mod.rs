@@ -53,7 +53,7 @@ pub(crate) struct Mind {
     /// Every request for a certificate, in order.
     pub(crate) csrs: Mutex<Vec<Vec<u8>>>,
     pub(crate) tokens: Mutex<Vec<String>>,
-    /// Certificates are due for renewal at once.
+    /// Certificates are due for renewal after a second.
     pub(crate) renew_soon: bool,
     /// Streams as they open: what the sidecar says, and how to answer.
     pub(crate) streams: mpsc::Sender<Stream>,
@@ -92,7 +92,7 @@ impl Mind {
         let id = self.ca.id(short);
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let options = SvidOptions { from: -600, ..SvidOptions::default() }.at_wall_clock();
+        let options = SvidOptions::default().at_wall_clock();
         let chain = ca.certify(id.as_str(), PeerClass::Sidecar, options, &csr.public_key);
         let facts = signet_identity::Svid::parse(&chain).unwrap();
         Ok(v1::IssuedSvid {
@@ -100,7 +100,7 @@ impl Mind {
             chain_der: chain.iter().map(|der| der.to_vec()).collect(),
             not_before: facts.not_before,
             not_after: facts.not_after,
-            renew_at: if self.renew_soon { facts.not_before + 1 } else { facts.not_before + 1200 },
+            renew_at: signet_sidecar::clock::now() + if self.renew_soon { 1 } else { 1200 },
             bundle: Some(self.bundle()),
         })
     }
