@@ -5,6 +5,7 @@
 """
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -42,6 +43,12 @@ def forever(request, context):
     cancelled.wait(60)
 
 
+def slow(request, context):
+    yield b"first"
+    while context.is_active():
+        time.sleep(0.01)
+
+
 def was_cancelled(request, context):
     return b"yes" if cancelled.wait(30) else b"no"
 
@@ -52,6 +59,7 @@ KINDS = {
     "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
     "Bidi": grpc.stream_stream_rpc_method_handler(bidi),
     "Forever": grpc.unary_stream_rpc_method_handler(forever),
+    "Slow": grpc.unary_stream_rpc_method_handler(slow),
     "WasCancelled": grpc.unary_unary_rpc_method_handler(was_cancelled),
 }
 
@@ -94,7 +102,7 @@ def client(target):
         stream.cancel()
         assert channel.unary_unary("/test.Kinds/WasCancelled")(b"", timeout=60) == b"yes", "cancellation did not arrive"
         try:
-            list(channel.unary_stream("/test.Kinds/Forever")(b"", timeout=0.5))
+            list(channel.unary_stream("/test.Kinds/Slow")(b"", timeout=0.5))
             raise AssertionError("a deadline passed unnoticed")
         except grpc.RpcError as error:
             assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED), error

@@ -13,7 +13,7 @@ server.listen(0, '127.0.0.1', () => {
     jwks: { keys: [{ ...key, kid: 'provider-1', use: 'sig', alg: 'ES256' }] },
     clients: [{
       client_id: 'batch', client_secret: 'batch-secret-of-a-test', grant_types: ['client_credentials'],
-      redirect_uris: [], response_types: [],
+      redirect_uris: [], response_types: [], id_token_signed_response_alg: 'ES256',
     }],
     scopes: ['read', 'write'],
     features: {

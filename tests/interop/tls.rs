@@ -39,7 +39,7 @@ async fn served() -> Served {
 async fn openssl_verifies_every_certificate_strictly() {
     let Some(openssl) = tool("openssl") else { return };
     let served = served().await;
-    let [chain, _, root] = served.caller.files(&served.mesh, "caller");
+    let [chain, _, root, _] = served.caller.files(&served.mesh, "caller");
     // The issuer travels in the chain file behind the leaf.
     let mut command = Command::new(&openssl);
     command.args(["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile"]).arg(&root);
@@ -60,11 +60,11 @@ async fn openssl_verifies_every_certificate_strictly() {
 async fn openssl_s_client_with_a_certificate_is_served_and_without_one_refused() {
     let Some(openssl) = tool("openssl") else { return };
     let mut served = served().await;
-    let [chain, key, root] = served.caller.files(&served.mesh, "caller");
+    let [chain, key, root, issuer] = served.caller.files(&served.mesh, "caller");
     let connect = |with: bool, more: &[&str]| {
         let mut command = Command::new("sh");
         let identity = if with {
-            format!("-cert {0} -cert_chain {0} -key {1}", chain.display(), key.display())
+            format!("-cert {} -cert_chain {} -key {}", chain.display(), issuer.display(), key.display())
         } else {
             String::new()
         };
@@ -91,7 +91,7 @@ async fn openssl_s_client_with_a_certificate_is_served_and_without_one_refused()
 async fn curl_with_a_certificate_calls_into_the_mesh_by_the_services_name() {
     let Some(curl) = tool("curl") else { return };
     let served = served().await;
-    let [chain, key, root] = served.caller.files(&served.mesh, "caller");
+    let [chain, key, root, _] = served.caller.files(&served.mesh, "caller");
     let port = served.inbound.rsplit_once(':').unwrap().1;
     let mut command = Command::new(curl);
     command.args(["-sS", "--http1.1", "-H", "Signet-User: forged", "-H", "Signet_User: forged"]);

@@ -82,12 +82,12 @@ impl Svid {
         Arc::new(config)
     }
 
-    /// The same as files for command line tools: certificate chain, key, root.
-    pub fn files(&self, mesh: &Mesh, name: &str) -> [PathBuf; 3] {
+    /// The same as files for command line tools: certificate chain, key, root, and the issuer alone.
+    pub fn files(&self, mesh: &Mesh, name: &str) -> [PathBuf; 4] {
         let pem = |der: &[u8]| pem("CERTIFICATE", der);
         let chain: String = self.issued.chain_der.iter().map(|der| pem(der)).collect();
-        let contents = [chain, self.key.serialize_pem(), pem(&self.root())];
-        let mut paths = ["crt", "key", "root"].map(|kind| mesh.path(&format!("{name}.{kind}")));
+        let contents = [chain, self.key.serialize_pem(), pem(&self.root()), pem(&self.issued.chain_der[1])];
+        let mut paths = ["crt", "key", "root", "issuer"].map(|kind| mesh.path(&format!("{name}.{kind}")));
         for (path, content) in paths.iter_mut().zip(contents) {
             std::fs::write(path, content).expect("writing a certificate");
         }

@@ -66,6 +66,10 @@ fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // So that `0.0.0.0` and `[::]` can both be listened on, at the same port.
+        socket.set_only_v6(true)?;
+    }
     if shared {
         socket.set_reuse_port(true)?;
     }
