@@ -90,12 +90,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the file, the field and what was expected.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        // One line: the message names the line and the field, and the file is at hand.
-        let options = serde_saphyr::options! { with_snippet: false };
-        let raw: Raw = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|e| ConfigError::Parse { file: file.to_owned(), message: e.to_string() })?;
+        let raw = read(text).map_err(|message| ConfigError::Parse { file: file.to_owned(), message })?;
         raw.check().map_err(|(field, reason)| ConfigError::Value { file: file.to_owned(), field, reason })
     }
+}
+
+/// One line with the field's path; the message itself says line and column.
+fn read(text: &str) -> Result<Raw, String> {
+    let mut field = String::new();
+    serde_saphyr::with_deserializer_from_str(text, |document| {
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            field = error.path().to_string();
+            error.into_inner()
+        })
+    })
+    .map_err(|error: serde_saphyr::Error| {
+        let message = error.without_snippet().to_string();
+        if field.is_empty() || field == "." { message } else { format!("{field}: {message}") }
+    })
 }
 
 #[derive(Deserialize)]
@@ -342,6 +354,6 @@ operator: {socket: /run/signet/operator.sock}
         let message = parse(&format!("{GOOD}advertise: {{mesh: nohost}}\n")).unwrap_err();
         assert!(message.contains("advertise.mesh") && message.contains("host:port"), "{message}");
         let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
-        assert!(message.contains("loud") && message.contains("trace"), "{message}");
+        assert!(message.contains("log.level") && message.contains("trace"), "{message}");
     }
 }
