@@ -109,6 +109,7 @@ fn note(
     shared.metrics.refused(direction, refusal.reason.label());
     let service = match role {
         Role::Inbound { service, .. } | Role::Outbound { service, .. } => &**service,
+        Role::Outside(_) => "outside",
         Role::Edge => "edge",
     };
     tracing::info!(
@@ -201,8 +202,12 @@ async fn establish<E: Stage>(
         }
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
-            let (service, port) = transparent(worker, &mut view, destination).await?;
-            outbound(worker, &mut view, socket, remote, service, port).await
+            match transparent(worker, &mut view, destination).await? {
+                Behind::Port(service, port) => {
+                    outbound(worker, &mut view, socket, remote, service, port).await
+                }
+                Behind::Outside => Some(outside(worker, socket, remote, destination)),
+            }
         }
         Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
     }
@@ -440,12 +445,47 @@ fn is_own<E>(worker: &Worker<E>, destination: SocketAddr) -> bool {
     })
 }
 
+/// What is behind an original destination.
+enum Behind {
+    /// A service's port.
+    Port(Arc<str>, Arc<str>),
+    /// Nothing of the mesh.
+    Outside,
+}
+
+/// A destination outside the mesh, where its default lets apps call out.
+fn outside<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    destination: SocketAddr,
+) -> Established<E> {
+    let shared = &worker.shared;
+    let (conn, local) = plain(socket);
+    Established {
+        conn,
+        stage: AnyStage::Outbound(Outbound::new(shared.clone())),
+        until: None,
+        context: ConnContext {
+            direction: Direction::Outbound,
+            protocol: Protocol::Tcp,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Outbound, &Arc::from("outside")),
+            role: Role::Outside(worker.app(destination)),
+        },
+    }
+}
+
 /// The service port behind an original destination.
 async fn transparent<E>(
     worker: &Worker<E>,
     view: &mut Arc<Snapshot>,
     destination: SocketAddr,
-) -> Option<(Arc<str>, Arc<str>)> {
+) -> Option<Behind> {
     let ip = destination.ip();
     let found = worker
         .shared
@@ -461,11 +501,14 @@ async fn transparent<E>(
         .await
         .flatten();
     let Some(service) = found else {
+        if view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
+            return Some(Behind::Outside);
+        }
         refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
         return None;
     };
     match service.port_number(destination.port()) {
-        Some(port) => Some((service.name.clone(), port.name.clone())),
+        Some(port) => Some(Behind::Port(service.name.clone(), port.name.clone())),
         None => {
             refuse_stream(worker, Direction::Outbound, &service.name, Reason::PortUnknown);
             None

@@ -19,9 +19,9 @@ use crate::upstream::{dial_app, obtain};
 /// Serves a stream of bytes to its end.
 pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
     match Box::pin(dial(&session)).await {
-        Ok((upstream, _in_flight, idle)) => {
+        Ok((mut upstream, _in_flight, idle)) => {
             session.watch.within(idle);
-            Box::pin(tunnel(&session, client, Box::new(upstream), idle)).await;
+            Box::pin(tunnel(&session, client, &mut upstream, idle)).await;
         }
         Err(refusal) => {
             session.note(&refusal);
@@ -54,6 +54,9 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
             let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, idle))
         }
+        (_, Role::Outside(place), _) => {
+            Ok((Conn::new(dial_app(worker, &session.watch, place).await?), None, None))
+        }
         _ => Err(Refusal::new(Reason::NotImplemented).detail("bytes at a listener for requests")),
     }
 }
@@ -69,13 +72,13 @@ enum Over {
 /// Copies both ways. `idle` without a byte in either direction ends it.
 pub(crate) async fn tunnel<E: Stage>(
     session: &Session<E>,
-    client: Conn,
-    upstream: Box<Conn>,
+    mut client: Conn,
+    upstream: &mut Conn,
     idle: Option<Duration>,
 ) {
     let metrics = &session.conn.metrics;
     let max_age = session.worker().shared.state.view().policy.mesh.max_connection_age;
-    let (client, upstream) = (RefCell::new(client), RefCell::new(*upstream));
+    let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
     let mut up = Copy::default();
     let mut down = Copy::default();
@@ -139,8 +142,8 @@ impl Copy {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &RefCell<Conn>,
-        to: &RefCell<Conn>,
+        from: &RefCell<&mut Conn>,
+        to: &RefCell<&mut Conn>,
         moved: &Cell<bool>,
     ) -> Poll<io::Result<()>> {
         for _ in 0..TURNS {
@@ -152,7 +155,7 @@ impl Copy {
                 }
                 State::Copying => {
                     let mut from = from.borrow_mut();
-                    if from.input().is_empty() && std::task::ready!(from.poll_fill(cx))? == 0 {
+                    if from.input().is_empty() && std::task::ready!(from.poll_fill_up(cx))? == 0 {
                         if from.cut() {
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                         }

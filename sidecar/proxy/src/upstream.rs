@@ -18,7 +18,7 @@ use crate::pool::{Key, Upstream};
 use crate::stage::{Direction, Target, check_endpoints};
 use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot, alpn_of};
 use crate::tls;
-use crate::worker::{End, Watch, Worker};
+use crate::worker::{End, Watch, Worker, is_believed};
 
 /// A connection, and its place in the endpoint's count.
 pub(crate) struct Obtained {
@@ -50,7 +50,11 @@ pub(crate) async fn obtain<E>(
             let generation = view.tls.generation.number();
             let first = balance::pick(&port.endpoints, &[]).ok_or(Reason::NoEndpoint)?;
             let key = Key::Endpoint { id: first.id, generation };
-            if !fresh && let Some(upstream) = worker.pool.borrow_mut().take(key, limits) {
+            let pooled = if fresh { None } else { worker.pool.borrow_mut().take(key, limits) };
+            // The sweep may not have run since the news came that this view has.
+            let believed =
+                |upstream: &Upstream| upstream.peer.as_ref().is_none_or(|peer| is_believed(peer, view));
+            if let Some(upstream) = pooled.filter(believed) {
                 watch.set_upstream(upstream.peer.clone());
                 return Ok(Obtained { upstream, in_flight: Some(first.begin()) });
             }
@@ -163,6 +167,7 @@ fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
             Refusal::new(Reason::ConnectFailed).detail(format_args!("{whom}: no connection in time"))
         }
         End::Revoked => Reason::Revoked.into(),
+        End::UpstreamRevoked => Reason::PeerHandshake("revoked").into(),
         End::Policy => Reason::Policy.into(),
         End::Shutdown => Reason::Overloaded.into(),
     }

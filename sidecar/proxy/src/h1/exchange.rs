@@ -23,11 +23,12 @@ use signet_wire::h1::{Body, Framing, Persist, RequestError, RequestHead, Request
 use super::body::{Passing, Step};
 use super::failure::Failure;
 use crate::answer::{Dialect, Reason, Refusal};
+use crate::exchange::Exchange;
 use crate::io::{BUFFER, Conn, Lent};
 use crate::pool::Upstream;
 use crate::session::Session;
 use crate::stage::{Forward, Stage};
-use crate::state::Timeouts;
+use crate::state::{InFlight, Timeouts};
 use crate::upstream::{Obtained, obtain};
 use crate::worker::End;
 
@@ -42,7 +43,15 @@ pub(crate) enum Next {
     /// It ends in the middle of an answer, and the client must see that.
     Abort,
     /// It is bytes from now on.
-    Tunnel(Box<Conn>, Timeouts),
+    Tunnel(Box<Tunnel>),
+}
+
+/// What an upgrade leaves: the connection to the other side, and what says that the exchange is open.
+pub(crate) struct Tunnel {
+    pub(crate) conn: Conn,
+    pub(crate) timeouts: Timeouts,
+    _in_flight: Option<InFlight>,
+    _exchange: Option<Exchange>,
 }
 
 /// Reads one request and sees it through.
@@ -95,19 +104,25 @@ pub(crate) async fn exchange<E: Stage>(
             sent_bytes: Cell::new(0),
         };
         let result = run.run().await;
-        drop(in_flight);
-        session.watch.set_upstream(None);
         metrics.received.inc_by(run.received_bytes.get());
         metrics.sent.inc_by(run.sent_bytes.get());
         let status = run.status.get();
         let (may_retry, upload_done) = (run.may_retry(), run.uploaded.get());
         let upstream = run.upstream.into_inner();
+        if let Ok(Finish { tunnel: true, .. }) = result {
+            metrics.answered(status, began.elapsed());
+            return Next::Tunnel(Box::new(Tunnel {
+                conn: upstream.conn,
+                timeouts: forward.timeouts,
+                _in_flight: in_flight,
+                _exchange: forward.exchange,
+            }));
+        }
+        drop(in_flight);
+        session.watch.set_upstream(None);
         match result {
             Ok(finish) => {
                 metrics.answered(status, began.elapsed());
-                if finish.tunnel {
-                    return Next::Tunnel(Box::new(upstream.conn), forward.timeouts);
-                }
                 if finish.reusable && upload_done {
                     session.worker().pool.borrow_mut().put(upstream, &shared.limits);
                 }
@@ -123,7 +138,7 @@ pub(crate) async fn exchange<E: Stage>(
                 fresh = true;
             }
             Err(failure) => {
-                let refusal = failure.refusal();
+                let refusal = failure.refusal(upload_done);
                 if status != 0 {
                     tracing::debug!(target: "signet::h1", ?failure, "an answer was cut");
                     metrics.answered(status, began.elapsed());
@@ -464,7 +479,7 @@ impl<E: Stage> Run<'_, E> {
     }
 
     async fn fill_client(&self) -> Result<usize, Failure> {
-        let filled = self.session.watch.wait(|cx| self.client.borrow_mut().poll_fill(cx)).await?;
+        let filled = self.session.watch.wait(|cx| self.client.borrow_mut().poll_fill_up(cx)).await?;
         filled.map_err(|_| Failure::ClientGone)
     }
 
@@ -474,7 +489,7 @@ impl<E: Stage> Run<'_, E> {
             .session
             .watch
             .wait(|cx| {
-                let filled = self.upstream.borrow_mut().conn.poll_fill(cx);
+                let filled = self.upstream.borrow_mut().conn.poll_fill_up(cx);
                 if filled.is_pending() && self.client_left(cx) {
                     return Poll::Ready(Err(Failure::ClientGone));
                 }

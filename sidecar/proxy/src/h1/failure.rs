@@ -38,7 +38,8 @@ impl From<ResponseError> for Failure {
 
 impl Failure {
     /// The refusal that the client is told, as long as no answer has begun. `None`: it is not there.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
+    /// `uploaded`: its request was whole.
+    pub(crate) fn refusal(&self, uploaded: bool) -> Option<Refusal> {
         Some(match self {
             Failure::ClientGone => return None,
             Failure::ClientBody(error) => Refusal::new(Reason::BadRequest(error.label())).detail(error),
@@ -46,7 +47,9 @@ impl Failure {
             Failure::Upstream(Some(error)) => Refusal::new(Reason::UpstreamReset).detail(error),
             Failure::UpstreamInvalid(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
             Failure::UpstreamBody(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
+            Failure::Ended(End::TimedOut) if !uploaded => Reason::RequestTimeout.into(),
             Failure::Ended(End::TimedOut) => Reason::UpstreamTimeout.into(),
+            Failure::Ended(End::UpstreamRevoked) => Reason::PeerHandshake("revoked").into(),
             Failure::Ended(End::Revoked) => Reason::Revoked.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),
             Failure::Ended(End::Shutdown) => return None,

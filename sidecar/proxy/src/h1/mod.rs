@@ -8,6 +8,7 @@ mod body;
 mod exchange;
 mod failure;
 
+use std::task::Poll;
 use std::time::Duration;
 
 use signet_wire::h1::RequestParser;
@@ -31,8 +32,8 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut conn: Conn) {
         first = false;
         match Box::pin(exchange::exchange(&session, &mut conn, &mut parser)).await {
             Next::Again => {}
-            Next::Close => break,
-            Next::Linger => {
+            Next::Close if conn.input().is_empty() => break,
+            Next::Close | Next::Linger => {
                 linger(&session.watch, &mut conn).await;
                 return;
             }
@@ -40,9 +41,10 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut conn: Conn) {
                 conn.stream().reset_on_close();
                 return;
             }
-            Next::Tunnel(upstream, timeouts) => {
-                session.watch.within(timeouts.idle);
-                Box::pin(tcp::tunnel(&session, conn, upstream, timeouts.idle)).await;
+            Next::Tunnel(mut tunnel) => {
+                let idle = tunnel.timeouts.idle;
+                session.watch.within(idle);
+                Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, idle)).await;
                 return;
             }
         }
@@ -55,13 +57,20 @@ async fn idle<E: Stage>(session: &Session<E>, conn: &mut Conn, first: bool) -> b
     let limits = &session.worker().shared.limits;
     // A fresh connection that says nothing costs a stranger nothing: it has no more time than a head.
     session.watch.within(Some(if first { limits.head_time } else { session.idle_time() }));
+    let mut hurried = false;
     let filled = session
         .watch
         .wait(|cx| {
             let filled = conn.poll_fill(cx);
-            // Nothing is under way, so nothing is lost by going.
             if filled.is_pending() && session.watch.draining() {
-                return std::task::Poll::Ready(Ok(0));
+                if !first {
+                    // Nothing is under way, so nothing is lost by going.
+                    return Poll::Ready(Ok(0));
+                }
+                // Whoever has just come has a request on the way.
+                if !std::mem::replace(&mut hurried, true) {
+                    session.watch.within(Some(GOODBYE));
+                }
             }
             filled
         })

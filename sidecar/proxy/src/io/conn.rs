@@ -16,16 +16,19 @@ pub(crate) struct Conn {
     input: Lent,
     ended: bool,
     cut: bool,
+    /// The last read filled the room that it had: more is coming than a buffer holds.
+    bulk: bool,
+    /// An error that was met after bytes which go first. A socket tells it only once.
+    failed: Option<io::Error>,
 }
+
+/// What a stream may have in hand that moves more than buffers hold: four records for one write.
+const BULK: usize = 64 * 1024;
 
 impl Conn {
     /// A fresh connection.
     pub(crate) fn new(stream: Stream) -> Self {
-        Conn { stream, input: Lent::none(), ended: false, cut: false }
-    }
-
-    pub(crate) fn with_input(stream: Stream, input: Lent) -> Self {
-        Conn { stream, input, ended: false, cut: false }
+        Conn { stream, input: Lent::none(), ended: false, cut: false, bulk: false, failed: None }
     }
 
     /// The stream itself.
@@ -65,10 +68,13 @@ impl Conn {
 
     /// Reads more behind what is there. Zero bytes are the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        self.input.make_room(BUFFER / 4);
+        self.input.make_room(if self.bulk { BULK } else { BUFFER / 4 });
         let read = pin!(self.stream.read_buf(&mut *self.input)).poll(cx);
         if !matches!(read, Poll::Ready(Ok(1..))) {
             self.input.release_if_empty();
@@ -82,7 +88,26 @@ impl Conn {
             Err(error) => return Poll::Ready(Err(error)),
         };
         self.ended = count == 0;
+        // A full record, or a full buffer.
+        self.bulk = count >= BUFFER;
         Poll::Ready(Ok(count))
+    }
+
+    /// As [`Conn::poll_fill`], and while much is coming goes on for as long as more is there now.
+    pub(crate) fn poll_fill_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut total = ready!(self.poll_fill(cx))?;
+        while self.bulk && self.input.len() < BULK {
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(count @ 1..)) => total += count,
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                // An end is met again by the next read, after what is here went on.
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(total))
     }
 
     /// Writes and flushes what it can of `bytes` from `at` on. Ready when all is out.

@@ -44,15 +44,6 @@ impl Stream {
         }
     }
 
-    /// The negotiated application protocol.
-    pub(crate) fn alpn(&self) -> Option<&[u8]> {
-        match self {
-            Stream::Tcp(_) | Stream::Unix(_) => None,
-            Stream::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
-            Stream::Dialled(tls) => tls.get_ref().1.alpn_protocol(),
-        }
-    }
-
     /// Makes the close of this socket a reset: the other side must not take a cut stream for a whole one.
     pub(crate) fn reset_on_close(&self) {
         if let Some(socket) = self.tcp() {

@@ -68,6 +68,8 @@ pub enum Role {
         /// The port's name.
         port: Arc<str>,
     },
+    /// Our app calls an address outside the mesh, and the mesh's default lets it: bytes, as they are.
+    Outside(Arc<App>),
     /// Somebody outside calls the gateway.
     Edge,
 }

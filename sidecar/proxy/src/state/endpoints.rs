@@ -1,7 +1,7 @@
 //! Whom we can call: services by name and by virtual address.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::service::{Service, ServiceSpec};
@@ -13,6 +13,8 @@ pub struct Endpoints {
     pub generation: u64,
     services: HashMap<Arc<str>, Arc<Service>>,
     by_address: HashMap<IpAddr, Arc<Service>>,
+    /// Where sidecars of the mesh take mutual TLS.
+    sidecars: HashSet<SocketAddr>,
     /// Services that the control plane refuses to tell us of, with its reason.
     refused: HashMap<Arc<str>, Arc<str>>,
 }
@@ -39,9 +41,22 @@ impl Endpoints {
         next.by_address = next
             .services
             .values()
-            .flat_map(|service| service.addresses.iter().map(|address| (*address, service.clone())))
+            .flat_map(|service| {
+                service.addresses.iter().map(|address| (address.to_canonical(), service.clone()))
+            })
+            .collect();
+        next.sidecars = next
+            .services
+            .values()
+            .flat_map(|service| &service.ports)
+            .flat_map(|port| port.endpoints.iter().map(|endpoint| canonical(endpoint.address)))
             .collect();
         next
+    }
+
+    /// Whether this address belongs to the mesh: it is never dialled in plaintext.
+    pub fn is_of_the_mesh(&self, address: SocketAddr) -> bool {
+        self.by_address(address.ip()).is_some() || self.sidecars.contains(&canonical(address))
     }
 
     /// The next snapshot, in which the control plane refused this service.
@@ -71,4 +86,8 @@ impl Endpoints {
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use futures_util::FutureExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 
-use super::Worker;
 use super::bind::Listening;
+use super::{Phase, Worker};
 use crate::session::{self, Socket};
 use crate::stage::Stage;
 
@@ -28,20 +29,25 @@ pub(crate) struct Handed {
     listener: usize,
 }
 
-/// Accepts at one listener, for ever.
+/// Accepts at one listener until the process drains. What the kernel has taken by then is served, too.
 pub(crate) async fn accept<E: Stage>(
     worker: Rc<Worker<E>>,
     socket: Listening,
     listener: usize,
     handers: Vec<mpsc::UnboundedSender<Handed>>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let mut pause = PAUSE;
     loop {
-        let accepted = match &socket {
-            Listening::Tcp(socket) => {
-                socket.accept().await.map(|(socket, remote)| (Socket::Tcp(socket), Some(remote)))
+        let accepted = tokio::select! {
+            biased;
+            _ = phase.changed() => {
+                while let Some(Ok((socket, remote))) = next(&socket).now_or_never() {
+                    place(&worker, socket, remote, listener, &handers);
+                }
+                return;
             }
-            Listening::Unix(socket) => socket.accept().await.map(|(socket, _)| (Socket::Unix(socket), None)),
+            accepted = next(&socket) => accepted,
         };
         match accepted {
             Ok((socket, remote)) => {
@@ -57,6 +63,15 @@ pub(crate) async fn accept<E: Stage>(
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+async fn next(socket: &Listening) -> io::Result<(Socket, Option<SocketAddr>)> {
+    match socket {
+        Listening::Tcp(socket) => {
+            socket.accept().await.map(|(socket, remote)| (Socket::Tcp(socket), Some(remote)))
+        }
+        Listening::Unix(socket) => socket.accept().await.map(|(socket, _)| (Socket::Unix(socket), None)),
     }
 }
 
@@ -133,11 +148,4 @@ impl<E> Drop for Open<E> {
 /// Nagle's algorithm waits for acknowledgements; whoever writes whole messages gains nothing by it.
 pub(crate) fn tune(socket: &TcpStream) {
     let _ = socket.set_nodelay(true);
-}
-
-/// Both kinds of accepted sockets.
-impl From<UnixStream> for Socket {
-    fn from(socket: UnixStream) -> Self {
-        Socket::Unix(socket)
-    }
 }

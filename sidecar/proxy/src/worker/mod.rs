@@ -241,7 +241,8 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
     for (number, socket) in bound.into_iter().enumerate() {
         match socket.listen() {
             Ok(socket) => {
-                accepting.spawn_local(accept::accept(worker.clone(), socket, number, handers.clone()));
+                let served = accept::accept(worker.clone(), socket, number, handers.clone(), phase.clone());
+                accepting.spawn_local(served);
             }
             Err(error) => tracing::error!(target: "signet::worker", %error, "a listener is lost"),
         }
@@ -258,7 +259,8 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
             break Duration::ZERO;
         }
     };
-    accepting.shutdown().await;
+    // Each ends by itself; with the last of all workers nobody hands anything over any more.
+    while accepting.join_next().await.is_some() {}
     worker.registry.drain();
     if tokio::time::timeout(limit, worker.registry.emptied()).await.is_ok() {
         return Some((finished, 0));

@@ -21,8 +21,10 @@ use crate::state::Snapshot;
 pub(crate) enum End {
     /// The deadline passed. The connection may set another one and go on.
     TimedOut,
-    /// A peer of this connection is revoked, or its root removed.
+    /// The client's peer is revoked, or its root removed.
     Revoked,
+    /// The upstream's peer is: this exchange is over, the client's connection is not.
+    UpstreamRevoked,
     /// A policy that was decided at connection turned.
     Policy,
     /// The process ends.
@@ -34,6 +36,7 @@ impl End {
         match self {
             End::TimedOut => "timeout",
             End::Revoked => "revoked",
+            End::UpstreamRevoked => "upstream revoked",
             End::Policy => "policy",
             End::Shutdown => "shutdown",
         }
@@ -45,6 +48,7 @@ type Recheck = Box<dyn Fn(&Snapshot) -> bool>;
 struct Inner {
     id: u64,
     end: Cell<Option<End>>,
+    upstream_revoked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Who is at the client's end, and at the upstream's.
     peers: RefCell<[Option<Peer>; 2]>,
@@ -85,6 +89,7 @@ impl Registry {
         let inner = Rc::new(Inner {
             id,
             end: Cell::new(None),
+            upstream_revoked: Cell::new(false),
             waker: RefCell::new(None),
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
@@ -102,9 +107,18 @@ impl Registry {
     /// Ends every connection with a peer that this view no longer believes.
     pub(crate) fn enforce_tls(&self, view: &Snapshot) {
         self.each(|inner| {
-            let gone = inner.peers.borrow().iter().flatten().any(|peer| !is_believed(peer, view));
-            if gone {
+            let gone = inner
+                .peers
+                .borrow()
+                .each_ref()
+                .map(|peer| peer.as_ref().is_some_and(|peer| !is_believed(peer, view)));
+            let [client, upstream] = gone;
+            if client {
                 inner.finish(End::Revoked);
+            }
+            if upstream {
+                inner.upstream_revoked.set(true);
+                inner.wake();
             }
         });
     }
@@ -171,6 +185,7 @@ impl Watch {
     /// Who is at the upstream's end now.
     pub(crate) fn set_upstream(&self, peer: Option<Peer>) {
         self.inner.peers.borrow_mut()[1] = peer;
+        self.inner.upstream_revoked.set(false);
     }
 
     /// Asked again when policy changes; `false` ends the connection.
@@ -188,14 +203,14 @@ impl Watch {
         self.registry.draining.get()
     }
 
-    /// What ended the connection for good, if anything did.
+    /// What ended the connection for good, or its exchange with this upstream.
     pub(crate) fn ended(&self) -> Option<End> {
-        self.inner.end.get()
+        self.inner.end.get().or(self.inner.upstream_revoked.get().then_some(End::UpstreamRevoked))
     }
 
     /// Ready when the connection is over or its deadline has passed.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<End> {
-        if let Some(end) = self.inner.end.get() {
+        if let Some(end) = self.ended() {
             return Poll::Ready(end);
         }
         let mut kept = self.inner.waker.borrow_mut();

@@ -7,7 +7,9 @@ mod support;
 
 mod drain;
 mod http1;
+mod http2;
 mod identity;
 mod policy;
+mod redirect;
 mod stream;
 mod user;

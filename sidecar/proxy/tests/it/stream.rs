@@ -90,7 +90,7 @@ async fn a_stream_without_a_permit_is_reset_and_the_app_never_asked() {
     assert_ne!(client.ended().await, Some(false));
     assert!(told.try_recv().is_err());
     let labels = [("direction", "inbound"), ("reason", "policy")];
-    assert_eq!(pair.orders.counter("signet_refusals_total", &labels), 1);
+    pair.orders.counts("signet_refusals_total", &labels, 1).await;
 }
 
 async fn open_stream() -> (Pair, Client<tokio::net::TcpStream>) {

@@ -18,9 +18,17 @@ pub async fn echo() -> SocketAddr {
     counted_echo().await.0
 }
 
+/// The same at this address.
+pub async fn echo_at(address: &str) -> SocketAddr {
+    echoing(TcpListener::bind(address).await.unwrap()).0
+}
+
 /// The same, with a count of the connections that it took.
 pub async fn counted_echo() -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    echoing(TcpListener::bind("127.0.0.1:0").await.unwrap())
+}
+
+fn echoing(listener: TcpListener) -> (SocketAddr, Arc<AtomicUsize>) {
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();

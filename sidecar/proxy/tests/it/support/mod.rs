@@ -68,8 +68,17 @@ impl Node {
     }
 
     pub fn start_workers(&mut self, kinds: Vec<Kind>, workers: usize) -> Vec<SocketAddr> {
-        let listeners =
-            kinds.into_iter().map(|kind| ListenerSpec { bind: Bind::Tcp(LOOPBACK.parse().unwrap()), kind });
+        self.start_all(kinds.into_iter().map(|kind| (LOOPBACK, kind)).collect(), workers)
+    }
+
+    pub fn start_at(&mut self, listeners: Vec<(&str, Kind)>) -> Vec<SocketAddr> {
+        self.start_all(listeners, 1)
+    }
+
+    fn start_all(&mut self, listeners: Vec<(&str, Kind)>, workers: usize) -> Vec<SocketAddr> {
+        let listeners = listeners
+            .into_iter()
+            .map(|(at, kind)| ListenerSpec { bind: Bind::Tcp(at.parse().unwrap()), kind });
         let proxy = Proxy::<NoEdge> { shared: self.shared.clone(), edge: None, workers };
         let running = proxy.start(listeners.collect()).unwrap();
         let addresses = running
@@ -86,6 +95,17 @@ impl Node {
 
     pub async fn drain(&mut self, limit: Duration) -> usize {
         self.running.take().unwrap().drain(limit).await
+    }
+
+    /// Waits until a counter has this value: things are counted just after a caller sees them.
+    pub async fn counts(&self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let counted = async {
+            while self.counter(name, labels) != value {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = tokio::time::timeout(caller::PATIENCE, counted).await;
+        assert!(waited.is_ok(), "{name} {labels:?} is {}, not {value}", self.counter(name, labels));
     }
 
     /// The value of a counter with exactly these labels; 0 when it was never touched.

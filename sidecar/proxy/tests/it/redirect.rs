@@ -1,0 +1,210 @@
+//! Redirected connections, in a network namespace of the test's own. Without the right to make one the
+//! tests say so and are left out.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use signet_identity::PeerClass;
+use signet_identity::testing::TestCa;
+use signet_proxy::listener::Kind;
+use signet_proxy::state::{EndpointSpec, PortSpec, Protocol, ServiceSpec, Timeouts};
+
+use crate::support::app::echo;
+use crate::support::caller::Client;
+use crate::support::{Node, WEB, generation, inbound};
+
+/// Runs a test in a namespace with a loopback of its own, or says that it cannot.
+fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
+    // A thread of its own: entering a namespace changes the thread, and what it starts, for good.
+    let done = std::thread::spawn(move || {
+        // SAFETY: changes nothing but which network this thread sees.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return false;
+        }
+        run("ip", &["link", "set", "lo", "up"]);
+        // Addresses behind which services are: routed to this host.
+        run("ip", &["addr", "add", "10.96.0.7/32", "dev", "lo"]);
+        run("ip", &["-6", "addr", "add", "fd00::7/128", "dev", "lo", "nodad"]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test);
+        true
+    });
+    if !done.join().unwrap() {
+        assert!(std::env::var_os("CI").is_none(), "CI must run the tests of redirected connections");
+        println!("left out: no right to make a network namespace");
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn redirect(program: &str, address: &str, to: u16) {
+    let to = to.to_string();
+    let rule = [
+        "-t",
+        "nat",
+        "-A",
+        "OUTPUT",
+        "-p",
+        "tcp",
+        "-d",
+        address,
+        "--dport",
+        "80",
+        "-j",
+        "REDIRECT",
+        "--to-ports",
+        &to,
+    ];
+    run(program, &rule);
+}
+
+fn service(ca: &TestCa, at: SocketAddr, addresses: &[&str]) -> ServiceSpec {
+    ServiceSpec {
+        name: "orders.shop".into(),
+        ports: vec![PortSpec {
+            name: "main".into(),
+            port: 80,
+            protocol: Protocol::Http1,
+            timeouts: Timeouts::default(),
+        }],
+        identities: vec![ca.id("ns/shop/sa/orders")],
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        endpoints: vec![EndpointSpec {
+            address: at.ip(),
+            ports: [("main".to_owned(), at.port())].into(),
+            identity: None,
+        }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn the_original_destination_chooses_the_service_over_both_ip_versions() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        let mut orders = Node::new(generation(&ca, "ns/shop/sa/orders", PeerClass::Sidecar));
+        orders.serves(Protocol::Http1, &[WEB]);
+        let at = orders.start(vec![inbound(echo().await)])[0];
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        web.state.update_endpoints(|endpoints| {
+            endpoints.apply([service(&ca, at, &["10.96.0.7", "fd00::7"])], [] as [&str; 0])
+        });
+        let redirects = web
+            .start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound), ("[::]:0", Kind::TransparentOutbound)]);
+        redirect("iptables", "10.96.0.7", redirects[0].port());
+        redirect("ip6tables", "fd00::7", redirects[1].port());
+        for address in ["10.96.0.7:80", "[fd00::7]:80"] {
+            let mut client = Client::to(address.parse().unwrap()).await;
+            let answer = client.request("/", &[("host", "somebody-else.example")]).await;
+            assert_eq!(answer.status, 400, "two Hosts: the helper's own and another");
+            let mut client = Client::to(address.parse().unwrap()).await;
+            let answer = client.get("/").await;
+            assert_eq!(answer.status, 200, "{address}");
+        }
+        // Straight at the redirect listener: the original destination is the listener itself.
+        for listener in
+            [format!("127.0.0.1:{}", redirects[0].port()), format!("[::1]:{}", redirects[1].port())]
+        {
+            let mut client = Client::to(listener.parse().unwrap()).await;
+            assert_ne!(client.ended().await, Some(false), "{listener}");
+        }
+        let labels = [("direction", "outbound"), ("reason", "destination-unknown")];
+        web.counts("signet_refusals_total", &labels, 2).await;
+    });
+}
+
+#[test]
+fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
+        let app = echo().await;
+        let to = redirects[0].port().to_string();
+        let port = app.port().to_string();
+        // The sidecar is exempt, as it is in a pod: here by a mark-free rule on the app's source address.
+        run("ip", &["addr", "add", "10.1.1.1/32", "dev", "lo"]);
+        run(
+            "iptables",
+            &[
+                "-t",
+                "nat",
+                "-A",
+                "OUTPUT",
+                "-p",
+                "tcp",
+                "-s",
+                "10.1.1.1",
+                "--dport",
+                &port,
+                "-j",
+                "REDIRECT",
+                "--to-ports",
+                &to,
+            ],
+        );
+        let call = || async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("10.1.1.1:0".parse().unwrap()).unwrap();
+            let stream = socket.connect(app).await.unwrap();
+            Client { stream, unread: Vec::new() }
+        };
+        assert_ne!(call().await.ended().await, Some(false));
+        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        web.state.update_policy(|policy| policy.with_mesh(mesh));
+        let answer = call().await.get("/outside").await;
+        assert!(answer.text().starts_with("GET /outside"), "{}", answer.text());
+        // An endpoint of the mesh is not outside, however it is dialled.
+        web.state.update_endpoints(|endpoints| endpoints.apply([service(&ca, app, &[])], [] as [&str; 0]));
+        assert_ne!(call().await.ended().await, Some(false));
+    });
+}
+
+#[test]
+fn a_redirected_peer_reaches_the_app_that_it_dialled() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        let mut orders = Node::new(generation(&ca, "ns/shop/sa/orders", PeerClass::Sidecar));
+        orders.serves(Protocol::Http1, &[WEB]);
+        let redirects = orders.start_at(vec![("0.0.0.0:0", Kind::TransparentInbound)]);
+        let app = crate::support::app::echo_at("10.96.0.7:80").await;
+        // Peers come from another address than the sidecar's own call to the app.
+        run("ip", &["addr", "add", "10.1.1.2/32", "dev", "lo"]);
+        let to = redirects[0].port().to_string();
+        run(
+            "iptables",
+            &[
+                "-t",
+                "nat",
+                "-A",
+                "OUTPUT",
+                "-p",
+                "tcp",
+                "-s",
+                "10.1.1.2",
+                "-d",
+                "10.96.0.7",
+                "--dport",
+                "80",
+                "-j",
+                "REDIRECT",
+                "--to-ports",
+                &to,
+            ],
+        );
+        let web = generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("10.1.1.2:0".parse().unwrap()).unwrap();
+        let socket = socket.connect(app).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(web.client_config(signet_identity::Alpn::Http1));
+        let name = signet_identity::server_name(&ca.id("ns/shop/sa/orders"));
+        let stream = connector.connect(name, socket).await.unwrap();
+        let mut client = Client { stream, unread: Vec::new() };
+        let answer = client.get("/there").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.text().starts_with("GET /there"), "{}", answer.text());
+    });
+}
