@@ -195,9 +195,13 @@ mod tests {
             let mut read = 0;
             let mut buffer = vec![0; 1 << 20];
             while read < written {
-                let flushed = poll_fn(|cx| Poll::Ready(flusher.poll(cx))).await;
-                assert!(!matches!(flushed, Poll::Ready(Err(_))));
-                read += far.read(&mut buffer).await.unwrap();
+                let mut reading = std::pin::pin!(far.read(&mut buffer));
+                read += poll_fn(|cx| {
+                    assert!(!matches!(flusher.poll(cx), Poll::Ready(Err(_))));
+                    reading.as_mut().poll(cx)
+                })
+                .await
+                .unwrap();
             }
             assert_eq!(read, written);
         });
