@@ -1,13 +1,15 @@
-//! How often one address may try: a token bucket per address, in a map that cannot grow.
+//! What one address may take: attempts per time, and places at once.
 //!
-//! It stands in front of the TLS handshake, so an address that floods costs an accept and a close and
+//! [`AttemptLimit`] is a token bucket per address in a map that cannot grow. It stands in front of the TLS handshake, so an address that floods costs an accept and a close and
 //! nothing else. The map keeps two generations: when the young one is full, the old one is dropped
 //! and the young one takes its place. A flood from many addresses can make the limiter forget, never
 //! grow; what it forgets starts again with a full bucket, and the bound on concurrent handshakes
 //! holds all the same.
+//! [`Places`] counts what each address holds at this moment, so that one address cannot take all of it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Addresses remembered per generation. 16,384 × about 48 bytes: under a megabyte.
@@ -71,6 +73,53 @@ impl AttemptLimit {
     }
 }
 
+/// Places that addresses hold at this moment: as many entries as there are holders.
+#[derive(Debug)]
+pub struct Places {
+    each: usize,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place, given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    key: IpAddr,
+}
+
+impl Places {
+    /// At most `each` places per address.
+    #[must_use]
+    pub fn new(each: usize) -> Arc<Self> {
+        Arc::new(Self { each, held: Mutex::default() })
+    }
+
+    /// A place for `address`, unless it holds all of its own already.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let key = network(address);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(key).or_default();
+        if *count >= self.each {
+            return None;
+        }
+        *count = count.saturating_add(1);
+        Some(Place { places: Arc::clone(self), key })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.places.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                held.remove(&self.key);
+            }
+        }
+    }
+}
+
 /// One customer of IPv6 owns a /64 and would otherwise own 2^64 buckets.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -116,5 +165,18 @@ mod tests {
             limit.admit(IpAddr::from(i.to_be_bytes()), now);
         }
         assert!(limit.remembered() <= 200, "{}", limit.remembered());
+    }
+
+    #[test]
+    fn an_address_holds_its_places_until_it_gives_them_back() {
+        let places = Places::new(2);
+        let (one, other): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let first = places.take(one).unwrap();
+        let _second = places.take(one).unwrap();
+        assert!(places.take(one).is_none());
+        let third = places.take(other).unwrap();
+        drop((first, third));
+        assert!(places.take(one).is_some());
+        assert_eq!(places.held.lock().unwrap().len(), 1, "who holds nothing is forgotten");
     }
 }

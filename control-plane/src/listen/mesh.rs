@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 
+use super::limit::Places;
 use super::serve::{Bounds, serve};
 use super::{accept, handshake};
 use crate::clock::unix_now;
@@ -26,8 +27,10 @@ use crate::metrics::Metrics;
 
 /// Sidecars of one control plane; each is one connection.
 const MAX_CONNECTIONS: usize = 20_000;
-/// Handshakes at once: each costs a signature, and a thousand waiting ones help nobody.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes at once, and of one address: whoever begins them and goes no further must not keep
+/// everybody else out for the time that a handshake may take.
+const MAX_HANDSHAKES: usize = 1_024;
+const MAX_HANDSHAKES_OF_ADDRESS: usize = 64;
 /// The wall clock may jump; a monotonic timer over a whole certificate's life would not see it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
@@ -45,6 +48,8 @@ pub enum Ended {
     Expired,
     Revoked(String),
     Draining,
+    /// The peer itself closed it.
+    Gone,
 }
 
 impl Ended {
@@ -54,6 +59,7 @@ impl Ended {
             Self::Expired => "expired",
             Self::Revoked(_) => "revoked",
             Self::Draining => "draining",
+            Self::Gone => "gone",
         }
     }
 
@@ -64,6 +70,7 @@ impl Ended {
             Self::Expired => tonic::Status::unauthenticated("the certificate of this connection has ended"),
             Self::Revoked(_) => tonic::Status::permission_denied("revoked"),
             Self::Draining => tonic::Status::unavailable("the control plane is draining; connect again"),
+            Self::Gone => tonic::Status::cancelled("the peer closed the connection"),
         }
     }
 }
@@ -76,9 +83,9 @@ impl Lifeline {
     /// Resolves when the connection ends.
     pub async fn ended(&mut self) -> Ended {
         match self.0.wait_for(Option::is_some).await {
-            Ok(ended) => ended.clone().unwrap_or(Ended::Draining),
+            Ok(ended) => ended.clone().unwrap_or(Ended::Gone),
             // The connection is gone and with it whoever would have said why.
-            Err(_) => Ended::Draining,
+            Err(_) => Ended::Gone,
         }
     }
 }
@@ -110,8 +117,13 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
     let mesh = Arc::new(mesh);
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Places::new(MAX_HANDSHAKES_OF_ADDRESS);
     let fate = |fate: &str| mesh.metrics.connections.with_label_values(&["mesh", fate]).inc();
     while let Some((stream, address)) = accept(&listener, &mesh.shutdown).await {
+        let Some(place) = places.take(address.ip()) else {
+            fate("address_limit");
+            continue;
+        };
         let (Ok(permit), Ok(shaking)) =
             (Arc::clone(&connections).try_acquire_owned(), Arc::clone(&handshakes).try_acquire_owned())
         else {
@@ -128,7 +140,7 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
                 let chain = certificates.unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
                 Ok((tls, peer, chain))
             });
-            drop((shaking, generation));
+            drop((shaking, place, generation));
             match shaken {
                 Ok((tls, peer, chain)) => {
                     let open = mesh.metrics.connections_open.with_label_values(&["mesh"]);

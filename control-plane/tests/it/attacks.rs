@@ -63,6 +63,19 @@ async fn half_a_hello_does_not_hold_a_place() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_take_every_handshake_of_the_mesh_door() {
+    let plane = Plane::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(plane.mesh).await.unwrap();
+        stream.write_all(&[0x16, 3, 1]).await.unwrap();
+        idle.push(stream);
+    }
+    let turned_away = "signet_control_plane_connections_total{fate=\"address_limit\",listener=\"mesh\"} ";
+    soon(async { while plane.metric(turned_away).await != Some(6.0) {} }).await;
+}
+
+#[tokio::test]
 async fn an_address_that_tries_too_often_is_turned_away_before_tls() {
     let mut plane = Plane::start_with(Limits { connections: 16, burst: 3, per_second: 0.001 }).await;
     let bundle = plane.token(WEB, "sidecar").await;
