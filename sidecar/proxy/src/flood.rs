@@ -18,7 +18,7 @@ impl PerSecond {
     pub(crate) fn admits(&self, second: u64, most: u64) -> bool {
         let second = second & 0xffff_ffff;
         self.window
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |window| {
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| {
                 let (then, count) = (window >> 32, window & 0xffff_ffff);
                 match then == second {
                     false => Some((second << 32) | 1),

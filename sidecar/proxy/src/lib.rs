@@ -25,6 +25,7 @@ pub mod stage;
 pub mod state;
 
 mod balance;
+mod establish;
 mod flood;
 mod h1;
 mod h2;

@@ -38,8 +38,10 @@ pub struct Metrics {
     pub retries: IntCounter,
     /// Idle upstream connections.
     pub pooled: IntGauge,
-    routes: RwLock<HashMap<(Direction, Arc<str>), Arc<RouteMetrics>>>,
+    routes: RwLock<Routes>,
 }
+
+type Routes = HashMap<(Direction, Arc<str>), Arc<RouteMetrics>>;
 
 /// How user context came with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@
 mod body;
 mod exchange;
 mod failure;
+mod run;
 
 use std::task::Poll;
 use std::time::Duration;
@@ -116,7 +117,7 @@ mod tests {
         fn size<F>(_: impl FnOnce(Session<NoEdge>, Conn) -> F) -> usize {
             std::mem::size_of::<F>()
         }
-        let idle = size(|session, conn| serve(session, conn));
+        let idle = size(serve);
         assert!(idle <= 1280, "an idle HTTP/1 connection's future has {idle} bytes");
         let exchange = exchange::size();
         assert!(exchange <= 8192, "an exchange's future has {exchange} bytes");

@@ -177,7 +177,8 @@ impl Deadline {
     }
 
     /// Whether it has come.
-    pub(crate) fn passed(&self) -> bool {
+    #[cfg(test)]
+    fn passed(&self) -> bool {
         self.0.fired.get()
     }
 

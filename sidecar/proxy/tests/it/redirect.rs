@@ -31,7 +31,7 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
     });
     if !done.join().unwrap() {
         assert!(std::env::var_os("CI").is_none(), "CI must run the tests of redirected connections");
-        println!("left out: no right to make a network namespace");
+        eprintln!("left out: no right to make a network namespace");
     }
 }
 

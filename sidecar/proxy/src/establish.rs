@@ -1,0 +1,390 @@
+//! From an accepted socket to a connection that is known: who calls, for what, over which protocol.
+//!
+//! The listener says what comes in. For redirected connections the original destination chooses the
+//! service, and nothing else does; inbound ones are authenticated before anything is read of them.
+//! Whatever fails here is a typed reason in the log and a counter, and the caller gets nothing but a close,
+//! except for plaintext HTTP, which is told that it is plaintext.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_identity::HandshakeFailure;
+use tokio::net::TcpStream;
+
+use crate::answer::{Audience, Dialect, Reason, Refusal};
+use crate::h1;
+use crate::io::{Conn, Stream};
+use crate::listener::Kind;
+use crate::original_dst::original_destination;
+use crate::session::{AnyStage, Socket, note};
+use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
+use crate::state::{App, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
+use crate::tls::{self, Rejected};
+use crate::upstream::part_of_life;
+use crate::worker::{Open, Watch, Worker, tune};
+
+/// A connection that is ready for its engine.
+pub(crate) struct Established<E> {
+    pub(crate) conn: Conn,
+    pub(crate) context: ConnContext,
+    pub(crate) stage: AnyStage<E>,
+    /// After this second of the epoch no further request begins.
+    pub(crate) until: Option<u64>,
+}
+
+/// Establishes a connection. `None`: it was refused, and that is noted.
+pub(crate) async fn establish<E: Stage>(
+    open: &Open<E>,
+    watch: &Watch,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    kind: &Kind,
+) -> Option<Established<E>> {
+    let worker = open.worker();
+    let mut view = worker.shared.state.view();
+    if let Socket::Tcp(tcp) = &socket {
+        tune(tcp);
+    }
+    match kind {
+        Kind::Inbound { service, port, app } => {
+            let Some(port) = view.routes.inbound(service, port).cloned() else {
+                refuse_stream(worker, Direction::Inbound, service, Reason::PortUnknown);
+                return None;
+            };
+            inbound(worker, watch, &view, socket, remote, port, app.clone()).await
+        }
+        Kind::TransparentInbound => {
+            let destination = destination(worker, &socket)?;
+            let Some(port) = view.routes.inbound_number(destination.port()).cloned() else {
+                refuse_stream(worker, Direction::Inbound, "unknown", Reason::PortUnknown);
+                return None;
+            };
+            let app = worker.app(destination);
+            inbound(worker, watch, &view, socket, remote, port, app).await
+        }
+        Kind::Outbound { service, port } => {
+            outbound(worker, &mut view, socket, remote, service.clone(), port.clone()).await
+        }
+        Kind::TransparentOutbound => {
+            let destination = destination(worker, &socket)?;
+            match transparent(worker, &mut view, destination).await? {
+                Behind::Port(service, port) => {
+                    outbound(worker, &mut view, socket, remote, service, port).await
+                }
+                Behind::Outside => Some(outside(worker, socket, remote, destination)),
+            }
+        }
+        Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
+    }
+}
+
+async fn inbound<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    watch: &Watch,
+    view: &Snapshot,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    port: Arc<InboundPort>,
+    app: Arc<App>,
+) -> Option<Established<E>> {
+    let Socket::Tcp(socket) = socket else {
+        refuse_stream(worker, Direction::Inbound, &port.service, Reason::Plaintext);
+        return None;
+    };
+    let local = socket.local_addr().ok();
+    let shared = &worker.shared;
+    watch.within(Some(shared.limits.handshake_time));
+    let mut accepting = std::pin::pin!(async {
+        // Closed only with the process.
+        let _turn = shared.handshakes.acquire().await;
+        tls::accept(socket, &view.tls, alpn_of(port.protocol)).await
+    });
+    let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
+        Ok(accepted) => accepted,
+        Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
+    };
+    let (stream, peer) = match accepted {
+        Ok(accepted) => accepted,
+        Err(Rejected { failure, socket }) => {
+            tls::report(&failure, Direction::Inbound, remote, &port.service, &shared.metrics);
+            if let (Some(socket), Protocol::Http1) = (socket, port.protocol) {
+                answer_plaintext(watch, socket).await;
+            }
+            return None;
+        }
+    };
+    let xfcc = match &stream {
+        Stream::Accepted(tls) => tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .and_then(|leaf| crate::stage::xfcc(&peer, leaf, &view.tls.generation.own().svid().id)),
+        _ => None,
+    };
+    Some(Established {
+        until: Some(part_of_life(peer.svid(), view, 4, 5)),
+        conn: Conn::new(stream),
+        stage: AnyStage::Inbound(Inbound::new(shared.clone())),
+        context: ConnContext {
+            direction: Direction::Inbound,
+            protocol: port.protocol,
+            peer: Some(peer),
+            xfcc,
+            remote,
+            local,
+            tls: true,
+            metrics: shared.metrics.route(Direction::Inbound, &port.service),
+            role: Role::Inbound { service: port.service.clone(), port: port.name.clone(), app },
+        },
+    })
+}
+
+/// Tells a caller in plaintext HTTP what is wrong, as far as it may know.
+async fn answer_plaintext(watch: &Watch, socket: TcpStream) {
+    let refusal = Refusal::new(Reason::Plaintext);
+    let answer = refusal.answer(Audience::Mesh, Dialect::Http).to_http1(true, false);
+    let mut conn = Conn::new(Stream::Tcp(socket));
+    watch.within(Some(Duration::from_secs(1)));
+    let mut at = 0;
+    if let Ok(Ok(())) = watch.wait(|cx| conn.poll_send(cx, &answer, &mut at)).await {
+        h1::linger(watch, &mut conn).await;
+    }
+}
+
+async fn outbound<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    view: &mut Arc<Snapshot>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    service: Arc<str>,
+    port: Arc<str>,
+) -> Option<Established<E>> {
+    let shared = &worker.shared;
+    let stage = Outbound::new(shared.clone());
+    // The port's protocol chooses the engine. A port without endpoints is still one: its requests are told.
+    let protocol = match stage.find(view, &service, &port).await {
+        Ok(found) => found.protocol,
+        Err(refusal) => match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
+            Some(known) => known.protocol,
+            None => {
+                let role = Role::Outbound { service, port };
+                note(shared, Direction::Outbound, &role, None, &refusal);
+                return None;
+            }
+        },
+    };
+    let (conn, local) = plain(socket);
+    Some(Established {
+        conn,
+        stage: AnyStage::Outbound(stage),
+        until: None,
+        context: ConnContext {
+            direction: Direction::Outbound,
+            protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Outbound, &service),
+            role: Role::Outbound { service, port },
+        },
+    })
+}
+
+async fn edge<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    watch: &Watch,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    protocol: Protocol,
+    config: Option<&Arc<rustls::ServerConfig>>,
+) -> Option<Established<E>> {
+    let shared = &worker.shared;
+    let stage = AnyStage::Edge(worker.common.edge.clone()?);
+    let (conn, local, protocol) = match (config, socket) {
+        (None, socket) => {
+            let (conn, local) = plain(socket);
+            (conn, local, protocol)
+        }
+        (Some(_), Socket::Unix(_)) => return None,
+        (Some(config), Socket::Tcp(socket)) => {
+            let local = socket.local_addr().ok();
+            watch.within(Some(shared.limits.handshake_time));
+            let mut accepting = std::pin::pin!(async {
+                let _turn = shared.handshakes.acquire().await;
+                let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
+                acceptor.accept(crate::io::ReadAhead::new(socket)).await
+            });
+            let failure = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
+                Ok(Ok(stream)) => {
+                    let protocol = match stream.get_ref().1.alpn_protocol() {
+                        Some(b"h2") => Protocol::Http2,
+                        Some(b"http/1.1") => Protocol::Http1,
+                        _ => protocol,
+                    };
+                    let conn = Conn::new(Stream::Accepted(Box::new(stream)));
+                    return Some(edge_context(worker, stage, conn, remote, local, protocol, true));
+                }
+                Ok(Err(error)) => HandshakeFailure::from_io(&error),
+                Err(_) => HandshakeFailure::Timeout,
+            };
+            tls::report(&failure, Direction::Edge, remote, "edge", &shared.metrics);
+            return None;
+        }
+    };
+    Some(edge_context(worker, stage, conn, remote, local, protocol, false))
+}
+
+fn edge_context<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    stage: AnyStage<E>,
+    conn: Conn,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    protocol: Protocol,
+    tls: bool,
+) -> Established<E> {
+    Established {
+        conn,
+        stage,
+        until: None,
+        context: ConnContext {
+            direction: Direction::Edge,
+            role: Role::Edge,
+            protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls,
+            metrics: worker.shared.metrics.route(Direction::Edge, &Arc::from("edge")),
+        },
+    }
+}
+
+fn plain(socket: Socket) -> (Conn, Option<SocketAddr>) {
+    match socket {
+        Socket::Tcp(socket) => {
+            let local = socket.local_addr().ok();
+            (Conn::new(Stream::Tcp(socket)), local)
+        }
+        Socket::Unix(socket) => (Conn::new(Stream::Unix(socket)), None),
+    }
+}
+
+/// The original destination of a redirected connection. One that was not redirected, or that names a
+/// listener of ours, would come back to us for ever.
+fn destination<E>(worker: &Worker<E>, socket: &Socket) -> Option<SocketAddr> {
+    let Socket::Tcp(socket) = socket else { return None };
+    let local = socket.local_addr().ok();
+    let found =
+        original_destination(socket).map(|found| SocketAddr::new(found.ip().to_canonical(), found.port()));
+    match found {
+        Ok(found) if Some(found) != local.map(canonical) && !is_own(worker, found) => Some(found),
+        Ok(found) => {
+            refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
+            tracing::warn!(target: "signet::refusal", %found, "a connection straight to a redirect listener");
+            None
+        }
+        Err(error) => {
+            refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
+            tracing::warn!(target: "signet::refusal", %error, "a connection without an original destination");
+            None
+        }
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether this is a listener of ours. One on every address is ours under any address of this host; which
+/// those are is not asked, since a redirected destination on our own port is never right.
+fn is_own<E>(worker: &Worker<E>, destination: SocketAddr) -> bool {
+    worker.common.own.iter().any(|own| {
+        own.port() == destination.port()
+            && (own.ip().to_canonical() == destination.ip()
+                || (own.ip().is_unspecified() && destination.ip().is_loopback()))
+    })
+}
+
+/// What is behind an original destination.
+enum Behind {
+    /// A service's port.
+    Port(Arc<str>, Arc<str>),
+    /// Nothing of the mesh.
+    Outside,
+}
+
+/// A destination outside the mesh, where its default lets apps call out.
+fn outside<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    destination: SocketAddr,
+) -> Established<E> {
+    let shared = &worker.shared;
+    let (conn, local) = plain(socket);
+    Established {
+        conn,
+        stage: AnyStage::Outbound(Outbound::new(shared.clone())),
+        until: None,
+        context: ConnContext {
+            direction: Direction::Outbound,
+            protocol: Protocol::Tcp,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Outbound, &Arc::from("outside")),
+            role: Role::Outside(worker.app(destination)),
+        },
+    }
+}
+
+/// The service port behind an original destination.
+async fn transparent<E>(
+    worker: &Worker<E>,
+    view: &mut Arc<Snapshot>,
+    destination: SocketAddr,
+) -> Option<Behind> {
+    let ip = destination.ip();
+    let found = worker
+        .shared
+        .state
+        .first_use(
+            view,
+            || Wanted::Address(ip),
+            |endpoints| {
+                let known = endpoints.by_address(ip).cloned();
+                (known.is_some() || endpoints.refusal(&ip.to_string()).is_some()).then_some(known)
+            },
+        )
+        .await
+        .flatten();
+    let Some(service) = found else {
+        if view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
+            return Some(Behind::Outside);
+        }
+        refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
+        return None;
+    };
+    match service.port_number(destination.port()) {
+        Some(port) => Some(Behind::Port(service.name.clone(), port.name.clone())),
+        None => {
+            refuse_stream(worker, Direction::Outbound, &service.name, Reason::PortUnknown);
+            None
+        }
+    }
+}
+
+/// Notes a connection that is closed without a word.
+fn refuse_stream<E>(worker: &Worker<E>, direction: Direction, service: &str, reason: Reason) {
+    let role = Role::Outbound { service: service.into(), port: "".into() };
+    note(&worker.shared, direction, &role, None, &Refusal::new(reason));
+}

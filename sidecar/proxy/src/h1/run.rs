@@ -1,0 +1,377 @@
+//! One try of a request at one upstream: both messages on their way, past each other.
+//!
+//! The two directions borrow the connections for the length of a poll only, so one task runs both without
+//! locks. A request that is whole in the first write (most are) never needs the second direction.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use signet_wire::h1::{Body, Framing, Persist, RequestHead, ResponseParser};
+
+use super::body::{Passing, Step};
+use super::failure::Failure;
+use crate::io::{BUFFER, Conn, Lent};
+use crate::pool::Upstream;
+use crate::session::Session;
+use crate::stage::{Forward, Stage};
+
+/// How an exchange ended well.
+pub(super) struct Finish {
+    /// What the client was told of its connection.
+    pub(super) persist: Persist,
+    /// The upstream connection may serve another request.
+    pub(super) reusable: bool,
+    /// Both connections are bytes from now on.
+    pub(super) tunnel: bool,
+}
+
+/// One try.
+pub(super) struct Run<'a, E> {
+    session: &'a Session<E>,
+    client: RefCell<&'a mut Conn>,
+    upstream: RefCell<Upstream>,
+    head: &'a RequestHead,
+    forward: &'a Forward,
+    /// The answer's status once its head is on the way to the client; 0 before.
+    status: Cell<u16>,
+    /// The request is on its way as a whole.
+    uploaded: Cell<bool>,
+    /// The upstream takes no more of the request; its answer may still come.
+    upload_broken: Cell<bool>,
+    /// Bytes of the request that the upstream's socket took.
+    sent: Cell<usize>,
+    /// Nothing of the body has left the client's connection but what a second try would write again.
+    replayable: Cell<bool>,
+    received_bytes: Cell<u64>,
+    sent_bytes: Cell<u64>,
+}
+
+/// What a try has done, however it ended.
+pub(super) struct Done {
+    /// The connection to the upstream.
+    pub(super) upstream: Upstream,
+    /// The answer's status if its head is on the way to the client; 0 otherwise.
+    pub(super) status: u16,
+    /// The request was passed on as a whole.
+    pub(super) uploaded: bool,
+    /// It may be sent once more, if the upstream's connection was a reused one.
+    pub(super) may_retry: bool,
+    /// Content bytes from the client, and to it.
+    pub(super) bytes: (u64, u64),
+}
+
+impl<'a, E: Stage> Run<'a, E> {
+    pub(super) fn new(
+        session: &'a Session<E>,
+        client: &'a mut Conn,
+        upstream: Upstream,
+        head: &'a RequestHead,
+        forward: &'a Forward,
+    ) -> Self {
+        Run {
+            session,
+            client: RefCell::new(client),
+            upstream: RefCell::new(upstream),
+            head,
+            forward,
+            status: Cell::new(0),
+            uploaded: Cell::new(false),
+            upload_broken: Cell::new(false),
+            sent: Cell::new(0),
+            replayable: Cell::new(false),
+            received_bytes: Cell::new(0),
+            sent_bytes: Cell::new(0),
+        }
+    }
+
+    pub(super) fn done(self) -> Done {
+        Done {
+            status: self.status.get(),
+            uploaded: self.uploaded.get(),
+            may_retry: self.status.get() == 0 && self.may_retry(),
+            bytes: (self.received_bytes.get(), self.sent_bytes.get()),
+            upstream: self.upstream.into_inner(),
+        }
+    }
+
+    fn may_retry(&self) -> bool {
+        self.replayable.get() && (self.sent.get() == 0 || is_idempotent(self.head.method()))
+    }
+
+    pub(super) async fn run(&self) -> Result<Finish, Failure> {
+        let shared = &self.session.worker().shared;
+        self.session.watch.within(Some(self.forward.timeouts.request.unwrap_or(shared.limits.stall)));
+        let body = Body::new(self.head.framing(), shared.limits.http1);
+        if body.is_done() {
+            self.replayable.set(true);
+            let mut out = Lent::take();
+            self.write_head(&mut out);
+            self.send_upstream(&out).await?;
+            drop(out);
+            self.uploaded.set(true);
+            return self.download().await;
+        }
+        let mut upload = pin!(self.upload(body));
+        let mut download = pin!(self.download());
+        poll_fn(|cx| {
+            if !self.uploaded.get() && !self.upload_broken.get() {
+                match upload.as_mut().poll(cx) {
+                    Poll::Ready(Ok(())) => self.uploaded.set(true),
+                    // It may have answered already (413, say) and stopped reading: the answer counts.
+                    Poll::Ready(Err(Failure::Upstream(_))) if self.sent.get() > 0 => {
+                        self.upload_broken.set(true)
+                    }
+                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                    Poll::Pending => {}
+                }
+            }
+            download.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn write_head(&self, out: &mut Lent) {
+        let protected = &self.session.worker().shared.protected;
+        // What the stage let through or counted, it counted; the codec's own count is the same.
+        self.head.write(&self.forward.edits, protected, out);
+    }
+
+    /// Passes the request on.
+    async fn upload(&self, body: Body) -> Result<(), Failure> {
+        let shared = &self.session.worker().shared;
+        let mut out = Lent::take();
+        self.write_head(&mut out);
+        let mut passing = Passing::new(body, false);
+        loop {
+            let step = passing
+                .step(&mut self.client.borrow_mut(), &mut out, &shared.protected)
+                .map_err(Failure::ClientBody)?;
+            self.received_bytes.set(passing.payload);
+            match step {
+                Step::Buffered => {
+                    self.send_upstream(&out).await?;
+                    out = Lent::none();
+                }
+                Step::Direct(progress) => {
+                    if !out.is_empty() {
+                        self.send_upstream(&out).await?;
+                        out = Lent::none();
+                    }
+                    self.pass_up(progress.forward).await?;
+                    self.client.borrow_mut().consume(progress.consumed);
+                }
+                Step::Starved => {}
+            }
+            if passing.is_done() {
+                break;
+            }
+            if self.client.borrow_mut().input().is_empty() {
+                if self.fill_client().await? == 0 {
+                    return Err(Failure::ClientGone);
+                }
+                self.progressed();
+            }
+        }
+        self.session.conn.metrics.stripped.inc_by(u64::from(passing.stripped));
+        Ok(())
+    }
+
+    /// Brings the answer back.
+    async fn download(&self) -> Result<Finish, Failure> {
+        let shared = &self.session.worker().shared;
+        let mut parser = ResponseParser::new(shared.limits.http1);
+        let mut out = Lent::none();
+        let answer = loop {
+            let parsed = parser.parse(self.upstream.borrow_mut().conn.input(), self.head.asked())?;
+            match parsed {
+                Some(answer) if answer.is_interim() => {
+                    out.make_room(0);
+                    answer.write(&self.forward.answer_edits, Persist::Keep, &shared.protected, &mut out);
+                    self.send_client(&out).await?;
+                    out = Lent::none();
+                }
+                Some(answer) => break answer,
+                None => {
+                    if self.fill_upstream().await? == 0 {
+                        return Err(Failure::Upstream(None));
+                    }
+                }
+            }
+        };
+        let tunnel = answer.framing() == Framing::Tunnel;
+        let mut persist = Persist::between(self.head, &answer);
+        let leaving = self.session.is_leaving() || !self.uploaded.get() && !self.is_uploading_well();
+        if !tunnel && leaving && !persist.closes() {
+            persist = Persist::Close;
+        }
+        out = Lent::take();
+        answer.write(&self.forward.answer_edits, persist, &shared.protected, &mut out);
+        let reusable = answer.keep_alive() && answer.framing() != Framing::UntilClose;
+        let mut passing =
+            Passing::new(Body::new(answer.framing(), shared.limits.http1), persist == Persist::Unchunk);
+        let status = answer.status();
+        drop(answer);
+        if tunnel {
+            self.status.set(status);
+            self.send_client(&out).await?;
+            return Ok(Finish { persist, reusable: false, tunnel });
+        }
+        self.progressed();
+        // Head and first bytes often come in two writes of the app, a moment apart: one look at what is
+        // there now may save a write.
+        if !passing.is_done() && self.upstream.borrow_mut().conn.input().is_empty() {
+            self.peek_upstream().await?;
+        }
+        loop {
+            let step = passing
+                .step(&mut self.upstream.borrow_mut().conn, &mut out, &shared.protected)
+                .map_err(Failure::UpstreamBody)?;
+            self.sent_bytes.set(passing.payload);
+            match step {
+                Step::Buffered => {
+                    self.status.set(status);
+                    self.send_client(&out).await?;
+                    out = Lent::none();
+                }
+                Step::Direct(progress) => {
+                    self.status.set(status);
+                    if !out.is_empty() {
+                        self.send_client(&out).await?;
+                        out = Lent::none();
+                    }
+                    self.pass_down(progress.forward).await?;
+                    self.upstream.borrow_mut().conn.consume(progress.consumed);
+                }
+                Step::Starved => {}
+            }
+            if passing.is_done() {
+                break;
+            }
+            if self.upstream.borrow_mut().conn.input().is_empty() {
+                if self.fill_upstream().await? == 0 {
+                    let cut = self.upstream.borrow().conn.cut();
+                    passing.end_of_input(cut).map_err(Failure::UpstreamBody)?;
+                    break;
+                }
+                self.progressed();
+            }
+        }
+        let quiet =
+            self.upstream.borrow_mut().conn.input().is_empty() && !self.upstream.borrow().conn.ended();
+        Ok(Finish { persist, reusable: reusable && quiet, tunnel })
+    }
+
+    fn is_uploading_well(&self) -> bool {
+        !self.upload_broken.get() && !self.head.expects_continue()
+    }
+
+    /// Something moved: from now on the exchange may stand still for so long.
+    fn progressed(&self) {
+        if self.status.get() == 0 && self.forward.timeouts.request.is_some() {
+            return; // the deadline of the answer's head does not move
+        }
+        let stall = self.session.worker().shared.limits.stall;
+        self.session.watch.within(Some(self.forward.timeouts.idle.unwrap_or(stall)));
+    }
+
+    async fn send_upstream(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut at = 0;
+        let sent = self
+            .session
+            .watch
+            .wait(|cx| {
+                let sent = self.upstream.borrow_mut().conn.poll_send(cx, bytes, &mut at);
+                // A write that failed at once, of one record, sent nothing.
+                self.sent.set(self.sent.get().max(if bytes.len() > BUFFER { 1 } else { at }));
+                sent
+            })
+            .await?;
+        sent.map_err(|error| Failure::Upstream(Some(error)))
+    }
+
+    async fn send_client(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut at = 0;
+        let sent =
+            self.session.watch.wait(|cx| self.client.borrow_mut().poll_send(cx, bytes, &mut at)).await?;
+        sent.map_err(|_| Failure::ClientGone)
+    }
+
+    /// Writes the front of the client's input to the upstream.
+    async fn pass_up(&self, count: usize) -> Result<(), Failure> {
+        let mut at = 0;
+        let sent = self
+            .session
+            .watch
+            .wait(|cx| {
+                let mut client = self.client.borrow_mut();
+                let bytes = client.input().get(..count).unwrap_or_default();
+                self.upstream.borrow_mut().conn.poll_send(cx, bytes, &mut at)
+            })
+            .await?;
+        self.sent.set(self.sent.get() + at);
+        sent.map_err(|error| Failure::Upstream(Some(error)))
+    }
+
+    /// Writes the front of the upstream's input to the client.
+    async fn pass_down(&self, count: usize) -> Result<(), Failure> {
+        let mut at = 0;
+        let sent = self
+            .session
+            .watch
+            .wait(|cx| {
+                let mut upstream = self.upstream.borrow_mut();
+                let bytes = upstream.conn.input().get(..count).unwrap_or_default();
+                self.client.borrow_mut().poll_send(cx, bytes, &mut at)
+            })
+            .await?;
+        sent.map_err(|_| Failure::ClientGone)
+    }
+
+    async fn fill_client(&self) -> Result<usize, Failure> {
+        let filled = self.session.watch.wait(|cx| self.client.borrow_mut().poll_fill_up(cx)).await?;
+        filled.map_err(|_| Failure::ClientGone)
+    }
+
+    /// Reads from the upstream, and meanwhile notices a client that leaves.
+    async fn fill_upstream(&self) -> Result<usize, Failure> {
+        self.session
+            .watch
+            .wait(|cx| {
+                let filled = self.upstream.borrow_mut().conn.poll_fill_up(cx);
+                if filled.is_pending() && self.client_left(cx) {
+                    return Poll::Ready(Err(Failure::ClientGone));
+                }
+                filled.map_err(|error| Failure::Upstream(Some(error)))
+            })
+            .await?
+    }
+
+    /// Whether the client ended its stream while it waits for an answer. What it sends meanwhile is its next
+    /// request and waits in its buffer.
+    fn client_left(&self, cx: &mut Context<'_>) -> bool {
+        if !self.uploaded.get() {
+            return false;
+        }
+        let mut client = self.client.borrow_mut();
+        if client.input().len() >= BUFFER {
+            return false;
+        }
+        matches!(client.poll_fill(cx), Poll::Ready(Ok(0) | Err(_)))
+    }
+
+    /// Reads what is there now, if anything is.
+    async fn peek_upstream(&self) -> Result<(), Failure> {
+        poll_fn(|cx| match self.upstream.borrow_mut().conn.poll_fill(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Upstream(Some(error)))),
+            _ => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
