@@ -3,7 +3,7 @@
 //! A Gateway resource that cannot be read is refused to the control plane when it arrives and never half-used.
 //! The key under which transaction tokens are minted is made here and stays
 //! here; the control plane signs a delegation for its public half, at most an hour long, renewed at half of
-//! its life. Until there is one, the edge answers 503.
+//! its life and whenever the resource changes. Until there is one, the edge answers 503.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,9 @@ impl Minting {
     /// Keeps a delegated key in force for ever. Every delegation is for a new key.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        let mut gateway = self.publisher.watch_gateway();
         loop {
+            gateway.mark_unchanged();
             match self.delegate().await {
                 Ok((minter, refresh_at)) => {
                     backoff.reset();
@@ -72,7 +74,11 @@ impl Minting {
                     self.status.minting();
                     while clock::now() < refresh_at {
                         let left = u64::try_from(refresh_at.saturating_sub(clock::now())).unwrap_or_default();
-                        tokio::time::sleep(NAP.min(Duration::from_secs(left.max(1)))).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(NAP.min(Duration::from_secs(left.max(1)))) => {}
+                            // Other issuers or scopes: the delegation says which, so it is too old.
+                            _ = gateway.changed() => break,
+                        }
                     }
                 }
                 Err(error) => {

@@ -10,6 +10,7 @@ use signet_model::ObjectName;
 use signet_policy::PolicySet;
 use signet_proxy::state::{Keys, MeshSettings, Minter, Served, State};
 use signet_token::{Issuers, TokenRoots};
+use tokio::sync::watch;
 
 use crate::control::convert::{Inbound, Item, Mesh};
 use crate::control::delivery::{Changed, Deliveries};
@@ -23,6 +24,8 @@ pub struct Publisher {
     identity: Arc<Identity>,
     /// The Gateway resource that we are, if we are one.
     gateway: Option<ObjectName>,
+    /// How often the gateway's configuration changed.
+    gateway_changed: watch::Sender<u64>,
 }
 
 impl Publisher {
@@ -33,7 +36,7 @@ impl Publisher {
         identity: Arc<Identity>,
         gateway: Option<ObjectName>,
     ) -> Self {
-        Self { state, credentials, identity, gateway }
+        Self { state, credentials, identity, gateway, gateway_changed: watch::Sender::new(0) }
     }
 
     /// Brings the state up to what `deliveries` says, where it changed.
@@ -66,6 +69,11 @@ impl Publisher {
     /// The control plane does not tell us of this service.
     pub fn refused(&self, service: &str, reason: &str) {
         self.state.update_endpoints(|endpoints| endpoints.refuse(service, reason));
+    }
+
+    /// Told whenever the gateway's configuration changed: what it may mint may have changed with it.
+    pub fn watch_gateway(&self) -> watch::Receiver<u64> {
+        self.gateway_changed.subscribe()
     }
 
     /// What transaction tokens are minted with, from now on.
@@ -147,6 +155,7 @@ impl Publisher {
             Some(Item::Gateway(gateway)) => {
                 let compiled = Compiled::new((**gateway).clone());
                 self.state.update_routes(|routes| routes.with_gateway(Some(compiled.clone())));
+                self.gateway_changed.send_modify(|count| *count += 1);
             }
             _ => {
                 tracing::warn!(target: "signet::control", gateway = %name,

@@ -274,8 +274,10 @@ impl Discovery {
         if self.batch.is_empty() && dropped == 0 {
             return Ok(());
         }
-        let records = std::mem::take(&mut self.batch);
-        send(say, Say::Decisions(v1::Decisions { records, dropped }))
+        // Kept until it is on its way: a stream that broke is no reason to forget why somebody was refused.
+        send(say, Say::Decisions(v1::Decisions { records: self.batch.clone(), dropped }))?;
+        self.batch.clear();
+        Ok(())
     }
 }
 

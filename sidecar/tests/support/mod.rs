@@ -16,11 +16,13 @@ use signet_proto::v1;
 use signet_proto::v1::bootstrap_server::{Bootstrap, BootstrapServer};
 use signet_proto::v1::delivery_server::{Delivery, DeliveryServer};
 use signet_proto::v1::identity_server::{Identity, IdentityServer};
+use signet_proto::v1::tokens_server::{Tokens, TokensServer};
 use signet_sidecar::control::plane::{self, ControlPlane};
 use signet_sidecar::credentials::Credentials;
 use signet_sidecar::identity::Identity as Manager;
 use signet_sidecar::join::JoinBundle;
 use signet_sidecar::metrics::Metrics;
+use signet_token::{Delegation, Jwks, ScopeCeiling, SigningKey, delegation};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -55,6 +57,11 @@ pub(crate) struct Mind {
     pub(crate) tokens: Mutex<Vec<String>>,
     /// Certificates are due for renewal after a second.
     pub(crate) renew_soon: bool,
+    /// What is answered to the next requests for a delegation; empty is yes.
+    pub(crate) delegations: Mutex<VecDeque<Status>>,
+    /// Keys that were delegated to.
+    pub(crate) delegated: Mutex<Vec<String>>,
+    pub(crate) token_root: SigningKey,
     /// Streams as they open: what the sidecar says, and how to answer.
     pub(crate) streams: mpsc::Sender<Stream>,
 }
@@ -134,6 +141,36 @@ impl Identity for Service {
 }
 
 #[tonic::async_trait]
+impl Tokens for Service {
+    async fn delegate(
+        &self,
+        request: Request<v1::DelegateRequest>,
+    ) -> Result<Response<v1::DelegateResponse>, Status> {
+        let act = self.0.delegations.lock().unwrap().pop_front();
+        if let Some(status) = act {
+            return Err(status);
+        }
+        let now = u64::try_from(signet_sidecar::clock::now()).unwrap();
+        let key = request.into_inner().jwk;
+        self.0.delegated.lock().unwrap().push(key.clone());
+        let set = Jwks::parse(&format!(r#"{{"keys":[{key}]}}"#)).unwrap();
+        let terms = Delegation {
+            issuer: DOMAIN.to_owned(),
+            subject: self.0.ca.id(WEB).to_string(),
+            issued_at: now,
+            expires_at: now + 3600,
+            id: "one".to_owned(),
+            key: set.keys()[0].clone(),
+            scope_ceiling: ScopeCeiling::Any,
+            aliases: ["demo-idp".to_owned()].into(),
+            credentials: ["jwt".to_owned()].into(),
+        };
+        let delegation = delegation::issue(&self.0.token_root, &terms).unwrap();
+        Ok(Response::new(v1::DelegateResponse { delegation, not_after: i64::try_from(now).unwrap() + 3600 }))
+    }
+}
+
+#[tonic::async_trait]
 impl Delivery for Service {
     type StreamStream = ReceiverStream<Result<v1::ToSidecar, Status>>;
 
@@ -176,11 +213,15 @@ impl Plane {
             csrs: Mutex::default(),
             tokens: Mutex::default(),
             renew_soon,
+            delegations: Mutex::default(),
+            delegated: Mutex::default(),
+            token_root: SigningKey::generate().unwrap(),
             streams: sender,
         });
         let service = Service(mind.clone());
         let bootstrap = tonic::service::Routes::new(BootstrapServer::new(service.clone()));
         let mesh = tonic::service::Routes::new(IdentityServer::new(service.clone()))
+            .add_service(TokensServer::new(service.clone()))
             .add_service(DeliveryServer::new(service));
         let bootstrap_address = serve(generation.bootstrap_server_config(), bootstrap).await.to_string();
         let mesh_address = serve(generation.control_plane_server_config(), mesh).await.to_string();
