@@ -65,13 +65,13 @@ pub(crate) async fn establish<E: Stage>(
             inbound(worker, watch, &view, socket, remote, port, app).await
         }
         Kind::Outbound { service, port } => {
-            outbound(worker, &mut view, socket, remote, service.clone(), port.clone()).await
+            outbound(worker, watch, &mut view, socket, remote, service.clone(), port.clone()).await
         }
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
                 Behind::Port(service, port) => {
-                    outbound(worker, &mut view, socket, remote, service, port).await
+                    outbound(worker, watch, &mut view, socket, remote, service, port).await
                 }
                 Behind::Outside => Some(outside(worker, socket, remote, destination)),
             }
@@ -156,6 +156,7 @@ async fn answer_plaintext(watch: &Watch, socket: TcpStream) {
 
 async fn outbound<E: Stage>(
     worker: &Rc<Worker<E>>,
+    watch: &Watch,
     view: &mut Arc<Snapshot>,
     socket: Socket,
     remote: Option<SocketAddr>,
@@ -165,18 +166,21 @@ async fn outbound<E: Stage>(
     let shared = &worker.shared;
     let stage = Outbound::new(shared.clone());
     // The port's protocol chooses the engine. A port without endpoints is still one: its requests are told.
-    let protocol = match stage.find(view, &service, &port).await {
-        Ok(found) => found.protocol,
-        Err(refusal) => match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
-            Some(known) => known.protocol,
+    let refusal = stage.find(view, &service, &port).await.err();
+    let (mut conn, local) = plain(socket);
+    let protocol = match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
+        Some(known) => known.protocol,
+        // Nobody knows what it should speak. If it speaks HTTP it is told why it is refused.
+        None => match sniff(watch, &mut conn).await {
+            Some(protocol) => protocol,
             None => {
+                let refusal = refusal.unwrap_or_else(|| Reason::ServiceUnknown.into());
                 let role = Role::Outbound { service, port };
                 note(shared, Direction::Outbound, &role, None, &refusal);
                 return None;
             }
         },
     };
-    let (conn, local) = plain(socket);
     Some(Established {
         conn,
         stage: AnyStage::Outbound(stage),
@@ -193,6 +197,22 @@ async fn outbound<E: Stage>(
             role: Role::Outbound { service, port },
         },
     })
+}
+
+/// How long a caller of an unknown service may take to show that it speaks HTTP.
+const SNIFF: Duration = Duration::from_secs(1);
+
+/// What a caller's first bytes look like.
+async fn sniff(watch: &Watch, conn: &mut Conn) -> Option<Protocol> {
+    watch.within(Some(SNIFF));
+    let filled = watch.wait(|cx| conn.poll_fill(cx)).await;
+    matches!(filled, Ok(Ok(1..))).then_some(())?;
+    let bytes = &conn.input()[..];
+    if bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
+        return Some(Protocol::Grpc);
+    }
+    let line = bytes.split(|byte| *byte == b'\r').next()?;
+    line.ends_with(b" HTTP/1.1").then_some(Protocol::Http1)
 }
 
 async fn edge<E: Stage>(

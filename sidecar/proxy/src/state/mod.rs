@@ -16,11 +16,13 @@ mod routes;
 mod service;
 mod tls;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 pub use endpoints::Endpoints;
 pub use keys::{Keys, Minter};
@@ -56,10 +58,14 @@ pub struct State {
     endpoints_changed: watch::Sender<u64>,
     policy_changed: watch::Sender<u64>,
     wanted: mpsc::Sender<Wanted>,
+    missed: Mutex<Missed>,
 }
 
+/// What was waited for in vain, and when. For as long again nobody else waits for it.
+type Missed = HashMap<Wanted, Instant>;
+
 /// Something that a request asks for and the state does not have: the control client should subscribe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wanted {
     /// A service by `name.namespace`.
     Service(Arc<str>),
@@ -92,6 +98,7 @@ impl State {
             endpoints_changed: watch::Sender::new(0),
             policy_changed: watch::Sender::new(0),
             wanted,
+            missed: Mutex::default(),
         };
         (Arc::new(state), wishes)
     }
@@ -165,7 +172,11 @@ impl State {
         if let Some(found) = find(&view.endpoints) {
             return Some(found);
         }
-        self.wanted.try_send(wanted()).ok()?;
+        let wanted = wanted();
+        if self.was_missed(&wanted) {
+            return None;
+        }
+        self.wanted.try_send(wanted.clone()).ok()?;
         let arrival = async {
             while changes.changed().await.is_ok() {
                 *view = self.view();
@@ -175,6 +186,25 @@ impl State {
             }
             None
         };
-        tokio::time::timeout(FIRST_USE, arrival).await.ok().flatten()
+        let arrived = tokio::time::timeout(FIRST_USE, arrival).await.ok().flatten();
+        if arrived.is_none() {
+            self.note_missed(wanted);
+        }
+        arrived
+    }
+
+    fn was_missed(&self, wanted: &Wanted) -> bool {
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.get(wanted).is_some_and(|at| at.elapsed() < FIRST_USE)
+    }
+
+    fn note_missed(&self, wanted: Wanted) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.len() >= WISHES {
+            missed.retain(|_, at| at.elapsed() < FIRST_USE);
+        }
+        if missed.len() < WISHES {
+            missed.insert(wanted, Instant::now());
+        }
     }
 }

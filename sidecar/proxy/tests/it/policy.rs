@@ -72,3 +72,19 @@ async fn a_service_that_the_control_plane_refuses_is_not_waited_for() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("signet-deny-reason"), Some("service-unknown"));
 }
+
+#[tokio::test]
+async fn a_service_that_nobody_tells_of_is_a_503_after_one_wait() {
+    let pair = Pair::http(echo().await);
+    let mut alone = Node::new(generation(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar));
+    let out = alone.start(vec![outbound()])[0];
+    let began = std::time::Instant::now();
+    let mut client = Client::to(out).await;
+    for _ in 0..3 {
+        let answer = client.get("/").await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("signet-deny-reason"), Some("service-unknown"));
+    }
+    assert!(began.elapsed() >= signet_proxy::state::FIRST_USE);
+    assert!(began.elapsed() < 2 * signet_proxy::state::FIRST_USE, "{:?}", began.elapsed());
+}

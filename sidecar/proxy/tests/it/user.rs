@@ -6,13 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use signet_identity::testing::TestCa;
 use signet_identity::{Alpn, Generation, PeerClass};
-use signet_proxy::state::Protocol;
+use signet_proxy::state::{Protocol, Wanted};
+use signet_token::{IssuerKeys, IssuerSettings, Issuers, Jwks, SigningKey};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use crate::support::app::{echo, read_head, scripted};
 use crate::support::caller::{Answer, Client, peer, within};
-use crate::support::token::Mint;
+use crate::support::token::{self, Mint};
 use crate::support::{Node, Pair, WEB, generation, inbound, outbound};
 
 async fn as_peer(pair: &Pair, caller: &Arc<Generation>, headers: &[(&str, &str)]) -> Answer {
@@ -187,4 +188,55 @@ async fn a_token_is_presentable_only_while_the_exchange_that_brought_it_is_open(
     assert_eq!(caller.answer().await.status, 200);
     assert_eq!(calls.request("/", &presented).await.echoed("txn-token"), None, "the exchange has ended");
     assert_eq!(unseen(&orders), 4);
+}
+
+#[tokio::test]
+async fn a_service_in_the_original_mode_verifies_the_callers_jwt_again() {
+    let pair = Pair::http(echo().await);
+    let user = signet_proxy::state::UserContext::Original;
+    pair.orders.serves_with(Protocol::Http1, &[WEB], Default::default(), user);
+    let key = SigningKey::generate().unwrap();
+    let settings = IssuerSettings {
+        alias: "idp".into(),
+        issuer: "https://idp.example".into(),
+        audiences: vec!["shop".into()],
+        claims: vec!["email".into()],
+        ..Default::default()
+    };
+    let jwks = Arc::new(Jwks::of([key.public_jwk().clone()]));
+    let issuers = Arc::new(Issuers::new([IssuerKeys::new(settings).unwrap().with_keys(jwks, token::now())]));
+    pair.orders.state.update_keys(|keys| {
+        let mut keys = keys.next();
+        keys.issuers = issuers.clone();
+        keys
+    });
+    let jwt = |audience: &str, key: &SigningKey| {
+        let claims = serde_json::json!({
+            "iss": "https://idp.example", "aud": audience, "sub": "alice", "client_id": "web", "jti": "1",
+            "iat": token::now(), "exp": token::now() + 60, "scope": "orders:read", "email": "a@example",
+        });
+        format!("Bearer {}", key.sign("at+jwt", Default::default(), claims.as_object().unwrap()).unwrap())
+    };
+    let web = generation(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar);
+    for _ in 0..2 {
+        let good = jwt("shop", &key);
+        let answer = as_peer(&pair, &web, &[("authorization", &good)]).await;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        assert_eq!(answer.echoed("authorization"), Some(&*good), "it is passed through");
+        let user = URL_SAFE_NO_PAD.decode(answer.echoed("signet-user").unwrap()).unwrap();
+        let user: serde_json::Value = serde_json::from_slice(&user).unwrap();
+        assert_eq!((&user["sub"], &user["claims"]["email"]), (&"idp|alice".into(), &"a@example".into()));
+    }
+    let other = SigningKey::generate().unwrap();
+    for (authorization, reason) in [
+        (jwt("elsewhere", &key), "wrong_audience"),
+        (jwt("shop", &other), "unknown_key"),
+        ("Basic YTpi".into(), "original-missing"),
+    ] {
+        let answer = as_peer(&pair, &web, &[("authorization", &authorization)]).await;
+        assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some(reason)));
+    }
+    assert_eq!(as_peer(&pair, &web, &[]).await.header("signet-deny-reason"), Some("original-missing"));
+    let mut wanted = pair.orders.wanted;
+    assert_eq!(wanted.try_recv().ok(), Some(Wanted::IssuerKeys("idp".into())), "keys are asked for");
 }
