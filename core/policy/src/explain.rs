@@ -12,6 +12,7 @@ use signet_model::{ClaimMatch, Effect, Mode};
 
 use crate::condition::{Condition, Truth, from, walk};
 use crate::facts::{Context, Facts};
+use crate::narrate::visible;
 use crate::set::{Named, PolicySet};
 use crate::verdict::Basis;
 
@@ -22,18 +23,29 @@ const TEXT: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    pub allowed: bool,
+    pub verdict: Answer,
+    /// One sentence: what decided or, where nothing did, what came nearest.
+    pub reason: String,
     pub basis: Basis,
     /// What the mesh does where no policy matches.
     pub default_allow: bool,
     pub deciding: Vec<Deciding>,
-    /// Where nothing matched: the permits that came nearest, nearest first, at most five.
+    /// Where nothing matched: the permits that came nearest, at most five. First those that speak of this
+    /// caller and request and wanted another user, then those with the fewest conditions that failed.
     pub near_misses: Vec<NearMiss>,
     /// Shadow policies that matched.
     pub shadow: Vec<ShadowLine>,
     /// Policies for whose sake the whole target denies.
     pub not_understood: Vec<NotUnderstood>,
     pub facts: FactsSummary,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    Allow,
+    Deny,
 }
 
 /// A policy that decided.
@@ -134,9 +146,10 @@ impl PolicySet {
             .filter(|_| is_default && !verdict.allowed)
             .filter(|o| o.policy.spec.mode == Mode::Enforce && o.policy.spec.effect == Effect::Permit)
             .collect();
-        near.sort_by_key(|outcome| outcome.failed.len()); // stable: names break ties
-        Explanation {
-            allowed: verdict.allowed,
+        near.sort_by_key(|o| (!o.wants_another_user(), o.failed.len())); // stable: names break ties
+        let mut explanation = Explanation {
+            verdict: if verdict.allowed { Answer::Allow } else { Answer::Deny },
+            reason: String::new(),
             basis: verdict.basis,
             default_allow: self.default_allow,
             deciding,
@@ -144,7 +157,9 @@ impl PolicySet {
             shadow,
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
-        }
+        };
+        explanation.reason = visible(&explanation.sentence());
+        explanation
     }
 
     fn summary(&self, facts: &Facts<'_>) -> FactsSummary {
@@ -193,6 +208,11 @@ impl<'s> Outcome<'s> {
         Outcome { policy, failed, absent }
     }
 
+    /// `from` and `to` hold: the policy speaks of this request, and failed on the user alone.
+    fn wants_another_user(&self) -> bool {
+        self.failed.iter().all(Condition::is_on_user)
+    }
+
     fn near_miss(&self, facts: &Facts<'_>) -> Option<NearMiss> {
         let (first, others) = self.failed.split_first()?;
         let had = first.had(facts);
@@ -207,6 +227,22 @@ impl<'s> Outcome<'s> {
 }
 
 impl Condition<'_> {
+    fn is_on_user(&self) -> bool {
+        match self {
+            Condition::From(_)
+            | Condition::Ports(_)
+            | Condition::Methods(_)
+            | Condition::Paths(_)
+            | Condition::Grpc(_)
+            | Condition::Request(_) => false,
+            Condition::User
+            | Condition::Context(_)
+            | Condition::Credential(_)
+            | Condition::Scopes(_)
+            | Condition::Claim(..) => true,
+        }
+    }
+
     /// The field of the policy.
     fn name(&self) -> String {
         match self {
@@ -311,69 +347,4 @@ fn short(text: impl AsRef<str>) -> String {
         out.push('…');
     }
     out
-}
-
-impl fmt::Display for Explanation {
-    /// A few lines of text, for terminals. Control characters of callers are escaped.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = &self.facts;
-        let request = match (&facts.grpc, &facts.method, &facts.path) {
-            (Some(grpc), _, _) => grpc.clone(),
-            (None, Some(method), Some(path)) => format!("{method} {path}"),
-            _ => "a connection".to_owned(),
-        };
-        let user = facts.user.as_ref().map_or("no user".to_owned(), |user| {
-            format!("user {} ({}, {})", user.sub, user.cred, user.context.as_str())
-        });
-        let verdict = if self.allowed { "allowed" } else { "denied" };
-        let lines = [
-            format!(
-                "{verdict}: {request} to {} port {} from {}, {user}",
-                facts.service, facts.port, facts.peer
-            ),
-            match self.basis {
-                Basis::Permit | Basis::Forbid => String::new(),
-                Basis::Default => format!(
-                    "no policy matched; the mesh's default is to {}",
-                    if self.default_allow { "allow" } else { "deny" }
-                ),
-                Basis::NotUnderstood => "a policy was not understood, so the whole service denies".to_owned(),
-            },
-        ];
-        for line in lines.iter().filter(|line| !line.is_empty()) {
-            writeln!(f, "{}", visible(line))?;
-        }
-        for line in &self.not_understood {
-            writeln!(f, "  policy {} not understood: {}", line.policy, visible(&line.reason))?;
-        }
-        for line in &self.deciding {
-            let verb = if line.effect == Effect::Permit { "permitted" } else { "forbidden" };
-            write!(f, "  {verb} by {}", line.policy)?;
-            if !line.by_absence.is_empty() {
-                write!(f, " (absent: {})", line.by_absence.join(", "))?;
-            }
-            writeln!(f)?;
-        }
-        for miss in &self.near_misses {
-            writeln!(
-                f,
-                "  not permitted by {}: {} expected {}, had {}",
-                miss.policy,
-                miss.failed,
-                visible(&miss.expected),
-                visible(&miss.had)
-            )?;
-        }
-        for line in &self.shadow {
-            let would = if line.would_allow { "allow" } else { "deny" };
-            writeln!(f, "  shadow policy {} would {would}", line.policy)?;
-        }
-        Ok(())
-    }
-}
-
-fn visible(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
 }

@@ -41,10 +41,13 @@
 mod condition;
 mod explain;
 mod facts;
+mod narrate;
 mod set;
 mod verdict;
 
-pub use explain::{Deciding, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary};
+pub use explain::{
+    Answer, Deciding, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary,
+};
 pub use facts::{Context, Facts, User};
 pub use set::PolicySet;
 pub use verdict::{Basis, Few, ShadowOutcome, Verdict};

@@ -4,7 +4,7 @@ mod common;
 
 use common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
 use serde_json::json;
-use signet_policy::{Basis, Explanation, PolicySet, User};
+use signet_policy::{Answer, Basis, Explanation, PolicySet, User};
 
 #[test]
 fn the_nearest_permit_comes_first_with_what_it_wanted_and_what_came() {
@@ -17,7 +17,12 @@ fn the_nearest_permit_comes_first_with_what_it_wanted_and_what_came() {
         json!({"effect": "permit", "mode": "shadow"}),
     ]);
     let told = policies.explain(&http(&web, Some(&user), "GET", "/v1/orders/7"));
-    assert_eq!((told.allowed, told.basis, told.default_allow), (false, Basis::Default, false));
+    assert_eq!((told.verdict, told.basis, told.default_allow), (Answer::Deny, Basis::Default, false));
+    assert_eq!(
+        told.reason,
+        "no policy permits this; nearest is p1.shop: user.scopes expected orders:write, \
+         had orders:read orders:list"
+    );
     assert!(told.deciding.is_empty());
     let nearest = &told.near_misses[0];
     assert_eq!(
@@ -36,6 +41,51 @@ fn the_nearest_permit_comes_first_with_what_it_wanted_and_what_came() {
     assert_eq!(told.facts.user.as_ref().unwrap().sub, "idp|alice");
     assert_eq!(told.facts.peer, "spiffe://demo.signet/ns/shop/sa/web");
     assert_eq!((told.facts.service.as_str(), told.facts.port.as_str()), ("orders.shop", "http"));
+}
+
+#[test]
+fn a_policy_that_only_wanted_another_user_comes_before_those_on_other_requests() {
+    let (gateway, bob) = (peer("ns/edge/sa/gateway"), User { scopes: vec!["profile".into()], ..user() });
+    let from = json!({"workloads": ["ns/edge/sa/gateway"]});
+    let policies = set(&[
+        // One condition failed, and it speaks of other paths.
+        json!({"effect": "permit", "from": from, "user": {"required": true}, "to": {"methods": ["GET"], "paths": ["/"]}}),
+        json!({"effect": "permit", "from": {"workloads": ["ns/edge/sa/other"]}}),
+        // Two failed, both on the user.
+        json!({"effect": "permit", "from": from, "to": {"methods": ["GET"], "paths": ["/orders"]},
+            "user": {"scopes": ["orders:read"], "claims": {"groups": {"anyOf": ["ops"]}}}}),
+        json!({"effect": "permit", "from": from, "to": {"methods": ["POST"], "paths": ["/orders/{sku}"]},
+            "user": {"scopes": ["orders:write"]}}),
+        json!({"effect": "permit", "from": from, "to": {"paths": ["/orders"]}, "user": {"scopes": ["orders:list"]}}),
+    ]);
+    let told = policies.explain(&http(&gateway, Some(&bob), "GET", "/orders"));
+    let order: Vec<_> = told.near_misses.iter().map(|miss| miss.policy.as_str()).collect();
+    assert_eq!(order, ["p4.shop", "p2.shop", "p0.shop", "p1.shop", "p3.shop"]);
+    assert_eq!(
+        told.reason,
+        "no policy permits this; nearest is p4.shop: user.scopes expected orders:list, had profile"
+    );
+}
+
+#[test]
+fn the_reason_is_one_sentence_whatever_decided() {
+    let web = peer("ns/shop/sa/web");
+    let request = http(&web, None, "GET", "/a\u{1b}[2J");
+    let permit = json!({"effect": "permit"});
+    let forbid = json!({"effect": "forbid", "user": {"scopes": ["a"]}});
+    #[rustfmt::skip]
+    let table = [
+        (set(std::slice::from_ref(&permit)), Answer::Allow, "permitted by p0.shop"),
+        (set(&[permit, forbid]), Answer::Deny, "forbidden by p1.shop (absent: user)"),
+        (set_with(&[], true), Answer::Allow, "no policy matches, and the mesh's default is to allow"),
+        (set(&[]), Answer::Deny, "no policy permits this; orders.shop has no permit at all"),
+        (set(&[json!({"effect": "permit", "to": {"methods": ["PUT"], "paths": ["/b"]}})]), Answer::Deny,
+            "no policy permits this; nearest is p0.shop: to.paths expected /b, had /a\\u{1b}[2J; also to.methods"),
+    ];
+    for (policies, verdict, reason) in table {
+        let told = policies.explain(&request);
+        assert_eq!((told.verdict, told.reason.as_str()), (verdict, reason));
+    }
 }
 
 #[test]
@@ -102,11 +152,11 @@ fn a_document_that_was_not_understood_is_named_with_its_reason() {
     ];
     let told = PolicySet::compile(&own(), &"orders.shop".parse().unwrap(), docs, true)
         .explain(&http(&web, None, "GET", "/"));
-    assert_eq!((told.allowed, told.basis), (false, Basis::NotUnderstood));
+    assert_eq!((told.verdict, told.basis), (Answer::Deny, Basis::NotUnderstood));
     assert_eq!(told.not_understood[0].policy, "newer.shop");
     assert!(
         told.to_string()
-            .contains("policy newer.shop not understood: spec.freshness: unknown field `freshness`"),
+            .contains("policy newer.shop cannot be read: spec.freshness: unknown field `freshness`"),
         "{told}"
     );
 }
@@ -128,10 +178,10 @@ fn an_explanation_travels_as_json_and_reads_as_text() {
     assert!(!text.contains('\u{1b}'), "{text:?}");
     assert_eq!(
         text,
-        "denied: GET /v1/orders/7 to orders.shop port http from spiffe://demo.signet/ns/shop/sa/web, \
-         user idp|bob\\u{1b}[31m (jwt, forwarded)\n\
-         no policy matched; the mesh's default is to deny\n  \
-         not permitted by p0.shop: user.scopes expected orders:write, had orders:read orders:list\n"
+        "denied: no policy permits this; nearest is p0.shop: user.scopes expected orders:write, \
+         had orders:read orders:list\n\
+         GET /v1/orders/7 to orders.shop port http from spiffe://demo.signet/ns/shop/sa/web, \
+         user idp|bob\\u{1b}[31m (jwt, forwarded)\n"
     );
 }
 

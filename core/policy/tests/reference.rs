@@ -12,7 +12,7 @@ use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 use signet_identity::{PeerClass, SpiffeId};
 use signet_model::Protocol;
-use signet_policy::{Basis, Context, Facts, PolicySet, User};
+use signet_policy::{Answer, Basis, Context, Facts, PolicySet, User};
 
 // ---- the reference: no index, no types, one rule per function --------------------------------------
 
@@ -368,7 +368,7 @@ proptest! {
             prop_assert_eq!(got.shadow.len(), shadows.min(4));
 
             let told = set.explain(&facts);
-            prop_assert_eq!((told.allowed, told.basis), expected);
+            prop_assert_eq!((told.verdict == Answer::Allow, told.basis), expected);
             let effect = match expected.1 { Basis::Forbid => "forbid", Basis::Permit => "permit", _ => "" };
             let deciding: Vec<String> = specs.iter().enumerate()
                 .filter(|(_, spec)| spec["mode"].is_null() && spec["effect"] == effect && matches(spec, &facts))
