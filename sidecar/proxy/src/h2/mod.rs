@@ -30,7 +30,8 @@ pub(crate) use serve::serve;
 
 /// Requests that a client may have open: memory per connection is this times the stream window.
 const STREAMS: u32 = 256;
-/// Bytes that a sender may have under way on one stream.
+/// Bytes that a sender may have under way on one stream. Not below the protocol's default of 65,535: a window that
+/// shrinks under a stream's first bytes is where implementations stop for ever.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// Every stream's window at once: with less, readers that do not read would stop one that does.
 const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use signet_identity::PeerClass;
 use tokio::time::Instant;
 
 use super::coalesce::{Coalesced, Flusher, coalesce};
@@ -20,11 +21,14 @@ use crate::stage::Stage;
 use crate::worker::End;
 
 /// Requests after which the share of early resets counts, and how young a reset request is early: a client that opens
-/// and resets makes us work for nothing (CVE-2023-44487). gRPC calls that are cancelled live longer than this.
-const RESETS_COUNT_FROM: usize = 200;
+/// and resets makes us work for nothing (CVE-2023-44487). Calls that are cancelled for good reason live longer.
+const RESETS_COUNT_FROM: usize = 500;
 const EARLY: Duration = Duration::from_secs(1);
 /// Resets that the library allows of requests which it has not even handed to us.
 const PENDING_RESETS: usize = 20;
+/// The same, of a sidecar or gateway. Its connection carries the requests of many callers, and one of them who resets
+/// must not end it for the others: that caller is met where its own connection ends.
+const PENDING_RESETS_OF_MANY: usize = 1024;
 
 /// What the requests of one connection share with it.
 pub(super) struct Served<E> {
@@ -33,6 +37,8 @@ pub(super) struct Served<E> {
     requests: Cell<usize>,
     early_resets: Cell<usize>,
     idle_since: Cell<Instant>,
+    /// The client is a proxy of ours and speaks for many callers.
+    of_many: bool,
 }
 
 /// One request under way.
@@ -76,19 +82,30 @@ type Connection = h2::server::Connection<Coalesced, Bytes>;
 pub(crate) async fn serve<E: Stage>(session: Session<E>, conn: Conn) {
     let (stream, ahead) = conn.into_parts();
     let (io, flusher) = coalesce(stream, ahead);
-    let Some(connection) = Box::pin(handshake(&session, io, &flusher)).await else { return };
+    let of_many = session
+        .conn
+        .peer
+        .as_ref()
+        .is_some_and(|peer| matches!(peer.class(), PeerClass::Sidecar | PeerClass::Gateway));
+    let Some(connection) = Box::pin(handshake(&session, io, &flusher, of_many)).await else { return };
     let served = Rc::new(Served {
         session,
         active: Cell::new(0),
         requests: Cell::new(0),
         early_resets: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
+        of_many,
     });
     let end = drive(&served, connection, flusher).await;
     tracing::debug!(target: "signet::h2", end, "a client's connection ended");
 }
 
-async fn handshake<E: Stage>(session: &Session<E>, io: Coalesced, flusher: &Flusher) -> Option<Connection> {
+async fn handshake<E: Stage>(
+    session: &Session<E>,
+    io: Coalesced,
+    flusher: &Flusher,
+    of_many: bool,
+) -> Option<Connection> {
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -96,7 +113,7 @@ async fn handshake<E: Stage>(session: &Session<E>, io: Coalesced, flusher: &Flus
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(PENDING_RESETS);
+        .max_pending_accept_reset_streams(if of_many { PENDING_RESETS_OF_MANY } else { PENDING_RESETS });
     let mut handshake = pin!(builder.handshake(io));
     session.watch.within(Some(session.worker().shared.limits.head_time));
     let done = session.watch.wait(|cx| {
@@ -116,6 +133,9 @@ async fn handshake<E: Stage>(session: &Session<E>, io: Coalesced, flusher: &Flus
     }
 }
 
+/// The client asked for too much, by the library's count or by ours.
+const CALMED: &str = "told to calm down";
+
 /// What a turn of the connection brought.
 enum Turn {
     Request(http::Request<RecvStream>, SendResponse<Bytes>),
@@ -134,6 +154,7 @@ async fn drive<E: Stage>(
     let mut pings = connection.ping_pong();
     let mut asked = false;
     let mut leaving: Option<Instant> = None;
+    let mut calming = false;
     watch.within(Some(limits.head_time.min(next_tick(session))));
     loop {
         let turn = watch.wait(|cx| {
@@ -145,16 +166,22 @@ async fn drive<E: Stage>(
         });
         match turn.await {
             Ok(Turn::Request(request, respond)) => {
-                let early = served.early_resets.get();
-                if served.requests.get() >= RESETS_COUNT_FROM && early > served.requests.get() / 2 {
-                    session.worker().shared.metrics.over_limit.inc();
+                let (early, all) = (served.early_resets.get(), served.requests.get());
+                if !served.of_many && all >= RESETS_COUNT_FROM && early > all / 2 {
+                    // Its own requests end with it; the next turn is the last.
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    calming = true;
                     continue;
                 }
                 let request_guard = Request::begin(served);
                 tokio::task::spawn_local(exchange::exchange(request_guard, request, respond));
             }
-            Ok(Turn::Ended(how)) => return how,
+            Ok(Turn::Ended(how)) => {
+                if calming || how == CALMED {
+                    session.worker().shared.metrics.over_limit.inc();
+                }
+                return how;
+            }
             Err(End::TimedOut) => {
                 let active = served.active.get() > 0;
                 let since_use = served.idle_since.get().elapsed();
@@ -193,10 +220,11 @@ fn next_tick<E>(session: &Session<E>) -> Duration {
 fn poll_turn(connection: &mut Connection, flusher: &Flusher, cx: &mut Context<'_>) -> Poll<Turn> {
     match connection.poll_accept(cx) {
         Poll::Ready(Some(Ok((request, respond)))) => Poll::Ready(Turn::Request(request, respond)),
-        Poll::Ready(Some(Err(_))) => {
+        Poll::Ready(Some(Err(error))) => {
             // What was said last (a GOAWAY) may still go out.
             let _ = flusher.poll(cx);
-            Poll::Ready(Turn::Ended("broken"))
+            let calmed = !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+            Poll::Ready(Turn::Ended(if calmed { CALMED } else { "broken" }))
         }
         Poll::Ready(None) => Poll::Ready(Turn::Ended("closed")),
         Poll::Pending => match flusher.poll(cx) {

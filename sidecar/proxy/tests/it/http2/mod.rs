@@ -168,6 +168,9 @@ async fn large_bodies_pass_through_small_windows() {
     let mut small = h2::client::Builder::new();
     small.initial_window_size(2000).initial_connection_window_size(65_535);
     let (mut client, _driver) = connect_with(small, pair.out).await;
+    // The app's settings must have come: a server of the `h2` crate that shrinks the window of a stream under way may
+    // never open it again, whoever the sender is.
+    assert_eq!(send(&mut client, call("/s/Echo"), "warm").await.unwrap().body, b"warm");
     let body: Bytes = (0..3_000_000u32).map(|n| (n % 251) as u8).collect::<Vec<_>>().into();
     let (response, mut up) = client.send_request(call("/s/Echo"), false).unwrap();
     let sent = body.clone();
