@@ -61,6 +61,7 @@ pub(crate) fn write_bundle(bundle: &JoinBundle, path: &std::path::Path) -> anyho
         "rootSha256": bundle.root_sha256,
         "token": bundle.token,
         "spiffeId": bundle.spiffe_id,
+        "controlPlane": bundle.control_plane,
     }))?;
     let mut file = std::fs::OpenOptions::new()
         .write(true)

@@ -33,12 +33,8 @@ async fn explain(context: &Context, id: String) -> anyhow::Result<()> {
     let json =
         json!({"id": id, "at_ms": answer.at_ms, "workload": answer.workload, "explanation": explanation});
     context.show(json, || {
-        format!(
-            "decision  {id}\nat        {}\nmade by   {}\n\n{}",
-            when(answer.at_ms / 1000),
-            answer.workload,
-            as_text(&explanation, 0)
-        )
+        let made = format!("{} at {}", answer.workload, when(answer.at_ms / 1000));
+        story(&explanation, &id, &made)
     })
 }
 
@@ -54,14 +50,13 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
         let rows: Vec<_> = decisions
             .iter()
             .map(|it| {
-                let explanation = parse(&it.json);
-                let text = |name: &str| explanation[name].as_str().unwrap_or_default().to_owned();
+                let (verdict, reason) = sentence(&parse(&it.json));
                 vec![
-                    it.id.clone(),
+                    visible(&it.id),
                     when(it.at_ms / 1000),
-                    it.workload.clone(),
-                    text("verdict"),
-                    text("reason"),
+                    visible(&it.workload),
+                    verdict.to_owned(),
+                    reason,
                 ]
             })
             .collect();
@@ -69,49 +64,112 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
     })
 }
 
-/// A JSON value as indented text: names on the left, lists as dashes, nothing that is empty.
-pub(crate) fn as_text(value: &Value, depth: usize) -> String {
-    let pad = "  ".repeat(depth);
-    match value {
-        Value::Object(members) => members
-            .iter()
-            .filter(|(_, value)| !is_empty(value))
-            .map(|(name, value)| {
-                let name = name.replace('_', " ");
-                match value {
-                    Value::Object(_) | Value::Array(_) => {
-                        format!("{pad}{name}:\n{}", as_text(value, depth + 1))
-                    }
-                    scalar => format!("{pad}{name}: {}\n", scalar_text(scalar)),
-                }
-            })
-            .collect(),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| match item {
-                Value::Object(_) | Value::Array(_) => {
-                    let text = as_text(item, depth + 1);
-                    format!("{pad}- {}", text.trim_start())
-                }
-                scalar => format!("{pad}- {}\n", scalar_text(scalar)),
-            })
-            .collect(),
-        scalar => format!("{pad}{}\n", scalar_text(scalar)),
+/// The verdict and why, in one sentence. What failed without a policy's word is `refused`: its sidecar
+/// says a reason and a detail, and no verdict.
+fn sentence(explanation: &Value) -> (&'static str, String) {
+    let verdict = match explanation["verdict"].as_str() {
+        Some("allow") => "allowed",
+        Some(_) => "denied",
+        None => "refused",
+    };
+    let mut reason = text(&explanation["reason"]);
+    for (open, name, close) in [(" (", "fine", ")"), (": ", "detail", "")] {
+        let more = text(&explanation[name]);
+        if !more.is_empty() {
+            reason = format!("{reason}{open}{more}{close}");
+        }
+    }
+    (verdict, reason)
+}
+
+/// A decision as a person wants to read it: what and why first, then who asked for what, then the policies.
+fn story(explanation: &Value, id: &str, made: &str) -> String {
+    let (verdict, reason) = sentence(explanation);
+    let facts = match &explanation["facts"] {
+        Value::Null => explanation,
+        facts => facts,
+    };
+    let user = &facts["user"];
+    let request = first(&[text(&facts["grpc"]), joined(" ", &facts["method"], &facts["path"])]);
+    let to = joined(" port ", &facts["service"], &facts["port"]);
+    let rows = [
+        ("request", request),
+        ("to", with(&to, &[&facts["protocol"], &facts["direction"]])),
+        ("from", with(&text(&facts["peer"]), &[&facts["peerClass"]])),
+        ("user", with(&text(&user["sub"]), &[&user["cred"], &user["context"]])),
+        ("made by", visible(made)),
+        ("decision", visible(id)),
+    ];
+    let mut lines = vec![format!("{verdict}: {reason}"), String::new()];
+    lines.extend(
+        rows.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name:<9} {value}")),
+    );
+    section(&mut lines, "decided by", &explanation["deciding"], |it| {
+        let absent = names(&it["byAbsence"]);
+        let absent = if absent.is_empty() { absent } else { format!(", for want of {absent}") };
+        format!("{} ({}{absent})", text(&it["policy"]), text(&it["effect"]))
+    });
+    section(&mut lines, "near misses", &explanation["nearMisses"], |it| {
+        let [policy, failed, expected, had] =
+            ["policy", "failed", "expected", "had"].map(|name| text(&it[name]));
+        let also = names(&it["alsoFailed"]);
+        let also = if also.is_empty() { also } else { format!("; also {also}") };
+        format!("{policy}: {failed} expected {expected}, had {had}{also}")
+    });
+    section(&mut lines, "shadow policies", &explanation["shadow"], |it| {
+        let would = if it["wouldAllow"] == true { "allow" } else { "deny" };
+        format!("{} would {would}", text(&it["policy"]))
+    });
+    section(&mut lines, "policies that cannot be read", &explanation["notUnderstood"], |it| {
+        format!("{}: {}", text(&it["policy"]), text(&it["reason"]))
+    });
+    lines.join("\n")
+}
+
+fn section(lines: &mut Vec<String>, heading: &str, items: &Value, line: impl Fn(&Value) -> String) {
+    let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
+    if !items.is_empty() {
+        lines.extend([String::new(), heading.to_owned()]);
+        lines.extend(items.iter().map(|item| format!("  {}", line(item))));
     }
 }
 
-fn scalar_text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// A text or number; nothing of what is absent.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => visible(text),
+        other => visible(&other.to_string()),
+    }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(members) => members.is_empty(),
-        _ => false,
+fn names(value: &Value) -> String {
+    value.as_array().map(|items| items.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+fn joined(between: &str, a: &Value, b: &Value) -> String {
+    [text(a), text(b)].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(between)
+}
+
+/// `what (a, b)`, as far as there is something in it.
+fn with(what: &str, details: &[&Value]) -> String {
+    let details: Vec<_> = details.iter().map(|it| text(it)).filter(|text| !text.is_empty()).collect();
+    match (what.is_empty(), details.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => what.to_owned(),
+        (false, false) => format!("{what} ({})", details.join(", ")),
     }
+}
+
+fn first(texts: &[String]) -> String {
+    texts.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default()
+}
+
+/// Parts of a decision were written by callers, so a terminal must see no control character of them.
+fn visible(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 #[cfg(test)]
@@ -119,8 +177,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_explanation_reads_as_indented_text_without_what_is_empty() {
-        let value = json!({"verdict": "deny", "deciding": [], "near_miss": [{"policy": "p", "had": null}]});
-        assert_eq!(as_text(&value, 0), "near miss:\n  - policy: p\nverdict: deny\n");
+    fn a_decision_reads_as_a_sentence_then_facts_then_policies() {
+        let explanation = json!({
+            "verdict": "deny", "basis": "default", "defaultAllow": false,
+            "reason": "no policy permits this; nearest is who-may-see-orders.shop: user.scopes expected orders:read, had profile",
+            "deciding": [], "shadow": [{"policy": "next.shop", "wouldAllow": true}], "notUnderstood": [],
+            "nearMisses": [
+                {"policy": "who-may-see-orders.shop", "failed": "user.scopes", "expected": "orders:read", "had": "profile", "alsoFailed": []},
+                {"policy": "who-may-order.shop", "failed": "to.paths", "expected": "/orders/{sku}", "had": "/orders", "alsoFailed": ["to.methods"]},
+            ],
+            "facts": {"peer": "spiffe://demo.signet/ns/edge/sa/gateway", "peerClass": "gateway", "service": "web.shop",
+                "port": "http", "protocol": "http1", "method": "GET", "path": "/orders", "grpc": null,
+                "user": {"sub": "demo-idp|bob\u{1b}[2J", "cred": "jwt", "context": "forwarded"}},
+        });
+        assert_eq!(
+            story(&explanation, "0af7", "ns/shop/sa/web at 2026-09-21T14:13:20Z"),
+            "\
+denied: no policy permits this; nearest is who-may-see-orders.shop: user.scopes expected orders:read, had profile
+
+request   GET /orders
+to        web.shop port http (http1)
+from      spiffe://demo.signet/ns/edge/sa/gateway (gateway)
+user      demo-idp|bob\\u{1b}[2J (jwt, forwarded)
+made by   ns/shop/sa/web at 2026-09-21T14:13:20Z
+decision  0af7
+
+near misses
+  who-may-see-orders.shop: user.scopes expected orders:read, had profile
+  who-may-order.shop: to.paths expected /orders/{sku}, had /orders; also to.methods
+
+shadow policies
+  next.shop would allow"
+        );
+    }
+
+    #[test]
+    fn a_forbid_says_what_it_missed() {
+        let explanation = json!({
+            "verdict": "deny", "reason": "forbidden by a.shop (absent: user)",
+            "deciding": [{"policy": "a.shop", "effect": "forbid", "byAbsence": ["user"]}],
+        });
+        let told = story(&explanation, "1", "x");
+        assert!(told.starts_with("denied: forbidden by a.shop (absent: user)\n"), "{told}");
+        assert!(told.ends_with("decided by\n  a.shop (forbid, for want of user)"), "{told}");
+    }
+
+    #[test]
+    fn a_failure_that_no_policy_decided_tells_its_reason_and_detail() {
+        let failure = json!({"reason": "context-invalid", "fine": "txn_expired", "detail": "expired 9 s ago",
+            "service": "orders.shop", "direction": "inbound", "peer": null});
+        assert_eq!(
+            sentence(&failure),
+            ("refused", "context-invalid (txn_expired): expired 9 s ago".to_owned())
+        );
+        let told = story(&failure, "1", "x");
+        assert!(told.contains("\nto        orders.shop (inbound)\n"), "{told}");
+        assert!(sentence(&Value::Null).1.is_empty(), "and what cannot be read is no panic");
     }
 }

@@ -22,6 +22,8 @@ pub struct JoinBundle {
     pub mesh_address: String,
     /// The trust domain that we join.
     pub trust_domain: TrustDomain,
+    /// Who answers at both addresses.
+    pub control_plane: SpiffeId,
     /// SHA-256 of the root's DER.
     pub root_sha256: KeyId,
     /// Who the token says that we are.
@@ -52,6 +54,7 @@ struct File {
     #[serde(deserialize_with = "secret")]
     token: Zeroizing<String>,
     spiffe_id: String,
+    control_plane: String,
     /// For people; the authority decides.
     #[serde(default, rename = "expiresAt")]
     _expires_at: Option<serde_json::Value>,
@@ -93,6 +96,13 @@ impl JoinBundle {
         if !spiffe_id.is_in(&trust_domain) {
             return Err(wrong("spiffeId", &format!("an identity of {trust_domain}"), spiffe_id.to_string()));
         }
+        let control_plane = SpiffeId::parse(&raw.control_plane)
+            .ok()
+            .filter(|id| id.is_in(&trust_domain))
+            .ok_or_else(|| {
+                let expected = format!("an identity of {trust_domain}");
+                wrong("controlPlane", &expected, format!("{:?}", raw.control_plane))
+            })?;
         let root_sha256 = from_hex(&raw.root_sha256)
             .ok_or_else(|| wrong("rootSha256", "64 hexadecimal digits", format!("{:?}", raw.root_sha256)))?;
         if raw.token.is_empty() {
@@ -102,6 +112,7 @@ impl JoinBundle {
             bootstrap_address: raw.bootstrap_address,
             mesh_address: raw.mesh_address,
             trust_domain,
+            control_plane,
             root_sha256: KeyId::from_bytes(root_sha256),
             spiffe_id,
             token: raw.token,
@@ -126,7 +137,8 @@ mod tests {
 
     const GOOD: &str = r#"{"bootstrapAddress": "127.0.0.1:7000", "meshAddress": "mesh.local:7001",
         "trustDomain": "demo.signet", "rootSha256": "ROOT", "token": "s3cret",
-        "spiffeId": "spiffe://demo.signet/ns/shop/sa/web"}"#;
+        "spiffeId": "spiffe://demo.signet/ns/shop/sa/web",
+        "controlPlane": "spiffe://demo.signet/ns/signet-system/sa/signet-control-plane"}"#;
 
     fn parse(text: &str) -> Result<JoinBundle, String> {
         let text = text.replace("ROOT", &"ab".repeat(32));

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::config::{AppAddress, Config, GatewayTls, ListenAddress, Role};
-use crate::control::plane::{self, ControlPlane};
+use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
 use crate::gateway::Minting;
@@ -113,7 +113,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     let metrics = Metrics::new(&registry)?;
     let options = GenerationOptions { resumption: config.tls.resumption, ..GenerationOptions::default() };
     let credentials = Credentials::new(bundle.trust_domain.clone(), options);
-    let control_plane = plane::identity(&bundle.trust_domain)?;
+    let control_plane = bundle.control_plane.clone();
     let plane = ControlPlane::new(bundle.mesh_address.clone(), control_plane, credentials.clone());
     let identity =
         Identity::new(bundle.spiffe_id.clone(), plane.clone(), credentials.clone(), metrics.clone());

@@ -8,8 +8,6 @@ pub(crate) struct Pair {
     pub(crate) app: Echo,
     /// Where the client's app reaches the server: the client sidecar's listener.
     pub(crate) entry: String,
-    /// Where the server's sidecar takes mutual TLS.
-    pub(crate) inbound: String,
 }
 
 /// The documents and sidecars of `client.shop` → `server.shop` over `protocol`, with the app at `app`.
@@ -44,6 +42,6 @@ impl Pair {
         let app = Echo::start().await;
         let (entry, inbound) = (free_address(), free_address());
         let mesh = pair(builder, protocol, &app.address, &entry, &inbound).start().await;
-        Self { mesh, app, entry, inbound }
+        Self { mesh, app, entry }
     }
 }

@@ -49,8 +49,13 @@ async fn pipelined_requests_are_answered_in_order() {
         bytes.extend(format!("GET /{n} HTTP/1.1\r\nhost: server\r\n{close}\r\n").bytes());
     }
     let answers = String::from_utf8(raw(&pair.entry, &bytes).await).unwrap();
-    let places: Vec<_> =
-        (0..5).map(|n| answers.find(&format!("\"path\":\"/{n}\"")).unwrap_or_else(|| panic!("no answer to {n}: {answers}"))).collect();
+    let places: Vec<_> = (0..5)
+        .map(|n| {
+            answers
+                .find(&format!("\"path\":\"/{n}\""))
+                .unwrap_or_else(|| panic!("no answer to {n}: {answers}"))
+        })
+        .collect();
     assert!(places.is_sorted(), "{places:?}");
 }
 

@@ -23,5 +23,5 @@ pub fn must_run_everything() -> bool {
 /// Says why a test leaves itself out; where everything must run, fails instead.
 pub fn leave_out(why: &str) {
     assert!(!must_run_everything(), "this test must run here, but: {why}");
-    println!("left out: {why}");
+    eprintln!("left out: {why}");
 }

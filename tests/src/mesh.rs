@@ -365,7 +365,7 @@ pub fn bundle_json(bundle: &JoinBundle) -> Value {
     json!({
         "bootstrapAddress": bundle.bootstrap_address, "meshAddress": bundle.mesh_address,
         "trustDomain": bundle.trust_domain, "rootSha256": bundle.root_sha256, "token": bundle.token,
-        "spiffeId": bundle.spiffe_id,
+        "spiffeId": bundle.spiffe_id, "controlPlane": bundle.control_plane,
     })
 }
 

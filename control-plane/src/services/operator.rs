@@ -141,6 +141,7 @@ impl Operators {
             token: token.text.expose().to_owned(),
             spiffe_id: token.spiffe_id.to_string(),
             expires_at: token.expires_at,
+            control_plane: self.authority.control_plane_id().to_string(),
         })
     }
 

@@ -5,19 +5,11 @@
 
 use std::sync::Arc;
 
-use signet_identity::{SpiffeId, SpiffeIdError, TrustDomain, server_name};
+use signet_identity::{SpiffeId, server_name};
 use tokio::sync::Mutex;
 
 use super::link::{Link, LinkError, Target};
 use crate::credentials::Credentials;
-
-/// The identity of the control plane in its system namespace; only the authority itself issues it.
-const CONTROL_PLANE: &str = "ns/signet-system/sa/signet-control-plane";
-
-/// Who the control plane of a trust domain must be.
-pub fn identity(domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
-    SpiffeId::from_short(domain, CONTROL_PLANE)
-}
 
 /// See the module's story.
 pub struct ControlPlane {

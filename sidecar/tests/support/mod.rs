@@ -11,13 +11,13 @@ use hyper_util::service::TowerToHyperService;
 use rcgen::CertificateSigningRequestParams;
 use rustls::pki_types::CertificateSigningRequestDer;
 use signet_identity::testing::{SvidOptions, TestCa};
-use signet_identity::{Generation, GenerationOptions, PeerClass, SpiffeId, TrustDomain};
+use signet_identity::{Generation, GenerationOptions, PeerClass, SpiffeId};
 use signet_proto::v1;
 use signet_proto::v1::bootstrap_server::{Bootstrap, BootstrapServer};
 use signet_proto::v1::delivery_server::{Delivery, DeliveryServer};
 use signet_proto::v1::identity_server::{Identity, IdentityServer};
 use signet_proto::v1::tokens_server::{Tokens, TokensServer};
-use signet_sidecar::control::plane::{self, ControlPlane};
+use signet_sidecar::control::plane::ControlPlane;
 use signet_sidecar::credentials::Credentials;
 use signet_sidecar::identity::Identity as Manager;
 use signet_sidecar::join::JoinBundle;
@@ -192,6 +192,9 @@ pub(crate) struct Plane {
     pub(crate) streams: mpsc::Receiver<Stream>,
 }
 
+/// Its identity.
+const CONTROL_PLANE: &str = "ns/signet-system/sa/signet-control-plane";
+
 impl Plane {
     pub(crate) async fn start() -> Self {
         Self::with(false).await
@@ -199,11 +202,8 @@ impl Plane {
 
     pub(crate) async fn with(renew_soon: bool) -> Self {
         let (ca, stranger) = (TestCa::new(DOMAIN), TestCa::new(DOMAIN));
-        let own = ca.svid(
-            &plane::identity(&TrustDomain::parse(DOMAIN).unwrap()).unwrap(),
-            PeerClass::ControlPlane,
-            SvidOptions::default().at_wall_clock(),
-        );
+        let own =
+            ca.svid(&ca.id(CONTROL_PLANE), PeerClass::ControlPlane, SvidOptions::default().at_wall_clock());
         let generation = Generation::build(1, own, ca.bundles(), GenerationOptions::default()).unwrap();
         let (sender, streams) = mpsc::channel(8);
         let mind = Arc::new(Mind {
@@ -231,6 +231,7 @@ impl Plane {
             trust_domain: mind.ca.trust_domain().clone(),
             root_sha256: signet_identity::KeyId::of(mind.ca.root()),
             spiffe_id: mind.ca.id(WEB),
+            control_plane: mind.ca.id(CONTROL_PLANE),
             token: "one-time".to_owned().into(),
         };
         Self { mind, bundle, streams }
@@ -247,7 +248,7 @@ impl Plane {
     /// A sidecar's identity manager for this control plane.
     pub(crate) fn sidecar(&self) -> Sidecar {
         let credentials = Credentials::new(self.bundle.trust_domain.clone(), GenerationOptions::default());
-        let control_plane = plane::identity(&self.bundle.trust_domain).unwrap();
+        let control_plane = self.bundle.control_plane.clone();
         let plane = ControlPlane::new(self.bundle.mesh_address.clone(), control_plane, credentials.clone());
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let id: SpiffeId = self.bundle.spiffe_id.clone();

@@ -59,6 +59,7 @@ identity: {joinBundle: %(dir)s/%(name)s/join.json}
 dataDir: %(dir)s/%(name)s/data
 admin: {socket: %(dir)s/%(name)s/admin.sock}
 workers: 1
+tls: {resumption: %(resumption)s}
 log: {format: text, level: warn}
 """
 
@@ -93,7 +94,7 @@ class Adapter(Base):
         procs = {}
         for name in ("server", "client"):
             (d / name / "data").mkdir(parents=True)
-            (d / name / "sidecar.yaml").write_text(SIDECAR % {"dir": d, "name": name} + extra[name])
+            (d / name / "sidecar.yaml").write_text(SIDECAR % {"dir": d, "name": name, "resumption": "false" if mode == "tcp" else "true"} + extra[name])
             subprocess.run([str(BIN / "signet"), "--socket", str(d / "op.sock"), "join",
                             f"spiffe://bench.signet/ns/bench/sa/{name}", "--out", str(d / name / "join.json")],
                            check=True, stdout=subprocess.DEVNULL)
