@@ -1,12 +1,13 @@
 //! Decisions that sidecars reported, for `signet authz explain`.
 //!
-//! A ring with two bounds, records and bytes: the oldest go first. A record is kept under the
+//! A ring with two bounds, records and bytes. When it is full the oldest record of whoever holds most goes
+//! first, so that a workload that reports without end pushes out its own stories and nobody else's. A record is kept under the
 //! identity of the peer that sent it, whatever it says itself, so a workload can report only about
 //! itself. The id of a decision is known to the caller that was refused; a caller that is in the mesh
 //! too could report a record of its own under that id, so an id that two workloads report is shown as
 //! what it is and not resolved by who was faster.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Records kept.
@@ -75,8 +76,19 @@ pub struct Decisions {
 
 #[derive(Debug, Default)]
 struct Ring {
-    order: VecDeque<Arc<Record>>,
+    /// By order of arrival.
+    order: BTreeMap<u64, Arc<Record>>,
+    next: u64,
     by_id: HashMap<String, Vec<Arc<Record>>>,
+    shares: HashMap<String, Share>,
+    bytes: usize,
+}
+
+/// What one workload holds of the ring.
+#[derive(Debug, Default)]
+struct Share {
+    /// Places in the order, oldest first.
+    places: VecDeque<u64>,
     bytes: usize,
 }
 
@@ -117,7 +129,7 @@ impl Decisions {
     /// The newest `limit` records, newest first.
     #[must_use]
     pub fn newest(&self, limit: usize) -> Vec<Arc<Record>> {
-        self.lock().order.iter().rev().take(limit).cloned().collect()
+        self.lock().order.values().rev().take(limit).cloned().collect()
     }
 
     /// Records kept now.
@@ -144,10 +156,36 @@ impl Ring {
             return Err(Refused::Repeated);
         }
         same.push(Arc::clone(&record));
-        self.bytes = self.bytes.saturating_add(record.size());
-        self.order.push_back(record);
-        while self.order.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
-            let Some(oldest) = self.order.pop_front() else { break };
+        let (size, place) = (record.size(), self.next);
+        self.next = place.wrapping_add(1);
+        self.bytes = self.bytes.saturating_add(size);
+        let share = self.shares.entry(record.workload.clone()).or_default();
+        share.bytes = share.bytes.saturating_add(size);
+        share.places.push_back(place);
+        self.order.insert(place, record);
+        loop {
+            let holder = match (self.order.len() > MAX_RECORDS, self.bytes > MAX_BYTES) {
+                (false, false) => return Ok(()),
+                (true, _) => self.holder(|share| share.places.len()),
+                (false, true) => self.holder(|share| share.bytes),
+            };
+            let Some(holder) = holder else { return Ok(()) };
+            self.forget_oldest_of(&holder);
+        }
+    }
+
+    /// Whoever holds most; of several the one whose oldest record is the oldest.
+    fn holder(&self, held: impl Fn(&Share) -> usize) -> Option<String> {
+        let most = self.shares.iter().max_by_key(|(_, share)| {
+            (held(share), std::cmp::Reverse(share.places.front().copied().unwrap_or(u64::MAX)))
+        });
+        most.map(|(workload, _)| workload.clone())
+    }
+
+    fn forget_oldest_of(&mut self, workload: &str) {
+        let Some(share) = self.shares.get_mut(workload) else { return };
+        if let Some(oldest) = share.places.pop_front().and_then(|place| self.order.remove(&place)) {
+            share.bytes = share.bytes.saturating_sub(oldest.size());
             self.bytes = self.bytes.saturating_sub(oldest.size());
             if let Some(same) = self.by_id.get_mut(&oldest.id) {
                 same.retain(|r| !Arc::ptr_eq(r, &oldest));
@@ -156,7 +194,9 @@ impl Ring {
                 }
             }
         }
-        Ok(())
+        if share.places.is_empty() {
+            self.shares.remove(workload);
+        }
     }
 }
 
@@ -201,6 +241,26 @@ mod tests {
         broken.json = "{".into();
         assert_eq!(decisions.report(WEB, broken), Err(Refused::Malformed));
         assert!(decisions.is_empty());
+    }
+
+    #[test]
+    fn a_workload_that_floods_pushes_out_its_own_records_only() {
+        let decisions = Decisions::default();
+        decisions.report(ORDERS, record("real", ORDERS)).unwrap();
+        for i in 0..2 * MAX_RECORDS {
+            decisions.report(WEB, record(&format!("d{i}"), WEB)).unwrap();
+        }
+        assert!(matches!(decisions.find("real"), Found::One(r) if r.workload == ORDERS));
+        assert_eq!(decisions.len(), MAX_RECORDS);
+        // The same by bytes: few records, each as large as one may be.
+        let decisions = Decisions::default();
+        decisions.report(ORDERS, record("real", ORDERS)).unwrap();
+        for i in 0..2 * MAX_BYTES / MAX_RECORD {
+            let json = format!("\"{}\"", "x".repeat(MAX_RECORD - 2));
+            decisions.report(WEB, Record { json, ..record(&format!("d{i}"), WEB) }).unwrap();
+        }
+        assert!(matches!(decisions.find("real"), Found::One(_)));
+        assert!(decisions.lock().bytes <= MAX_BYTES);
     }
 
     #[test]

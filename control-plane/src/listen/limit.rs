@@ -5,9 +5,11 @@
 //! and the young one takes its place. A flood from many addresses can make the limiter forget, never
 //! grow; what it forgets starts again with a full bucket, and the bound on concurrent handshakes
 //! holds all the same.
-//! [`Places`] counts what each address holds at this moment, so that one address cannot take all of it.
+//! [`Places`] counts what each address, or each certificate, holds at this moment, so that one of them cannot take
+//! all of it.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,42 +75,49 @@ impl AttemptLimit {
     }
 }
 
-/// Places that addresses hold at this moment: as many entries as there are holders.
+/// Places that somebody holds at this moment: as many entries as there are holders.
 #[derive(Debug)]
-pub struct Places {
+pub struct Places<K: Eq + Hash = IpAddr> {
     each: usize,
-    held: Mutex<HashMap<IpAddr, usize>>,
+    held: Mutex<HashMap<K, usize>>,
 }
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
-    key: IpAddr,
+pub struct Place<K: Eq + Hash = IpAddr> {
+    places: Arc<Places<K>>,
+    key: K,
 }
 
-impl Places {
-    /// At most `each` places per address.
+impl Places<IpAddr> {
+    /// A place for `address`, unless it holds all of its own already.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        self.take_for(network(address))
+    }
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    /// At most `each` places per holder.
     #[must_use]
     pub fn new(each: usize) -> Arc<Self> {
         Arc::new(Self { each, held: Mutex::default() })
     }
 
-    /// A place for `address`, unless it holds all of its own already.
+    /// A place for this holder, unless it holds all of its own already.
     #[must_use]
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let key = network(address);
+    pub fn take_for(self: &Arc<Self>, key: K) -> Option<Place<K>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(key).or_default();
-        if *count >= self.each {
+        let count = held.get(&key).copied().unwrap_or(0);
+        if count >= self.each {
             return None;
         }
-        *count = count.saturating_add(1);
+        held.insert(key.clone(), count.saturating_add(1));
         Some(Place { places: Arc::clone(self), key })
     }
 }
 
-impl Drop for Place {
+impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut held = self.places.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = held.get_mut(&self.key) {

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use signet_ca::Revocations;
 use signet_daemon::{Drain, Shutdown};
-use signet_identity::{Expected, Generation, HandshakeFailure, Peer, RevocationSet};
+use signet_identity::{Expected, Generation, HandshakeFailure, Peer, RevocationSet, Serial, SpiffeId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
@@ -31,6 +31,12 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// everybody else out for the time that a handshake may take.
 const MAX_HANDSHAKES: usize = 1_024;
 const MAX_HANDSHAKES_OF_ADDRESS: usize = 64;
+/// Connections of one certificate. A sidecar has one, and a second while it renews; some more may wait to be found
+/// dead after its network broke.
+pub const MAX_CONNECTIONS_OF_CERTIFICATE: usize = 16;
+/// Connections of one identity, which all replicas of a workload share: whoever holds a key of one workload must not
+/// keep the others out.
+const MAX_CONNECTIONS_OF_IDENTITY: usize = MAX_CONNECTIONS / 4;
 /// The wall clock may jump; a monotonic timer over a whole certificate's life would not see it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
@@ -118,6 +124,8 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let places = Places::new(MAX_HANDSHAKES_OF_ADDRESS);
+    let of_certificate = Places::<Serial>::new(MAX_CONNECTIONS_OF_CERTIFICATE);
+    let of_identity = Places::<SpiffeId>::new(MAX_CONNECTIONS_OF_IDENTITY);
     let fate = |fate: &str| mesh.metrics.connections.with_label_values(&["mesh", fate]).inc();
     while let Some((stream, address)) = accept(&listener, &mesh.shutdown).await {
         let Some(place) = places.take(address.ip()) else {
@@ -132,6 +140,7 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
         };
         fate("accepted");
         let (mesh, guard) = (Arc::clone(&mesh), mesh.drain.guard());
+        let (of_certificate, of_identity) = (Arc::clone(&of_certificate), Arc::clone(&of_identity));
         tokio::spawn(async move {
             let generation = mesh.generation.load_full();
             let shaken = handshake(stream, generation.control_plane_server_config()).await.and_then(|tls| {
@@ -143,6 +152,13 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
             drop((shaking, place, generation));
             match shaken {
                 Ok((tls, peer, chain)) => {
+                    let held =
+                        (of_certificate.take_for(peer.serial()), of_identity.take_for(peer.id().clone()));
+                    let (Some(_certificate), Some(_identity)) = held else {
+                        mesh.metrics.connections.with_label_values(&["mesh", "peer_limit"]).inc();
+                        tracing::warn!(target: "signet::listen", peer = %peer.id(), %address, "connection closed: this peer has too many");
+                        return;
+                    };
                     let open = mesh.metrics.connections_open.with_label_values(&["mesh"]);
                     open.inc();
                     mesh.serve(tls, peer, chain, address).await;

@@ -76,6 +76,44 @@ async fn one_address_cannot_take_every_handshake_of_the_mesh_door() {
 }
 
 #[tokio::test]
+async fn one_certificate_cannot_take_every_connection_of_the_mesh_door() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut held = Vec::new();
+    for _ in 0..mesh::MAX_CONNECTIONS_OF_CERTIFICATE {
+        let channel = web.channel().await;
+        // Answered, so that it is known to have its place.
+        let request = v1::RenewRequest::default();
+        let status = soon(IdentityClient::new(channel.clone()).renew(request)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        held.push(channel);
+    }
+    let refused = match dial(plane.mesh, web.config.clone()).await {
+        Err(_) => true,
+        Ok(channel) => match soon(IdentityClient::new(channel).renew(v1::RenewRequest::default())).await {
+            Ok(_) => false,
+            Err(status) => status.code() != Code::InvalidArgument,
+        },
+    };
+    assert!(refused, "one more than a certificate may have");
+    let line = "signet_control_plane_connections_total{fate=\"peer_limit\",listener=\"mesh\"} ";
+    assert_eq!(plane.metric(line).await, Some(1.0));
+    // Another workload is served all the same, and a place that is given back can be taken again.
+    plane.join(crate::harness::ORDERS, "sidecar").await.stream(hello(&[], &[])).await.delta().await;
+    held.clear();
+    soon(async {
+        loop {
+            let Ok(channel) = dial(plane.mesh, web.config.clone()).await else { continue };
+            let answer = IdentityClient::new(channel).renew(v1::RenewRequest::default()).await;
+            if answer.is_err_and(|status| status.code() == Code::InvalidArgument) {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_address_that_tries_too_often_is_turned_away_before_tls() {
     let mut plane = Plane::start_with(Limits { connections: 16, burst: 3, per_second: 0.001 }).await;
     let bundle = plane.token(WEB, "sidecar").await;
