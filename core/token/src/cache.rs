@@ -1,5 +1,5 @@
-//! Verified tokens, remembered by SHA-256 so that a token which comes again costs a hash and not two
-//! signatures. Bounded; an entry ends with its token; all entries end when the keys, roots or
+//! Verified tokens and delegations, remembered by SHA-256 so that what comes again costs a hash and no
+//! signature. Bounded; an entry ends with its token; all entries end when the keys, roots or
 //! revocations that they rest on change.
 
 use std::collections::{HashMap, VecDeque};

@@ -86,7 +86,12 @@ impl Delegation {
 
     /// True within its validity, with [`LEEWAY`] for the mesh's clocks.
     pub fn is_valid_at(&self, now: u64) -> bool {
-        now.saturating_add(LEEWAY) >= self.issued_at && now < self.expires_at.saturating_add(LEEWAY)
+        now.saturating_add(LEEWAY) >= self.issued_at && now < self.good_until()
+    }
+
+    /// Until when (seconds, exclusive) it is good, with the mesh's leeway.
+    pub fn good_until(&self) -> u64 {
+        self.expires_at.saturating_add(LEEWAY)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use prometheus::Registry;
-use signet_token::TokenCache;
+use signet_token::{Delegation, TokenCache};
 use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
 
@@ -83,6 +83,8 @@ pub struct Shared {
     pub user_header: http::HeaderName,
     /// Verified transaction tokens.
     pub(crate) tokens: TokenCache<Verified>,
+    /// Verified delegations of gateways, which transaction tokens carry.
+    pub(crate) delegations: TokenCache<Delegation>,
     /// Verified JWTs of outside issuers.
     pub(crate) originals: TokenCache<Verified>,
     pub(crate) handshakes: Semaphore,
@@ -91,6 +93,9 @@ pub struct Shared {
 
 /// Verified tokens remembered per process.
 const TOKENS: usize = 8 * 1024;
+
+/// Verified delegations remembered per process: one for each gateway instance, and its predecessor.
+const DELEGATIONS: usize = 256;
 
 impl Shared {
     /// Everything that the data plane shares, with its metrics in `registry`.
@@ -108,6 +113,7 @@ impl Shared {
             protected: Protected::default(),
             user_header: http::HeaderName::from_static("signet-user"),
             tokens: TokenCache::new(TOKENS),
+            delegations: TokenCache::new(DELEGATIONS),
             originals: TokenCache::new(TOKENS),
             handshakes: Semaphore::new(limits.handshakes),
             open: AtomicUsize::new(0),

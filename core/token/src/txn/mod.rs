@@ -11,7 +11,7 @@ mod verify;
 
 pub use claims::{Rctx, Tctx, TxnClaims};
 pub use mint::{MintError, Request, mint};
-pub use verify::{Trust, TxnError, verify};
+pub use verify::{Remembered, Trust, TxnError, verify};
 
 /// The header's `typ`, exactly.
 pub const TYPE: &str = "txntoken+jwt";

@@ -1,11 +1,14 @@
 //! Believing a transaction token: the delegation inside it must hang from our token roots, and the
 //! token must stay inside what that delegation allows.
 
+use std::sync::Arc;
+
 use super::claims::TxnClaims;
 use super::{LEEWAY, MAX_BYTES, MAX_TTL, TYPE};
 use crate::access::is_scope;
+use crate::cache::TokenCache;
 use crate::claims::{ClaimError, Claims};
-use crate::delegation::{self, DelegationError, TokenRoots};
+use crate::delegation::{self, Delegation, DelegationError, TokenRoots};
 use crate::jws::{Compact, JoseError};
 
 /// What a receiver believes tokens by.
@@ -14,8 +17,36 @@ pub struct Trust<'a> {
     /// The `iss` of the mesh's tokens.
     pub issuer: &'a str,
     pub roots: &'a TokenRoots,
-    /// Whether the delegation of this key thumbprint is revoked.
+    /// Whether the delegation of this key thumbprint is revoked. Asked for each token.
     pub revoked: &'a dyn Fn(&str) -> bool,
+    /// Delegations that were verified before. Every token of a gateway carries the same one, so with this a
+    /// new token costs one signature and not two.
+    pub remembered: Option<Remembered<'a>>,
+}
+
+/// Verified delegations, and what they were verified under.
+#[derive(Clone, Copy)]
+pub struct Remembered<'a> {
+    pub cache: &'a TokenCache<Delegation>,
+    /// Must grow whenever [`Trust::roots`] or [`Trust::trust_domain`] change.
+    pub generation: u64,
+}
+
+impl Trust<'_> {
+    fn grant(&self, compact: &str, now: u64) -> Result<Arc<Delegation>, DelegationError> {
+        if let Some(Remembered { cache, generation }) = self.remembered
+            && compact.len() <= delegation::MAX_BYTES
+            && let Some(known) = cache.get(generation, compact, now)
+            && known.is_valid_at(now)
+        {
+            return Ok(known);
+        }
+        let grant = Arc::new(delegation::verify(compact, self.roots, self.trust_domain, now)?);
+        if let Some(Remembered { cache, generation }) = self.remembered {
+            cache.insert(generation, compact, grant.clone(), grant.good_until());
+        }
+        Ok(grant)
+    }
 }
 
 /// Why a transaction token is not believed.
@@ -101,7 +132,7 @@ pub fn verify(token: &str, trust: &Trust<'_>, now: u64) -> Result<TxnClaims, Txn
     if compact.header_text("typ")? != TYPE {
         return Err(TxnError::WrongType);
     }
-    let grant = delegation::verify(compact.header_text("dlg")?, trust.roots, trust.trust_domain, now)?;
+    let grant = trust.grant(compact.header_text("dlg")?, now)?;
     if (trust.revoked)(grant.thumbprint()) {
         return Err(TxnError::Revoked);
     }

@@ -7,6 +7,7 @@ mod cache;
 mod delegations;
 mod keys;
 mod mutations;
+mod remembered;
 mod support;
 mod transactions;
 mod vectors;

@@ -8,7 +8,7 @@ use signet_token::{DelegatedMinter, DelegationError, MintError, SigningKey, TxnC
 use crate::delegations::{GATEWAY, TD, roots, set, terms};
 use crate::support::{Forger, NOW, object};
 
-const TTS: &str = "https://tts.demo.signet";
+pub(crate) const TTS: &str = "https://tts.demo.signet";
 
 /// A control plane's root, and a gateway under it.
 pub(crate) struct Mesh {
@@ -23,7 +23,7 @@ impl Mesh {
         Mesh::with(|terms| terms)
     }
 
-    fn with(change: impl FnOnce(Delegation) -> Delegation) -> Mesh {
+    pub(crate) fn with(change: impl FnOnce(Delegation) -> Delegation) -> Mesh {
         let (root, gateway) = (SigningKey::generate().unwrap(), Forger::new());
         let terms = change(terms(gateway.key.public_jwk()));
         let delegation = delegation::issue(&root, &terms).unwrap();
@@ -49,8 +49,11 @@ impl Mesh {
         now: u64,
         revoked: &dyn Fn(&str) -> bool,
     ) -> Result<TxnClaims, TxnError> {
-        let trust = Trust { trust_domain: TD, issuer: TTS, roots: &self.roots, revoked };
-        txn::verify(token, &trust, now)
+        txn::verify(token, &Trust { revoked, ..self.trust() }, now)
+    }
+
+    pub(crate) fn trust(&self) -> Trust<'_> {
+        Trust { trust_domain: TD, issuer: TTS, roots: &self.roots, revoked: &|_| false, remembered: None }
     }
 
     /// A token whose claims the gateway's key signed, though our minting would not have made them.
@@ -69,6 +72,12 @@ impl Mesh {
         let payload = token.split('.').nth(1).unwrap();
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
         object(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    /// Our claims under this key and delegation.
+    pub(crate) fn signed_by(&self, signer: &Forger, delegation: &str) -> String {
+        let header = json!({"typ": txn::TYPE, "alg": "ES256", "kid": signer.kid(), "dlg": delegation});
+        signer.raw(&header.to_string(), &Value::Object(self.claims()).to_string())
     }
 
     fn sign(&self, typ: &str, claims: &Map<String, Value>) -> String {
@@ -100,7 +109,7 @@ pub(crate) fn request() -> Request {
     }
 }
 
-fn label(result: Result<TxnClaims, TxnError>) -> &'static str {
+pub(crate) fn label(result: Result<TxnClaims, TxnError>) -> &'static str {
     match result {
         Ok(_) => "accepted",
         Err(error) => error.label(),

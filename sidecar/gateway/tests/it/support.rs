@@ -194,7 +194,13 @@ impl World {
     /// What a sidecar reads in the minted token.
     pub(crate) fn believe(&self, token: &str) -> TxnClaims {
         let view = self.shared.state.view();
-        let trust = Trust { trust_domain: TD, issuer: TTS, roots: &view.keys.roots, revoked: &|_| false };
+        let trust = Trust {
+            trust_domain: TD,
+            issuer: TTS,
+            roots: &view.keys.roots,
+            revoked: &|_| false,
+            remembered: None,
+        };
         txn::verify(token, &trust, now()).unwrap()
     }
 

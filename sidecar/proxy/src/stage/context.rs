@@ -8,7 +8,7 @@ use http::HeaderValue;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_policy::{Context, User};
-use signet_token::txn::{self, Trust};
+use signet_token::txn::{self, Remembered, Trust};
 use signet_token::{AccessToken, TxnClaims};
 
 use crate::answer::{Reason, Refusal};
@@ -123,6 +123,7 @@ pub(crate) fn transaction(
         issuer: &keys.token_issuer,
         roots: &keys.roots,
         revoked: &|thumbprint| keys.revoked_delegations.contains(thumbprint),
+        remembered: Some(Remembered { cache: &shared.delegations, generation: keys.generation }),
     };
     match txn::verify(token, &trust, now) {
         Ok(claims) => {
