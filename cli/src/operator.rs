@@ -1,5 +1,6 @@
 //! The way to the control plane: its operator socket, and how answers are shown.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -48,13 +49,36 @@ impl Context {
     }
 }
 
-/// Writes a line to standard output; a reader that went away (`| head`) ends the command quietly.
+/// Writes text to standard output; a reader that went away (`| head`) ends the command quietly. Much of it was said
+/// by others (a sidecar's words, a policy's name), so that nothing in it can move a terminal's cursor.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{}", text.trim_end_matches('\n')) {
+    let text = visible(text.trim_end_matches('\n'), &['\n']);
+    match writeln!(out, "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("writing to standard output"),
     }
+}
+
+/// One line of what somebody else said: its line breaks must not look like lines of ours.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    visible(text, &[])
+}
+
+/// Control characters, and those that turn the direction of writing around, as `\u{…}`.
+fn visible<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
+    let hidden = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        (c.is_control() || turns) && !kept.contains(&c)
+    };
+    if !text.contains(hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
 }
 
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Channel>> {
@@ -83,6 +107,8 @@ pub(crate) fn when(seconds: i64) -> String {
 
 /// Rows under a heading, each column as wide as its widest cell.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> =
+        rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let widths: Vec<usize> = (0..heading.len())
         .map(|column| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -94,7 +120,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(&mut heading.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(AsRef::as_ref))));
     lines.join("\n")
 }
 
@@ -107,6 +133,16 @@ mod tests {
         let shown =
             table(&["NAME", "N"], &[vec!["web".into(), "1".into()], vec!["inventory".into(), "22".into()]]);
         assert_eq!(shown, "NAME       N\nweb        1\ninventory  22");
+    }
+
+    #[test]
+    fn what_others_said_cannot_write_over_what_the_operator_reads() {
+        let rows = vec![vec!["evil\u{1b}[2K\r\nweb  allow".into(), "x\u{202e}y\u{9b}".into()]];
+        let shown = table(&["ID", "REASON"], &rows);
+        assert_eq!(shown.lines().count(), 2, "{shown:?}");
+        assert!(shown.ends_with(r"evil\u{1b}[2K\u{d}\u{a}web  allow  x\u{202e}y\u{9b}"), "{shown:?}");
+        assert_eq!(visible("a\nb\u{7}", &['\n']), "a\nb\\u{7}");
+        assert!(matches!(visible("naïve 表", &[]), Cow::Borrowed(_)));
     }
 
     #[test]
