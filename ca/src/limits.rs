@@ -1,8 +1,10 @@
 //! What a flood may cost.
 //!
-//! Two bounds, both in memory and in front of the store. *Attempts*: a source whose join attempts keep
+//! Three bounds, both in memory and in front of the store. *Attempts*: a source whose join attempts keep
 //! failing is turned away for the rest of the minute before anything is parsed or read; successes do not
-//! count, and the table of sources has a fixed size. *Recording*: refusals are written to the issuance log
+//! count, and the table of sources has a fixed size. *Renewals*: a lineage renews so often a minute, the lost
+//! answers that are given again included; whoever holds one key must not fill the log and the disk with
+//! certificates. *Recording*: refusals are written to the issuance log
 //! at a bounded rate; those in between are counted, and the next one that is written says for how many it
 //! stands. Counters (metrics) see every one.
 
@@ -54,6 +56,34 @@ impl Attempts {
         } else {
             self.others = self.others.saturating_add(1);
         }
+    }
+}
+
+/// Renewals per lineage and minute. Only who holds a valid certificate is counted, so there are never more
+/// entries than lineages.
+#[derive(Debug)]
+pub(crate) struct Renewals {
+    began: i64,
+    counts: HashMap<[u8; 16], u32>,
+}
+
+/// The shortest certificates, of a minute, renew three times in it; the rest is for answers that were lost.
+pub(crate) const RENEWALS_PER_MINUTE: u32 = 30;
+
+impl Renewals {
+    pub(crate) fn new() -> Renewals {
+        Renewals { began: i64::MIN, counts: HashMap::new() }
+    }
+
+    /// Counts one renewal of this lineage; whether it may be.
+    pub(crate) fn admit(&mut self, lineage: [u8; 16], now: i64) -> bool {
+        if now.saturating_sub(self.began) >= MINUTE || now < self.began {
+            self.began = now;
+            self.counts = HashMap::new();
+        }
+        let count = self.counts.entry(lineage).or_default();
+        *count = count.saturating_add(1);
+        *count <= RENEWALS_PER_MINUTE
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Refusal {
     TokenForeign,
     /// The row was written by somebody without the authority's key.
     RowTampered,
-    /// Too many failed attempts from one source.
+    /// Too many failed attempts from one source, or renewals of one lineage.
     TooManyAttempts,
     /// The identity is not, or no longer, registered with that class.
     NotRegistered,
@@ -142,7 +142,7 @@ impl Refusal {
             Refusal::RowTampered => {
                 "a stored row does not carry the authority's mark: somebody else wrote to the store"
             }
-            Refusal::TooManyAttempts => "too many failed attempts from this source: wait a minute",
+            Refusal::TooManyAttempts => "too many attempts from this source, or renewals of this lineage: wait a minute",
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
             Refusal::ClassNotAllowed => "join tokens are made for the classes sidecar and gateway only",

@@ -5,10 +5,12 @@
 //! means that the private key behind the parent is in two hands, and nobody can tell which one is honest:
 //! the lineage is revoked with everything of it that is still valid, and an alert is recorded.
 
-use rustls_pki_types::CertificateDer;
-use signet_identity::{Serial, SpiffeId};
+use std::sync::PoisonError;
 
-use crate::authorise::{Renewal, SharedRegistrar, Stop};
+use rustls_pki_types::CertificateDer;
+use signet_identity::{PeerClass, Serial, SpiffeId};
+
+use crate::authorise::{Grant, Renewal, SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::csr::{MAX_CSR, ProvenKey};
 use crate::error::AuthorityError;
@@ -58,6 +60,9 @@ impl Inner {
         let mut writer = self.store.begin().await?;
         match self.rules.by_renewal(&mut writer, presented, &key, &*registrar, now).await? {
             Renewal::Granted(authorized) => {
+                if let Grant::Renewal { lineage, .. } = authorized.grant() {
+                    self.admit(lineage.id, (authorized.id(), authorized.class()), now)?;
+                }
                 let issued =
                     issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), actor)
                         .await?;
@@ -65,6 +70,11 @@ impl Inner {
                 Ok(("renewal", issued))
             }
             Renewal::Again(row) => {
+                if let (Some(lineage), Ok(id), Ok(class)) =
+                    (row.lineage, SpiffeId::parse(&row.spiffe_id), row.class.parse())
+                {
+                    self.admit(lineage, (&id, class), now)?;
+                }
                 let issued = again(&mut writer, row, actor, now).await?;
                 writer.commit().await?;
                 Ok(("resent", issued))
@@ -74,6 +84,14 @@ impl Inner {
                 Err(Stop::Refused(Refusal::ParentReused, about))
             }
         }
+    }
+
+    /// Counts a renewal of this lineage.
+    fn admit(&self, lineage: [u8; 16], about: (&SpiffeId, PeerClass), now: i64) -> Result<(), Stop> {
+        if self.renewals.lock().unwrap_or_else(PoisonError::into_inner).admit(lineage, now) {
+            return Ok(());
+        }
+        Err(Stop::Refused(Refusal::TooManyAttempts, Some((about.0.clone(), about.1))))
     }
 
     /// Ends a lineage of which one private key is in two hands.

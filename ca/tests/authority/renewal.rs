@@ -36,6 +36,25 @@ async fn a_lost_answer_is_given_again() {
 }
 
 #[tokio::test]
+async fn a_lineage_that_renews_without_end_waits_out_the_minute_and_others_do_not() {
+    let mesh = mesh().await;
+    let bystander = mesh.join("orders").await;
+    let mut last = mesh.join("web").await;
+    for _ in 0..29 {
+        last = mesh.renew(&last, &key()).await.unwrap();
+    }
+    // A lost answer that is asked for again and again writes to the log as well.
+    let new = key();
+    let answer = mesh.renew(&last, &new).await.unwrap();
+    assert_eq!(refusal(mesh.renew(&last, &new).await), Refusal::TooManyAttempts);
+    assert_eq!(refusal(mesh.renew(&answer, &key()).await), Refusal::TooManyAttempts);
+    mesh.renew(&bystander, &key()).await.unwrap();
+    mesh.clock.pass(60);
+    assert_eq!(mesh.renew(&last, &new).await.unwrap().chain, answer.chain);
+    mesh.renew(&answer, &key()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_second_key_for_one_parent_revokes_the_lineage_and_raises_an_alert() {
     let mesh = mesh().await;
     let bystander = mesh.join("orders").await;
