@@ -107,10 +107,17 @@ async fn inbound<E: Stage>(
     };
     let (stream, peer) = match accepted {
         Ok(accepted) => accepted,
-        Err(Rejected { failure, socket }) => {
+        Err(Rejected { failure, socket, alert }) => {
             tls::report(&failure, Direction::Inbound, remote, &port.service, &shared.metrics);
-            if let (Some(socket), Protocol::Http1) = (socket, port.protocol) {
-                answer_plaintext(watch, socket).await;
+            match (socket, alert, port.protocol) {
+                (Some(socket), Some(alert), _) => say(watch, socket, &alert).await,
+                // In plaintext HTTP a caller is told what is wrong, as far as it may know.
+                (Some(socket), None, Protocol::Http1) => {
+                    let refusal = Refusal::new(Reason::Plaintext);
+                    say(watch, socket, &refusal.answer(Audience::Mesh, Dialect::Http).to_http1(true, false))
+                        .await;
+                }
+                _ => {}
             }
             return None;
         }
@@ -142,14 +149,12 @@ async fn inbound<E: Stage>(
     })
 }
 
-/// Tells a caller in plaintext HTTP what is wrong, as far as it may know.
-async fn answer_plaintext(watch: &Watch, socket: TcpStream) {
-    let refusal = Refusal::new(Reason::Plaintext);
-    let answer = refusal.answer(Audience::Mesh, Dialect::Http).to_http1(true, false);
+/// Last words to somebody who is refused.
+async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
     let mut conn = Conn::new(Stream::Tcp(socket));
     watch.within(Some(Duration::from_secs(1)));
     let mut at = 0;
-    if let Ok(Ok(())) = watch.wait(|cx| conn.poll_send(cx, &answer, &mut at)).await {
+    if let Ok(Ok(())) = watch.wait(|cx| conn.poll_send(cx, words, &mut at)).await {
         h1::linger(watch, &mut conn).await;
     }
 }

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustls::AlertDescription;
 use rustls_pki_types::UnixTime;
 use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer};
 use signet_wire::hello::{self, Peek};
@@ -25,11 +26,18 @@ pub(crate) struct Rejected {
     pub(crate) failure: HandshakeFailure,
     /// Where nothing was answered yet and the protocol allows it: the socket, to say something on.
     pub(crate) socket: Option<TcpStream>,
+    /// What to say on it: a TLS alert, for those who speak TLS, or nothing yet.
+    pub(crate) alert: Option<[u8; 7]>,
+}
+
+/// A fatal alert as a plaintext record (RFC 8446, 5.1 and 6): what a client can show its user.
+fn alert(description: AlertDescription) -> Option<[u8; 7]> {
+    Some([21, 3, 3, 0, 2, 2, description.into()])
 }
 
 impl From<HandshakeFailure> for Rejected {
     fn from(failure: HandshakeFailure) -> Self {
-        Rejected { failure, socket: None }
+        Rejected { failure, socket: None, alert: None }
     }
 }
 
@@ -40,7 +48,7 @@ fn wall_clock() -> UnixTime {
 /// Looks at the first bytes and, if they are a hello for the mesh, takes the connection.
 pub(crate) async fn accept(socket: TcpStream, tls: &Tls, alpn: Alpn) -> Result<(Stream, Peer), Rejected> {
     let mut io = ReadAhead::new(socket);
-    loop {
+    let refused = loop {
         match hello::peek(io.ahead()) {
             Peek::Partial => {
                 let more = poll_fn(|cx| io.poll_more(cx)).await;
@@ -49,16 +57,24 @@ pub(crate) async fn accept(socket: TcpStream, tls: &Tls, alpn: Alpn) -> Result<(
                 }
             }
             Peek::Plaintext => {
-                let (socket, _) = io.into_parts();
-                return Err(Rejected { failure: HandshakeFailure::Plaintext, socket: Some(socket) });
+                break Some((HandshakeFailure::Plaintext, None));
             }
-            Peek::Malformed(_) => return Err(HandshakeFailure::NotTls.into()),
-            Peek::Client(hello) if !hello.tls13 => return Err(HandshakeFailure::TlsVersion.into()),
+            Peek::Malformed(_) => {
+                break Some((HandshakeFailure::NotTls, alert(AlertDescription::DecodeError)));
+            }
+            Peek::Client(hello) if !hello.tls13 => {
+                break Some((HandshakeFailure::TlsVersion, alert(AlertDescription::ProtocolVersion)));
+            }
             Peek::Client(hello) if !hello.is_ours() => {
-                return Err(HandshakeFailure::ForeignHello { sni: hello.sni }.into());
+                let failure = HandshakeFailure::ForeignHello { sni: hello.sni };
+                break Some((failure, alert(AlertDescription::UnrecognisedName)));
             }
-            Peek::Client(_) => break,
+            Peek::Client(_) => break None,
         }
+    };
+    if let Some((failure, alert)) = refused {
+        let (socket, _) = io.into_parts();
+        return Err(Rejected { failure, socket: Some(socket), alert });
     }
     let config = tls.generation.server_config(alpn);
     let stream =

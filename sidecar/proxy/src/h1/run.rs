@@ -348,17 +348,19 @@ impl<'a, E: Stage> Run<'a, E> {
             .await?
     }
 
-    /// Whether the client ended its stream while it waits for an answer. What it sends meanwhile is its next
-    /// request and waits in its buffer.
+    /// Whether the client went away while it waits for an answer: by a reset, or by a TLS stream cut short, as
+    /// a sidecar does whose own client went. One that ended its half in good order still gets its answers.
+    /// What it sends meanwhile is its next request and waits in its buffer.
     fn client_left(&self, cx: &mut Context<'_>) -> bool {
-        if !self.uploaded.get() {
-            return false;
-        }
         let mut client = self.client.borrow_mut();
-        if client.input().len() >= BUFFER {
+        if !self.uploaded.get() || client.ended() || client.input().len() >= BUFFER {
             return false;
         }
-        matches!(client.poll_fill(cx), Poll::Ready(Ok(0) | Err(_)))
+        match client.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => client.cut(),
+            Poll::Ready(Err(_)) => true,
+            _ => false,
+        }
     }
 
     /// Reads what is there now, if anything is.

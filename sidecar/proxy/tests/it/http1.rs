@@ -369,6 +369,8 @@ async fn the_client_that_leaves_takes_its_request_with_it() {
     let mut client = Client::to(pair.out).await;
     client.send("GET /slow HTTP/1.1\r\nhost: o\r\n\r\n").await;
     assert_eq!(within(left.recv()).await, Some("came"));
+    // As a client does that is killed. A mere end of its half would say: no more requests.
+    socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     assert_eq!(within(left.recv()).await, Some("left"));
 }
@@ -407,4 +409,18 @@ async fn several_workers_serve_one_address() {
     drop(clients);
     assert_eq!(web.drain(Duration::from_secs(5)).await, 0);
     assert_eq!(orders.drain(Duration::from_secs(5)).await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_half_gets_every_answer_that_it_asked_for() {
+    let pair = Pair::http(echo().await);
+    let mut client = Client::to(pair.out).await;
+    for number in 0..5 {
+        client.send(format!("GET /{number} HTTP/1.1\r\nhost: o\r\n\r\n")).await;
+    }
+    within(client.stream.shutdown()).await.unwrap();
+    for number in 0..5 {
+        assert!(client.answer().await.text().starts_with(&format!("GET /{number}\n")));
+    }
+    assert_eq!(client.ended().await, Some(true));
 }

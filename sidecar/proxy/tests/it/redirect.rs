@@ -157,6 +157,11 @@ fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
         web.state.update_policy(|policy| policy.with_mesh(mesh));
         let answer = call().await.get("/outside").await;
         assert!(answer.text().starts_with("GET /outside"), "{}", answer.text());
+        // A listener of ours is never a destination, or it would call itself for ever.
+        let mut itself = Client::to(format!("127.0.0.1:{}", redirects[0].port()).parse().unwrap()).await;
+        assert_ne!(itself.ended().await, Some(false));
+        let labels = [("direction", "outbound"), ("service", "outside")];
+        assert_eq!(web.counter("signet_connections_total", &labels), 1, "the call to the app alone");
         // An endpoint of the mesh is not outside, however it is dialled.
         web.state.update_endpoints(|endpoints| endpoints.apply([service(&ca, app, &[])], [] as [&str; 0]));
         assert_ne!(call().await.ended().await, Some(false));
