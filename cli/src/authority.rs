@@ -13,7 +13,7 @@ use signet_proto::v1::{
     WatchIssuancesRequest,
 };
 
-use crate::operator::{Context, print, table, when};
+use crate::operator::{Context, print, refused, table, when};
 
 #[derive(Args)]
 pub(crate) struct Join {
@@ -38,7 +38,8 @@ impl Join {
             peer_class: self.class,
             ttl_seconds: self.ttl,
         };
-        let bundle = context.client().await?.create_join_token(request).await?.into_inner();
+        let bundle =
+            context.client().await?.create_join_token(request).await.map_err(|it| refused(&it))?.into_inner();
         write_bundle(&bundle, &self.out)?;
         let json = json!({"out": self.out, "spiffe_id": bundle.spiffe_id, "expires_at": bundle.expires_at});
         context.show(json, || {
@@ -132,7 +133,8 @@ impl Revoke {
             _ => bail!("name one of --serial, --identity, --key and --delegation"),
         };
         let request = RevokeRequest { what: Some(what), reason: self.reason };
-        let sequence = context.client().await?.revoke(request).await?.into_inner().sequence;
+        let sequence =
+            context.client().await?.revoke(request).await.map_err(|it| refused(&it))?.into_inner().sequence;
         context.show(json!({"sequence": sequence}), || format!("revoked; the list is now at {sequence}"))
     }
 }
@@ -140,11 +142,16 @@ impl Revoke {
 async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> {
     let mut client = context.client().await?;
     let live = if follow {
-        Some(client.watch_issuances(WatchIssuancesRequest {}).await?.into_inner())
+        Some(client.watch_issuances(WatchIssuancesRequest {}).await.map_err(|it| refused(&it))?.into_inner())
     } else {
         None
     };
-    let records = client.list_issuances(ListIssuancesRequest { limit }).await?.into_inner().records;
+    let records = client
+        .list_issuances(ListIssuancesRequest { limit })
+        .await
+        .map_err(|it| refused(&it))?
+        .into_inner()
+        .records;
     let json = records.iter().map(as_json).collect();
     context.show(json, || {
         let rows: Vec<_> = records.iter().map(as_row).collect();

@@ -1,10 +1,20 @@
 //! `signet authz`: why a request was refused.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
-use signet_proto::v1::{ExplainDecisionRequest, ListDecisionsRequest};
+use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::{ExplainDecisionRequest, ExplainDecisionResponse, ListDecisionsRequest};
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::operator::{Context, table, when};
+use crate::operator::{Context, refused, table, when};
+
+/// How long a decision may take from its sidecar to the control plane.
+const ON_ITS_WAY: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Subcommand)]
 pub(crate) enum Authz {
@@ -27,8 +37,7 @@ impl Authz {
 }
 
 async fn explain(context: &Context, id: String) -> anyhow::Result<()> {
-    let request = ExplainDecisionRequest { id: id.clone() };
-    let answer = context.client().await?.explain_decision(request).await?.into_inner();
+    let answer = ask(&mut context.client().await?, &id).await?;
     let explanation: Value = serde_json::from_str(&answer.json).unwrap_or(Value::Null);
     let json =
         json!({"id": id, "at_ms": answer.at_ms, "workload": answer.workload, "explanation": explanation});
@@ -38,9 +47,30 @@ async fn explain(context: &Context, id: String) -> anyhow::Result<()> {
     })
 }
 
+/// Asks until the decision is known: sidecars send them in batches, and whoever was refused a moment ago may
+/// be quicker than the batch.
+async fn ask(client: &mut OperatorClient<Channel>, id: &str) -> anyhow::Result<ExplainDecisionResponse> {
+    let give_up = Instant::now() + ON_ITS_WAY;
+    loop {
+        match client.explain_decision(ExplainDecisionRequest { id: id.to_owned() }).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) if status.code() == Code::NotFound && Instant::now() < give_up => {
+                sleep(ASK_AGAIN).await;
+            }
+            Err(status) => return Err(refused(&status)),
+        }
+    }
+}
+
 async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
-    let decisions =
-        context.client().await?.list_decisions(ListDecisionsRequest { limit }).await?.into_inner().decisions;
+    let decisions = context
+        .client()
+        .await?
+        .list_decisions(ListDecisionsRequest { limit })
+        .await
+        .map_err(|it| refused(&it))?
+        .into_inner()
+        .decisions;
     let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
     let json = decisions
         .iter()

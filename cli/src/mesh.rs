@@ -3,10 +3,11 @@
 use serde_json::json;
 use signet_proto::v1::{ListSidecarsRequest, StatusRequest};
 
-use crate::operator::{Context, table, when};
+use crate::operator::{Context, refused, table, when};
 
 pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
-    let status = context.client().await?.status(StatusRequest {}).await?.into_inner();
+    let status =
+        context.client().await?.status(StatusRequest {}).await.map_err(|it| refused(&it))?.into_inner();
     let certificates: Vec<_> = status
         .certificates
         .iter()
@@ -53,7 +54,14 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn sidecars(context: &Context) -> anyhow::Result<()> {
-    let sidecars = context.client().await?.list_sidecars(ListSidecarsRequest {}).await?.into_inner().sidecars;
+    let sidecars = context
+        .client()
+        .await?
+        .list_sidecars(ListSidecarsRequest {})
+        .await
+        .map_err(|it| refused(&it))?
+        .into_inner()
+        .sidecars;
     let json = sidecars
         .iter()
         .map(|it| {

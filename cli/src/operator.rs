@@ -94,6 +94,14 @@ pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Chan
     Ok(OperatorClient::new(channel))
 }
 
+/// What the control plane answered instead, in its own words.
+pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
+    if status.message().is_empty() {
+        return anyhow::anyhow!("the control plane answered: {}", status.code());
+    }
+    anyhow::anyhow!("{}", visible(status.message(), &[]))
+}
+
 /// Seconds since the epoch as RFC 3339, or `never` for 0.
 pub(crate) fn when(seconds: i64) -> String {
     if seconds == 0 {

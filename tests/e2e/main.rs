@@ -6,4 +6,5 @@ mod delivery;
 mod demo;
 mod lifecycle;
 mod pair;
+mod readme;
 mod traffic;

@@ -134,12 +134,7 @@ fn introduction(plan: &Plan) -> String {
         })
         .collect();
     let gateway = &plan.gateway;
-    let token = |user: &str| {
-        format!(
-            "$(curl -s -X POST {}/token/{user} | sed 's/.*\"access_token\": *\"\\([^\"]*\\).*/\\1/;t;d')",
-            plan.issuer_url()
-        )
-    };
+    let token = |user: &str| format!("$(curl -s {}/{user})", plan.issuer_url());
     format!(
         "\n{}\n\n\
          Try it (from another terminal):\n\n\

@@ -123,6 +123,10 @@ pub(crate) fn json(status: u16, value: &serde_json::Value) -> Reply {
     reply
 }
 
+pub(crate) fn text(body: String) -> Reply {
+    Response::new(Full::new(body.into()))
+}
+
 pub(crate) fn header<'r, B>(request: &'r Request<B>, name: &str) -> Option<&'r str> {
     request.headers().get(name)?.to_str().ok()
 }

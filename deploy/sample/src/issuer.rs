@@ -1,5 +1,6 @@
 //! A token issuer with two users and no passwords: for trying things out, never for anything else.
-//! `POST /token/alice` answers with a signed access token (RFC 9068); `/jwks` has the key.
+//! `POST /token/alice` answers with a signed access token (RFC 9068) as a token endpoint does, `GET /alice`
+//! with the bare token for a command line; `/jwks` has the key.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
 
-use crate::http::{Place, json as reply, serve};
+use crate::http::{Place, json as reply, serve, text};
 
 const LIFE_SECONDS: u64 = 3600;
 
@@ -46,7 +47,11 @@ pub(crate) async fn run(listen: Place, url: String, audience: String) -> anyhow:
                     ),
                     None => reply(404, &json!({"error": "expected POST /token/alice or /token/bob"})),
                 },
-                _ => reply(404, &json!({"error": "expected /jwks or POST /token/{user}"})),
+                ("GET", path) => match issuer.token(path.trim_start_matches('/')) {
+                    Some(token) => text(token),
+                    None => reply(404, &json!({"error": "expected /alice, /bob, /jwks or POST /token/{user}"})),
+                },
+                _ => reply(405, &json!({"error": "expected GET or POST"})),
             }
         }
     })
