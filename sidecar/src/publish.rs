@@ -71,6 +71,11 @@ impl Publisher {
         self.state.update_endpoints(|endpoints| endpoints.refuse(service, reason));
     }
 
+    /// A new stream has begun, on which everything is asked for anew.
+    pub fn asks_anew(&self) {
+        self.state.update_endpoints(|endpoints| endpoints.forget_refusals());
+    }
+
     /// Told whenever the gateway's configuration changed: what it may mint may have changed with it.
     pub fn watch_gateway(&self) -> watch::Receiver<u64> {
         self.gateway_changed.subscribe()

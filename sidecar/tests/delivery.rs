@@ -10,7 +10,7 @@ use signet_proto::v1;
 use signet_proto::v1::from_sidecar::Message as Said;
 use signet_proxy::decision::{DecisionId, DecisionSink};
 use signet_proxy::state::{State, Wanted};
-use signet_sidecar::control::stream::{Discovery, Parts};
+use signet_sidecar::control::stream::{Discovery, MAX_ADDRESSES, Parts};
 use signet_sidecar::publish::Publisher;
 use signet_sidecar::status::Status;
 use support::{Plane, Sidecar, Stream};
@@ -191,6 +191,29 @@ async fn the_first_use_of_a_service_subscribes_to_it() {
     assert_eq!(subscribe.services, ["inventory.shop"]);
     stream.delta(delta(2, vec![service("inventory.shop", "v1")])).await;
     assert!(soon(request).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_app_that_dials_at_random_does_not_cut_its_sidecar_off_from_news() {
+    let mut joined = joined().await;
+    let mut stream = joined.stream().await;
+    soon(stream.next()).await;
+    stream.delta(delta(1, vec![mesh()])).await;
+    soon(stream.next()).await;
+    let mut asked = 0;
+    for number in 0..MAX_ADDRESSES as u32 + 50 {
+        joined.state.want(Wanted::Address(std::net::Ipv4Addr::from(0x0b00_0000 + number).into()));
+        if asked < MAX_ADDRESSES {
+            let Said::Subscribe(subscribe) = soon(stream.next()).await else {
+                panic!("expected a subscription")
+            };
+            asked += subscribe.addresses.len();
+        }
+    }
+    assert_eq!(asked, MAX_ADDRESSES);
+    // Nothing more is asked, and the stream lives: news still comes.
+    stream.delta(delta(2, vec![service("orders.shop", "s1")])).await;
+    assert_eq!(soon(stream.next()).await, Said::Ack(v1::Ack { nonce: 2 }));
 }
 
 #[tokio::test]

@@ -36,8 +36,12 @@ use crate::status::Status;
 const OUTGOING: usize = 64;
 /// One delta: every service of a large mesh. Past it something is wrong with the sender.
 const MAX_DELTA: usize = 64 * 1024 * 1024;
-/// Services asked for by requests; an app that dials at random must not fill our memory.
-const MAX_WISHED: usize = 10_000;
+/// Services and addresses asked for by requests, the latter on one stream. Together they stay below what the control
+/// plane takes of one peer: past that it would end the stream, and an app that dials at random (a scan, a crawler)
+/// would cut its sidecar off from news of policies and revocations.
+const MAX_WISHED: usize = 2_000;
+/// See [`MAX_WISHED`].
+pub const MAX_ADDRESSES: usize = 1_000;
 /// Records are kept so long or so many before they are sent together.
 const BATCH: (Duration, usize) = (Duration::from_millis(500), 64);
 /// A stream that lived so long was a good one: the next failure is the first again.
@@ -92,6 +96,8 @@ pub struct Discovery {
     deliveries: Deliveries,
     /// Everything that we subscribe to: configured, wished for, routed to.
     services: BTreeSet<String>,
+    /// Addresses that this stream asked for.
+    addresses: usize,
     batch: Vec<v1::Decision>,
 }
 
@@ -99,7 +105,7 @@ impl Discovery {
     /// A discovery that knows nothing yet.
     pub fn new(parts: Parts) -> Self {
         let services = parts.dialled.clone();
-        Self { parts, deliveries: Deliveries::new(), services, batch: Vec::new() }
+        Self { parts, deliveries: Deliveries::new(), services, addresses: 0, batch: Vec::new() }
     }
 
     /// Runs for ever.
@@ -138,6 +144,8 @@ impl Discovery {
         let mut client = DeliveryClient::with_origin(link, origin).max_decoding_message_size(MAX_DELTA);
         let (say, said) = mpsc::channel(OUTGOING);
         send(&say, Say::Hello(self.hello()))?;
+        self.addresses = 0;
+        self.parts.publisher.asks_anew();
         let opening = tokio::time::timeout(OPENING, client.stream(ReceiverStream::new(said)));
         let mut hear: Streaming<v1::ToSidecar> =
             opening.await.map_err(|_| Ended::Opening)?.map_err(Ended::Status)?.into_inner();
@@ -251,7 +259,12 @@ impl Discovery {
                 self.services.insert(name.to_string());
                 subscribe.services.push(name.to_string());
             }
-            Wanted::Address(address) => subscribe.addresses.push(address.to_string()),
+            // Unanswered, it is refused when the first use has waited its time.
+            Wanted::Address(_) if self.addresses >= MAX_ADDRESSES => return Ok(()),
+            Wanted::Address(address) => {
+                self.addresses += 1;
+                subscribe.addresses.push(address.to_string());
+            }
             Wanted::IssuerKeys(alias) => {
                 return send(say, Say::UnknownKey(v1::UnknownKey { issuer_alias: alias.to_string() }));
             }

@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use super::service::{Service, ServiceSpec};
 
+/// Refusals remembered. An app that dials at random (a scan, a crawler) must not fill our memory; what is forgotten is
+/// asked again.
+const MAX_REFUSED: usize = 1024;
+
 /// The endpoints snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
@@ -63,8 +67,19 @@ impl Endpoints {
     #[must_use]
     pub fn refuse(&self, name: &str, reason: &str) -> Self {
         let mut next = Endpoints { generation: self.generation + 1, ..self.clone() };
+        if next.refused.len() >= MAX_REFUSED && !next.refused.contains_key(name) {
+            let any = next.refused.keys().next().cloned();
+            any.and_then(|any| next.refused.remove(&any));
+        }
         next.refused.insert(name.into(), reason.into());
         next
+    }
+
+    /// The next snapshot, in which nothing was refused: a new stream to the control plane asks anew, and what was not
+    /// there may have come.
+    #[must_use]
+    pub fn forget_refusals(&self) -> Self {
+        Endpoints { generation: self.generation + 1, refused: HashMap::new(), ..self.clone() }
     }
 
     /// A service by `name.namespace`.
@@ -90,4 +105,21 @@ impl Endpoints {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_do_not_pile_up_and_are_forgotten_with_their_stream() {
+        let mut endpoints = Endpoints::default();
+        for number in 0..2 * MAX_REFUSED {
+            endpoints = endpoints.refuse(&format!("10.0.{}.{}", number / 256, number % 256), "unknown");
+        }
+        assert_eq!(endpoints.refused.len(), MAX_REFUSED);
+        let last = format!("10.0.{}.255", 2 * MAX_REFUSED / 256 - 1);
+        assert!(endpoints.refusal(&last).is_some(), "the newest is among them");
+        assert!(endpoints.forget_refusals().refusal(&last).is_none());
+    }
 }
