@@ -57,3 +57,63 @@ fn lighter<'a>(a: Option<&'a Arc<Endpoint>>, b: Option<&'a Arc<Endpoint>>) -> Op
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{EndpointSpec, Endpoints, PortSpec, Protocol, ServiceSpec, Timeouts};
+
+    fn endpoints(count: u8) -> Vec<Arc<Endpoint>> {
+        let endpoint = |last| EndpointSpec {
+            address: [127, 0, 0, last].into(),
+            ports: [("main".to_owned(), 80)].into(),
+            identity: None,
+        };
+        let spec = ServiceSpec {
+            name: "orders.shop".into(),
+            ports: vec![PortSpec {
+                name: "main".into(),
+                port: 80,
+                protocol: Protocol::Http1,
+                timeouts: Timeouts::default(),
+            }],
+            identities: vec![signet_identity::testing::TestCa::new("demo.signet").id("ns/shop/sa/orders")],
+            endpoints: (1..=count).map(endpoint).collect(),
+            ..ServiceSpec::default()
+        };
+        let known = Endpoints::default().apply([spec.clone()], [] as [&str; 0]);
+        let before = known.service("orders.shop").unwrap().ports[0].endpoints.clone();
+        let _busy = before[0].begin();
+        // An update of the service keeps the endpoints that stay, and what is under way there.
+        let known = known.apply([spec], [] as [&str; 0]);
+        let after = known.service("orders.shop").unwrap().ports[0].endpoints.clone();
+        assert!(before.iter().zip(&after).all(|(a, b)| Arc::ptr_eq(a, b)));
+        assert_eq!(after[0].in_flight(), 1);
+        after
+    }
+
+    #[test]
+    fn the_busiest_of_many_is_never_picked_and_the_rest_evenly() {
+        let endpoints = endpoints(4);
+        let _busy: Vec<_> = (0..10).map(|_| endpoints[0].begin()).collect();
+        let mut picked = [0u32; 4];
+        for _ in 0..3000 {
+            let one = pick(&endpoints, &[]).unwrap();
+            picked[endpoints.iter().position(|e| Arc::ptr_eq(e, one)).unwrap()] += 1;
+        }
+        assert_eq!(picked[0], 0);
+        assert!(picked[1..].iter().all(|count| (800..1200).contains(count)), "{picked:?}");
+    }
+
+    #[test]
+    fn one_that_refused_is_not_tried_again_and_weighs_until_it_works() {
+        let endpoints = endpoints(2);
+        let other = pick(&endpoints, &[endpoints[0].id]).unwrap();
+        assert!(Arc::ptr_eq(other, &endpoints[1]));
+        assert!(pick(&endpoints, &[endpoints[0].id, endpoints[1].id]).is_none());
+        endpoints[0].connected(false);
+        assert!((0..50).all(|_| Arc::ptr_eq(pick(&endpoints, &[]).unwrap(), &endpoints[1])));
+        endpoints[0].connected(true);
+        assert!((0..200).any(|_| Arc::ptr_eq(pick(&endpoints, &[]).unwrap(), &endpoints[0])));
+    }
+}

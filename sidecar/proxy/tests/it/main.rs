@@ -11,5 +11,6 @@ mod http2;
 mod identity;
 mod policy;
 mod redirect;
+mod shortage;
 mod stream;
 mod user;
