@@ -8,22 +8,22 @@
 //! The client's reset ends everything at once, whatever is waited for.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::{HeaderName, HeaderValue, Response, Uri};
 use signet_wire::h2::{HeadError, RequestHead};
-use signet_wire::{Edits, Known, RequestView, grpc};
+use signet_wire::{Known, RequestView, grpc};
 use tokio::time::Instant;
 
-use super::link::{self, Lease};
-use super::pump::{Broken, Pump};
+use super::link;
+use super::pump::Pump;
+use super::relay::relay;
 use super::serve::Request;
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::metrics::RouteMetrics;
@@ -36,7 +36,7 @@ const TRIES: usize = 3;
 
 /// Why there is no whole answer.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     /// The client reset the request, or is gone.
     ClientGone(Code),
     /// The other side reset it.
@@ -59,10 +59,10 @@ impl From<Refusal> for Failure {
 
 /// What became of the answer so far.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     /// The status whose head is on its way to the client; 0 before.
-    status: u16,
-    sent: u64,
+    pub(super) status: u16,
+    pub(super) sent: u64,
 }
 
 /// Sees one request through.
@@ -103,7 +103,7 @@ pub(super) async fn exchange<E: Stage>(
             return;
         }
         (_, 1..) => {
-            // The answer has begun: the client must see that it is cut. `run` has reset it with its reason.
+            // The answer has begun: the client must see that it is cut. the relay has reset it with its reason.
             upload.reset(Code::CANCEL);
             metrics.answered(progress.status, request.took());
             return;
@@ -197,8 +197,7 @@ async fn run<E: Stage>(
         let again = tries < TRIES && upload.is_replayable();
         let this = if again { outgoing.clone() } else { outgoing.take() };
         let Some(this) = this else { return Err(Failure::Broken) };
-        let relay = relay(leased, this, respond, upload, deadline, &clock, &forward, shared, progress);
-        match relay.await {
+        match relay(leased, this, respond, upload, deadline, &clock, &forward, shared, progress).await {
             Err(Failure::Unprocessed(_)) if again && upload.is_replayable() && progress.status == 0 => {
                 shared.metrics.retries.inc();
             }
@@ -208,7 +207,7 @@ async fn run<E: Stage>(
 }
 
 /// The deadlines of one exchange.
-struct Clock {
+pub(super) struct Clock {
     /// To the answer's head, and for nothing after it.
     head: Option<Duration>,
     /// Without progress.
@@ -238,7 +237,7 @@ impl Clock {
     }
 
     /// Something moved.
-    fn progressed(&self, deadline: &Deadline, answered: bool) {
+    pub(super) fn progressed(&self, deadline: &Deadline, answered: bool) {
         if answered || self.head.is_none() {
             self.set(deadline, self.stall);
         }
@@ -271,7 +270,7 @@ fn outgoing(head: RequestHead, forward: &Forward, shared: &Shared) -> Result<htt
 }
 
 /// Waits, unless the client resets the request or the deadline passes.
-async fn unless_gone<T>(
+pub(super) async fn unless_gone<T>(
     respond: &mut SendResponse<Bytes>,
     deadline: &Deadline,
     mut ready: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -286,157 +285,4 @@ async fn unless_gone<T>(
         deadline.poll(cx).map(|()| Err(Failure::TimedOut))
     })
     .await
-}
-
-/// Sends the request on a link and brings the answer back.
-#[allow(clippy::too_many_arguments)]
-async fn relay(
-    mut lease: Lease,
-    request: http::Request<()>,
-    respond: &mut SendResponse<Bytes>,
-    upload: &mut Pump,
-    deadline: &Deadline,
-    clock: &Clock,
-    forward: &Forward,
-    shared: &Shared,
-    progress: &mut Progress,
-) -> Result<(), Failure> {
-    unless_gone(respond, deadline, |cx| lease.sender.poll_ready(cx)).await?.map_err(|_| gone(&lease))?;
-    let ended = upload.is_empty();
-    let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(&lease))?;
-    upload.aim(stream, ended);
-    let mut relay = Relay { response, respond, upload, forward, shared, down: None, done: progress };
-    let result = poll_fn(|cx| {
-        let before = relay.moved();
-        let step = relay.poll(cx);
-        if step.is_pending() {
-            if relay.moved() != before {
-                clock.progressed(deadline, relay.done.status != 0);
-            }
-            return deadline.poll(cx).map(|()| Err(Failure::TimedOut));
-        }
-        step
-    })
-    .await;
-    if matches!(result, Err(Failure::Unprocessed(code)) if code != Code::REFUSED_STREAM) {
-        lease.retire();
-    }
-    if let (Some(down), Err(failure)) = (&mut relay.down, &result) {
-        down.reset(match failure {
-            Failure::Reset(code) | Failure::Unprocessed(code) if *code != Code::NO_ERROR => *code,
-            Failure::TimedOut => Code::CANCEL,
-            _ => Code::INTERNAL_ERROR,
-        });
-    }
-    result
-}
-
-/// The link takes no more requests; nothing of this one was sent.
-fn gone(lease: &Lease) -> Failure {
-    lease.retire();
-    Failure::Unprocessed(Code::NO_ERROR)
-}
-
-/// Both directions of one exchange.
-struct Relay<'a> {
-    response: ResponseFuture,
-    respond: &'a mut SendResponse<Bytes>,
-    upload: &'a mut Pump,
-    forward: &'a Forward,
-    shared: &'a Shared,
-    /// The answer's body, once its head is sent.
-    down: Option<Pump>,
-    done: &'a mut Progress,
-}
-
-impl Relay<'_> {
-    fn moved(&self) -> u64 {
-        self.upload.moved + self.down.as_ref().map_or(0, |down| down.moved)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let reset = match &mut self.down {
-            None => self.respond.poll_reset(cx),
-            Some(down) => down.poll_reset(cx),
-        };
-        if let Poll::Ready(reset) = reset {
-            return Poll::Ready(Err(Failure::ClientGone(reset.unwrap_or(Code::CANCEL))));
-        }
-        if !self.upload.is_done() {
-            match self.upload.poll(cx, &self.shared.protected) {
-                Poll::Ready(Err(Broken::From(error))) => {
-                    return Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL))));
-                }
-                // The other side takes no more of the request. Its answer, or its reset, says why.
-                Poll::Ready(_) | Poll::Pending => {}
-            }
-        }
-        if self.down.is_none() {
-            match self.poll_head(cx) {
-                Poll::Ready(Ok(ended)) if ended => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        let Some(down) = &mut self.down else { return Poll::Pending };
-        let passed = down.poll(cx, &self.shared.protected);
-        self.done.sent = down.moved;
-        match passed {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(Broken::From(error))) => Poll::Ready(Err(upstream_failure(&error))),
-            Poll::Ready(Err(Broken::To(error))) => {
-                let code = error.and_then(|error| error.reason()).unwrap_or(Code::CANCEL);
-                Poll::Ready(Err(Failure::ClientGone(code)))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// Waits for the answer's head and sends it on. `true`: it is the whole answer.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Failure>> {
-        while let Poll::Ready(Some(Ok(mut interim))) = self.response.poll_informational(cx) {
-            self.forward.answer_edits.apply(interim.headers_mut(), &self.shared.protected);
-            if self.respond.send_informational(interim).is_err() {
-                break;
-            }
-        }
-        let response = match Pin::new(&mut self.response).poll(cx) {
-            Poll::Ready(Ok(response)) => response,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(upstream_failure(&error))),
-            Poll::Pending => return Poll::Pending,
-        };
-        let (mut parts, body) = response.into_parts();
-        self.upload.forget();
-        answer_edits(&self.forward.answer_edits, &mut parts.headers, self.shared);
-        self.done.status = parts.status.as_u16();
-        let ended = body.is_end_stream();
-        match self.respond.send_response(Response::from_parts(parts, ()), ended) {
-            Ok(_) if ended => Poll::Ready(Ok(true)),
-            Ok(stream) => {
-                let mut down = Pump::new(body, false);
-                down.aim(stream, false);
-                self.down = Some(down);
-                Poll::Ready(Ok(false))
-            }
-            Err(error) => Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL)))),
-        }
-    }
-}
-
-fn answer_edits(edits: &Edits, headers: &mut http::HeaderMap, shared: &Shared) {
-    edits.apply(headers, &shared.protected);
-}
-
-/// What an error of the other side's stream means for this request.
-fn upstream_failure(error: &h2::Error) -> Failure {
-    let code = error.reason().unwrap_or(Code::INTERNAL_ERROR);
-    match (error.is_remote(), error.is_reset(), error.is_go_away()) {
-        // RFC 9113, 8.7: nothing of it was processed.
-        (true, true, _) if code == Code::REFUSED_STREAM => Failure::Unprocessed(code),
-        // The library gives this error to streams above the GOAWAY's last one only.
-        (true, _, true) => Failure::Unprocessed(code),
-        (true, true, _) => Failure::Reset(code),
-        _ => Failure::Broken,
-    }
 }

@@ -9,7 +9,7 @@
 //! * [`coalesce`]: `h2` writes every small frame by itself; ours go out together when the connection yields.
 //! * [`serve`](serve()): the client's connection. Limits hold before anybody is authenticated: streams, header lists,
 //!   resets.
-//! * `exchange`: one request through its stage, onto a link, and back.
+//! * `exchange`: one request through its stage and onto a link; `relay`: its two directions from there.
 //! * `pump`: a body's way from one connection to the other. What is not yet forwarded is not yet acknowledged, so a
 //!   slow receiver slows the sender and nobody else.
 //! * `link`: connections to endpoints and apps, by the same keys as HTTP/1's pool.
@@ -21,6 +21,7 @@ mod coalesce;
 mod exchange;
 mod link;
 mod pump;
+mod relay;
 mod serve;
 
 use std::time::Duration;
