@@ -19,6 +19,19 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// The same names to frameworks that turn headers into variables (CGI, WSGI, PHP): `-` and `_` are one to them.
+const FORWARDED_ALIASES: [&str; 9] = [
+    "x_forwarded_for",
+    "x_forwarded-for",
+    "x-forwarded_for",
+    "x_forwarded_host",
+    "x_forwarded-host",
+    "x-forwarded_host",
+    "x_forwarded_proto",
+    "x_forwarded-proto",
+    "x-forwarded_proto",
+];
+
 /// The changes for one admitted request. `consumed` tells that `Authorization` was ours to read and goes no
 /// further.
 pub(crate) fn edits(
@@ -41,7 +54,7 @@ pub(crate) fn edits(
     }
     restart_trace(request, &mut edits);
     name_request(request, &mut edits);
-    tell_of_caller(conn, &mut edits);
+    tell_of_caller(request, conn, &mut edits);
     edits
 }
 
@@ -98,7 +111,12 @@ fn name_request(request: RequestView<'_>, edits: &mut Edits) {
 }
 
 /// What the caller says of itself is replaced by what its connection shows: nobody before us is trusted yet.
-fn tell_of_caller(conn: &ConnContext, edits: &mut Edits) {
+fn tell_of_caller(request: RequestView<'_>, conn: &ConnContext, edits: &mut Edits) {
+    for alias in FORWARDED_ALIASES {
+        if request.get_all(alias).next().is_some() {
+            edits.remove(HeaderName::from_static(alias));
+        }
+    }
     edits.remove(FORWARDED);
     edits.remove(FORWARDED_HOST);
     let address = conn.remote.map(|remote| remote.ip().to_canonical().to_string());

@@ -88,6 +88,17 @@ async fn what_a_caller_says_of_its_address_is_replaced_by_what_is_seen() {
 }
 
 #[tokio::test]
+async fn what_a_caller_says_of_its_address_is_dropped_in_every_spelling() {
+    let world = World::new(one_route(json!({"auth": {"anonymous": true}, "txn": {}})));
+    for name in ["X_Forwarded_For", "x_forwarded-proto", "X-Forwarded_Host", "X_FORWARDED_HOST"] {
+        let decided = world.ask("GET /", &format!("{name}: forged\r\nX_Kept: yes\r\n")).await;
+        let left = decided.forwarded();
+        assert!(!left.iter().any(|(_, value)| value == "forged"), "{name}: {left:?}");
+        assert_eq!(decided.header("x_kept"), "yes");
+    }
+}
+
+#[tokio::test]
 async fn the_token_is_never_indexed_by_header_compression() {
     let world = World::new(one_route(json!({})));
     let decided = world.get(&format!("Bearer {}", world.token(json!({})))).await;
