@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::Parser;
 use signet_sidecar::config::Config;
 use signet_sidecar::identity::IdentityError;
@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     match start(&arguments) {
         Ok(code) => code,
         Err((code, error)) => {
-            eprintln!("signet-sidecar: {error:#}");
+            // Our errors name their sources themselves.
+            eprintln!("signet-sidecar: {error}");
             ExitCode::from(code)
         }
     }
@@ -56,16 +57,15 @@ fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
     }
     let failed = |error| (1, error);
     // Before the token, the first secret, is in memory.
-    signet_daemon::harden().context("cannot protect this process's memory").map_err(failed)?;
+    signet_daemon::harden()
+        .map_err(|error| failed(anyhow!("cannot protect this process's memory: {error}")))?;
     let bundle = JoinBundle::load(&config.identity.join_bundle).map_err(refused)?;
     let logs = signet_daemon::logs::init(config.log.format, config.log.level)
-        .context("cannot set up logs")
-        .map_err(failed)?;
+        .map_err(|error| failed(anyhow!("cannot set up logs: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start a runtime")
-        .map_err(failed)?;
+        .map_err(|error| failed(anyhow!("cannot start a runtime: {error}")))?;
     let outcome = runtime.block_on(run(config, bundle, Some(logs)));
     // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
     runtime.shutdown_background();

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod delivery;
+mod docs;
 mod harness;
 mod joining;
 mod keys;

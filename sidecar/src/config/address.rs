@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 pub enum ListenAddress {
     /// TCP; port 0 lets the system choose.
     Tcp(SocketAddr),
-    /// A Unix stream socket, made with mode 0600.
+    /// A Unix stream socket, made with mode 0660: for the app's user and group.
     Unix(PathBuf),
 }
 

@@ -1,0 +1,85 @@
+//! `docs/configuration.md` and `docs/operations.md` say what this version does.
+
+use std::path::Path;
+
+use signet_control_plane::config::Config;
+
+const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("docs/configuration.md"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_example_of_the_configuration_page_is_taken() {
+    let examples: Vec<&str> = CONFIGURATION
+        .split("```yaml\n")
+        .skip(1)
+        .filter(|text| text.starts_with("# control-plane.yaml\n"))
+        .filter_map(|text| text.split("```").next())
+        .collect();
+    assert_eq!(examples.len(), 1);
+    for text in examples {
+        parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    }
+}
+
+#[test]
+fn every_field_of_the_control_plane_is_in_its_table() {
+    // The parser itself says which fields there are, when it meets one that is none of them.
+    let (_, table) = CONFIGURATION.split_once("\n## control-plane.yaml\n").unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    for section in [
+        "",
+        "seal",
+        "registry",
+        "listen",
+        "advertise",
+        "operator",
+        "metrics",
+        "svid",
+        "issuers",
+        "system",
+        "log",
+    ] {
+        let (text, within) = match section {
+            "" => ("none: 1".to_owned(), String::new()),
+            _ => (format!("{section}: {{none: 1}}"), format!("{section}.")),
+        };
+        let message = parse(&text).unwrap_err();
+        let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
+        let known = known.split(" at line ").next().unwrap();
+        for field in known.split(", ").map(|field| field.trim_matches('`')) {
+            let found =
+                table.contains(&format!("`{within}{field}`")) || table.contains(&format!("`{field}."));
+            assert!(found, "`{within}{field}` is not in the table of docs/configuration.md");
+        }
+    }
+}
+
+#[test]
+fn every_metric_and_every_refusal_of_the_authority_has_its_row() {
+    let row = |name: &str| assert!(OPERATIONS.contains(&format!("\n| `{name}` | ")), "no row for {name}");
+    let own = include_str!("../../src/metrics.rs");
+    let mut count = 0;
+    for call in ["counters(", "gauges(", "counter(", "gauge("] {
+        for rest in own.split(call).skip(1) {
+            let name = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            if let Some(name) = name {
+                row(&format!("signet_control_plane_{name}"));
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 15, "{count}");
+    let authority = include_str!("../../../ca/src/metrics.rs").split('"');
+    let names: Vec<&str> = authority.filter(|text| text.starts_with("signet_ca_")).collect();
+    assert!(names.len() > 5, "{names:?}");
+    names.into_iter().for_each(row);
+    let labels = include_str!("../../../ca/src/refusal.rs").split("fn label").nth(1).unwrap();
+    let labels = labels.split("\n    }\n").next().unwrap().split("=> \"").skip(1);
+    let labels: Vec<&str> = labels.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(labels.len() > 25, "{labels:?}");
+    labels.into_iter().for_each(row);
+}

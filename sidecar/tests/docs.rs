@@ -1,0 +1,140 @@
+//! `docs/configuration.md` and `docs/operations.md` say what this version does: examples are read by the real
+//! parsers, and every field, label and metric of the code has its place on the page.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use signet_sidecar::config::{Config, Role};
+use signet_sidecar::join::JoinBundle;
+
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let open = format!("```{language}\n");
+    page.split(open.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("docs/configuration.md"), text).map_err(|error| error.to_string())
+}
+
+/// The section of a page under this heading.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    rest.split("\n## ").next().expect("text")
+}
+
+/// What stands in double quotes after each `before`.
+fn quoted(source: &str, before: &str) -> Vec<String> {
+    let after = source.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+    after.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_example_of_a_sidecar_and_its_join_bundle_is_taken() {
+    let files = blocks(CONFIGURATION, "yaml");
+    let parsed: Vec<Config> = files
+        .iter()
+        .filter(|text| text.starts_with("# sidecar.yaml\n"))
+        .map(|text| parse(text).unwrap_or_else(|error| panic!("{error}\n{text}")))
+        .collect();
+    assert!(parsed.iter().any(|config| config.role == Role::Sidecar));
+    assert!(parsed.iter().any(|config| config.role == Role::Gateway));
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("join.json");
+    for text in blocks(CONFIGURATION, "json") {
+        std::fs::write(&file, text).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("0600");
+        JoinBundle::load(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    }
+    assert_eq!(blocks(CONFIGURATION, "json").len(), 1);
+}
+
+#[test]
+fn every_field_of_a_sidecar_is_in_its_table() {
+    // The parser itself says which fields there are, when it meets one that is none of them.
+    let table = section(CONFIGURATION, "sidecar.yaml");
+    for (text, within) in [
+        ("none: 1", ""),
+        ("identity: {none: 1}", "identity."),
+        ("inbound: [{none: 1}]", "inbound[]."),
+        ("outbound: [{none: 1}]", "outbound[]."),
+        ("transparent: {none: 1}", "transparent."),
+        ("gateway: {none: 1}", "gateway."),
+        ("gateway: {listeners: [{none: 1}]}", "gateway.listeners[]."),
+        ("gateway: {listeners: [{tls: {none: 1}}]}", "gateway.listeners[].tls."),
+        ("admin: {none: 1}", "admin."),
+        ("metrics: {none: 1}", "metrics."),
+        ("tls: {none: 1}", "tls."),
+        ("log: {none: 1}", "log."),
+    ] {
+        let message = parse(text).expect_err("an unknown field");
+        let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
+        for field in known.split(", ").map(|field| field.trim_matches('`')) {
+            let (whole, open) = (format!("`{within}{field}`"), format!("`{within}{field}"));
+            let of_list = [format!("{open}[]."), format!("{open}.")];
+            let found = table.contains(&whole) || of_list.iter().any(|start| table.contains(start));
+            assert!(found, "{whole} is not in the table of docs/configuration.md");
+        }
+    }
+}
+
+#[test]
+fn every_reason_of_a_failed_handshake_has_its_row() {
+    let source = include_str!("../../core/identity/src/failure.rs");
+    let labels = source.split("fn label").nth(1).and_then(|rest| rest.split("\n    }\n").next());
+    let labels = quoted(labels.expect("the labels"), "=>");
+    assert!(labels.len() > 20, "{labels:?}");
+    let table = section(OPERATIONS, "When handshakes fail");
+    for label in &labels {
+        assert!(table.contains(&format!("\n| `{label}` | ")), "{label} has no row in docs/operations.md");
+    }
+    let rows = table.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, labels.len(), "a row for a reason that is no longer there");
+}
+
+#[test]
+fn every_refusal_has_its_row_with_its_statuses() {
+    let source = include_str!("../proxy/src/answer.rs");
+    let code = |name: &str| {
+        let (_, rest) = source.split_once(&format!("const {name}: u8 = ")).expect("the code");
+        rest.split(';').next().expect("a number").to_owned()
+    };
+    let rows = source.split("fn row").nth(1).and_then(|rest| rest.split("\n    }\n").next());
+    let mut known = BTreeSet::new();
+    for row in rows.expect("the table").split("(\"").skip(1) {
+        let mut cells = row.split(',').map(str::trim);
+        let label = cells.next().expect("label").trim_end_matches('"');
+        let status = cells.next().expect("status");
+        let grpc = code(cells.next().expect("gRPC").trim_start_matches("grpc::"));
+        known.insert(format!("| `{label}` | {status} | {grpc} |"));
+    }
+    assert!(known.len() > 25, "{known:?}");
+    let table = section(OPERATIONS, "When requests are refused");
+    let rows: BTreeSet<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    for row in &known {
+        assert!(rows.iter().any(|line| line.starts_with(row)), "docs/operations.md has no row {row}");
+    }
+    assert_eq!(rows.len(), known.len(), "a row for a reason that is no longer there");
+}
+
+#[test]
+fn every_metric_of_the_data_plane_has_its_row() {
+    let mut names = BTreeSet::new();
+    for source in [
+        include_str!("../proxy/src/metrics.rs"),
+        include_str!("../gateway/src/events.rs"),
+        include_str!("../src/metrics.rs"),
+    ] {
+        let quoted = source.split('"').filter(|text| text.starts_with("signet_"));
+        names.extend(quoted.filter(|text| text.bytes().all(|b| b == b'_' || b.is_ascii_lowercase())));
+    }
+    assert!(names.len() > 20, "{names:?}");
+    let table = section(OPERATIONS, "Metrics");
+    for name in names {
+        assert!(table.contains(&format!("\n| `{name}` | ")), "{name} has no row in docs/operations.md");
+    }
+}
