@@ -4,4 +4,6 @@
 mod authority;
 mod framing;
 mod handshake;
+mod insider;
+mod outsider;
 mod scene;

@@ -96,11 +96,8 @@ async fn inbound<E: Stage>(
     let local = socket.local_addr().ok();
     let shared = &worker.shared;
     watch.within(Some(shared.limits.handshake_time));
-    let mut accepting = std::pin::pin!(async {
-        // Closed only with the process.
-        let _turn = shared.handshakes.acquire().await;
-        tls::accept(socket, &view.tls, alpn_of(port.protocol)).await
-    });
+    let alpn = alpn_of(port.protocol);
+    let mut accepting = std::pin::pin!(tls::accept(socket, &view.tls, alpn, &shared.handshakes));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
@@ -240,9 +237,11 @@ async fn edge<E: Stage>(
             let local = socket.local_addr().ok();
             watch.within(Some(shared.limits.handshake_time));
             let mut accepting = std::pin::pin!(async {
+                let mut io = crate::io::ReadAhead::new(socket);
+                tls::hello(&mut io).await?;
                 let _turn = shared.handshakes.acquire().await;
                 let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
-                acceptor.accept(crate::io::ReadAhead::new(socket)).await
+                acceptor.accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))
             });
             let failure = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
                 Ok(Ok(stream)) => {
@@ -254,7 +253,7 @@ async fn edge<E: Stage>(
                     let conn = Conn::new(Stream::Accepted(Box::new(stream)));
                     return Some(edge_context(worker, stage, conn, remote, local, protocol, true));
                 }
-                Ok(Err(error)) => HandshakeFailure::from_io(&error),
+                Ok(Err(failure)) => failure,
                 Err(_) => HandshakeFailure::Timeout,
             };
             tls::report(&failure, Direction::Edge, remote, "edge", &shared.metrics);

@@ -13,6 +13,7 @@ use rustls_pki_types::UnixTime;
 use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer};
 use signet_wire::hello::{self, Peek};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::flood::PerSecond;
@@ -45,37 +46,50 @@ fn wall_clock() -> UnixTime {
     UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection.
-pub(crate) async fn accept(socket: TcpStream, tls: &Tls, alpn: Alpn) -> Result<(Stream, Peer), Rejected> {
-    let mut io = ReadAhead::new(socket);
-    let refused = loop {
+/// Waits until the first bytes say what they are. Nothing is worked for a stranger who has not said that much, so
+/// that this takes no turn of the handshakes.
+pub(crate) async fn hello(io: &mut ReadAhead) -> Result<Peek, HandshakeFailure> {
+    loop {
         match hello::peek(io.ahead()) {
             Peek::Partial => {
                 let more = poll_fn(|cx| io.poll_more(cx)).await;
                 if more.map_err(|error| HandshakeFailure::from_io(&error))? == 0 {
-                    return Err(HandshakeFailure::Closed.into());
+                    return Err(HandshakeFailure::Closed);
                 }
             }
-            Peek::Plaintext => {
-                break Some((HandshakeFailure::Plaintext, None));
-            }
-            Peek::Malformed(_) => {
-                break Some((HandshakeFailure::NotTls, alert(AlertDescription::DecodeError)));
-            }
-            Peek::Client(hello) if !hello.tls13 => {
-                break Some((HandshakeFailure::TlsVersion, alert(AlertDescription::ProtocolVersion)));
-            }
-            Peek::Client(hello) if !hello.is_ours() => {
-                let failure = HandshakeFailure::ForeignHello { sni: hello.sni };
-                break Some((failure, alert(AlertDescription::UnrecognisedName)));
-            }
-            Peek::Client(_) => break None,
+            whole => return Ok(whole),
         }
+    }
+}
+
+/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection when it is its turn.
+pub(crate) async fn accept(
+    socket: TcpStream,
+    tls: &Tls,
+    alpn: Alpn,
+    turns: &Semaphore,
+) -> Result<(Stream, Peer), Rejected> {
+    let mut io = ReadAhead::new(socket);
+    let refused = match hello(&mut io).await? {
+        Peek::Plaintext => Some((HandshakeFailure::Plaintext, None)),
+        Peek::Malformed(_) | Peek::Partial => {
+            Some((HandshakeFailure::NotTls, alert(AlertDescription::DecodeError)))
+        }
+        Peek::Client(hello) if !hello.tls13 => {
+            Some((HandshakeFailure::TlsVersion, alert(AlertDescription::ProtocolVersion)))
+        }
+        Peek::Client(hello) if !hello.is_ours() => {
+            let failure = HandshakeFailure::ForeignHello { sni: hello.sni };
+            Some((failure, alert(AlertDescription::UnrecognisedName)))
+        }
+        Peek::Client(_) => None,
     };
     if let Some((failure, alert)) = refused {
         let (socket, _) = io.into_parts();
         return Err(Rejected { failure, socket: Some(socket), alert });
     }
+    // Closed only with the process.
+    let _turn = turns.acquire().await;
     let config = tls.generation.server_config(alpn);
     let stream =
         TlsAcceptor::from(config).accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))?;
