@@ -392,7 +392,10 @@ async fn transparent<E>(
         .await
         .flatten();
     let Some(service) = found else {
-        if view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
+        // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
+        // which is never dialled in plaintext (decision 3).
+        let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
+        if is_nobodys && view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
             return Some(Behind::Outside);
         }
         refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);

@@ -155,6 +155,10 @@ fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
         assert_ne!(call().await.ended().await, Some(false));
         let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
         web.state.update_policy(|policy| policy.with_mesh(mesh));
+        // As long as nobody has said that it is not the mesh's, it may be.
+        assert_ne!(call().await.ended().await, Some(false));
+        let nobodys = app.ip().to_string();
+        web.state.update_endpoints(|endpoints| endpoints.refuse(&nobodys, "no service has this address"));
         let answer = call().await.get("/outside").await;
         assert!(answer.text().starts_with("GET /outside"), "{}", answer.text());
         // A listener of ours is never a destination, or it would call itself for ever.
