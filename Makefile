@@ -22,6 +22,7 @@ test: setup build
 
 lint: setup
 	$(CARGO) fmt --all --check
+	$(CARGO) fetch --locked --quiet
 	cargo-deny --offline check bans licenses sources
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 

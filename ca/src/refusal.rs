@@ -142,7 +142,9 @@ impl Refusal {
             Refusal::RowTampered => {
                 "a stored row does not carry the authority's mark: somebody else wrote to the store"
             }
-            Refusal::TooManyAttempts => "too many attempts from this source, or renewals of this lineage: wait a minute",
+            Refusal::TooManyAttempts => {
+                "too many attempts from this source, or renewals of this lineage: wait a minute"
+            }
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
             Refusal::ClassNotAllowed => "join tokens are made for the classes sidecar and gateway only",
