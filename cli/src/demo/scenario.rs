@@ -46,6 +46,7 @@ pub(crate) async fn check(
     report.claim("a service that speaks first is reached over the mesh", play.ledger().await)?;
     report.claim("the intruder is refused at an HTTP service", play.intruder().await)?;
     report.claim("the intruder is refused at a TCP service", play.intruder_tcp().await)?;
+    print("        (waiting until every certificate has rotated: less than a minute)")?;
     report.claim("certificates rotate, and no request fails meanwhile", play.rotation(rotations).await)?;
     report.claim("no token and no key stands in a log", play.logs(processes).await)?;
     report.finish(processes)
@@ -143,20 +144,21 @@ impl Play<'_> {
         let id = header(&answer, "signet-decision-id").to_owned();
         ensure!(!id.is_empty(), "the answer has no signet-decision-id");
         ensure!(header(&answer, "signet-deny-reason").is_empty(), "the reason was told to an outside caller");
-        let why = self.explain(&id).await?;
+        let explanation = self.explain(&id).await?;
+        let why = explanation["reason"].as_str().unwrap_or_default();
         ensure!(
             why.contains("who-may-see-orders"),
-            "the explanation does not name the policy that came nearest: {why}"
+            "the explanation does not name the policy that came nearest: {explanation}"
         );
         Ok(format!("403, decision {id}: {why}"))
     }
 
-    async fn explain(&self, id: &str) -> anyhow::Result<String> {
+    async fn explain(&self, id: &str) -> anyhow::Result<serde_json::Value> {
         let asked = async {
             loop {
                 let request = ExplainDecisionRequest { id: id.to_owned() };
                 match self.client.clone().explain_decision(request).await {
-                    Ok(answer) => return Ok(answer.into_inner().json),
+                    Ok(answer) => return Ok(serde_json::from_str(&answer.into_inner().json)?),
                     Err(status) if status.code() == Code::NotFound => sleep(Duration::from_millis(50)).await,
                     Err(status) => bail!("asking why: {status}"),
                 }
@@ -234,7 +236,7 @@ impl Play<'_> {
         let id = header(&answer, "signet-decision-id").to_owned();
         ensure!(answer.status() == 403, "expected 403, got {}: {}", answer.status(), brief(&answer));
         let why = self.explain(&id).await?;
-        ensure!(why.contains("intruder"), "the explanation does not name the caller: {why}");
+        ensure!(why.to_string().contains("sa/intruder"), "the explanation does not name the caller: {why}");
         Ok(format!("403, decision {id}"))
     }
 
