@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::operator::{Context, refused, table, when};
+use crate::operator::{Context, one_line, refused, table, when};
 
 /// How long a decision may take from its sidecar to the control plane.
 const ON_ITS_WAY: Duration = Duration::from_secs(3);
@@ -82,9 +82,9 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
             .map(|it| {
                 let (verdict, reason) = sentence(&parse(&it.json));
                 vec![
-                    visible(&it.id),
+                    one_line(&it.id).into_owned(),
                     when(it.at_ms / 1000),
-                    visible(&it.workload),
+                    one_line(&it.workload).into_owned(),
                     verdict.to_owned(),
                     reason,
                 ]
@@ -127,8 +127,8 @@ fn story(explanation: &Value, id: &str, made: &str) -> String {
         ("to", with(&to, &[&facts["protocol"], &facts["direction"]])),
         ("from", with(&text(&facts["peer"]), &[&facts["peerClass"]])),
         ("user", with(&text(&user["sub"]), &[&user["cred"], &user["context"]])),
-        ("made by", visible(made)),
-        ("decision", visible(id)),
+        ("made by", one_line(made).into_owned()),
+        ("decision", one_line(id).into_owned()),
     ];
     let mut lines = vec![format!("{verdict}: {reason}"), String::new()];
     lines.extend(
@@ -168,8 +168,8 @@ fn section(lines: &mut Vec<String>, heading: &str, items: &Value, line: impl Fn(
 fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => visible(text),
-        other => visible(&other.to_string()),
+        Value::String(text) => one_line(text).into_owned(),
+        other => one_line(&other.to_string()).into_owned(),
     }
 }
 
@@ -193,13 +193,6 @@ fn with(what: &str, details: &[&Value]) -> String {
 
 fn first(texts: &[String]) -> String {
     texts.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default()
-}
-
-/// Parts of a decision were written by callers, so a terminal must see no control character of them.
-fn visible(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
     if status.message().is_empty() {
         return anyhow::anyhow!("the control plane answered: {}", status.code());
     }
-    anyhow::anyhow!("{}", visible(status.message(), &[]))
+    anyhow::anyhow!("{}", one_line(status.message()))
 }
 
 /// Seconds since the epoch as RFC 3339, or `never` for 0.
