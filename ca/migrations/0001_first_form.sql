@@ -1,5 +1,12 @@
--- Rows that grant something (join_tokens, lineages, svids, log_heads) carry a MAC under a key that is
--- not in the database. Bytes are raw, times are seconds since the epoch.
+-- Rows that grant something or take it back (join_tokens, lineages, svids, revocations, log_heads, founded)
+-- carry a MAC under a key that is not in the database. Bytes are raw, times are seconds since the epoch.
+
+-- Whose store this is: without this row there is no authority that wrote here.
+CREATE TABLE founded (
+    replica TEXT NOT NULL PRIMARY KEY,
+    root    BLOB NOT NULL,                   -- SHA-256 of the root certificate
+    mac     BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE join_tokens (
     hash       BLOB    NOT NULL PRIMARY KEY, -- SHA-256 of the token; the token itself is nowhere
@@ -50,12 +57,8 @@ CREATE TABLE revocations (
     reason     TEXT    NOT NULL,
     revoked_at INTEGER NOT NULL,
     expires_at INTEGER,                        -- none: until lifted
+    mac        BLOB    NOT NULL,
     PRIMARY KEY (kind, value)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE counters (
-    name  TEXT    NOT NULL PRIMARY KEY,
-    value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE log (
@@ -79,9 +82,13 @@ BEGIN SELECT RAISE(ABORT, 'the issuance log is append-only'); END;
 CREATE TRIGGER log_is_append_only_delete BEFORE DELETE ON log
 BEGIN SELECT RAISE(ABORT, 'the issuance log is append-only'); END;
 
+-- Where the log ends, and what the revocations are: neither can be shortened without it showing.
 CREATE TABLE log_heads (
-    replica  TEXT    NOT NULL PRIMARY KEY,
-    sequence INTEGER NOT NULL,
-    hash     BLOB    NOT NULL,
-    mac      BLOB    NOT NULL
+    replica      TEXT    NOT NULL PRIMARY KEY,
+    sequence     INTEGER NOT NULL,
+    hash         BLOB    NOT NULL,
+    set_sequence INTEGER NOT NULL,             -- number of the set of revocations; only grows
+    set_count    INTEGER NOT NULL,             -- its rows
+    set_digest   BLOB    NOT NULL,             -- SHA-256 over their MACs
+    mac          BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::revoke::Revocations;
 use crate::seal::{Role, Sealer};
-use crate::store::{RowMac, Store, StoreError};
+use crate::store::{Owner, RowMac, Store, StoreError, Verified};
 
 const DATABASE: &str = "authority.db";
 
@@ -81,7 +81,8 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Opens the authority of a data directory, or makes a new one in an empty directory.
+    /// Opens the authority of a data directory, or makes a new one in an empty directory. Where a root is, its
+    /// store must be: one that is gone, empty or another's is refused.
     pub async fn open(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
         config.validate()?;
         let now = clock.unix_seconds();
@@ -105,9 +106,14 @@ impl Authority {
         let row_mac = hierarchy.secret(Role::RowMac, keys::generate_mac)?;
         let token_key = hierarchy.secret(Role::TokenRoot, keys::generate)?;
         let token_key = SigningKey::from_pkcs8(&token_key)?;
-        let store =
-            Store::open(&config.data_dir.join(DATABASE), RowMac::new(&row_mac), &config.replica).await?;
-        let has_log = store.check_head().await?;
+        let owner = Owner {
+            mac: RowMac::new(&row_mac),
+            replica: &config.replica,
+            root: hierarchy.root.sha256(),
+            founding: hierarchy.founding,
+        };
+        let store = Store::open(&config.data_dir.join(DATABASE), owner).await?;
+        let has_log = store.check_head(hierarchy.founding).await?;
         let revocations = Revocations::load(&store, now).await?;
         let metrics = Metrics::new()?;
         let inner = Inner {
@@ -133,6 +139,7 @@ impl Authority {
         };
         inner.prove(now)?;
         inner.note_hierarchy(has_log, now).await?;
+        inner.hierarchy.founded()?;
         Ok(Authority { inner: Arc::new(inner) })
     }
 
@@ -212,8 +219,8 @@ impl Authority {
         Ok(self.inner.store.records(limit.min(10_000)).await?)
     }
 
-    /// Walks the whole issuance log and returns how many records it has. Any edit, gap or cut is an error.
-    pub async fn verify_chain(&self) -> Result<u64, StoreError> {
+    /// Walks the whole issuance log and the revocations beside it. Any edit, gap or cut is an error.
+    pub async fn verify_chain(&self) -> Result<Verified, StoreError> {
         self.inner.store.verify_chain().await
     }
 
@@ -239,7 +246,7 @@ impl Authority {
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             let swept = writer.sweep_revocations(now).await?;
             if swept {
-                writer.next_revocation_sequence().await?;
+                writer.mark_revocations(now).await?;
             }
             for budget in [&inner.bootstrap_budget, &inner.peer_budget] {
                 let suppressed = budget.lock().unwrap_or_else(PoisonError::into_inner).flush();

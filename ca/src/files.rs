@@ -98,6 +98,13 @@ pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, bytes, 0o644)
 }
 
+/// Removes a file, durably.
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
+    std::fs::remove_file(path).map_err(io("remove", path))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync", directory))
+}
+
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut suffix = [0u8; 8];
     SystemRandom::new().fill(&mut suffix).map_err(|_| FileError::Random)?;

@@ -38,6 +38,10 @@ pub enum HierarchyError {
     )]
     RootMissing { present: &'static str },
     #[error(
+        "{file} is missing although root.sealed exists: restore it from a backup, or move the whole data directory away to begin a new mesh"
+    )]
+    SecretMissing { file: &'static str },
+    #[error(
         "the root ended at {not_after} (now {now}, seconds since the epoch): a new root is needed before anything can be issued"
     )]
     RootEnded { not_after: i64, now: i64 },
@@ -108,6 +112,8 @@ pub(crate) struct Hierarchy {
     sealer: Mutex<Sealer>,
     pub(crate) root: CaCertificate,
     issuer: RwLock<Arc<Issuer>>,
+    /// The first start has not been finished yet: what is missing beside the root was never made.
+    pub(crate) founding: bool,
 }
 
 impl Hierarchy {
@@ -125,9 +131,13 @@ impl Hierarchy {
             Some(content) => unpack(Role::Root, &content)?.0,
             None => match present {
                 Some(present) => return Err(HierarchyError::RootMissing { present }),
-                None => make_root(trust_domain, lives.root, &mut sealer, now)?,
+                None => {
+                    sealer.write(Role::Founding, &[])?;
+                    make_root(trust_domain, lives.root, &mut sealer, now)?
+                }
             },
         };
+        let founding = sealer.read(Role::Founding)?.is_some();
         if now > root.validity.not_after {
             return Err(HierarchyError::RootEnded { not_after: root.validity.not_after, now });
         }
@@ -150,7 +160,16 @@ impl Hierarchy {
             sealer: Mutex::new(sealer),
             root,
             issuer: RwLock::new(Arc::new(issuer)),
+            founding,
         })
+    }
+
+    /// The first start is finished: from now on nothing may be missing.
+    pub(crate) fn founded(&self) -> Result<(), HierarchyError> {
+        if self.founding {
+            self.sealer.lock().unwrap_or_else(PoisonError::into_inner).remove(Role::Founding)?;
+        }
+        Ok(())
     }
 
     /// The issuer at hand, due or not.
@@ -189,7 +208,7 @@ impl Hierarchy {
         }
     }
 
-    /// Opens or makes another secret that lies sealed beside the keys.
+    /// Opens another secret that lies sealed beside the keys; the first start makes it.
     pub(crate) fn secret(
         &self,
         role: Role,
@@ -198,6 +217,9 @@ impl Hierarchy {
         let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(secret) = sealer.read(role)? {
             return Ok(secret);
+        }
+        if !self.founding {
+            return Err(HierarchyError::SecretMissing { file: role.file_name() });
         }
         let secret = make()?;
         sealer.write(role, &secret)?;

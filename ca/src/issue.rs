@@ -141,7 +141,8 @@ pub(crate) async fn issue(
         .record(
             Entry::new(now, event, actor)
                 .about(id.as_str(), class.as_str())
-                .certificate(&serial.to_string(), validity.not_after),
+                .certificate(&serial.to_string(), validity.not_after)
+                .because(&lineage_end(authorized.ends_at())),
         )
         .await?;
     Ok(Issued {
@@ -154,6 +155,14 @@ pub(crate) async fn issue(
         renew_at: renew_at(now, validity.not_after),
         lineage_ends_at: authorized.ends_at(),
     })
+}
+
+/// When the chain of renewals ends, in the words of the log; nothing where there is no end.
+pub(crate) fn lineage_end(ends_at: Option<i64>) -> String {
+    use time::format_description::well_known::Rfc3339;
+    let Some(at) = ends_at else { return String::new() };
+    let text = time::OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(&Rfc3339).ok());
+    format!("renewable until {}", text.unwrap_or_else(|| at.to_string()))
 }
 
 /// Writes down an issuer the first time it is seen.

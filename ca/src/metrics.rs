@@ -10,6 +10,7 @@ pub(crate) struct Metrics {
     pub(crate) refused: IntCounterVec,
     pub(crate) revoked: IntCounterVec,
     pub(crate) alerts: IntCounter,
+    pub(crate) lineages_ending: IntCounter,
     pub(crate) unrecorded: IntCounter,
     pub(crate) failures: IntCounter,
     pub(crate) not_after: IntGaugeVec,
@@ -37,6 +38,10 @@ impl Metrics {
                 "signet_ca_lineage_alerts_total",
                 "Certificates that were renewed twice with different keys; each is a key in two hands",
             )?,
+            lineages_ending: IntCounter::new(
+                "signet_ca_lineage_ending_total",
+                "Renewals with less than a day left until the workload must join again",
+            )?,
             unrecorded: IntCounter::new(
                 "signet_ca_unrecorded_refusals_total",
                 "Refusals that were counted into a later record because there were too many",
@@ -60,6 +65,7 @@ impl Metrics {
         registry.register(Box::new(self.refused.clone()))?;
         registry.register(Box::new(self.revoked.clone()))?;
         registry.register(Box::new(self.alerts.clone()))?;
+        registry.register(Box::new(self.lineages_ending.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         registry.register(Box::new(self.failures.clone()))?;
         registry.register(Box::new(self.not_after.clone()))

@@ -27,7 +27,7 @@ pub enum Event {
     SelfIssued,
     Refused,
     Revoked,
-    /// An operator lifted the revocation of an identity.
+    /// An operator lifted a revocation.
     Reinstated,
     /// A certificate was renewed twice with different keys: somebody has a stolen key.
     Alert,
@@ -169,7 +169,8 @@ pub struct Record {
     /// Hex.
     pub serial: String,
     pub not_after: Option<i64>,
-    /// A typed reason where something was refused, an operator's words where something was revoked.
+    /// A typed reason where something was refused, an operator's words where something was revoked or lifted,
+    /// the end of the chain of renewals where something was issued.
     pub reason: String,
     /// Who asked: the peer's SPIFFE ID, `uid:<n>`, or an address at bootstrap.
     pub actor: String,

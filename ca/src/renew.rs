@@ -19,6 +19,9 @@ use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
 use crate::store::{LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
 
+/// How long before a lineage's end each renewal is a warning.
+const DAY: i64 = 24 * 3600;
+
 impl Authority {
     /// Renews the certificate that the peer presented in its handshake (its leaf, DER). The caller's TLS has
     /// verified it and the peer's possession of its key; who the peer is is read from it alone.
@@ -36,6 +39,7 @@ impl Authority {
             match inner.renew(&presented, csr, &actor, registrar, now).await {
                 Ok((by, issued)) => {
                     inner.issued(by, &issued);
+                    inner.warn_of_end(&issued, now);
                     Ok(issued)
                 }
                 Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
@@ -86,6 +90,19 @@ impl Inner {
         }
     }
 
+    /// A workload whose chain of renewals is about to end must be joined again by somebody, soon.
+    fn warn_of_end(&self, issued: &Issued, now: i64) {
+        let Some(ends_at) = issued.lineage_ends_at.filter(|end| end.saturating_sub(now) < DAY) else {
+            return;
+        };
+        self.metrics.lineages_ending.inc();
+        tracing::warn!(
+            target: "signet::ca", id = %issued.spiffe_id, serial = %issued.serial, lineage_ends_at = ends_at,
+            left_seconds = ends_at.saturating_sub(now),
+            "less than a day is left of this chain of renewals: make a new join bundle and restart the sidecar with it"
+        );
+    }
+
     /// Counts a renewal of this lineage.
     fn admit(&self, lineage: [u8; 16], about: (&SpiffeId, PeerClass), now: i64) -> Result<(), Stop> {
         if self.renewals.lock().unwrap_or_else(PoisonError::into_inner).admit(lineage, now) {
@@ -113,7 +130,7 @@ impl Inner {
             };
             writer.insert_revocation(&row, reason, now).await?;
         }
-        writer.next_revocation_sequence().await?;
+        writer.mark_revocations(now).await?;
         let parent = crate::check::parse(presented)
             .ok()
             .and_then(|parsed| Serial::from_der_integer(parsed.raw_serial()).ok())
@@ -146,7 +163,8 @@ async fn again(writer: &mut Writer, row: SvidRow, actor: &str, now: i64) -> Resu
     let serial = Serial::from_bytes(&row.serial).map_err(|_| corrupt("its serial is bad"))?;
     let entry = Entry::new(now, Event::Resent, actor)
         .about(&row.spiffe_id, &row.class)
-        .certificate(&serial.to_string(), row.not_after);
+        .certificate(&serial.to_string(), row.not_after)
+        .because(&issue::lineage_end(lineage.as_ref().map(|lineage| lineage.ends_at)));
     writer.record(entry).await?;
     Ok(Issued {
         spiffe_id: SpiffeId::parse(&row.spiffe_id).map_err(|_| corrupt("its identity is bad"))?,

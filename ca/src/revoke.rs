@@ -1,7 +1,8 @@
 //! Revocation: what must not be believed any more although it has not ended.
 //!
 //! A revocation is kept until what it names has ended by itself; that of an identity until an operator
-//! lifts it. The whole set has a number that only grows, and every change is published on a watch channel
+//! lifts it. The whole set has a number that only grows (with the clock, so that it does so across the restore
+//! of a backup), and every change is published on a watch channel
 //! for delivery to the sidecars.
 
 use std::collections::HashSet;
@@ -118,7 +119,7 @@ impl Authority {
             // The last second of its validity still counts.
             .map(|end| end.max(now).saturating_add(1));
             writer.insert_revocation(&RevocationRow { kind, value, expires_at }, &reason, now).await?;
-            let sequence = writer.next_revocation_sequence().await?;
+            let sequence = writer.mark_revocations(now).await?;
             let entry = Entry::new(now, Event::Revoked, &actor).because(&reason);
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
@@ -130,21 +131,29 @@ impl Authority {
         .await
     }
 
-    /// Lifts the revocation of an identity; whether it was revoked.
-    pub async fn reinstate(&self, id: SpiffeId, actor: &str) -> Result<bool, AuthorityError> {
-        let actor = actor.to_owned();
+    /// Lifts a revocation, and returns the number of the new set; nothing if there was none. A chain of renewals
+    /// that ended itself because a key was in two hands stays ended, whatever of it is lifted.
+    pub async fn reinstate(
+        &self,
+        what: Revocation,
+        reason: &str,
+        actor: &str,
+    ) -> Result<Option<u64>, AuthorityError> {
+        let (reason, actor) = (reason.to_owned(), actor.to_owned());
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
+            let (kind, value) = what.row();
             let mut writer = inner.store.begin().await?;
-            if !writer.delete_revocation(RevocationKind::Identity, id.as_str().as_bytes()).await? {
-                return Ok(false);
+            if !writer.delete_revocation(kind, &value).await? {
+                return Ok(None);
             }
-            writer.next_revocation_sequence().await?;
-            writer.record(Entry::new(now, Event::Reinstated, &actor).about(id.as_str(), "")).await?;
+            let sequence = writer.mark_revocations(now).await?;
+            let entry = Entry::new(now, Event::Reinstated, &actor).because(&reason);
+            writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
-            tracing::warn!(target: "signet::ca", %id, actor, "lifted the revocation of an identity");
+            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, "lifted a revocation");
             inner.publish_revocations(now).await?;
-            Ok(true)
+            Ok(Some(sequence))
         })
         .await
     }

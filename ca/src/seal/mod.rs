@@ -129,6 +129,8 @@ pub(crate) enum Role {
     Issuer,
     TokenRoot,
     RowMac,
+    /// There from before the root until the store is bound to it: says that a missing store was never made.
+    Founding,
 }
 
 impl Role {
@@ -138,6 +140,7 @@ impl Role {
             Role::Issuer => "issuer.sealed",
             Role::TokenRoot => "token-root.sealed",
             Role::RowMac => "row-mac.sealed",
+            Role::Founding => "founding.sealed",
         }
     }
 }
@@ -234,6 +237,11 @@ impl Sealer {
         bytes.extend_from_slice(&sealed);
         bytes.extend_from_slice(tag.as_ref());
         Ok(files::write_private(&path, &bytes)?)
+    }
+
+    /// Removes the role's file for good.
+    pub(crate) fn remove(&self, role: Role) -> Result<(), SealError> {
+        Ok(files::remove(&self.path(role))?)
     }
 
     /// Opens the role's file; `None` when there is none.

@@ -1,9 +1,10 @@
 //! The issuance log in the store: append, read, verify.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 
 use super::mac::{Column, RowMac};
+use super::revocations::{self, SetHead};
 use super::{Head, Store, StoreError, tokens};
 use crate::record::{Entry, Event, Record};
 
@@ -29,26 +30,96 @@ pub enum ChainError {
     SetBack { written: u64, found: u64 },
 }
 
-fn head_columns(replica: &str, head: &Head) -> ([u8; 8], [u8; 32], String) {
-    (head.sequence.to_be_bytes(), head.hash, replica.to_owned())
+/// What a walk over the whole log found to be as it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    pub records: u64,
+    /// The last record's hash.
+    pub head: [u8; 32],
+    /// Revocations in the store, all of them the authority's.
+    pub revocations: u64,
 }
 
-fn head_tag(mac: &RowMac, replica: &str, head: &Head) -> Vec<u8> {
-    let (sequence, hash, replica) = head_columns(replica, head);
-    mac.tag(HEADS, &[Column::Text(&replica), Column::Bytes(&sequence), Column::Bytes(&hash)])
+fn head_tag_columns<'a>(replica: &'a str, head: &'a Head) -> [Column<'a>; 6] {
+    let set = &head.revocations;
+    [
+        Column::Text(replica),
+        Column::Number(signed(head.sequence)),
+        Column::Bytes(&head.hash),
+        Column::Number(signed(set.sequence)),
+        Column::Number(signed(set.count)),
+        Column::Bytes(&set.digest),
+    ]
 }
 
 fn read_head(mac: &RowMac, replica: &str, row: Option<SqliteRow>) -> Result<Option<Head>, StoreError> {
     let Some(row) = row else { return Ok(None) };
-    let head = Head { sequence: number(row.try_get(0)?)?, hash: tokens::hash(row.try_get(1)?, HEADS)? };
-    let tag: Vec<u8> = row.try_get(2)?;
-    let (sequence, hash, replica) = head_columns(replica, &head);
-    mac.check(HEADS, &[Column::Text(&replica), Column::Bytes(&sequence), Column::Bytes(&hash)], &tag)
-        .map_err(|_| ChainError::Head)?;
+    let head = Head {
+        sequence: number(row.try_get(0)?)?,
+        hash: tokens::hash(row.try_get(1)?, HEADS)?,
+        revocations: SetHead {
+            sequence: number(row.try_get(2)?)?,
+            count: number(row.try_get(3)?)?,
+            digest: tokens::hash(row.try_get(4)?, HEADS)?,
+        },
+    };
+    let tag: Vec<u8> = row.try_get(5)?;
+    mac.check(HEADS, &head_tag_columns(replica, &head), &tag).map_err(|_| ChainError::Head)?;
     Ok(Some(head))
 }
 
-const READ_HEAD: &str = "SELECT sequence, hash, mac FROM log_heads WHERE replica = ?1";
+const READ_HEAD: &str =
+    "SELECT sequence, hash, set_sequence, set_count, set_digest, mac FROM log_heads WHERE replica = ?1";
+
+/// The marked head.
+pub(super) async fn head(
+    connection: &mut SqliteConnection,
+    mac: &RowMac,
+    replica: &str,
+) -> Result<Option<Head>, StoreError> {
+    let row = sqlx::query(READ_HEAD).bind(replica).fetch_optional(connection).await?;
+    read_head(mac, replica, row)
+}
+
+/// The marked head, which must be where this process (`known`) left it.
+pub(super) async fn known_head(
+    connection: &mut SqliteConnection,
+    mac: &RowMac,
+    replica: &str,
+    known: Option<Head>,
+) -> Result<Option<Head>, StoreError> {
+    let stored = head(connection, mac, replica).await?;
+    if let Some(known) = known
+        && stored != Some(known)
+    {
+        let found = stored.map_or(0, |head| head.sequence);
+        return Err(ChainError::SetBack { written: known.sequence, found }.into());
+    }
+    Ok(stored)
+}
+
+pub(super) async fn write_head(
+    connection: &mut SqliteConnection,
+    mac: &RowMac,
+    replica: &str,
+    head: &Head,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO log_heads (replica, sequence, hash, set_sequence, set_count, set_digest, mac) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (replica) DO UPDATE SET \
+         sequence = ?2, hash = ?3, set_sequence = ?4, set_count = ?5, set_digest = ?6, mac = ?7",
+    )
+    .bind(replica)
+    .bind(signed(head.sequence))
+    .bind(head.hash.as_slice())
+    .bind(signed(head.revocations.sequence))
+    .bind(signed(head.revocations.count))
+    .bind(head.revocations.digest.as_slice())
+    .bind(mac.tag(HEADS, &head_tag_columns(replica, head)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
 
 /// Appends to the log's end, which must be where this process (`known`) left it.
 pub(super) async fn append(
@@ -58,14 +129,7 @@ pub(super) async fn append(
     known: Option<Head>,
     entry: Entry,
 ) -> Result<(Record, Head), StoreError> {
-    let row = sqlx::query(READ_HEAD).bind(replica).fetch_optional(&mut **tx).await?;
-    let stored = read_head(mac, replica, row)?;
-    if let Some(known) = known
-        && stored != Some(known)
-    {
-        let found = stored.map_or(0, |head| head.sequence);
-        return Err(ChainError::SetBack { written: known.sequence, found }.into());
-    }
+    let stored = known_head(tx, mac, replica, known).await?;
     let (sequence, previous) =
         stored.map_or((1, [0; 32]), |head| (head.sequence.saturating_add(1), head.hash));
     let record = entry.chain(replica, sequence, previous);
@@ -88,17 +152,9 @@ pub(super) async fn append(
     .bind(record.hash.as_slice())
     .execute(&mut **tx)
     .await?;
-    let head = Head { sequence, hash: record.hash };
-    sqlx::query(
-        "INSERT INTO log_heads (replica, sequence, hash, mac) VALUES (?1, ?2, ?3, ?4) \
-         ON CONFLICT (replica) DO UPDATE SET sequence = ?2, hash = ?3, mac = ?4",
-    )
-    .bind(replica)
-    .bind(signed(sequence))
-    .bind(head.hash.as_slice())
-    .bind(head_tag(mac, replica, &head))
-    .execute(&mut **tx)
-    .await?;
+    let revocations = stored.map_or_else(SetHead::empty, |head| head.revocations);
+    let head = Head { sequence, hash: record.hash, revocations };
+    write_head(tx, mac, replica, &head).await?;
     Ok((record, head))
 }
 
@@ -116,28 +172,29 @@ impl Store {
         rows.iter().rev().map(record).collect()
     }
 
-    /// Checks that the log ends where its marked head says; whether there is a log at all. Cheap, for every
-    /// start; [`Store::verify_chain`] is the whole truth.
-    pub(crate) async fn check_head(&self) -> Result<bool, StoreError> {
-        let row = sqlx::query(READ_HEAD).bind(&*self.replica).fetch_optional(&self.reader).await?;
-        let head = read_head(&self.mac, &self.replica, row)?;
+    /// Checks that the log ends where its marked head says; whether there is a log at all, which only a first
+    /// start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
+    pub(crate) async fn check_head(&self, founding: bool) -> Result<bool, StoreError> {
+        let head = head(&mut *self.reader.acquire().await?, &self.mac, &self.replica).await?;
         let last = self.records(1).await?.pop();
         match (head, last) {
-            (None, None) => Ok(false),
-            (Some(head), Some(last)) if (head.sequence, head.hash) == (last.sequence, last.hash) => Ok(true),
+            (None, None) if founding => Ok(false),
+            (Some(head), Some(last)) if (head.sequence, head.hash) == (last.sequence, last.hash) => {
+                *self.turn.lock().await = Some(head);
+                Ok(true)
+            }
             (Some(head), last) => {
                 let found = last.map_or(0, |record| record.sequence);
                 Err(ChainError::Cut { found, head: head.sequence }.into())
             }
-            (None, Some(_)) => Err(ChainError::Head.into()),
+            (None, _) => Err(ChainError::Head.into()),
         }
     }
 
-    /// Walks the whole chain up to its marked head; the number of records.
-    pub(crate) async fn verify_chain(&self) -> Result<u64, StoreError> {
+    /// Walks the whole chain up to its marked head, and counts the revocations that the head marks.
+    pub(crate) async fn verify_chain(&self) -> Result<Verified, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let row = sqlx::query(READ_HEAD).bind(&*self.replica).fetch_optional(&mut *tx).await?;
-        let head = read_head(&self.mac, &self.replica, row)?;
+        let head = head(&mut tx, &self.mac, &self.replica).await?;
         let (mut last, mut previous) = (0u64, [0u8; 32]);
         loop {
             let page = sqlx::query(
@@ -168,14 +225,16 @@ impl Store {
                 previous = record.hash;
             }
         }
-        match head {
-            Some(head) if head.sequence != last => {
-                Err(ChainError::Cut { found: last, head: head.sequence }.into())
-            }
-            Some(head) if head.hash != previous => Err(ChainError::Changed(last).into()),
-            None if last != 0 => Err(ChainError::Head.into()),
-            _ => Ok(last),
+        let Some(head) = head else { return Err(ChainError::Head.into()) };
+        if head.sequence != last {
+            return Err(ChainError::Cut { found: last, head: head.sequence }.into());
         }
+        if head.hash != previous {
+            return Err(ChainError::Changed(last).into());
+        }
+        let revocations = revocations::read(&mut tx, &self.mac, &head.revocations).await?;
+        let revocations = u64::try_from(revocations.len()).unwrap_or(u64::MAX);
+        Ok(Verified { records: last, head: head.hash, revocations })
     }
 }
 
@@ -202,6 +261,6 @@ fn number(value: i64) -> Result<u64, StoreError> {
 }
 
 /// SQLite's integers are signed; a sequence never comes near the top.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

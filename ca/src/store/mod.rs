@@ -2,8 +2,10 @@
 //!
 //! SQLite in the data directory, mode 0600, write-ahead log. All writing goes through a [`Writer`]: one
 //! transaction at a time, which holds the issuance log's end, so that an act and its record are one. No
-//! private key or bearer secret is ever stored. Rows that grant carry a MAC that is checked on every read.
+//! private key or bearer secret is ever stored. Rows that grant or take back carry a MAC that is checked on every
+//! read, and one row binds the store to its authority's root: a store that is gone, empty or another's is refused.
 
+mod founded;
 mod lineages;
 mod log;
 mod mac;
@@ -11,7 +13,7 @@ mod revocations;
 mod svids;
 mod tokens;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +23,12 @@ use sqlx::{SqlSafeStr as _, Sqlite, SqlitePool, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 
 use crate::record::{Entry, Record};
+use signet_identity::KeyId;
 
 pub(crate) use lineages::LineageRow;
-pub use log::ChainError;
+pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
+use revocations::SetHead;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
 pub(crate) use svids::SvidRow;
 pub(crate) use tokens::{Consumed, TokenRow};
@@ -50,6 +54,22 @@ pub enum StoreError {
     Corrupt { table: &'static str, what: &'static str },
     #[error(transparent)]
     Chain(#[from] ChainError),
+    #[error(
+        "{path} does not exist although root.sealed does: expected the store of the root {root}; restore it from a backup (without it all revocations and the issuance log would be forgotten), or move the whole data directory away to begin a new mesh"
+    )]
+    Missing { path: PathBuf, root: String },
+    #[error(
+        "{path} is empty or was never finished: expected the store of the root {root}, which root.sealed holds; restore it from a backup, or move the whole data directory away to begin a new mesh"
+    )]
+    Unbound { path: PathBuf, root: String },
+    #[error(
+        "{path} is another authority's: expected the store of the root {root}, which root.sealed holds, found that of the root {found}; restore the two of one backup together"
+    )]
+    Foreign { path: PathBuf, root: String, found: String },
+    #[error(
+        "the revocations are not those that the authority wrote: expected {expected} (list number {sequence}), found {found}, or the same number of others; somebody else wrote to the store: restore it from a backup"
+    )]
+    Revocations { sequence: u64, expected: u64, found: u64 },
     #[error("the store was busy for {} s", TURN.as_secs())]
     Busy,
 }
@@ -59,6 +79,17 @@ pub enum StoreError {
 struct Head {
     sequence: u64,
     hash: [u8; 32],
+    revocations: SetHead,
+}
+
+/// Whose store it is.
+pub(crate) struct Owner<'a> {
+    pub(crate) mac: RowMac,
+    pub(crate) replica: &'a str,
+    /// SHA-256 of the root certificate.
+    pub(crate) root: KeyId,
+    /// The first start has not been finished: the store may be made.
+    pub(crate) founding: bool,
 }
 
 pub(crate) struct Store {
@@ -73,8 +104,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, mac: RowMac, replica: &str) -> Result<Store, StoreError> {
+    pub(crate) async fn open(path: &Path, owner: Owner<'_>) -> Result<Store, StoreError> {
         if !crate::files::private_exists(path)? {
+            if !owner.founding {
+                return Err(StoreError::Missing { path: path.to_owned(), root: owner.root.to_string() });
+            }
             // Made here, so that it is 0600 from its first moment; SQLite gives its journals the same mode.
             crate::files::write_private(path, b"")?;
         }
@@ -92,6 +126,7 @@ impl Store {
             .connect_with(options.clone())
             .await?;
         migrator().run(&writer).await?;
+        founded::check(&writer, path, &owner).await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(2)
             .acquire_timeout(TURN)
@@ -100,8 +135,8 @@ impl Store {
         Ok(Store {
             writer,
             reader,
-            mac,
-            replica: replica.into(),
+            mac: owner.mac,
+            replica: owner.replica.into(),
             turn: Arc::new(Mutex::new(None)),
             live: broadcast::channel(LIVE_RECORDS).0,
         })
@@ -120,6 +155,7 @@ impl Store {
             head: *turn,
             turn,
             pending: Vec::new(),
+            set_checked: false,
             live: self.live.clone(),
         })
     }
@@ -151,6 +187,8 @@ pub(crate) struct Writer {
     replica: Arc<str>,
     head: Option<Head>,
     pending: Vec<Arc<Record>>,
+    /// The revocations were found to be what the head says, before this transaction changed them.
+    set_checked: bool,
     live: broadcast::Sender<Arc<Record>>,
     turn: OwnedMutexGuard<Option<Head>>,
 }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,21 +102,20 @@ async fn a_lost_root_is_an_error_and_not_a_new_mesh() {
 }
 
 #[tokio::test]
-async fn a_crash_after_the_root_was_written_is_finished_by_the_next_start() {
-    // What a crash between the two leaves: a root and nothing else.
-    let mesh = mesh().await;
-    let root = mesh.authority.root_sha256();
-    let data = mesh.dir.path().join("data");
-    mesh.authority.close().await;
-    for entry in std::fs::read_dir(&data).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_name().unwrap() != "root.sealed" {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
-    let mesh = mesh.reopen().await;
-    assert_eq!(mesh.authority.root_sha256(), root);
+async fn a_first_start_that_stopped_before_its_store_was_made_is_finished_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock(START.into()));
+    let database = dir.path().join("data/authority.db");
+    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("data")).unwrap();
+    std::os::unix::fs::symlink("nowhere", &database).unwrap();
+    Authority::open(config(dir.path()), clock.clone()).await.map(|_| ()).unwrap_err();
+    let root = std::fs::read(dir.path().join("data/root.pem")).unwrap();
+    std::fs::remove_file(&database).unwrap();
+    let authority = Authority::open(config(dir.path()), clock.clone()).await.unwrap();
+    assert_eq!(authority.root_pem().as_bytes(), root);
+    let mesh = Mesh { authority, clock, dir };
     mesh.join("web").await;
+    mesh.reopen().await.join("web").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use signet_ca::{ChainError, Event, StoreError};
+use signet_ca::{ChainError, Event, StoreError, Verified};
 use tokio::sync::broadcast::error::TryRecvError;
 
 use crate::*;
@@ -23,7 +23,7 @@ async fn as_intruder(mesh: &Mesh, statements: &'static [&'static str]) {
 }
 
 #[track_caller]
-fn chain_error(result: Result<u64, StoreError>) -> ChainError {
+fn chain_error(result: Result<Verified, StoreError>) -> ChainError {
     match result {
         Err(StoreError::Chain(error)) => error,
         other => panic!("expected a broken chain, got {other:?}"),
@@ -33,11 +33,11 @@ fn chain_error(result: Result<u64, StoreError>) -> ChainError {
 #[tokio::test]
 async fn an_untouched_log_verifies_also_after_a_restart() {
     let mesh = with_history().await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap(), 7);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 7);
     let mesh = mesh.reopen().await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap(), 7);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 7);
     mesh.join("web").await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap(), 9);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 9);
     let last = mesh.authority.records(2).await.unwrap();
     assert_eq!([last[0].sequence, last[1].sequence], [8, 9]);
 }

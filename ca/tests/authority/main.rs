@@ -7,6 +7,7 @@ mod join;
 mod log;
 mod renewal;
 mod revocation;
+mod store;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub const START: i64 = 1_767_225_600;
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
 
-pub struct TestClock(AtomicI64);
+pub struct TestClock(pub AtomicI64);
 
 impl Clock for TestClock {
     fn unix_seconds(&self) -> i64 {

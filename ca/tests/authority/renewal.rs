@@ -80,14 +80,17 @@ async fn a_second_key_for_one_parent_revokes_the_lineage_and_raises_an_alert() {
 }
 
 #[tokio::test]
-async fn a_revoked_lineage_stays_revoked_when_its_serials_are_forgotten() {
+async fn a_revoked_lineage_stays_revoked_when_its_serials_are_reinstated() {
     let mesh = mesh().await;
     let first = mesh.join("web").await;
     let second = mesh.renew(&first, &key()).await.unwrap();
     refusal(mesh.renew(&first, &key()).await);
-    let intruder = mesh.intruder().await;
-    sqlx::query("DELETE FROM revocations").execute(&intruder).await.unwrap();
+    for serial in [first.serial, second.serial] {
+        let what = signet_ca::Revocation::Serial(serial);
+        mesh.authority.reinstate(what, "a mistake", "uid:0").await.unwrap().unwrap();
+    }
     assert_eq!(refusal(mesh.renew(&second, &key()).await), Refusal::LineageRevoked);
+    let intruder = mesh.intruder().await;
     // Un-revoking it by hand is noticed.
     sqlx::query("UPDATE lineages SET revoked_at = NULL").execute(&intruder).await.unwrap();
     assert_eq!(refusal(mesh.renew(&second, &key()).await), Refusal::RowTampered);
@@ -203,4 +206,33 @@ async fn a_lineage_that_was_lengthened_by_hand_renews_nothing() {
     let intruder = mesh.intruder().await;
     sqlx::query("UPDATE lineages SET ends_at = ends_at + 3600").execute(&intruder).await.unwrap();
     assert_eq!(refusal(mesh.renew(&first, &key()).await), Refusal::RowTampered);
+}
+
+#[tokio::test]
+async fn the_last_day_of_a_lineage_is_counted_and_its_end_is_in_the_log() {
+    let mesh = mesh_with(|config| config.lineage_life = Duration::from_secs(2 * DAY as u64)).await;
+    let registry = prometheus::Registry::new();
+    mesh.authority.register_metrics(&registry).unwrap();
+    let ending = || {
+        let family = registry.gather().into_iter().find(|f| f.name() == "signet_ca_lineage_ending_total");
+        family.unwrap().get_metric()[0].get_counter().get_value()
+    };
+    let mut current = mesh.join("web").await;
+    let reason = mesh.authority.records(1).await.unwrap().remove(0).reason;
+    assert_eq!(reason, "renewable until 2026-01-03T00:00:00Z");
+    for (hour, warned) in [(1, 0.0), (2, 0.0)] {
+        mesh.clock.set(START + hour * HOUR);
+        current = mesh.renew(&current, &key()).await.unwrap();
+        assert_eq!(ending(), warned);
+    }
+    while mesh.clock.unix_seconds() < START + DAY {
+        mesh.clock.pass(HOUR);
+        current = mesh.renew(&current, &key()).await.unwrap();
+    }
+    assert_eq!(ending(), 0.0, "a day is left");
+    mesh.clock.pass(1);
+    mesh.renew(&current, &key()).await.unwrap();
+    assert_eq!(ending(), 1.0);
+    let reason = mesh.authority.records(1).await.unwrap().remove(0).reason;
+    assert_eq!(reason, "renewable until 2026-01-03T00:00:00Z");
 }

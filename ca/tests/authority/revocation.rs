@@ -10,7 +10,7 @@ async fn a_revoked_identity_neither_joins_nor_renews_until_it_is_lifted() {
     let issued = mesh.join("web").await;
     let token = mesh.token("web").await;
     let what = Revocation::Identity(id("web"));
-    assert_eq!(mesh.authority.revoke(what, "stolen laptop", "uid:0").await.unwrap(), 1);
+    assert_eq!(mesh.authority.revoke(what.clone(), "stolen laptop", "uid:0").await.unwrap(), START as u64);
     assert_eq!(refusal(mesh.renew(&issued, &key()).await), Refusal::IdentityRevoked);
     assert_eq!(refusal(mesh.attest(&token, &csr(&key())).await), Refusal::IdentityRevoked);
     mesh.join("orders").await;
@@ -21,8 +21,10 @@ async fn a_revoked_identity_neither_joins_nor_renews_until_it_is_lifted() {
     mesh.authority.maintain().await.unwrap();
     assert!(mesh.authority.revocations().borrow().set.identities.contains(&id("web")));
 
-    assert!(mesh.authority.reinstate(id("web"), "uid:0").await.unwrap());
-    assert!(!mesh.authority.reinstate(id("web"), "uid:0").await.unwrap());
+    assert!(mesh.authority.reinstate(what.clone(), "found", "uid:0").await.unwrap().is_some());
+    let last = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!((last.event, last.reason.as_str()), (Event::Reinstated, "found"));
+    assert_eq!(mesh.authority.reinstate(what, "found", "uid:0").await.unwrap(), None);
     assert!(mesh.authority.revocations().borrow().set.identities.is_empty());
     mesh.join("web").await;
 }
@@ -58,7 +60,7 @@ async fn a_revocation_is_published_and_kept_until_what_it_names_has_ended() {
     feed.changed().await.unwrap();
     {
         let set = feed.borrow_and_update();
-        assert_eq!((set.set.sequence, set.set.serials.contains(&web.serial)), (1, true));
+        assert_eq!((set.set.sequence, set.set.serials.contains(&web.serial)), (START as u64, true));
         assert!(set.set.revokes(&Svid::parse(&web.chain).unwrap()).is_some());
     }
     let record = mesh.authority.records(1).await.unwrap().remove(0);
@@ -74,7 +76,7 @@ async fn a_revocation_is_published_and_kept_until_what_it_names_has_ended() {
     mesh.clock.set(web.not_after + 1);
     mesh.authority.maintain().await.unwrap();
     let set = feed.borrow_and_update();
-    assert_eq!((set.set.sequence, set.set.is_empty()), (2, true));
+    assert_eq!((set.set.sequence, set.set.is_empty()), (web.not_after as u64 + 1, true));
 }
 
 #[tokio::test]
