@@ -2,12 +2,12 @@
 //! belongs to a connection, single-valued names once.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri, uri};
 
 use crate::{
     canon::{Host, HostError, PathError, Target},
     h1::content_length,
-    names::Known,
+    names::{Known, KnownSet},
     protected,
 };
 
@@ -73,7 +73,52 @@ pub struct RequestHead {
     target: Target,
     authority: Host,
     headers: HeaderMap,
+    fields: Fields,
+    /// As it came.
+    uri: Uri,
+}
+
+/// What one pass over the fields finds.
+#[derive(Debug, Clone, Copy)]
+struct Fields {
+    present: KnownSet,
+    protected: u32,
     content_length: Option<u64>,
+}
+
+impl Fields {
+    fn read(headers: &HeaderMap) -> Result<Fields, HeadError> {
+        let mut fields = Fields { present: KnownSet::EMPTY, protected: 0, content_length: None };
+        for (name, value) in headers {
+            let name = name.as_str().as_bytes();
+            if protected::is_protected(name) {
+                fields.protected = fields.protected.saturating_add(1);
+            }
+            let known = Known::of(name);
+            if known.is_single_valued() && fields.present.contains(known) {
+                return Err(HeadError::Repeated(known.text()));
+            }
+            fields.present.insert(known);
+            match known {
+                Known::Connection
+                | Known::KeepAlive
+                | Known::ProxyConnection
+                | Known::TransferEncoding
+                | Known::Upgrade
+                | Known::Http2Settings => return Err(HeadError::ConnectionSpecific(known.text())),
+                Known::Te if value.as_bytes() != b"trailers" => return Err(HeadError::Te),
+                Known::Expect if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+                    return Err(HeadError::Expectation);
+                }
+                Known::ContentLength => {
+                    let length = content_length(value.as_bytes()).ok_or(HeadError::ContentLength)?;
+                    fields.content_length = Some(length);
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
 }
 
 impl RequestHead {
@@ -86,46 +131,18 @@ impl RequestHead {
         if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
             return Err(HeadError::Scheme);
         }
-        for known in Known::ALL {
-            if known.is_single_valued() && headers.get_all(known.text()).iter().nth(1).is_some() {
-                return Err(HeadError::Repeated(known.text()));
-            }
-        }
-        for known in [
-            Known::Connection,
-            Known::KeepAlive,
-            Known::ProxyConnection,
-            Known::TransferEncoding,
-            Known::Upgrade,
-            Known::Http2Settings,
-        ] {
-            if headers.contains_key(known.text()) {
-                return Err(HeadError::ConnectionSpecific(known.text()));
-            }
-        }
-        if headers.get_all(Known::Te.text()).iter().any(|te| te.as_bytes() != b"trailers") {
-            return Err(HeadError::Te);
-        }
-        if headers
-            .get_all(Known::Expect.text())
-            .iter()
-            .any(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-        {
-            return Err(HeadError::Expectation);
-        }
-        let content_length = match headers.get(Known::ContentLength.text()) {
-            None => None,
-            Some(digits) => Some(content_length(digits.as_bytes()).ok_or(HeadError::ContentLength)?),
-        };
+        let fields = Fields::read(&headers)?;
         let authority = authority(&uri, &headers)?;
-        headers.remove(Known::Host.text());
+        if fields.present.contains(Known::Host) {
+            headers.remove(http::header::HOST);
+        }
         let path = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let target = match path {
             "*" if method == Method::OPTIONS => Target::asterisk(),
             "*" => return Err(HeadError::Target(PathError::Asterisk)),
             path => Target::new(Bytes::copy_from_slice(path.as_bytes())).map_err(HeadError::Target)?,
         };
-        Ok(RequestHead { method, target, authority, headers, content_length })
+        Ok(RequestHead { method, target, authority, headers, fields, uri })
     }
 
     /// The method.
@@ -148,21 +165,46 @@ impl RequestHead {
         &self.headers
     }
 
+    /// The first value of a known field.
+    pub fn get(&self, known: Known) -> Option<&[u8]> {
+        // Most of what is asked for is not there.
+        if !self.fields.present.contains(known) {
+            return None;
+        }
+        let named = if known == Known::Host { None } else { self.headers.get(known.text()) };
+        named.map(http::HeaderValue::as_bytes)
+    }
+
     /// The fields, to be forwarded.
     pub fn into_headers(self) -> HeaderMap {
         self.headers
     }
 
+    /// The canonical authority for a URI: the received one, if it was canonical.
+    pub fn uri_authority(&self) -> Option<uri::Authority> {
+        match self.uri.authority() {
+            Some(came) if self.authority.is_spelled(came.as_str().as_bytes()) => Some(came.clone()),
+            _ => uri::Authority::from_maybe_shared(Bytes::from(self.authority.to_string())).ok(),
+        }
+    }
+
+    /// The canonical target for a URI: the received one, if it was canonical.
+    pub fn uri_target(&self) -> Option<uri::PathAndQuery> {
+        let canonical = self.target.as_bytes();
+        match self.uri.path_and_query() {
+            Some(came) if came.as_str().as_bytes() == canonical => Some(came.clone()),
+            _ => uri::PathAndQuery::from_maybe_shared(canonical.clone()).ok(),
+        }
+    }
+
     /// The announced length of the body.
     pub fn content_length(&self) -> Option<u64> {
-        self.content_length
+        self.fields.content_length
     }
 
     /// How many protected fields came along.
     pub fn protected_count(&self) -> u32 {
-        let count =
-            self.headers.iter().filter(|(name, _)| protected::is_protected(name.as_str().as_bytes())).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+        self.fields.protected
     }
 }
 

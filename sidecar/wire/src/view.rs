@@ -1,7 +1,5 @@
 //! One request as the stages see it, whichever HTTP version carried it.
 
-use http::HeaderMap;
-
 use crate::{
     canon::{Host, Target},
     h1, h2,
@@ -60,7 +58,7 @@ impl<'a> RequestView<'a> {
     pub fn get(self, known: Known) -> Option<&'a [u8]> {
         match self {
             RequestView::H1(head) => head.get(known),
-            RequestView::H2(head) => value_of(head.headers(), known),
+            RequestView::H2(head) => head.get(known),
         }
     }
 
@@ -78,10 +76,6 @@ impl<'a> RequestView<'a> {
             RequestView::H2(head) => head.protected_count(),
         }
     }
-}
-
-fn value_of(headers: &HeaderMap, known: Known) -> Option<&[u8]> {
-    headers.get(known.text()).map(|value| value.as_bytes())
 }
 
 /// The values of one header.

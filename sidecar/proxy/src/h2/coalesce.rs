@@ -99,6 +99,7 @@ impl AsyncRead for Coalesced {
             buf.put_slice(&inner.ahead.split_to(count));
             return Poll::Ready(Ok(()));
         }
+        ready!(inner.stream.poll_maybe_readable(cx));
         let before = buf.filled().len();
         let read = Pin::new(&mut inner.stream).poll_read(cx, buf);
         inner.heard |= buf.filled().len() > before;

@@ -250,14 +250,13 @@ fn outgoing(head: RequestHead, forward: &Forward, shared: &Shared) -> Result<htt
         Target::App(_) => http::uri::Scheme::HTTP,
         Target::Service(_) => http::uri::Scheme::HTTPS,
     };
-    let authority = match forward.edits.authority() {
-        Some(authority) => authority.clone(),
-        None => Bytes::from(head.authority().to_string()),
-    };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(scheme);
-    uri.authority = http::uri::Authority::from_maybe_shared(authority).ok();
-    uri.path_and_query = http::uri::PathAndQuery::from_maybe_shared(head.target().as_bytes().clone()).ok();
+    uri.authority = match forward.edits.authority() {
+        Some(authority) => http::uri::Authority::from_maybe_shared(authority.clone()).ok(),
+        None => head.uri_authority(),
+    };
+    uri.path_and_query = head.uri_target();
     let uri =
         Uri::from_parts(uri).map_err(|error| Refusal::new(Reason::BadRequest("target")).detail(error))?;
     let mut request = http::Request::new(());

@@ -168,7 +168,8 @@ pub(super) async fn lease<E: Stage>(
             check_endpoints(port)?;
             let generation = view.tls.generation.number();
             let mut tried = Vec::new();
-            let mut refusal = Refusal::new(Reason::NoEndpoint);
+            // Made only when needed: a refusal's id is random, and that costs a system call.
+            let mut refusal = None;
             while let Some(endpoint) = balance::pick(&port.endpoints, &tried) {
                 let in_flight = endpoint.begin();
                 let key = Key::Endpoint { id: endpoint.id, generation };
@@ -179,14 +180,14 @@ pub(super) async fn lease<E: Stage>(
                 });
                 match place.0.opened().await {
                     Ok(sender) => return Ok(Lease { sender, place, _in_flight: Some(in_flight) }),
-                    Err(failed) => refusal = failed,
+                    Err(failed) => refusal = Some(failed),
                 }
                 tried.push(endpoint.id);
                 if tried.len() >= worker.shared.limits.connect_tries {
                     break;
                 }
             }
-            Err(refusal)
+            Err(refusal.unwrap_or_else(|| Reason::NoEndpoint.into()))
         }
     }
 }

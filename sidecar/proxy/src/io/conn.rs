@@ -74,6 +74,7 @@ impl Conn {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
+        ready!(self.stream.poll_maybe_readable(cx));
         self.input.make_room(if self.bulk { BULK } else { BUFFER / 4 });
         let read = pin!(self.stream.read_buf(&mut *self.input)).poll(cx);
         if !matches!(read, Poll::Ready(Ok(1..))) {

@@ -44,6 +44,22 @@ impl Stream {
         }
     }
 
+    /// Pending, and woken when that changes, while a read would find nothing: cheaper than to try one. Ready does not
+    /// promise bytes.
+    pub(crate) fn poll_maybe_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // With no plaintext left and no bytes read ahead, only the socket can bring more.
+        let (bytes, waits) = match self {
+            Stream::Tcp(socket) => return socket.poll_read_ready(cx).map(drop),
+            Stream::Unix(socket) => return socket.poll_read_ready(cx).map(drop),
+            Stream::Accepted(tls) => (tls.get_ref().0, tls.get_ref().1.wants_read()),
+            Stream::Dialled(tls) => (tls.get_ref().0, tls.get_ref().1.wants_read()),
+        };
+        if !waits || !bytes.ahead().is_empty() {
+            return Poll::Ready(());
+        }
+        bytes.socket().poll_read_ready(cx).map(drop)
+    }
+
     /// Makes the close of this socket a reset: the other side must not take a cut stream for a whole one.
     pub(crate) fn reset_on_close(&self) {
         if let Some(socket) = self.tcp() {

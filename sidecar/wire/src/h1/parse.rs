@@ -27,7 +27,11 @@ impl Scan {
         // An end of head may straddle the last look by up to two bytes.
         let fresh = input.get(self.seen.saturating_sub(2)..).unwrap_or(input);
         self.seen = input.len();
-        let ended = fresh.windows(2).any(|w| w == b"\n\n") || fresh.windows(3).any(|w| w == b"\n\r\n");
+        // The first empty line: what a body behind it holds is not looked at.
+        let ended = memchr::memchr_iter(b'\n', fresh).any(|at| {
+            let next = fresh.get(at.saturating_add(1)..).unwrap_or_default();
+            next.starts_with(b"\n") || next.starts_with(b"\r\n")
+        });
         if !ended && input.len() < self.retry_at {
             return false;
         }
