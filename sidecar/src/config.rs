@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 use signet_daemon::logs;
-use signet_model::ObjectName;
+use signet_model::{ObjectName, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
 pub use error::ConfigError;
@@ -142,6 +142,38 @@ pub struct GatewayListener {
     /// Its certificate; without one the listener speaks plain HTTP.
     #[serde(default)]
     pub tls: Option<GatewayTls>,
+    /// What callers speak here, and so to which service ports its routes can lead.
+    #[serde(default)]
+    pub protocol: EdgeProtocol,
+}
+
+/// What callers from outside speak at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EdgeProtocol {
+    /// HTTP/1.1, to `http1` ports.
+    #[default]
+    Http1,
+    /// HTTP/2, to `http2` and `grpc` ports.
+    Http2,
+}
+
+impl EdgeProtocol {
+    /// The same, as the data plane names it.
+    pub fn spoken(self) -> Protocol {
+        match self {
+            EdgeProtocol::Http1 => Protocol::Http1,
+            EdgeProtocol::Http2 => Protocol::Http2,
+        }
+    }
+
+    /// The one application protocol that TLS offers.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            EdgeProtocol::Http1 => b"http/1.1",
+            EdgeProtocol::Http2 => b"h2",
+        }
+    }
 }
 
 /// A certificate from outside the mesh, for callers from outside.

@@ -6,6 +6,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use signet_identity::Svid;
+use signet_proxy::state::State;
+
+use crate::clock;
 
 /// See the module's story.
 pub struct Metrics {
@@ -78,30 +81,43 @@ impl Metrics {
     }
 }
 
-/// `signet_ready`, judged when it is asked for: a certificate ends without anybody telling.
-pub struct Readiness {
+/// A gauge that is judged when it is asked for: a certificate ends, and a view grows old, without anybody telling.
+pub struct Judged {
     gauge: IntGauge,
-    ready: Box<dyn Fn() -> bool + Send + Sync>,
+    judge: Box<dyn Fn() -> i64 + Send + Sync>,
 }
 
-impl Readiness {
-    /// Registers the gauge.
-    pub fn register(
+impl Judged {
+    /// Registers `signet_ready`.
+    pub fn ready(
         registry: &Registry,
         ready: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Result<(), prometheus::Error> {
         let gauge = IntGauge::new("signet_ready", "1 when ready")?;
-        registry.register(Box::new(Self { gauge, ready: Box::new(ready) }))
+        registry.register(Box::new(Self { gauge, judge: Box::new(move || i64::from(ready())) }))
+    }
+
+    /// Registers `signet_control_staleness_seconds`.
+    pub fn staleness(registry: &Registry, state: Arc<State>) -> Result<(), prometheus::Error> {
+        let gauge = IntGauge::new(
+            "signet_control_staleness_seconds",
+            "Age of what the control plane last told us, 0 while its stream is open",
+        )?;
+        let age = move || {
+            let now = u64::try_from(clock::now()).unwrap_or_default();
+            i64::try_from(state.freshness.age(now).as_secs()).unwrap_or(i64::MAX)
+        };
+        registry.register(Box::new(Self { gauge, judge: Box::new(age) }))
     }
 }
 
-impl Collector for Readiness {
+impl Collector for Judged {
     fn desc(&self) -> Vec<&Desc> {
         self.gauge.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.gauge.set(i64::from((self.ready)()));
+        self.gauge.set((self.judge)());
         self.gauge.collect()
     }
 }

@@ -66,6 +66,16 @@ impl Publisher {
         }
     }
 
+    /// The stream is open and has told everything that it had: what is published is as new as it can be.
+    pub fn is_live(&self) {
+        self.state.freshness.live();
+    }
+
+    /// Nothing was heard after this second of the epoch.
+    pub fn is_cut_off(&self, since: i64) {
+        self.state.freshness.lost(u64::try_from(since).unwrap_or_default());
+    }
+
     /// The control plane does not tell us of this service.
     pub fn refused(&self, service: &str, reason: &str) {
         self.state.update_endpoints(|endpoints| endpoints.refuse(service, reason));
@@ -204,7 +214,11 @@ fn mesh(deliveries: &Deliveries) -> Option<&Mesh> {
 }
 
 fn settings(mesh: &Mesh) -> MeshSettings {
-    MeshSettings { default_allow: mesh.default_allow, max_connection_age: mesh.max_connection_age }
+    MeshSettings {
+        default_allow: mesh.default_allow,
+        max_connection_age: mesh.max_connection_age,
+        max_staleness: mesh.max_staleness,
+    }
 }
 
 fn inbound<'a>(deliveries: &'a Deliveries, service: &str) -> Option<&'a Inbound> {

@@ -18,19 +18,19 @@ use signet_gateway::Edge;
 use signet_identity::GenerationOptions;
 use signet_proxy::decision::DecisionSink;
 use signet_proxy::listener::{Bind, Kind, ListenerSpec};
-use signet_proxy::state::{App, AppAddress as ProxyApp, Protocol, State};
+use signet_proxy::state::{App, AppAddress as ProxyApp, State};
 use signet_proxy::{Limits, Proxy, Running, Shared, StartError};
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::config::{AppAddress, Config, GatewayTls, ListenAddress, Role};
+use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
 use crate::gateway::Minting;
 use crate::identity::{Identity, IdentityError};
 use crate::join::JoinBundle;
-use crate::metrics::{Metrics, Readiness};
+use crate::metrics::{Judged, Metrics};
 use crate::publish::Publisher;
 use crate::status::Status;
 
@@ -122,7 +122,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     let status = Status::new(bundle.spiffe_id.to_string(), credentials.clone(), &served, gateway.as_deref());
 
     let ready = status.clone();
-    Readiness::register(&registry, move || ready.ready().is_ok())?;
+    Judged::ready(&registry, move || ready.ready().is_ok())?;
 
     // Ends with the process: nothing in here is waited for.
     let mut tasks = JoinSet::new();
@@ -157,6 +157,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
         return Err(RunError::Task("joined without a certificate".to_owned()));
     };
     let (state, wishes) = State::new(tls);
+    Judged::staleness(&registry, state.clone())?;
     credentials.attach(state.clone());
     status.attach(state.clone());
     let (sink, decisions) = DecisionSink::new(DECISIONS);
@@ -325,15 +326,16 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
         }
     }
     for (at, listener) in config.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
-        let tls = listener.tls.as_ref().map(edge_tls).transpose()?;
-        let kind = Kind::Edge { protocol: Protocol::Http1, tls };
+        let tls = listener.tls.as_ref().map(|files| edge_tls(files, listener.protocol)).transpose()?;
+        let kind = Kind::Edge { protocol: listener.protocol.spoken(), tls };
         all.push((format!("gateway/{at}"), ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
     }
     Ok(all)
 }
 
-/// TLS towards callers from outside: 1.3 only, their choice of HTTP/2 or HTTP/1.1.
-fn edge_tls(files: &GatewayTls) -> Result<Arc<rustls::ServerConfig>, RunError> {
+/// TLS towards callers from outside: 1.3 only, and the listener's one protocol. A service port speaks one protocol and
+/// nothing translates, so a caller who could choose would choose for routes that it does not know.
+fn edge_tls(files: &GatewayTls, protocol: EdgeProtocol) -> Result<Arc<rustls::ServerConfig>, RunError> {
     let wrong = |file: &Path, reason: String| RunError::EdgeTls { file: file.to_owned(), reason };
     let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
@@ -345,6 +347,6 @@ fn edge_tls(files: &GatewayTls) -> Result<Arc<rustls::ServerConfig>, RunError> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| wrong(&files.cert, error.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,7 +1,9 @@
 //! From the model's resources to what travels: the only place in the control plane that knows both.
 
 use signet_identity::TrustDomain;
-use signet_model::{Issuer, MeshPolicy, Protocol, Registry, Service, ServicePort, UserContext, WorkloadId};
+use signet_model::{
+    Issuer, MeshPolicy, OnExpiry, Protocol, Registry, Service, ServicePort, UserContext, WorkloadId,
+};
 use signet_proto::v1;
 
 use crate::issuers::KeyState;
@@ -108,6 +110,7 @@ fn port(port: &ServicePort) -> v1::ServicePort {
         protocol: protocol.into(),
         request_timeout_ms: port.request_timeout.map_or(0, millis),
         idle_timeout_ms: port.idle_timeout.map_or(0, millis),
+        cut_on_expiry: port.on_expiry == OnExpiry::Cut,
     }
 }
 

@@ -45,7 +45,7 @@ pub use resources::policy::{
     ClaimMatch, ContextKind, CredentialKind, Effect, FromMatch, IfAbsent, MeshPolicy, Mode, PolicySpec,
     PolicyTarget, ToMatch, UserMatch,
 };
-pub use resources::service::{Endpoint, Protocol, Service, ServicePort, ServiceSpec, UserContext};
+pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
 pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
 pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcPattern, HttpMethod, PathPrefix, PathTemplate};

@@ -28,7 +28,7 @@ spec:
   addresses: [10.96.0.7]
   ports:
     - {name: grpc, port: 50051, protocol: grpc, requestTimeout: 15s}
-    - {name: db, port: 5432, protocol: tcp, idleTimeout: 5m}
+    - {name: db, port: 5432, protocol: tcp, idleTimeout: 5m, onExpiry: cut}
   endpoints:
     - {address: 127.0.0.1, ports: {grpc: 17102, db: 17103}, identity: ns/shop/sa/orders}
   userContext: original
@@ -135,6 +135,8 @@ fn each_mistake_is_refused_with_its_field_and_reason() {
         ("requestTimeout: 15s", "requestTimeout: 15 s", "spec.ports[0].requestTimeout", "expected a duration"),
         ("requestTimeout: 15s", "requestTimeout: 0s", "spec.ports[0].requestTimeout", "expected a duration"),
         ("idleTimeout: 5m", "requestTimeout: 5m", "spec.ports[1].requestTimeout", "use idleTimeout"),
+        ("requestTimeout: 15s", "onExpiry: cut", "spec.ports[0].onExpiry", "only tcp and http1 ports"),
+        ("idleTimeout: 5m", "onExpiry: never", "spec.ports[1].onExpiry", "unknown variant"),
         ("userContext: original", "userContext: both", "spec.userContext", "unknown variant"),
         ("audiences: [shop]", "audiences: []", "spec.audiences", "at least one item"),
         ("algorithms: [ES256]", "algorithms: [none]", "spec.algorithms[0]", "unknown variant `none`"),

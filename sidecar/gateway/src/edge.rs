@@ -7,7 +7,7 @@ use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
 use signet_proxy::stage::{ConnContext, Direction, Forward, Outbound, Stage, Target};
-use signet_proxy::state::{Snapshot, Wanted};
+use signet_proxy::state::{ServicePort, Snapshot, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
 use signet_token::{AccessToken, Minted, TokenCache, TokenError};
 use signet_wire::{Known, RequestView};
@@ -92,6 +92,21 @@ impl Edge {
     }
 }
 
+/// Nothing translates between HTTP/1.1 and HTTP/2: a listener's routes lead to ports that speak what it speaks.
+fn fits(conn: &ConnContext, port: &ServicePort) -> Result<(), Refusal> {
+    let fits = alpn_of(conn.protocol) == alpn_of(port.protocol);
+    let detail = || {
+        format!(
+            "port `{}` of {} speaks {}, this listener {}: route it from a listener with its protocol",
+            port.name,
+            port.service,
+            port.protocol.as_str(),
+            conn.protocol.as_str(),
+        )
+    };
+    if fits { Ok(()) } else { Err(Refusal::new(Reason::NotImplemented).detail(detail())) }
+}
+
 impl Stage for Edge {
     fn audience(&self) -> Audience {
         Audience::Outside
@@ -115,6 +130,7 @@ impl Stage for Edge {
 
         let minted = self.authenticate(route, conn, &seen, request)?;
         let port = self.outbound.find(view, &place.service, &place.port).await?;
+        fits(conn, &port)?;
 
         let metrics = self.shared.metrics.route(Direction::Edge, &place.service);
         metrics.context(if minted.is_some() { Via::Forwarded } else { Via::None });

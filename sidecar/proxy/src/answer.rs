@@ -63,6 +63,8 @@ pub enum Reason {
     Overloaded,
     /// The connection's governance ended it: the peer is revoked.
     Revoked,
+    /// The caller's SVID has ended under its connection.
+    Expired,
     /// At the edge: no acceptable credential.
     Unauthenticated,
     /// At the edge: the credential does not allow it.
@@ -141,6 +143,7 @@ impl Reason {
             MethodNotAllowed => ("method-not-allowed", 405, grpc::UNIMPLEMENTED, "Method Not Allowed"),
             Overloaded => ("overloaded", 503, grpc::RESOURCE_EXHAUSTED, "Service Unavailable"),
             Revoked => ("revoked", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            Expired => ("expired", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             Unauthenticated => ("unauthenticated", 401, grpc::UNAUTHENTICATED, "Unauthorized"),
             Forbidden => ("forbidden", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             NoRoute => ("no-route", 404, grpc::UNIMPLEMENTED, "Not Found"),

@@ -27,6 +27,7 @@ pub struct Metrics {
     connections: IntGaugeVec,
     handshake_failures: IntCounterVec,
     refusals: IntCounterVec,
+    streams_cut: IntCounterVec,
     context: IntCounterVec,
     /// Protected headers that came from somebody who may not set them.
     pub stripped: IntCounterVec,
@@ -187,6 +188,12 @@ impl Metrics {
                 "Requests and streams refused",
                 &["direction", "reason"],
             )?,
+            streams_cut: counters(
+                registry,
+                "signet_streams_cut_total",
+                "Streams of bytes ended by the mesh and not by a side of theirs",
+                &["direction", "reason"],
+            )?,
             context: counters(
                 registry,
                 "signet_user_context_total",
@@ -249,6 +256,11 @@ impl Metrics {
     /// Counts a connection that did not become one.
     pub fn handshake_failed(&self, direction: Direction, label: &'static str) {
         self.handshake_failures.with_label_values(&[direction.as_str(), label]).inc();
+    }
+
+    /// Counts a stream of bytes that was ended.
+    pub fn stream_cut(&self, direction: Direction, label: &'static str) {
+        self.streams_cut.with_label_values(&[direction.as_str(), label]).inc();
     }
 
     /// Counts a refusal.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::answer::{Audience, Refusal};
+use crate::answer::{Audience, Reason, Refusal};
 use crate::establish::{Established, establish};
 use crate::listener::Kind;
 use crate::stage::{ConnContext, Direction, Forward, Inbound, Outbound, Role, Stage};
@@ -47,11 +47,23 @@ impl<E: Stage> Stage for AnyStage<E> {
         view: &mut Arc<Snapshot>,
         head: signet_wire::RequestView<'_>,
     ) -> Result<Forward, Refusal> {
+        still_in_force(conn)?;
         match self {
             AnyStage::Inbound(stage) => stage.admit(conn, view, head).await,
             AnyStage::Outbound(stage) => stage.admit(conn, view, head).await,
             AnyStage::Edge(stage) => stage.admit(conn, view, head).await,
         }
+    }
+}
+
+/// A connection drains before the end of its SVIDs. A request that comes late all the same, since the one before it took
+/// so long or its head came so slowly, is not served under an identity that has ended.
+fn still_in_force(conn: &ConnContext) -> Result<(), Refusal> {
+    match &conn.peer {
+        Some(peer) if u64::try_from(peer.not_after()).unwrap_or(0) < crate::pool::now() => {
+            Err(Reason::Expired.into())
+        }
+        _ => Ok(()),
     }
 }
 

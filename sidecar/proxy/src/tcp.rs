@@ -3,25 +3,25 @@
 //! For ports that declare nothing else, and for what an HTTP/1.1 upgrade leaves. Each direction ends by
 //! itself (half-close); a reset or a cut TLS stream on one side is a reset on the other, so that nobody
 //! takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
-//! when policy changes, and ends at the mesh's maximum age.
+//! when policy changes, and ends at the mesh's maximum age or when nobody vouches for its peer any more.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::answer::{Reason, Refusal};
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
 use crate::stage::{Role, Stage, Target};
+use crate::state::{InFlight, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
 /// Serves a stream of bytes to its end.
 pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
     match Box::pin(dial(&session)).await {
-        Ok((mut upstream, _in_flight, idle)) => {
-            session.watch.within(idle);
-            Box::pin(tunnel(&session, client, &mut upstream, idle)).await;
+        Ok((mut upstream, _in_flight, timeouts)) => {
+            session.watch.within(timeouts.idle);
+            Box::pin(tunnel(&session, client, &mut upstream, timeouts)).await;
         }
         Err(refusal) => {
             session.note(&refusal);
@@ -32,7 +32,7 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
     }
 }
 
-type Dialled = (Conn, Option<crate::state::InFlight>, Option<Duration>);
+type Dialled = (Conn, Option<InFlight>, Timeouts);
 
 async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
     let worker = session.worker();
@@ -46,16 +46,16 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
                 .watch
                 .set_recheck(move |view| again.0.admit_stream(view, &names.0, &names.1, &again.1).is_ok());
             let stream = dial_app(worker, &session.watch, app).await?;
-            Ok((Conn::new(stream), None, admitted.timeouts.idle))
+            Ok((Conn::new(stream), None, admitted.timeouts))
         }
         (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
             let port = stage.find(&mut view, service, port).await?;
-            let idle = port.timeouts.idle;
+            let timeouts = port.timeouts;
             let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true).await?;
-            Ok((obtained.upstream.conn, obtained.in_flight, idle))
+            Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
         (_, Role::Outside(place), _) => {
-            Ok((Conn::new(dial_app(worker, &session.watch, place).await?), None, None))
+            Ok((Conn::new(dial_app(worker, &session.watch, place).await?), None, Timeouts::default()))
         }
         _ => Err(Refusal::new(Reason::NotImplemented).detail("bytes at a listener for requests")),
     }
@@ -69,15 +69,18 @@ enum Over {
     Broken,
 }
 
-/// Copies both ways. `idle` without a byte in either direction ends it.
+/// Copies both ways. An idle time without a byte in either direction ends it, and so may the end of an SVID.
 pub(crate) async fn tunnel<E: Stage>(
     session: &Session<E>,
     mut client: Conn,
     upstream: &mut Conn,
-    idle: Option<Duration>,
+    Timeouts { idle, cut_on_expiry, .. }: Timeouts,
 ) {
     let metrics = &session.conn.metrics;
-    let max_age = session.worker().shared.state.view().policy.mesh.max_connection_age;
+    let view = session.worker().shared.state.view();
+    let max_age = view.policy.mesh.max_connection_age;
+    session.watch.set_opaque(cut_on_expiry, view.tls.generation.own().svid().not_after);
+    drop(view);
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
     let mut up = Copy::default();
@@ -112,6 +115,7 @@ pub(crate) async fn tunnel<E: Stage>(
         return;
     }
     if let Err(end) = over {
+        session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
         tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
     }
     client.borrow().stream().reset_on_close();

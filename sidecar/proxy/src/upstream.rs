@@ -169,6 +169,7 @@ fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
         End::Revoked => Reason::Revoked.into(),
         End::UpstreamRevoked => Reason::PeerHandshake("revoked").into(),
         End::Policy => Reason::Policy.into(),
+        End::Expired => Reason::Expired.into(),
         End::Shutdown => Reason::Overloaded.into(),
     }
 }

@@ -52,6 +52,8 @@ pub struct Mesh {
     pub token_issuer: String,
     /// How long a connection may live.
     pub max_connection_age: Option<Duration>,
+    /// How old our view may be for it to vouch for a peer whose SVID has ended.
+    pub max_staleness: Duration,
 }
 
 /// Who is no longer believed.
@@ -125,6 +127,7 @@ fn mesh(body: &v1::Mesh) -> Result<Mesh, Reason> {
             issuer => issuer.to_owned(),
         },
         max_connection_age: seconds("max_connection_age_seconds", body.max_connection_age_seconds)?,
+        max_staleness: seconds("max_staleness_seconds", body.max_staleness_seconds)?.unwrap_or_default(),
     })
 }
 
@@ -288,6 +291,7 @@ fn timeouts(body: &v1::ServicePort) -> Result<Timeouts, Reason> {
     Ok(Timeouts {
         request: milliseconds("request_timeout_ms", body.request_timeout_ms)?,
         idle: milliseconds("idle_timeout_ms", body.idle_timeout_ms)?,
+        cut_on_expiry: body.cut_on_expiry,
     })
 }
 

@@ -23,7 +23,9 @@ use tonic::body::Body;
 const DIAL: Duration = Duration::from_secs(10);
 /// A dead peer is noticed after interval + timeout; a proxy or NAT on the way keeps idle flows at least
 /// this long.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+/// Within so long a link that died without a word is given up.
+pub const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

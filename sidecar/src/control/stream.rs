@@ -22,6 +22,7 @@ use tonic::Streaming;
 
 use super::convert::Item;
 use super::delivery::Deliveries;
+use super::link::SILENCE;
 use super::plane::{ControlPlane, PlaneError};
 use crate::backoff::{Backoff, chance};
 use crate::clock;
@@ -64,6 +65,13 @@ enum Ended {
     Stuck,
     #[error("our certificate was renewed")]
     Rotated,
+}
+
+impl Ended {
+    /// The other side said so, or we did: until this moment there was news.
+    fn was_told(&self) -> bool {
+        matches!(self, Ended::Closed | Ended::Rotated)
+    }
 }
 
 /// What the stream needs of the rest of the process.
@@ -119,6 +127,9 @@ impl Discovery {
                 Ok(never) => match never {},
                 Err(ended) => ended,
             };
+            // A link that went silent was given up late: what it last said may be as old as that.
+            let silence = if ended.was_told() { Duration::ZERO } else { SILENCE };
+            self.parts.publisher.is_cut_off(clock::now().saturating_sub(silence.as_secs() as i64));
             self.parts.metrics.connected.set(0);
             self.parts.status.disconnected(&ended.to_string());
             if matches!(ended, Ended::Rotated) {
@@ -216,6 +227,8 @@ impl Discovery {
             }
         }
         self.parts.publisher.publish(&self.deliveries, &changed);
+        // The first delta of a stream comes even when nothing differs: before it a view is not known to be new.
+        self.parts.publisher.is_live();
         metrics.deltas.inc();
         metrics.rejected.set(i64::try_from(self.deliveries.rejected().len()).unwrap_or(i64::MAX));
         self.parts.status.applied(&self.deliveries);

@@ -46,6 +46,20 @@ pub struct ServicePort {
     /// Without a byte either way; absent is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Period>,
+    /// What becomes of a stream of bytes whose peer's SVID ends.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_expiry: OnExpiry,
+}
+
+/// What becomes of a stream of bytes (`tcp`, or what an HTTP upgrade leaves) when an SVID under it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnExpiry {
+    /// It lives on while the mesh vouches for the peer.
+    #[default]
+    Keep,
+    /// It ends with the SVID, the peer's or our own.
+    Cut,
 }
 
 /// What is spoken on a port. The receiver decides by this, never by the bytes.
@@ -158,6 +172,12 @@ impl ServiceSpec {
                 problems.push(Problem::new(
                     format!("spec.ports[{index}].requestTimeout"),
                     "a tcp port has no requests: use idleTimeout",
+                ));
+            }
+            if matches!(port.protocol, Protocol::Http2 | Protocol::Grpc) && port.on_expiry == OnExpiry::Cut {
+                problems.push(Problem::new(
+                    format!("spec.ports[{index}].onExpiry"),
+                    "only tcp and http1 ports carry streams of bytes: here connections drain before an SVID ends",
                 ));
             }
         }

@@ -43,9 +43,8 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut conn: Conn) {
                 return;
             }
             Next::Tunnel(mut tunnel) => {
-                let idle = tunnel.timeouts.idle;
-                session.watch.within(idle);
-                Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, idle)).await;
+                session.watch.within(tunnel.timeouts.idle);
+                Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, tunnel.timeouts)).await;
                 return;
             }
         }

@@ -10,6 +10,7 @@
 //! consistent view with one load; an owner replaces its own part and never touches the others.
 
 mod endpoints;
+mod freshness;
 mod keys;
 mod policy;
 mod routes;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub use endpoints::Endpoints;
+pub use freshness::Freshness;
 pub use keys::{Keys, Minter};
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
@@ -53,6 +55,8 @@ pub struct Snapshot {
 /// The current snapshot, and who is told when a part changes.
 pub struct State {
     current: ArcSwap<Snapshot>,
+    /// How old all this is.
+    pub freshness: Freshness,
     /// One counter per kind of news; its value is how often that changed.
     tls_changed: watch::Sender<u64>,
     endpoints_changed: watch::Sender<u64>,
@@ -94,6 +98,7 @@ impl State {
         };
         let state = State {
             current: ArcSwap::from_pointee(snapshot),
+            freshness: Freshness::default(),
             tls_changed: watch::Sender::new(0),
             endpoints_changed: watch::Sender::new(0),
             policy_changed: watch::Sender::new(0),

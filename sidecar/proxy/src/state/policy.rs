@@ -13,6 +13,8 @@ pub struct MeshSettings {
     pub default_allow: bool,
     /// The longest life of an opaque stream.
     pub max_connection_age: Option<Duration>,
+    /// How old our view may be for it to vouch for a peer whose SVID has ended. Zero: only while news arrives.
+    pub max_staleness: Duration,
 }
 
 /// The policy of one served service.

@@ -52,13 +52,15 @@ pub struct PortSpec {
     pub timeouts: Timeouts,
 }
 
-/// How long a port's exchanges may take. `None` is no limit.
+/// How long a port's exchanges and streams may last. `None` is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Timeouts {
     /// From the request's head to the response's head.
     pub request: Option<Duration>,
     /// Without a byte either way; also how long an idle connection is kept.
     pub idle: Option<Duration>,
+    /// A stream of bytes ends with the SVIDs under which it began, whoever still vouches for the peer.
+    pub cut_on_expiry: bool,
 }
 
 /// An endpoint as the control plane tells of it.

@@ -272,7 +272,7 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
     Some((finished, left))
 }
 
-/// How often the pool is looked through.
+/// How often the pool is looked through, and streams that may have outlived an SVID.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Carries news of identity and policy to live connections, and sweeps the pool.
@@ -299,6 +299,8 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
                 worker.registry.enforce_policy(&state.view());
             }
             _ = tick.tick() => {
+                let now = crate::pool::now();
+                worker.registry.enforce_expiry(&state.view(), state.freshness.age(now), now);
                 let mut pool = worker.pool.borrow_mut();
                 if !pool.is_empty() {
                     pool.sweep(&state.view(), &worker.shared.limits);

@@ -1,7 +1,7 @@
 //! Live connections are governed.
 //!
 //! Every connection has a [`Watch`] in its worker's [`Registry`]. It ends the connection when a peer of it
-//! is revoked, its root removed or a policy turned; it tells it of the drain; and it carries the one
+//! is revoked, its root removed, a policy turned, or nobody vouches any more for a peer whose SVID has ended; it tells it of the drain; and it carries the one
 //! deadline that covers whatever the connection waits for. All waits of the engines go through it.
 
 use std::cell::{Cell, RefCell};
@@ -27,6 +27,8 @@ pub(crate) enum End {
     UpstreamRevoked,
     /// A policy that was decided at connection turned.
     Policy,
+    /// A peer's SVID has ended and nothing vouches for it any more, or the port wants no more than the SVID.
+    Expired,
     /// The process ends.
     Shutdown,
 }
@@ -38,12 +40,22 @@ impl End {
             End::Revoked => "revoked",
             End::UpstreamRevoked => "upstream revoked",
             End::Policy => "policy",
+            End::Expired => "expired",
             End::Shutdown => "shutdown",
         }
     }
 }
 
 type Recheck = Box<dyn Fn(&Snapshot) -> bool>;
+
+/// A stream of bytes: it has no requests after which it could end, so its SVIDs may end before it.
+#[derive(Clone, Copy)]
+struct Opaque {
+    /// It ends with them.
+    cut: bool,
+    /// The last second of our own.
+    own_end: i64,
+}
 
 struct Inner {
     id: u64,
@@ -53,6 +65,7 @@ struct Inner {
     /// Who is at the client's end, and at the upstream's.
     peers: RefCell<[Option<Peer>; 2]>,
     recheck: RefCell<Option<Recheck>>,
+    opaque: Cell<Option<Opaque>>,
     deadline: Deadline,
 }
 
@@ -61,6 +74,14 @@ impl Inner {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Whether an SVID has ended under a stream of bytes, and nothing keeps it.
+    fn has_lapsed(&self, now: i64, vouched: bool) -> bool {
+        let Some(Opaque { cut, own_end }) = self.opaque.get() else { return false };
+        let peers = self.peers.borrow();
+        let peer_ended = peers.iter().flatten().any(|peer| peer.not_after() < now);
+        peer_ended && (cut || !vouched) || cut && own_end < now
     }
 
     fn finish(&self, end: End) {
@@ -77,6 +98,8 @@ pub(crate) struct Registry {
     live: RefCell<HashMap<u64, Rc<Inner>>>,
     next: Cell<u64>,
     draining: Cell<bool>,
+    /// How many of them are streams of bytes.
+    opaque: Cell<usize>,
     /// Told when the last connection of a draining worker is gone.
     empty: tokio::sync::Notify,
 }
@@ -93,6 +116,7 @@ impl Registry {
             waker: RefCell::new(None),
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
+            opaque: Cell::new(None),
             deadline: Deadline::new(),
         });
         self.live.borrow_mut().insert(id, inner.clone());
@@ -129,6 +153,21 @@ impl Registry {
             let turned = inner.recheck.borrow().as_ref().is_some_and(|stands| !stands(view));
             if turned {
                 inner.finish(End::Policy);
+            }
+        });
+    }
+
+    /// Ends streams of bytes that outlived an SVID (decision 15): the mesh vouches for a peer as long as our view of it
+    /// is new enough to say that nobody revoked it.
+    pub(crate) fn enforce_expiry(&self, view: &Snapshot, age: Duration, now: u64) {
+        if self.opaque.get() == 0 {
+            return;
+        }
+        let vouched = age <= view.policy.mesh.max_staleness;
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.each(|inner| {
+            if inner.has_lapsed(now, vouched) {
+                inner.finish(End::Expired);
             }
         });
     }
@@ -193,6 +232,13 @@ impl Watch {
         *self.inner.recheck.borrow_mut() = Some(Box::new(recheck));
     }
 
+    /// From now on it is a stream of bytes. `cut`: it ends with the SVIDs, of which our own has this last second.
+    pub(crate) fn set_opaque(&self, cut: bool, own_end: i64) {
+        if self.inner.opaque.replace(Some(Opaque { cut, own_end })).is_none() {
+            self.registry.opaque.set(self.registry.opaque.get() + 1);
+        }
+    }
+
     /// From now on a wait may take this long.
     pub(crate) fn within(&self, limit: Option<Duration>) {
         self.inner.deadline.set(limit);
@@ -239,6 +285,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if self.inner.opaque.get().is_some() {
+            self.registry.opaque.set(self.registry.opaque.get() - 1);
+        }
         let mut live = self.registry.live.borrow_mut();
         live.remove(&self.inner.id);
         if live.is_empty() {

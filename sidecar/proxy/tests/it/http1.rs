@@ -303,7 +303,7 @@ async fn a_slow_answer_ends_in_504_and_the_next_request_works() {
     })
     .await;
     let pair = Pair::http(app);
-    let timeouts = Timeouts { request: Some(Duration::from_millis(200)), idle: None };
+    let timeouts = Timeouts { request: Some(Duration::from_millis(200)), ..Default::default() };
     pair.web.knows_as(&pair.ca, Protocol::Http1, &[pair.at], "ns/shop/sa/orders", timeouts);
     let mut client = Client::to(pair.out).await;
     let answer = client.get("/").await;

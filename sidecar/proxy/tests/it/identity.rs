@@ -303,3 +303,65 @@ async fn a_name_that_nobody_expects_is_not_answered_for() {
     let failure = signet_identity::HandshakeFailure::from_io(&failed);
     assert_eq!(failure.label(), "wrong_identity");
 }
+
+#[tokio::test]
+async fn a_request_that_comes_after_its_peers_svid_has_ended_is_not_served() {
+    let (app, connections) = counted_echo().await;
+    let pair = Pair::http(app);
+    let options = SvidOptions::default().ends_in(1);
+    let short = generation_with(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar, options);
+    let mut client = peer(pair.at, &short, Alpn::Http1, &pair.ca.id("ns/shop/sa/orders")).await.unwrap();
+    // The connection was drained long before, had it been used; its first request began in time and took too long.
+    client.send("GET / HTTP/1.1\r\n").await;
+    ended(&short).await;
+    client.send("host: orders\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some("expired")));
+    assert_eq!(client.ended().await, Some(true));
+    assert_eq!(connections.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_pooled_connection_is_not_used_past_its_servers_svid() {
+    let pair = Pair::http(echo().await);
+    // Three quarters of its life are over, so it serves this once.
+    let serve = |ends: i64| {
+        let options = SvidOptions::default().ends_in(ends);
+        let next = generation_with(&pair.ca, "ns/shop/sa/orders", PeerClass::Sidecar, options);
+        pair.orders.state.update_tls(|tls| tls.with_generation(next.clone()));
+    };
+    serve(5);
+    let mut client = Client::to(pair.out).await;
+    let labels = [("direction", "inbound"), ("service", "orders.shop")];
+    for connections in 1..=2 {
+        assert_eq!(client.get("/").await.status, 200);
+        pair.orders.counts("signet_connections_total", &labels, connections).await;
+    }
+    // One of which three quarters are left is used again, until its end comes near: then it leaves by itself.
+    let begins_now = SvidOptions { from: 0, until: 8, ..Default::default() };
+    let next = generation_with(&pair.ca, "ns/shop/sa/orders", PeerClass::Sidecar, begins_now);
+    pair.orders.state.update_tls(|tls| tls.with_generation(next.clone()));
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    pair.orders.counts("signet_connections_total", &labels, 3).await;
+    let idle = || pair.web.gauge("signet_upstream_idle_connections");
+    assert_eq!(idle(), 1);
+    within(async {
+        while idle() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    serve(3600);
+    assert_eq!(client.get("/").await.status, 200);
+    pair.orders.counts("signet_connections_total", &labels, 4).await;
+}
+
+/// Waits until the certificate has ended. The wall clock has no event to wait for but itself.
+async fn ended(generation: &signet_identity::Generation) {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    while i64::try_from(now()).unwrap() <= generation.own().svid().not_after {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

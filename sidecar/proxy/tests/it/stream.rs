@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_identity::RevocationSet;
+use signet_identity::testing::SvidOptions;
+use signet_identity::{Alpn, PeerClass, RevocationSet};
 use signet_proxy::Limits;
 use signet_proxy::state::{MeshSettings, Protocol, Timeouts, UserContext};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::support::app::scripted;
-use crate::support::caller::{Client, within};
-use crate::support::{Pair, WEB};
+use crate::support::caller::{Client, peer, within};
+use crate::support::{Pair, WEB, generation_with};
 
 fn pair(app: std::net::SocketAddr) -> Pair {
     Pair::new(Protocol::Tcp, app, Limits::default())
@@ -93,8 +94,8 @@ async fn a_stream_without_a_permit_is_reset_and_the_app_never_asked() {
     pair.orders.counts("signet_refusals_total", &labels, 1).await;
 }
 
-async fn open_stream() -> (Pair, Client<tokio::net::TcpStream>) {
-    let app = scripted(|mut socket| async move {
+async fn echoing() -> std::net::SocketAddr {
+    scripted(|mut socket| async move {
         let mut buffer = [0; 64];
         while let Ok(count @ 1..) = socket.read(&mut buffer).await {
             if socket.write_all(&buffer[..count]).await.is_err() {
@@ -102,8 +103,11 @@ async fn open_stream() -> (Pair, Client<tokio::net::TcpStream>) {
             }
         }
     })
-    .await;
-    let pair = pair(app);
+    .await
+}
+
+async fn open_stream() -> (Pair, Client<tokio::net::TcpStream>) {
+    let pair = pair(echoing().await);
     let mut client = Client::to(pair.out).await;
     client.send("ping").await;
     assert_eq!(client.take(4).await, b"ping");
@@ -152,8 +156,93 @@ async fn an_idle_stream_ends_where_the_port_says_so() {
     })
     .await;
     let pair = pair(app);
-    let timeouts = Timeouts { request: None, idle: Some(Duration::from_millis(100)) };
+    let timeouts = Timeouts { idle: Some(Duration::from_millis(100)), ..Default::default() };
     pair.orders.serves_with(Protocol::Tcp, &[WEB], timeouts, UserContext::Transaction);
     let mut client = Client::to(pair.out).await;
     assert_ne!(client.ended().await, Some(false));
+}
+
+/// A stream of a peer whose SVID ends in two seconds, at orders, whose view of the mesh is `live` and may be an hour
+/// old.
+async fn short_lived(
+    live: bool,
+    timeouts: Timeouts,
+) -> (Pair, Client<impl AsyncRead + AsyncWrite + Unpin>, i64) {
+    let pair = pair(echoing().await);
+    pair.orders.serves_with(Protocol::Tcp, &[WEB], timeouts, UserContext::Transaction);
+    if live {
+        pair.orders.state.freshness.live();
+    }
+    let mesh = MeshSettings { max_staleness: Duration::from_secs(3600), ..Default::default() };
+    pair.orders.state.update_policy(|policy| policy.with_mesh(mesh));
+    let options = SvidOptions::default().ends_in(2);
+    let web = generation_with(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar, options);
+    let mut client = peer(pair.at, &web, Alpn::Tcp, &pair.ca.id("ns/shop/sa/orders")).await.unwrap();
+    client.send("ping").await;
+    assert_eq!(client.take(4).await, b"ping");
+    (pair, client, web.own().svid().not_after)
+}
+
+async fn cut_as_expired(pair: &Pair, client: &mut Client<impl AsyncRead + AsyncWrite + Unpin>) {
+    assert_ne!(client.ended().await, Some(false));
+    let labels = [("direction", "inbound"), ("reason", "expired")];
+    pair.orders.counts("signet_streams_cut_total", &labels, 1).await;
+}
+
+/// The wall clock has no event to wait for but itself.
+async fn passed(second: i64) {
+    let now = || i64::try_from(now()).unwrap();
+    while now() <= second {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn a_stream_outlives_its_peers_svid_only_while_the_view_is_fresh() {
+    let (pair, mut client, end) = short_lived(true, Timeouts::default()).await;
+    passed(end + 2).await;
+    client.send("pong").await;
+    assert_eq!(client.take(4).await, b"pong");
+    // The news stopped, an hour ago at most: still good.
+    pair.orders.state.freshness.lost(now() - 3000);
+    passed(end + 4).await;
+    client.send("pong").await;
+    assert_eq!(client.take(4).await, b"pong");
+    pair.orders.state.freshness.live();
+    pair.orders.state.freshness.lost(now() - 3601);
+    cut_as_expired(&pair, &mut client).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_at_its_peers_end_when_the_view_is_stale() {
+    let (pair, mut client, end) = short_lived(false, Timeouts::default()).await;
+    cut_as_expired(&pair, &mut client).await;
+    assert!(i64::try_from(now()).unwrap() > end, "not before its end");
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_at_its_peers_end_where_the_port_says_so() {
+    let timeouts = Timeouts { cut_on_expiry: true, ..Default::default() };
+    let (pair, mut client, end) = short_lived(true, timeouts).await;
+    cut_as_expired(&pair, &mut client).await;
+    assert!(i64::try_from(now()).unwrap() > end, "not before its end");
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_at_our_own_end_where_the_port_says_so() {
+    let pair = pair(echoing().await);
+    pair.orders.state.freshness.live();
+    let timeouts = Timeouts { cut_on_expiry: true, ..Default::default() };
+    pair.orders.serves_with(Protocol::Tcp, &[WEB], timeouts, UserContext::Transaction);
+    let options = SvidOptions::default().ends_in(2);
+    let short = generation_with(&pair.ca, "ns/shop/sa/orders", PeerClass::Sidecar, options);
+    pair.orders.state.update_tls(|tls| tls.with_generation(short.clone()));
+    let mut client = Client::to(pair.out).await;
+    client.send("ping").await;
+    assert_eq!(client.take(4).await, b"ping");
+    cut_as_expired(&pair, &mut client).await;
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response};
+use signet_identity::testing::SvidOptions;
+use signet_identity::{Alpn, PeerClass};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -14,6 +16,7 @@ use tokio::sync::mpsc;
 use super::pair;
 use super::peers::{answer, answer_ok, app, call, connect, drain, send, serve, write};
 use crate::support::caller::within;
+use crate::support::generation_with;
 
 #[tokio::test]
 async fn a_refused_call_is_told_in_trailers_alone() {
@@ -281,4 +284,45 @@ async fn a_call_ends_at_its_own_deadline() {
     let answer = send(&mut client, request, "body").await.unwrap();
     assert_eq!(answer.header("grpc-status"), Some("4"));
     assert_eq!(within(hear.recv()).await.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_request_after_its_peers_svid_has_ended() {
+    let (seen, mut told) = tokio::sync::mpsc::channel(4);
+    let (app, _) = app(move |request, mut respond| {
+        let seen = seen.clone();
+        async move {
+            seen.send(request.uri().path().to_owned()).await.unwrap();
+            // The first one lasts until its caller's SVID has ended.
+            drain(request.into_body()).await.unwrap();
+            answer_ok(&mut respond, "");
+        }
+    })
+    .await;
+    let pair = pair(app);
+    let options = SvidOptions { from: 0, until: 3, ..Default::default() };
+    let short = generation_with(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar, options);
+    let orders = pair.ca.id("ns/shop/sa/orders");
+    let stream = crate::support::caller::peer(pair.at, &short, Alpn::H2, &orders).await.unwrap().stream;
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let mut client = within(client.ready()).await.unwrap();
+    let (response, mut body) = client.send_request(call("/first"), false).unwrap();
+    assert_eq!(within(told.recv()).await.as_deref(), Some("/first"));
+
+    let end = u64::try_from(short.own().svid().not_after).unwrap();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    while now() <= end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if let Ok((late, _)) = client.send_request(call("/late"), true)
+        && let Ok(late) = within(late).await
+    {
+        assert_eq!(late.headers()["signet-deny-reason"], "expired");
+    }
+    // What began in time is answered, and the connection ends with it.
+    body.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(within(response).await.unwrap().status(), 200);
+    let _ = within(driver).await.unwrap();
+    assert!(told.try_recv().is_err());
 }

@@ -120,6 +120,13 @@ impl Node {
         found.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
+    /// The value of a gauge without labels.
+    pub fn gauge(&self, name: &str) -> i64 {
+        let families = self.registry.gather();
+        let found = families.iter().find(|family| family.name() == name);
+        found.map_or(0, |family| family.get_metric()[0].get_gauge().get_value() as i64)
+    }
+
     /// Serves one port of `orders.shop`, whose policy permits whom these documents permit.
     pub fn serves(&self, protocol: Protocol, policies: &[&str]) {
         self.serves_with(protocol, policies, Timeouts::default(), UserContext::Transaction);
