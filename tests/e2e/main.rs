@@ -4,6 +4,7 @@ mod bootstrap;
 mod context;
 mod delivery;
 mod demo;
+mod edge;
 mod lifecycle;
 mod pair;
 mod readme;
