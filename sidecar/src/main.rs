@@ -66,7 +66,10 @@ fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
         .enable_all()
         .build()
         .map_err(|error| failed(anyhow!("cannot start a runtime: {error}")))?;
-    let outcome = runtime.block_on(run(config, bundle, Some(logs)));
+    let outcome = runtime.block_on(async {
+        signet_daemon::shutdown::ignore_hangup().map_err(RunError::Signals)?;
+        run(config, bundle, Some(logs)).await
+    });
     // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
     runtime.shutdown_background();
     match outcome {

@@ -92,6 +92,18 @@ impl Trigger {
     }
 }
 
+/// Takes SIGHUP from now on, for as long as the runtime lives, and does nothing but say so: for processes that have
+/// nothing to read again. Unhandled, it would end the process without a drain.
+pub fn ignore_hangup() -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!(target: "signet::shutdown", signal = "SIGHUP", "signal ignored: a changed configuration takes effect with the next start");
+        }
+    });
+    Ok(())
+}
+
 impl Shutdown {
     /// A token for which the process runs for ever: for tests and tools.
     pub fn never() -> Self {
@@ -186,6 +198,22 @@ mod tests {
         unsafe { libc::raise(libc::SIGINT) };
         token.stopping().await;
         assert_eq!(token.phase(), Phase::Stopping);
+    }
+
+    #[tokio::test]
+    async fn a_hangup_neither_ends_nor_drains() {
+        let (trigger, token) = channel();
+        trigger.on_signals().unwrap();
+        ignore_hangup().unwrap();
+        for _ in 0..3 {
+            // SAFETY: raise sends a signal to this very thread; its handler is installed.
+            unsafe { libc::raise(libc::SIGHUP) };
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(token.phase(), Phase::Running);
+        // SAFETY: as above.
+        unsafe { libc::raise(libc::SIGTERM) };
+        token.draining().await;
     }
 
     #[tokio::test]
