@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
+use signet_proto::v1::reinstate_request::What as Lifted;
 use signet_proto::v1::revoke_request::What;
 use signet_proto::v1::{
-    CreateJoinTokenRequest, IssuanceRecord, JoinBundle, ListIssuancesRequest, RevokeRequest,
-    WatchIssuancesRequest,
+    CreateJoinTokenRequest, IssuanceRecord, JoinBundle, ListIssuancesRequest, ReinstateRequest,
+    RevokeRequest, VerifyLogRequest, WatchIssuancesRequest,
 };
 
 use crate::operator::{Context, print, refused, table, when};
@@ -85,6 +86,11 @@ pub(crate) enum Ca {
     },
     /// Take a certificate, an identity, a key or a gateway's delegation out of use, everywhere.
     Revoke(Revoke),
+    /// Lift a revocation: allow it again, everywhere.
+    Reinstate(Reinstate),
+    /// Check the whole issuance log and the revocations: that nothing was changed, removed or cut off. Exit code 1
+    /// if something was.
+    Verify,
 }
 
 #[derive(Args)]
@@ -93,7 +99,7 @@ struct Target {
     /// A certificate's serial number, hex.
     #[arg(long)]
     serial: Option<String>,
-    /// A SPIFFE ID: no certificate and no connection until it is allowed again.
+    /// A SPIFFE ID. Revoked, it gets no certificate and no connection until `signet ca reinstate`.
     #[arg(long)]
     identity: Option<String>,
     /// SHA-256 of a SubjectPublicKeyInfo, hex.
@@ -113,30 +119,85 @@ pub(crate) struct Revoke {
     reason: String,
 }
 
+#[derive(Args)]
+pub(crate) struct Reinstate {
+    #[command(flatten)]
+    target: Target,
+    /// Why; kept in the log.
+    #[arg(long)]
+    reason: String,
+}
+
+impl Target {
+    fn what(self) -> anyhow::Result<What> {
+        let Target { serial, identity, key, delegation } = self;
+        Ok(match (serial, identity, key, delegation) {
+            (Some(serial), ..) => What::Serial(serial),
+            (_, Some(identity), ..) => What::SpiffeId(identity),
+            (_, _, Some(key), _) => What::KeySha256(key),
+            (.., Some(delegation)) => What::Delegation(delegation),
+            _ => bail!("name one of --serial, --identity, --key and --delegation"),
+        })
+    }
+}
+
 impl Ca {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Log { limit, follow } => log(context, limit, follow).await,
             Self::Revoke(revoke) => revoke.run(context).await,
+            Self::Reinstate(reinstate) => reinstate.run(context).await,
+            Self::Verify => verify(context).await,
         }
     }
 }
 
 impl Revoke {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Target { serial, identity, key, delegation } = self.target;
-        let what = match (serial, identity, key, delegation) {
-            (Some(serial), ..) => What::Serial(serial),
-            (_, Some(identity), ..) => What::SpiffeId(identity),
-            (_, _, Some(key), _) => What::KeySha256(key),
-            (.., Some(delegation)) => What::Delegation(delegation),
-            _ => bail!("name one of --serial, --identity, --key and --delegation"),
-        };
-        let request = RevokeRequest { what: Some(what), reason: self.reason };
+        let request = RevokeRequest { what: Some(self.target.what()?), reason: self.reason };
         let sequence =
             context.client().await?.revoke(request).await.map_err(|it| refused(&it))?.into_inner().sequence;
         context.show(json!({"sequence": sequence}), || format!("revoked; the list is now at {sequence}"))
     }
+}
+
+impl Reinstate {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let what = match self.target.what()? {
+            What::Serial(serial) => Lifted::Serial(serial),
+            What::SpiffeId(id) => Lifted::SpiffeId(id),
+            What::KeySha256(key) => Lifted::KeySha256(key),
+            What::Delegation(thumbprint) => Lifted::Delegation(thumbprint),
+        };
+        let request = ReinstateRequest { what: Some(what), reason: self.reason };
+        let sequence = context
+            .client()
+            .await?
+            .reinstate(request)
+            .await
+            .map_err(|it| refused(&it))?
+            .into_inner()
+            .sequence;
+        context.show(json!({"sequence": sequence}), || format!("reinstated; the list is now at {sequence}"))
+    }
+}
+
+/// A broken log is the control plane's answer DATA_LOSS, and so this command's exit code 1.
+async fn verify(context: &Context) -> anyhow::Result<()> {
+    let found = context
+        .client()
+        .await?
+        .verify_log(VerifyLogRequest {})
+        .await
+        .map_err(|it| refused(&it))?
+        .into_inner();
+    let json = json!({"records": found.records, "head": found.head, "revocations": found.revocations});
+    context.show(json, || {
+        format!(
+            "{} records and {} revocations are as they were written\nthe log ends with {}",
+            found.records, found.revocations, found.head
+        )
+    })
 }
 
 async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> {
@@ -155,7 +216,7 @@ async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> 
     let json = records.iter().map(as_json).collect();
     context.show(json, || {
         let rows: Vec<_> = records.iter().map(as_row).collect();
-        table(&["N", "AT", "EVENT", "CLASS", "IDENTITY", "SERIAL OR REASON", "ACTOR"], &rows)
+        table(&["N", "AT", "EVENT", "CLASS", "IDENTITY", "SERIAL AND REASON", "ACTOR"], &rows)
     })?;
     let Some(mut live) = live else { return Ok(()) };
     while let Some(record) = live.message().await? {
@@ -175,7 +236,8 @@ fn as_json(it: &IssuanceRecord) -> serde_json::Value {
 }
 
 fn as_row(it: &IssuanceRecord) -> Vec<String> {
-    let detail = if it.reason.is_empty() { it.serial.clone() } else { it.reason.clone() };
+    let detail = [it.serial.as_str(), it.reason.as_str()];
+    let detail = detail.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
     vec![
         it.sequence.to_string(),
         when(it.at),

@@ -19,6 +19,9 @@ pub const MIN_SVID_TTL_SECONDS: u64 = 300;
 /// Even in development: renewal at a third of life must leave time for a retry.
 pub const MIN_DEV_SVID_TTL_SECONDS: u64 = 10;
 
+/// How long one join token's certificates may be renewed.
+pub const LINEAGE_DAYS: std::ops::RangeInclusive<u64> = 1..=30;
+
 /// Why a configuration file was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -51,6 +54,8 @@ pub struct Config {
     pub operator_uids: Vec<u32>,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
+    /// Days after a join until the workload must join again.
+    pub lineage_days: u64,
     pub allow_private_addresses: bool,
     pub allow_http: bool,
     pub system_namespace: Label,
@@ -179,11 +184,12 @@ struct RawMetrics {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct RawSvid {
     ttl_seconds: u64,
+    lineage_days: u64,
 }
 
 impl Default for RawSvid {
     fn default() -> Self {
-        Self { ttl_seconds: 3_600 }
+        Self { ttl_seconds: 3_600, lineage_days: 7 }
     }
 }
 
@@ -230,6 +236,14 @@ impl Raw {
                 format!("expected {least} to {MAX_SVID_TTL_SECONDS} seconds{hint}, found {ttl}"),
             ));
         }
+        let lineage_days = self.svid.lineage_days;
+        if !LINEAGE_DAYS.contains(&lineage_days) {
+            let (least, most) = LINEAGE_DAYS.into_inner();
+            return Err((
+                "svid.lineageDays",
+                format!("expected {least} to {most} days, found {lineage_days}"),
+            ));
+        }
         if self.issuers.allow_private_addresses && !self.dev {
             return Err(("issuers.allowPrivateAddresses", "only allowed together with `dev: true`".into()));
         }
@@ -255,6 +269,7 @@ impl Raw {
             operator_uids: self.operator.uids,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
+            lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
             system_namespace,
@@ -298,7 +313,7 @@ operator: {socket: /run/signet/operator.sock}
     #[test]
     fn the_smallest_file_gets_safe_defaults() {
         let config = parse(GOOD).unwrap();
-        assert_eq!(config.svid_ttl_seconds, 3_600);
+        assert_eq!((config.svid_ttl_seconds, config.lineage_days), (3_600, 7));
         assert_eq!(config.system_namespace.as_str(), "signet-system");
         assert!(!config.dev && !config.allow_http && !config.allow_private_addresses);
         assert_eq!(config.seal, Seal::KeyFile("/var/lib/signet/seal.key".into()));
@@ -335,6 +350,19 @@ operator: {socket: /run/signet/operator.sock}
     fn a_life_over_a_day_is_refused_even_in_development() {
         let message = parse(&format!("{GOOD}dev: true\nsvid: {{ttlSeconds: 86401}}\n")).unwrap_err();
         assert!(message.contains("svid.ttlSeconds"), "{message}");
+    }
+
+    #[test]
+    fn a_chain_of_renewals_lasts_one_to_thirty_days() {
+        for (days, good) in [(0, false), (1, true), (30, true), (31, false)] {
+            let parsed = parse(&format!("{GOOD}svid: {{lineageDays: {days}}}\n"));
+            match parsed {
+                Ok(config) => assert!(good && config.lineage_days == days),
+                Err(message) => {
+                    assert!(!good && message.contains("svid.lineageDays: expected 1 to 30"), "{message}");
+                }
+            }
+        }
     }
 
     #[test]

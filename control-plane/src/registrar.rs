@@ -1,13 +1,13 @@
 //! What the registry says about an identity: may it have a certificate, and which names does it get?
 //!
 //! Asked at every issuance and every renewal, so that a workload that was taken out of the registry gets
-//! no further certificate.
+//! no further certificate; its connections to the control plane end at once.
 
 use std::sync::Arc;
 
 use signet_ca::Registrar;
 use signet_identity::{PeerClass, SpiffeId, TrustDomain, service_dns_name};
-use signet_model::{WorkloadClass, WorkloadId};
+use signet_model::{Registry, WorkloadClass, WorkloadId};
 use tokio::sync::watch;
 
 use crate::registry::State;
@@ -23,14 +23,21 @@ impl Registrar for FromRegistry {
     fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>> {
         let registry = Arc::clone(&self.registry.borrow().registry);
         let workload = WorkloadId::of(id, &self.trust_domain)?;
-        let listed = peer_class(registry.workload(&workload)?.spec.class);
-        if listed != class {
+        if !is_listed(&registry, id, class, &self.trust_domain) {
             return None;
         }
         let name =
             |s: &signet_model::Service| service_dns_name(s.name.name.as_str(), s.name.namespace.as_str());
         Some(registry.served_by(&workload).map(name).collect())
     }
+}
+
+/// Whether the registry has a Workload with this identity and class.
+#[must_use]
+pub fn is_listed(registry: &Registry, id: &SpiffeId, class: PeerClass, trust_domain: &TrustDomain) -> bool {
+    WorkloadId::of(id, trust_domain)
+        .and_then(|workload| registry.workload(&workload))
+        .is_some_and(|listed| peer_class(listed.spec.class) == class)
 }
 
 /// The class that a registered workload's certificates carry.

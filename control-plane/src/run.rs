@@ -109,7 +109,12 @@ pub async fn start(
 
     let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen).await?;
     let mesh_listener = bind("the mesh door", config.mesh_listen).await?;
-    let socket = signet_daemon::bind_private_socket(&config.operator_socket)?;
+    let uids = uids(config);
+    let socket = if unix::needs_open_socket(&uids, own_uid()) {
+        signet_daemon::bind_open_socket(&config.operator_socket)?
+    } else {
+        signet_daemon::bind_private_socket(&config.operator_socket)?
+    };
     let (bootstrap_at, mesh_at) =
         (local(&bootstrap_listener, config.bootstrap_listen)?, local(&mesh_listener, config.mesh_listen)?);
 
@@ -177,6 +182,8 @@ pub async fn start(
         mesh::Mesh {
             generation: own.current(),
             revocations: authority.revocations(),
+            registry: registry.clone(),
+            trust_domain: config.trust_domain.clone(),
             routes: peer_routes(peers, delivery),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
@@ -184,7 +191,6 @@ pub async fn start(
         },
     ));
     let operator_routes = operator_routes(operators);
-    let uids = uids(config);
     doors.spawn(unix::listen(
         socket,
         uids,
@@ -252,6 +258,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     let mut authority = AuthorityConfig::new(config.trust_domain.clone(), &config.data_dir, seal);
     authority.system_namespace = config.system_namespace.to_string();
     authority.dev = config.dev;
+    authority.lineage_life = Duration::from_secs(config.lineage_days.saturating_mul(24 * 3600));
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority
 }
@@ -282,11 +289,15 @@ fn operator_routes(operators: operator::Operators) -> Routes {
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.
 fn uids(config: &Config) -> Arc<[u32]> {
     if config.operator_uids.is_empty() {
-        // SAFETY: geteuid takes nothing, touches nothing and cannot fail.
-        Arc::from([unsafe { libc::geteuid() }])
+        Arc::from([own_uid()])
     } else {
         config.operator_uids.as_slice().into()
     }
+}
+
+fn own_uid() -> u32 {
+    // SAFETY: geteuid takes nothing, touches nothing and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

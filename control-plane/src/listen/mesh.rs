@@ -3,7 +3,7 @@
 //! The own SVID is taken fresh for each connection, so a renewal needs no restart. After every handshake,
 //! resumed ones included, the peer is checked against time and revocations before its first byte is read. A
 //! [`Caller`] goes with every request; its [`Lifeline`] ends when the certificate does, when it is revoked,
-//! or when the process drains, and then the connection is closed.
+//! when its workload leaves the registry, or when the process drains, and then the connection is closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use signet_ca::Revocations;
 use signet_daemon::{Drain, Shutdown};
-use signet_identity::{Expected, Generation, HandshakeFailure, Peer, RevocationSet, Serial, SpiffeId};
+use signet_identity::{
+    Expected, Generation, HandshakeFailure, Peer, RevocationSet, Serial, SpiffeId, TrustDomain,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
@@ -24,6 +26,8 @@ use super::serve::{Bounds, serve};
 use super::{accept, handshake};
 use crate::clock::unix_now;
 use crate::metrics::Metrics;
+use crate::registrar;
+use crate::registry::State;
 
 /// Sidecars of one control plane; each is one connection.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -53,6 +57,8 @@ const BOUNDS: Bounds = Bounds {
 pub enum Ended {
     Expired,
     Revoked(String),
+    /// The registry no longer lists the workload with this class.
+    Unregistered,
     Draining,
     /// The peer itself closed it.
     Gone,
@@ -64,6 +70,7 @@ impl Ended {
         match self {
             Self::Expired => "expired",
             Self::Revoked(_) => "revoked",
+            Self::Unregistered => "unregistered",
             Self::Draining => "draining",
             Self::Gone => "gone",
         }
@@ -75,6 +82,9 @@ impl Ended {
         match self {
             Self::Expired => tonic::Status::unauthenticated("the certificate of this connection has ended"),
             Self::Revoked(_) => tonic::Status::permission_denied("revoked"),
+            Self::Unregistered => {
+                tonic::Status::permission_denied("unregistered: the registry has no such Workload")
+            }
             Self::Draining => tonic::Status::unavailable("the control plane is draining; connect again"),
             Self::Gone => tonic::Status::cancelled("the peer closed the connection"),
         }
@@ -112,6 +122,8 @@ pub struct Caller {
 pub struct Mesh {
     pub generation: Arc<ArcSwap<Generation>>,
     pub revocations: watch::Receiver<Arc<Revocations>>,
+    pub registry: watch::Receiver<State>,
+    pub trust_domain: TrustDomain,
     pub routes: Routes,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -182,6 +194,10 @@ fn check(
     generation.check(certificates, &Expected::MeshClient, revoked, UnixTime::now())
 }
 
+fn is_registered(state: &State, peer: &Peer, trust_domain: &TrustDomain) -> bool {
+    registrar::is_listed(&state.registry, peer.id(), peer.class(), trust_domain)
+}
+
 impl Mesh {
     async fn serve<S>(
         &self,
@@ -192,6 +208,10 @@ impl Mesh {
     ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
+        if !is_registered(&self.registry.borrow(), &peer, &self.trust_domain) {
+            self.note(&peer, &Ended::Unregistered);
+            return;
+        }
         let (say, heard) = watch::channel(None);
         let caller = Caller {
             peer: peer.clone(),
@@ -202,29 +222,44 @@ impl Mesh {
         };
         let end = async {
             let ended = self.end(&peer).await;
-            self.metrics.connections_ended.with_label_values(&[ended.label()]).inc();
-            if let Ended::Revoked(by) = &ended {
-                tracing::warn!(target: "signet::listen", peer = %peer.id(), by, "connection closed: revoked");
-            } else {
-                tracing::info!(target: "signet::listen", peer = %peer.id(), reason = ended.label(), "connection closed");
-            }
+            self.note(&peer, &ended);
             let _ = say.send(Some(ended));
         };
         serve(stream, self.routes.clone(), caller, BOUNDS, end).await;
     }
 
+    fn note(&self, peer: &Peer, ended: &Ended) {
+        self.metrics.connections_ended.with_label_values(&[ended.label()]).inc();
+        let (id, reason) = (peer.id(), ended.label());
+        match ended {
+            Ended::Revoked(by) => {
+                tracing::warn!(target: "signet::listen", peer = %id, by, "connection closed: revoked");
+            }
+            Ended::Unregistered => {
+                tracing::warn!(target: "signet::listen", peer = %id, "connection closed: the registry has no such Workload");
+            }
+            _ => tracing::info!(target: "signet::listen", peer = %id, reason, "connection closed"),
+        }
+    }
+
     /// Resolves when this peer may no longer be connected.
     async fn end(&self, peer: &Peer) -> Ended {
-        let mut revocations = self.revocations.clone();
+        let (mut revocations, mut registry) = (self.revocations.clone(), self.registry.clone());
         loop {
             if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
+            }
+            if !is_registered(&registry.borrow_and_update(), peer, &self.trust_domain) {
+                return Ended::Unregistered;
             }
             let left = peer.not_after().saturating_sub(unix_now());
             let Ok(left @ 1..) = u64::try_from(left) else { return Ended::Expired };
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(left).min(LOOK_AT_CLOCK)) => {}
                 () = self.shutdown.draining() => return Ended::Draining,
+                changed = registry.changed() => if changed.is_err() {
+                    return Ended::Draining;
+                },
                 changed = revocations.changed() => if changed.is_err() {
                     return Ended::Draining;
                 },

@@ -1,6 +1,7 @@
-//! The operator's door: a Unix socket, mode 0600, that only listed uids pass.
+//! The operator's door: a Unix socket that only listed uids pass.
 //!
-//! The uid of each caller is asked of the kernel: root may open any socket, but root is not every operator.
+//! The uid of each caller is asked of the kernel: root may open any socket, but root is not every operator. The
+//! socket's mode is 0600, unless the list names users whom that would keep out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,12 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
     pub uid: u32,
+}
+
+/// Whether the list names somebody who could not connect to a socket of mode 0600: neither we nor root.
+#[must_use]
+pub fn needs_open_socket(uids: &[u32], own: u32) -> bool {
+    uids.iter().any(|uid| *uid != own && *uid != 0)
 }
 
 /// Serves the door until the process begins to end. An unlisted uid is hung up on.
@@ -73,5 +80,25 @@ pub async fn listen(
             serve(stream, routes, Operator { uid }, BOUNDS, shutdown.draining()).await;
             drop((permit, guard));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_private_unless_the_list_names_another_user() {
+        for (uids, own, open) in [
+            (&[1000][..], 1000, false),
+            (&[0], 1000, false),
+            (&[0, 1000], 1000, false),
+            (&[0, 1000, 1001], 1000, true),
+            (&[1001], 1000, true),
+            (&[1000], 0, true),
+            (&[0], 0, false),
+        ] {
+            assert_eq!(needs_open_socket(uids, own), open, "{uids:?} as {own}");
+        }
     }
 }

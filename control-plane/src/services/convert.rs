@@ -1,6 +1,6 @@
 //! Between the authority's words and the protocol's.
 
-use signet_ca::{AuthorityError, Issued, Outward, Record};
+use signet_ca::{AuthorityError, Issued, Outward, Record, StoreError};
 use signet_proto::v1;
 use tonic::{Code, Status};
 
@@ -26,8 +26,22 @@ pub(crate) fn operator_status(error: &AuthorityError) -> Status {
     let status = status(error);
     match error.refusal() {
         Some(refusal) => Status::new(status.code(), refusal.detail()),
+        None if is_damage(error) => Status::data_loss(error.to_string()),
         None => Status::new(status.code(), error.to_string()),
     }
+}
+
+/// The store is not what the authority wrote: trying again does not help.
+fn is_damage(error: &AuthorityError) -> bool {
+    matches!(
+        error,
+        AuthorityError::Store(
+            StoreError::Chain(_)
+                | StoreError::Tampered { .. }
+                | StoreError::Corrupt { .. }
+                | StoreError::Revocations { .. }
+        )
+    )
 }
 
 pub(crate) fn issued(issued: &Issued, authority: &AuthorityState) -> v1::IssuedSvid {
@@ -52,6 +66,10 @@ pub(crate) fn record(record: &Record) -> v1::IssuanceRecord {
         not_after: record.not_after.unwrap_or(0),
         reason: record.reason.clone(),
         actor: record.actor.clone(),
-        hash: record.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+        hash: hex(&record.hash),
     }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

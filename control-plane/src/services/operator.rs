@@ -6,7 +6,7 @@ use std::time::Duration;
 use signet_ca::{Authority, Revocation};
 use signet_identity::{KeyId, PeerClass, Serial, SpiffeId, TrustDomain};
 use signet_model::WorkloadId;
-use signet_proto::v1::{self, revoke_request::What};
+use signet_proto::v1::{self, reinstate_request, revoke_request::What};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -166,27 +166,38 @@ impl Operators {
     }
 
     async fn revoke_what(&self, asked: v1::RevokeRequest, actor: &str) -> Result<v1::RevokeResponse, Status> {
-        let bad = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
-        if asked.reason.len() > MAX_REASON {
-            return Err(Status::invalid_argument("the reason is too long"));
-        }
-        let what = match asked.what {
-            Some(What::Serial(hex)) => Revocation::Serial(hex.parse::<Serial>().map_err(|e| bad(&e))?),
-            Some(What::SpiffeId(id)) => Revocation::Identity(SpiffeId::parse(id).map_err(|e| bad(&e))?),
-            Some(What::KeySha256(hex)) => Revocation::Key(hex.parse::<KeyId>().map_err(|e| bad(&e))?),
-            Some(What::Delegation(thumbprint)) => Revocation::Delegation(thumbprint),
-            None => {
-                return Err(Status::invalid_argument(
-                    "expected a serial, a SPIFFE ID, a key or a delegation",
-                ));
-            }
-        };
+        let what = revocation(asked.what, &asked.reason)?;
         let sequence = self
             .authority
             .revoke(what, &asked.reason, actor)
             .await
             .map_err(|error| convert::operator_status(&error))?;
         Ok(v1::RevokeResponse { sequence })
+    }
+
+    async fn reinstate_what(
+        &self,
+        asked: v1::ReinstateRequest,
+        actor: &str,
+    ) -> Result<v1::ReinstateResponse, Status> {
+        let what = revocation(asked.what.map(same), &asked.reason)?;
+        let sequence = self
+            .authority
+            .reinstate(what, &asked.reason, actor)
+            .await
+            .map_err(|error| convert::operator_status(&error))?
+            .ok_or_else(|| Status::not_found("it is not revoked, or what it names has ended by itself"))?;
+        Ok(v1::ReinstateResponse { sequence })
+    }
+
+    async fn verify(&self) -> Result<v1::VerifyLogResponse, Status> {
+        let verified =
+            self.authority.verify_chain().await.map_err(|error| convert::operator_status(&error.into()))?;
+        Ok(v1::VerifyLogResponse {
+            records: verified.records,
+            head: convert::hex(&verified.head),
+            revocations: verified.revocations,
+        })
     }
 
     fn explain(&self, id: &str) -> Result<v1::ExplainDecisionResponse, Status> {
@@ -202,6 +213,33 @@ impl Operators {
                 workloads.join(", ")
             ))),
         }
+    }
+}
+
+/// What is named to be revoked or reinstated.
+fn revocation(what: Option<What>, reason: &str) -> Result<Revocation, Status> {
+    let bad = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+    if reason.len() > MAX_REASON {
+        return Err(Status::invalid_argument("the reason is too long"));
+    }
+    Ok(match what {
+        Some(What::Serial(hex)) => Revocation::Serial(hex.parse::<Serial>().map_err(|e| bad(&e))?),
+        Some(What::SpiffeId(id)) => Revocation::Identity(SpiffeId::parse(id).map_err(|e| bad(&e))?),
+        Some(What::KeySha256(hex)) => Revocation::Key(hex.parse::<KeyId>().map_err(|e| bad(&e))?),
+        Some(What::Delegation(thumbprint)) => Revocation::Delegation(thumbprint),
+        None => {
+            return Err(Status::invalid_argument("expected a serial, a SPIFFE ID, a key or a delegation"));
+        }
+    })
+}
+
+/// The two requests name things alike.
+fn same(what: reinstate_request::What) -> What {
+    match what {
+        reinstate_request::What::Serial(serial) => What::Serial(serial),
+        reinstate_request::What::SpiffeId(id) => What::SpiffeId(id),
+        reinstate_request::What::KeySha256(key) => What::KeySha256(key),
+        reinstate_request::What::Delegation(thumbprint) => What::Delegation(thumbprint),
     }
 }
 
@@ -281,6 +319,27 @@ impl v1::operator_server::Operator for Operators {
         let asked = request.into_inner();
         let detail = format!("{:?}", asked.what);
         let result = self.revoke_what(asked, &call.actor()).await;
+        call.end(&detail, result)
+    }
+
+    async fn reinstate(
+        &self,
+        request: Request<v1::ReinstateRequest>,
+    ) -> Result<Response<v1::ReinstateResponse>, Status> {
+        let call = self.call("reinstate", &request)?;
+        let asked = request.into_inner();
+        let detail = format!("{:?}", asked.what);
+        let result = self.reinstate_what(asked, &call.actor()).await;
+        call.end(&detail, result)
+    }
+
+    async fn verify_log(
+        &self,
+        request: Request<v1::VerifyLogRequest>,
+    ) -> Result<Response<v1::VerifyLogResponse>, Status> {
+        let call = self.call("verify_log", &request)?;
+        let result = self.verify().await;
+        let detail = result.as_ref().err().map(|status| status.message().to_owned()).unwrap_or_default();
         call.end(&detail, result)
     }
 

@@ -1,6 +1,7 @@
 //! Whoever comes to a door with the wrong thing in hand, and the process that goes on.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,8 +9,9 @@ use rcgen::KeyPair;
 use signet_ca::Revocations;
 use signet_control_plane::listen::{bootstrap::Limits, mesh};
 use signet_control_plane::metrics::Metrics;
+use signet_control_plane::registry;
 use signet_identity::testing::{SvidOptions, TestCa};
-use signet_identity::{Generation, GenerationOptions, PeerClass};
+use signet_identity::{Generation, GenerationOptions, PeerClass, TrustDomain};
 use signet_proto::v1::{
     self, bootstrap_client::BootstrapClient, identity_client::IdentityClient, operator_client::OperatorClient,
 };
@@ -214,12 +216,18 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
     let address = listener.local_addr().unwrap();
     let (_trigger, shutdown) = signet_daemon::shutdown::channel();
     let (_revoke, revocations) = watch::channel(Arc::new(Revocations::default()));
+    let text = "{apiVersion: signet.mesh/v1alpha1, kind: Workload, metadata: {namespace: shop, name: web}, spec: {class: sidecar}}";
+    let web = signet_model::parse_text(Path::new("mesh.yaml"), text, &Default::default()).unwrap();
+    let state = registry::State { registry: Arc::new(web), loaded_at: 0, errors: Vec::new(), refused: 0 };
+    let (_registry, registry) = watch::channel(state);
     let metrics = Metrics::new().unwrap();
     tokio::spawn(mesh::listen(
         listener,
         mesh::Mesh {
             generation: Arc::new(ArcSwap::new(server)),
             revocations,
+            registry,
+            trust_domain: TrustDomain::parse("demo.signet").unwrap(),
             routes: tonic::service::Routes::default(),
             metrics: metrics.clone(),
             shutdown,

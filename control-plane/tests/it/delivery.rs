@@ -118,6 +118,40 @@ async fn a_revoked_peer_loses_its_stream_and_cannot_come_back() {
 }
 
 #[tokio::test]
+async fn a_workload_that_leaves_the_registry_loses_its_stream_and_connection_at_once() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let orders = plane.join(ORDERS, "sidecar").await;
+    let (mut gone, mut stays) =
+        (web.stream(hello(&[], &[])).await, orders.stream(hello(&["web.shop"], &[])).await);
+    gone.delta().await;
+    stays.delta().await;
+    let workload = "
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: web}
+spec: {class: sidecar}
+---";
+    let without = REGISTRY.replacen(workload, "", 1);
+    assert_ne!(without, REGISTRY);
+    plane.edit(&without);
+    let status = gone.end().await;
+    assert_eq!((status.code(), status.message().contains("unregistered")), (Code::PermissionDenied, true));
+    let ended = "signet_control_plane_connections_ended_total{reason=\"unregistered\"} ";
+    assert_eq!(plane.metric(ended).await, Some(1.0), "the connection, not the stream alone");
+    // Its certificate is good for an hour still, and of no use here.
+    assert!(web.try_stream(hello(&[], &[])).await.is_err());
+    assert!(web.renew(crate::harness::csr(&rcgen::KeyPair::generate().unwrap())).await.is_err());
+    plane.edit(&without.replace("17102", "17103"));
+    stays
+        .say(Say::Subscribe(v1::Subscribe { services: vec!["orders.shop".into()], addresses: vec![] }))
+        .await;
+    assert!(names(&stays.delta().await).contains(&"service/orders.shop"), "nobody else is touched");
+    plane.edit(REGISTRY);
+    soon(async { while web.try_stream(hello(&[], &[])).await.is_err() {} }).await;
+}
+
+#[tokio::test]
 async fn a_lineage_with_two_keys_is_revoked_with_its_live_streams() {
     let mut plane = Plane::start().await;
     let web = plane.join(WEB, "sidecar").await;

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use signet_control_plane::listen::bootstrap::Limits;
+use signet_control_plane::run;
 use signet_proto::v1::{self, from_sidecar::Message as Say};
 use tonic::Code;
 
@@ -125,4 +127,72 @@ async fn revocations_that_name_nothing_are_refused() {
             plane.operator.revoke(v1::RevokeRequest { what, reason: String::new() }).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_revoked_identity_is_reinstated_and_both_are_in_the_log() {
+    use v1::{reinstate_request::What as Lifted, revoke_request::What};
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let lift = |what| v1::ReinstateRequest { what, reason: "found again".into() };
+    let unknown = plane.operator.reinstate(lift(Some(Lifted::SpiffeId(WEB.into())))).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
+    for what in [
+        (What::SpiffeId(WEB.into()), Lifted::SpiffeId(WEB.into())),
+        (What::Serial("0123456789abcdef".into()), Lifted::Serial("0123456789abcdef".into())),
+        (What::KeySha256("ab".repeat(32)), Lifted::KeySha256("ab".repeat(32))),
+        (What::Delegation("A".repeat(43)), Lifted::Delegation("A".repeat(43))),
+    ] {
+        let revoke = v1::RevokeRequest { what: Some(what.0), reason: "lost".into() };
+        let revoked = plane.operator.revoke(revoke).await.unwrap().into_inner().sequence;
+        let lifted = plane.operator.reinstate(lift(Some(what.1))).await.unwrap().into_inner().sequence;
+        assert!(lifted > revoked);
+    }
+    web.stream(hello(&[], &[])).await.delta().await;
+    let log = v1::ListIssuancesRequest { limit: 2 };
+    let records = plane.operator.list_issuances(log).await.unwrap().into_inner().records;
+    let events: Vec<_> = records.iter().map(|r| r.event.as_str()).collect();
+    assert_eq!(events, ["revoked", "reinstated"]);
+    assert!(records[1].reason.ends_with("found again") && records[1].actor.starts_with("uid:"));
+    let nothing = plane.operator.reinstate(lift(None)).await.unwrap_err();
+    assert_eq!(nothing.code(), Code::InvalidArgument);
+    let counted = "signet_control_plane_operator_calls_total{call=\"reinstate\",code=\"Ok\"} ";
+    assert_eq!(plane.metric(counted).await, Some(4.0));
+}
+
+#[tokio::test]
+async fn the_whole_log_is_verified_and_an_edit_is_data_loss() {
+    let mut plane = Plane::start().await;
+    plane.join(WEB, "sidecar").await;
+    let verified = plane.operator.verify_log(v1::VerifyLogRequest {}).await.unwrap().into_inner();
+    let log = v1::ListIssuancesRequest { limit: 1 };
+    let last = plane.operator.list_issuances(log).await.unwrap().into_inner().records.remove(0);
+    assert_eq!((verified.records, verified.head, verified.revocations), (last.sequence, last.hash, 0));
+    let options =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(plane.dir.path().join("data/authority.db"));
+    let intruder = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    for sql in ["DROP TRIGGER log_is_append_only_update", "UPDATE log SET actor = 'x' WHERE sequence = 2"] {
+        sqlx::query(sql).execute(&intruder).await.unwrap();
+    }
+    let status = plane.operator.verify_log(v1::VerifyLogRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss);
+    assert!(status.message().contains("record 2"), "{status}");
+}
+
+#[tokio::test]
+async fn with_other_uids_listed_everybody_may_knock_and_only_they_come_in() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("registry")).unwrap();
+    std::fs::write(dir.path().join("registry/mesh.yaml"), REGISTRY).unwrap();
+    let mut config = crate::harness::config(dir.path());
+    config.operator_uids = vec![4_294_967_294];
+    let (_trigger, shutdown) = signet_daemon::shutdown::channel();
+    let _running = run::start(&config, Limits::default(), shutdown).await.unwrap();
+    let socket = config.operator_socket;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o666);
+    // We are not on the list, and are hung up on though we own the socket.
+    let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let mut heard = Vec::new();
+    let _ = soon(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut heard)).await;
+    assert!(heard.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Unix sockets that only their owner can connect to.
+//! Unix sockets that only their owner can connect to, or whose server asks the kernel who did.
 
 use std::{
     fs, io,
@@ -37,6 +37,16 @@ pub enum SocketError {
 /// There is no moment at which others may connect: the socket is bound under a temporary name, made private,
 /// set to listen, and only then renamed into place.
 pub fn bind_private_socket(path: &Path) -> Result<UnixListener, SocketError> {
+    bind_with_mode(path, 0o600)
+}
+
+/// As [`bind_private_socket`], but everybody may connect (mode 0666): for a server that asks the kernel for each
+/// caller's uid and hangs up on those whom it does not know. Who may reach it at all is its folder's matter.
+pub fn bind_open_socket(path: &Path) -> Result<UnixListener, SocketError> {
+    bind_with_mode(path, 0o666)
+}
+
+fn bind_with_mode(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -44,7 +54,7 @@ pub fn bind_private_socket(path: &Path) -> Result<UnixListener, SocketError> {
     refuse_if_writable_by_others(folder).map_err(SocketError::Folder)?;
     refuse_if_in_use(path)?;
     let temporary = temporary_beside(path);
-    bind_through(&temporary, path).map_err(|source| {
+    bind_through(&temporary, path, mode).map_err(|source| {
         let _ = fs::remove_file(&temporary);
         SocketError::Io { path: path.to_owned(), source }
     })
@@ -66,10 +76,10 @@ fn refuse_if_in_use(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-fn bind_through(temporary: &Path, path: &Path) -> io::Result<UnixListener> {
+fn bind_through(temporary: &Path, path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(temporary)?)?;
-    fs::set_permissions(temporary, fs::Permissions::from_mode(0o600))?;
+    fs::set_permissions(temporary, fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     fs::rename(temporary, path)?;
     UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
@@ -88,6 +98,17 @@ mod tests {
         let _client = UnixStream::connect(&path).unwrap();
         listener.accept().await.unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary name is left");
+    }
+
+    #[tokio::test]
+    async fn an_open_socket_lets_others_connect_but_not_replace_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("operator.sock");
+        let _listener = bind_open_socket(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = bind_open_socket(&dir.path().join("other.sock")).unwrap_err();
+        assert!(matches!(error, SocketError::Folder(FileError::Writable { .. })), "{error}");
     }
 
     #[tokio::test]
