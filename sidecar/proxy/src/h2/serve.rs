@@ -80,6 +80,11 @@ type Connection = h2::server::Connection<Coalesced, Bytes>;
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<E: Stage>(session: Session<E>, conn: Conn) {
+    // Connections of every protocol are tasks of one size: that of HTTP/1's, which are the many.
+    Box::pin(run(session, conn)).await;
+}
+
+async fn run<E: Stage>(session: Session<E>, conn: Conn) {
     let (stream, ahead) = conn.into_parts();
     let (io, flusher) = coalesce(stream, ahead);
     let of_many = session

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
-use super::lend::{BUFFER, Lent};
+use super::lend::{BUFFER, BULK, Lent};
 use super::stream::Stream;
 
 /// One connection as an engine uses it. Holds a buffer only while there are bytes in it.
@@ -21,9 +21,6 @@ pub(crate) struct Conn {
     /// An error that was met after bytes which go first. A socket tells it only once.
     failed: Option<io::Error>,
 }
-
-/// What a stream may have in hand that moves more than buffers hold: four records for one write.
-const BULK: usize = 64 * 1024;
 
 impl Conn {
     /// A fresh connection.

@@ -12,12 +12,45 @@ use bytes::BytesMut;
 /// One TLS record of plaintext, and the usual head with room to spare.
 pub(crate) const BUFFER: usize = 16 * 1024;
 
-/// Buffers that a thread keeps for the next reader: 32 of them are half a megabyte.
+/// What a stream that fills its buffers reads at once: four records.
+pub(crate) const BULK: usize = 4 * BUFFER;
+
+/// Buffers that a thread keeps for the next reader: 32 of them are half a megabyte, a whole one if all grew.
 const SHELF: usize = 32;
 
+/// Large ones that it keeps, for as many streams as are read in bulk in one turn: a quarter of a megabyte.
+const LARGE_SHELF: usize = 4;
+
 thread_local! {
-    static FREE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Shelves> = const { RefCell::new(Shelves { usual: Vec::new(), large: Vec::new() }) };
 }
+
+struct Shelves {
+    usual: Vec<BytesMut>,
+    large: Vec<BytesMut>,
+}
+
+impl Shelves {
+    fn take(&mut self, room: usize) -> Option<BytesMut> {
+        if room > 2 * BUFFER { self.large.pop() } else { self.usual.pop() }
+    }
+
+    /// Keeps an empty buffer, or gives it to the allocator.
+    fn put(&mut self, buffer: BytesMut) {
+        let (shelf, most) = match buffer.capacity() {
+            BUFFER..=TWICE => (&mut self.usual, SHELF),
+            BULK..=TWICE_BULK => (&mut self.large, LARGE_SHELF),
+            // One that grew for a large head was an exception.
+            _ => return,
+        };
+        if shelf.len() < most {
+            shelf.push(buffer);
+        }
+    }
+}
+
+const TWICE: usize = 2 * BUFFER;
+const TWICE_BULK: usize = 2 * BULK;
 
 /// A byte buffer that goes back to its thread's shelf when it is dropped.
 #[derive(Debug, Default)]
@@ -26,9 +59,14 @@ pub(crate) struct Lent(BytesMut);
 impl Lent {
     /// Borrows an empty buffer with [`BUFFER`] bytes of room.
     pub(crate) fn take() -> Self {
-        let mut buffer = FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_default();
+        Lent::with_room(BUFFER)
+    }
+
+    fn with_room(room: usize) -> Self {
+        let taken = FREE.try_with(|free| free.borrow_mut().take(room)).ok().flatten();
+        let mut buffer = taken.unwrap_or_default();
         // Parts that were split off are dropped by now, so this takes their room back.
-        buffer.reserve(BUFFER);
+        buffer.reserve(room.max(BUFFER));
         Lent(buffer)
     }
 
@@ -39,10 +77,13 @@ impl Lent {
 
     /// Makes room for more, borrowing a buffer if there was none.
     pub(crate) fn make_room(&mut self, room: usize) {
-        if self.0.capacity() == 0 {
-            *self = Lent::take();
+        if self.0.capacity() - self.0.len() >= room && self.0.capacity() != 0 {
+            return;
         }
-        if self.0.capacity() - self.0.len() < room {
+        if self.0.is_empty() {
+            // Growing an empty buffer would copy nothing of worth into a new place.
+            *self = Lent::with_room(room);
+        } else {
             self.0.reserve(room.max(BUFFER));
         }
     }
@@ -72,17 +113,12 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let mut kept = std::mem::take(&mut self.0);
         kept.clear();
-        // One that grew for a large head was an exception; one that a part still refers to has no room.
-        if kept.capacity() > 2 * BUFFER || !kept.try_reclaim(BUFFER) {
+        // One that a part still refers to has no room.
+        if !kept.try_reclaim(BUFFER) {
             return;
         }
         // At the end of a thread the shelf may be gone already; then the allocator takes it.
-        let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() < SHELF {
-                free.push(kept);
-            }
-        });
+        let _ = FREE.try_with(|free| free.borrow_mut().put(kept));
     }
 }
 
@@ -104,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_grew_or_is_still_referred_to_is_not_kept() {
-        FREE.with(|free| free.borrow_mut().clear());
+        FREE.with(|free| free.borrow_mut().usual.clear());
         let mut grown = Lent::take();
         grown.reserve(10 * BUFFER);
         drop(grown);
@@ -112,7 +148,27 @@ mod tests {
         shared.extend_from_slice(b"head");
         let head = shared.split_to(4).freeze();
         drop(shared);
-        assert!(FREE.with(|free| free.borrow().is_empty()));
+        assert!(FREE.with(|free| free.borrow().usual.is_empty() && free.borrow().large.is_empty()));
         assert_eq!(&head[..], b"head");
+    }
+
+    #[test]
+    fn a_buffer_for_bulk_is_lent_again_for_bulk_only() {
+        FREE.with(|free| free.borrow_mut().large.clear());
+        let mut bulk = Lent::take();
+        bulk.make_room(BULK);
+        let place = bulk.as_ptr();
+        bulk.extend_from_slice(&[1; BULK]);
+        // Taken from the front, as readers do, until no room is to be seen.
+        bytes::Buf::advance(&mut *bulk, BULK);
+        drop(bulk);
+        let usual = Lent::take();
+        assert_ne!(usual.as_ptr(), place);
+        let mut again = Lent::none();
+        again.make_room(BULK);
+        assert_eq!(again.as_ptr(), place);
+        let more: Vec<Lent> = (0..2 * LARGE_SHELF).map(|_| Lent::with_room(BULK)).collect();
+        drop(more);
+        assert_eq!(FREE.with(|free| free.borrow().large.len()), LARGE_SHELF);
     }
 }

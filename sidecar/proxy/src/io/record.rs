@@ -13,10 +13,7 @@ use bytes::Buf as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::lend::{BUFFER, Lent};
-
-/// For a stream that fills its buffers: four records at once.
-const BULK: usize = 64 * 1024;
+use super::lend::{BUFFER, BULK, Lent};
 
 /// A TCP socket that reads ahead.
 #[derive(Debug)]
