@@ -136,7 +136,7 @@ fn each_mistake_is_refused_with_its_field_and_reason() {
         ("requestTimeout: 15s", "requestTimeout: 0s", "spec.ports[0].requestTimeout", "expected a duration"),
         ("idleTimeout: 5m", "requestTimeout: 5m", "spec.ports[1].requestTimeout", "use idleTimeout"),
         ("requestTimeout: 15s", "onExpiry: cut", "spec.ports[0].onExpiry", "only tcp and http1 ports"),
-        ("idleTimeout: 5m", "onExpiry: never", "spec.ports[1].onExpiry", "unknown variant"),
+        ("onExpiry: cut", "onExpiry: never", "spec.ports[1].onExpiry", "unknown variant"),
         ("userContext: original", "userContext: both", "spec.userContext", "unknown variant"),
         ("audiences: [shop]", "audiences: []", "spec.audiences", "at least one item"),
         ("algorithms: [ES256]", "algorithms: [none]", "spec.algorithms[0]", "unknown variant `none`"),
