@@ -69,8 +69,8 @@ async fn openssl_s_client_with_a_certificate_is_served_and_without_one_refused()
             String::new()
         };
         command.arg("-c").arg(format!(
-            "(printf 'GET /from-openssl HTTP/1.1\\r\\nhost: server\\r\\nconnection: close\\r\\n\\r\\n'; sleep 1) | \
-             {} s_client -connect {} -servername server.shop.signet.internal -verify_return_error -CAfile {} {identity} {} 2>&1",
+            "(printf 'GET /from-openssl HTTP/1.1\\r\\nhost: server\\r\\nconnection: close\\r\\n\\r\\n') | \
+             {} s_client -ign_eof -connect {} -servername server.shop.signet.internal -verify_return_error -CAfile {} {identity} {} 2>&1",
             openssl.display(), served.inbound, root.display(), more.join(" ")
         ));
         command
