@@ -1,11 +1,29 @@
--- Rows that grant something or take it back (join_tokens, lineages, svids, revocations, log_heads, founded)
--- carry a MAC under a key that is not in the database. Bytes are raw, times are seconds since the epoch.
+-- Rows that grant something or take it back (founded, replicas, join_tokens, lineages, svids, revocations and the
+-- heads) carry a MAC under a key that is not in the database. Bytes are raw, times are seconds since the epoch.
 
 -- Whose store this is: without this row there is no authority that wrote here.
 CREATE TABLE founded (
-    replica TEXT NOT NULL PRIMARY KEY,
-    root    BLOB NOT NULL,                   -- SHA-256 of the root certificate
-    mac     BLOB NOT NULL
+    id   INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    root BLOB    NOT NULL,                     -- SHA-256 of the root certificate
+    mac  BLOB    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who writes here. A name belongs to the data directory that took it first.
+CREATE TABLE replicas (
+    name      TEXT    NOT NULL PRIMARY KEY,
+    id        BLOB    NOT NULL,                -- made with the data directory
+    joined_at INTEGER NOT NULL,
+    mac       BLOB    NOT NULL,                -- over the three above
+    epoch     INTEGER NOT NULL,                -- counts its starts
+    version   TEXT    NOT NULL,
+    last_seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What only one replica may do at a time is done under the newest epoch, or not at all.
+CREATE TABLE leadership (
+    id     INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    epoch  INTEGER NOT NULL,
+    holder TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE join_tokens (
@@ -61,6 +79,16 @@ CREATE TABLE revocations (
     PRIMARY KEY (kind, value)
 ) STRICT, WITHOUT ROWID;
 
+-- What the revocations are together, for all replicas: the set cannot be changed without it showing.
+CREATE TABLE revocation_head (
+    id       INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    sequence INTEGER NOT NULL,                 -- number of the set; only grows
+    size     INTEGER NOT NULL,                 -- its rows
+    digest   BLOB    NOT NULL,                 -- SHA-256 over their MACs
+    mac      BLOB    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One hash chain per replica.
 CREATE TABLE log (
     replica    TEXT    NOT NULL,
     sequence   INTEGER NOT NULL,
@@ -77,18 +105,11 @@ CREATE TABLE log (
     hash       BLOB    NOT NULL,
     PRIMARY KEY (replica, sequence)
 ) STRICT, WITHOUT ROWID;
-CREATE TRIGGER log_is_append_only_update BEFORE UPDATE ON log
-BEGIN SELECT RAISE(ABORT, 'the issuance log is append-only'); END;
-CREATE TRIGGER log_is_append_only_delete BEFORE DELETE ON log
-BEGIN SELECT RAISE(ABORT, 'the issuance log is append-only'); END;
 
--- Where the log ends, and what the revocations are: neither can be shortened without it showing.
+-- Where a replica's log ends: it cannot be shortened without it showing.
 CREATE TABLE log_heads (
-    replica      TEXT    NOT NULL PRIMARY KEY,
-    sequence     INTEGER NOT NULL,
-    hash         BLOB    NOT NULL,
-    set_sequence INTEGER NOT NULL,             -- number of the set of revocations; only grows
-    set_count    INTEGER NOT NULL,             -- its rows
-    set_digest   BLOB    NOT NULL,             -- SHA-256 over their MACs
-    mac          BLOB    NOT NULL
+    replica  TEXT    NOT NULL PRIMARY KEY,
+    sequence INTEGER NOT NULL,
+    hash     BLOB    NOT NULL,
+    mac      BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;

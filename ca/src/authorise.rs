@@ -14,7 +14,7 @@ use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::issue::MIN_LEAF_LIFE;
 use crate::refusal::Refusal;
-use crate::store::{Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Writer};
+use crate::store::{Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer};
 
 /// What the registry says about an identity, asked at every issuance and renewal.
 pub trait Registrar: Send + Sync {
@@ -97,6 +97,10 @@ impl From<StoreError> for Stop {
                 tracing::error!(target: "signet::ca", table, "a stored row does not carry the authority's mark");
                 Stop::Refused(Refusal::RowTampered, None)
             }
+            // Somebody was faster, in another control plane.
+            StoreError::Taken(Taken::Key) => Stop::Refused(Refusal::KeyUsed, None),
+            StoreError::Taken(Taken::Origin) => Stop::Refused(Refusal::TokenUsed, None),
+            StoreError::Taken(Taken::Parent) => Stop::Refused(Refusal::Contended, None),
             error => Stop::Failed(error.into()),
         }
     }
@@ -104,7 +108,10 @@ impl From<StoreError> for Stop {
 
 impl From<AuthorityError> for Stop {
     fn from(error: AuthorityError) -> Stop {
-        Stop::Failed(error)
+        match error {
+            AuthorityError::Store(error) => error.into(),
+            error => Stop::Failed(error),
+        }
     }
 }
 

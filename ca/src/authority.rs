@@ -241,7 +241,7 @@ impl Authority {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
             let issuer = inner.issuer(now)?;
-            let mut writer = inner.store.begin().await?;
+            let mut writer = inner.store.begin_alone().await?;
             note_issuer(&mut writer, &issuer, now).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             let swept = writer.sweep_revocations(now).await?;

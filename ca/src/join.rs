@@ -23,7 +23,7 @@ use crate::files::FileError;
 use crate::issue::{self, Issued};
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::store::TokenRow;
+use crate::store::{Guarded, TokenRow};
 
 /// How a token begins, so that people and secret scanners know one when they see it.
 pub const TOKEN_PREFIX: &str = "signet-join-";
@@ -162,7 +162,8 @@ impl Inner {
         }
         let key = ProvenKey::from_csr(&csr).map_err(refuse)?;
         let issuer = self.issuer(now)?;
-        let mut writer = self.store.begin().await?;
+        let key_hash = key.sha256();
+        let mut writer = self.store.begin_once(&[Guarded::Origin(&hash), Guarded::Key(&key_hash)]).await?;
         let authorized = self.rules.by_join_token(&mut writer, &hash, &key, &*registrar, now).await?;
         let issued =
             issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), source).await?;

@@ -57,4 +57,4 @@ pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
-pub use store::{ChainError, StoreError, Verified};
+pub use store::{ChainError, StoreError, Taken, Verified};

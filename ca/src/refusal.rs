@@ -65,6 +65,8 @@ pub enum Refusal {
     LineageEnded,
     /// A certificate was renewed a second time with another key: its lineage is now revoked.
     ParentReused,
+    /// The same was being done at the same moment by another control plane.
+    Contended,
 }
 
 /// What the caller is told.
@@ -117,6 +119,7 @@ impl Refusal {
             Refusal::LineageRevoked => "lineage-revoked",
             Refusal::LineageEnded => "lineage-ended",
             Refusal::ParentReused => "parent-reused",
+            Refusal::Contended => "contended",
         }
     }
 
@@ -169,6 +172,9 @@ impl Refusal {
                 "the certificate was renewed before with another key, so one of the two holders is not the \
                  workload: the chain of renewals is revoked, join again"
             }
+            Refusal::Contended => {
+                "the certificate was being renewed at the same moment at another control plane: ask again"
+            }
         }
     }
 
@@ -194,7 +200,7 @@ impl Refusal {
             | Refusal::TokenExpired
             | Refusal::TokenForeign
             | Refusal::RowTampered => Outward::Unauthenticated,
-            Refusal::TooManyAttempts => Outward::Exhausted,
+            Refusal::TooManyAttempts | Refusal::Contended => Outward::Exhausted,
             Refusal::KeyUsed => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::IdentityRevoked

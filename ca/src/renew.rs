@@ -17,7 +17,7 @@ use crate::error::AuthorityError;
 use crate::issue::{self, Issued, renew_at};
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::store::{LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
+use crate::store::{Guarded, LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
 
 /// How long before a lineage's end each renewal is a warning.
 const DAY: i64 = 24 * 3600;
@@ -61,7 +61,9 @@ impl Inner {
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now)?;
-        let mut writer = self.store.begin().await?;
+        let (parent, key_hash) = (serial_of(presented), key.sha256());
+        let parent = parent.as_ref().map_or(&[][..], Serial::as_bytes);
+        let mut writer = self.store.begin_once(&[Guarded::Parent(parent), Guarded::Key(&key_hash)]).await?;
         match self.rules.by_renewal(&mut writer, presented, &key, &*registrar, now).await? {
             Renewal::Granted(authorized) => {
                 if let Grant::Renewal { lineage, .. } = authorized.grant() {
@@ -83,9 +85,17 @@ impl Inner {
                 writer.commit().await?;
                 Ok(("resent", issued))
             }
-            Renewal::Reused(lineage) => {
-                let about = self.revoke_lineage(writer, &lineage, presented, actor, now).await?;
-                Err(Stop::Refused(Refusal::ParentReused, about))
+            Renewal::Reused(_) => {
+                drop(writer);
+                // Whoever changes the revocations is alone with them: so it is looked at again.
+                let mut writer = self.store.begin_alone().await?;
+                match self.rules.by_renewal(&mut writer, presented, &key, &*registrar, now).await? {
+                    Renewal::Reused(lineage) => {
+                        let about = self.revoke_lineage(writer, &lineage, presented, actor, now).await?;
+                        Err(Stop::Refused(Refusal::ParentReused, about))
+                    }
+                    Renewal::Granted(_) | Renewal::Again(_) => Err(refuse(Refusal::Contended)),
+                }
             }
         }
     }
@@ -131,10 +141,7 @@ impl Inner {
             writer.insert_revocation(&row, reason, now).await?;
         }
         writer.mark_revocations(now).await?;
-        let parent = crate::check::parse(presented)
-            .ok()
-            .and_then(|parsed| Serial::from_der_integer(parsed.raw_serial()).ok())
-            .map_or_else(String::new, |serial| serial.to_string());
+        let parent = serial_of(presented).map_or_else(String::new, |serial| serial.to_string());
         let mut entry = Entry::new(now, Event::Alert, actor)
             .about(&lineage.spiffe_id, &lineage.class)
             .because(Refusal::ParentReused.label());
@@ -176,6 +183,11 @@ async fn again(writer: &mut Writer, row: SvidRow, actor: &str, now: i64) -> Resu
         renew_at: renew_at(now, row.not_after),
         lineage_ends_at: lineage.map(|lineage| lineage.ends_at),
     })
+}
+
+fn serial_of(certificate: &CertificateDer<'_>) -> Option<Serial> {
+    let parsed = crate::check::parse(certificate).ok()?;
+    Serial::from_der_integer(parsed.raw_serial()).ok()
 }
 
 /// Who asks, as the presented certificate says; for the record only.

@@ -103,7 +103,7 @@ impl Authority {
                 return Err(inner.refuse(Stop::Refused(refusal, None), Caller::Peer, &actor, now).await);
             }
             let (kind, value) = what.row();
-            let mut writer = inner.store.begin().await?;
+            let mut writer = inner.store.begin_alone().await?;
             // Unknown to this store: it may be another replica's, and ends within the longest life.
             let longest = now.saturating_add(seconds(MAX_SVID_TTL));
             let expires_at = match &what {
@@ -143,7 +143,7 @@ impl Authority {
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
             let (kind, value) = what.row();
-            let mut writer = inner.store.begin().await?;
+            let mut writer = inner.store.begin_alone().await?;
             if !writer.delete_revocation(kind, &value).await? {
                 return Ok(None);
             }

@@ -1,41 +1,36 @@
 //! Whose store this is.
 //!
-//! One marked row names the root of the authority that made the store. It is written once, by the first start;
-//! from then on a store without it, or with that of another root, is refused: beginning anew would forget every
-//! revocation without a word.
-
-use std::path::Path;
-
-use signet_identity::KeyId;
-use sqlx::{Row as _, SqlitePool};
+//! One marked row names the root of the authority that made the store, and with it begins the set of revocations.
+//! Both are written once, by the first start; from then on a store without them, or with those of another root, is
+//! refused: beginning anew would forget every revocation without a word.
 
 use super::mac::Column;
-use super::{Owner, StoreError, tokens};
+use super::sql::{Pool, query};
+use super::{Owner, StoreError, revocations, tokens};
+use signet_identity::KeyId;
 
 const TABLE: &str = "founded";
 
-pub(super) async fn check(store: &SqlitePool, path: &Path, owner: &Owner<'_>) -> Result<(), StoreError> {
-    let columns = [Column::Text(owner.replica), Column::Bytes(owner.root.as_bytes())];
-    let row = sqlx::query("SELECT root, mac FROM founded WHERE replica = ?1")
-        .bind(owner.replica)
-        .fetch_optional(store)
-        .await?;
+pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result<(), StoreError> {
+    let columns = [Column::Bytes(owner.root.as_bytes())];
+    let mut tx = pool.write().await?;
+    let row = query("SELECT root, mac FROM founded WHERE id = 1").fetch_optional(&mut tx).await?;
     let Some(row) = row else {
         if !owner.founding {
-            return Err(StoreError::Unbound { path: path.to_owned(), root: owner.root.to_string() });
+            return Err(StoreError::Unbound { place: place.to_owned(), root: owner.root.to_string() });
         }
-        sqlx::query("INSERT INTO founded (replica, root, mac) VALUES (?1, ?2, ?3)")
-            .bind(owner.replica)
+        query("INSERT INTO founded (id, root, mac) VALUES (1, $1, $2)")
             .bind(owner.root.as_bytes().as_slice())
             .bind(owner.mac.tag(TABLE, &columns))
-            .execute(store)
+            .execute(&mut tx)
             .await?;
-        return Ok(());
+        revocations::found(&mut tx, &owner.mac).await?;
+        return Ok(tx.commit().await?);
     };
     let found = KeyId::from_bytes(tokens::hash(row.try_get(0)?, TABLE)?);
     if found != owner.root {
         return Err(StoreError::Foreign {
-            path: path.to_owned(),
+            place: place.to_owned(),
             root: owner.root.to_string(),
             found: found.to_string(),
         });

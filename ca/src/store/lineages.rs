@@ -1,8 +1,7 @@
 //! Lineages: one attestation and the renewals that follow from it.
 
-use sqlx::Row as _;
-
 use super::mac::{Column, optional_number};
+use super::sql::query;
 use super::{StoreError, Writer, fixed, tokens};
 
 const TABLE: &str = "lineages";
@@ -36,9 +35,9 @@ impl LineageRow {
 impl Writer {
     pub(crate) async fn insert_lineage(&mut self, row: &LineageRow) -> Result<(), StoreError> {
         let mac = self.mac.tag(TABLE, &row.columns());
-        sqlx::query(
+        query(
             "INSERT INTO lineages (id, spiffe_id, class, origin, started_at, ends_at, revoked_at, mac) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(row.id.as_slice())
         .bind(&row.spiffe_id)
@@ -48,17 +47,17 @@ impl Writer {
         .bind(row.ends_at)
         .bind(row.revoked_at)
         .bind(mac)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
 
     pub(crate) async fn lineage(&mut self, id: &[u8; 16]) -> Result<Option<LineageRow>, StoreError> {
-        let found = sqlx::query(
-            "SELECT spiffe_id, class, origin, started_at, ends_at, revoked_at, mac FROM lineages WHERE id = ?1",
+        let found = query(
+            "SELECT spiffe_id, class, origin, started_at, ends_at, revoked_at, mac FROM lineages WHERE id = $1",
         )
         .bind(id.as_slice())
-        .fetch_optional(&mut *self.tx)
+        .fetch_optional(self.tx())
         .await?;
         let Some(found) = found else { return Ok(None) };
         let row = LineageRow {
@@ -83,16 +82,16 @@ impl Writer {
     ) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
         let revoked = LineageRow { revoked_at: Some(now), ..row.clone() };
         let mac = self.mac.tag(TABLE, &revoked.columns());
-        sqlx::query("UPDATE lineages SET revoked_at = ?2, mac = ?3 WHERE id = ?1")
+        query("UPDATE lineages SET revoked_at = $2, mac = $3 WHERE id = $1")
             .bind(row.id.as_slice())
             .bind(now)
             .bind(mac)
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
-        let live = sqlx::query("SELECT serial, not_after FROM svids WHERE lineage = ?1 AND not_after >= ?2")
+        let live = query("SELECT serial, not_after FROM svids WHERE lineage = $1 AND not_after >= $2")
             .bind(row.id.as_slice())
             .bind(now)
-            .fetch_all(&mut *self.tx)
+            .fetch_all(self.tx())
             .await?;
         live.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }

@@ -1,11 +1,9 @@
 //! The issuance log in the store: append, read, verify.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
-
 use super::mac::{Column, RowMac};
-use super::revocations::{self, SetHead};
-use super::{Head, Store, StoreError, tokens};
+use super::sql::{Row, Run, Tx, query};
+use super::writer::Known;
+use super::{Store, StoreError, revocations, tokens};
 use crate::record::{Entry, Event, Record};
 
 const HEADS: &str = "log_heads";
@@ -40,102 +38,61 @@ pub struct Verified {
     pub revocations: u64,
 }
 
-fn head_tag_columns<'a>(replica: &'a str, head: &'a Head) -> [Column<'a>; 6] {
-    let set = &head.revocations;
-    [
-        Column::Text(replica),
-        Column::Number(signed(head.sequence)),
-        Column::Bytes(&head.hash),
-        Column::Number(signed(set.sequence)),
-        Column::Number(signed(set.count)),
-        Column::Bytes(&set.digest),
-    ]
+/// The end of a replica's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) sequence: u64,
+    pub(super) hash: [u8; 32],
 }
 
-fn read_head(mac: &RowMac, replica: &str, row: Option<SqliteRow>) -> Result<Option<Head>, StoreError> {
+fn head_columns<'a>(replica: &'a str, head: &'a Head) -> [Column<'a>; 3] {
+    [Column::Text(replica), Column::Number(signed(head.sequence)), Column::Bytes(&head.hash)]
+}
+
+/// The marked head.
+pub(super) async fn head(on: &mut impl Run, mac: &RowMac, replica: &str) -> Result<Option<Head>, StoreError> {
+    let row = query("SELECT sequence, hash, mac FROM log_heads WHERE replica = $1")
+        .bind(replica)
+        .fetch_optional(on)
+        .await?;
     let Some(row) = row else { return Ok(None) };
-    let head = Head {
-        sequence: number(row.try_get(0)?)?,
-        hash: tokens::hash(row.try_get(1)?, HEADS)?,
-        revocations: SetHead {
-            sequence: number(row.try_get(2)?)?,
-            count: number(row.try_get(3)?)?,
-            digest: tokens::hash(row.try_get(4)?, HEADS)?,
-        },
-    };
-    let tag: Vec<u8> = row.try_get(5)?;
-    mac.check(HEADS, &head_tag_columns(replica, &head), &tag).map_err(|_| ChainError::Head)?;
+    let head = Head { sequence: number(row.try_get(0)?)?, hash: tokens::hash(row.try_get(1)?, HEADS)? };
+    let tag: Vec<u8> = row.try_get(2)?;
+    mac.check(HEADS, &head_columns(replica, &head), &tag).map_err(|_| ChainError::Head)?;
     Ok(Some(head))
 }
 
-const READ_HEAD: &str =
-    "SELECT sequence, hash, set_sequence, set_count, set_digest, mac FROM log_heads WHERE replica = ?1";
-
-/// The marked head.
-pub(super) async fn head(
-    connection: &mut SqliteConnection,
-    mac: &RowMac,
-    replica: &str,
-) -> Result<Option<Head>, StoreError> {
-    let row = sqlx::query(READ_HEAD).bind(replica).fetch_optional(connection).await?;
-    read_head(mac, replica, row)
-}
-
-/// The marked head, which must be where this process (`known`) left it.
-pub(super) async fn known_head(
-    connection: &mut SqliteConnection,
-    mac: &RowMac,
-    replica: &str,
-    known: Option<Head>,
-) -> Result<Option<Head>, StoreError> {
-    let stored = head(connection, mac, replica).await?;
-    if let Some(known) = known
-        && stored != Some(known)
-    {
-        let found = stored.map_or(0, |head| head.sequence);
-        return Err(ChainError::SetBack { written: known.sequence, found }.into());
-    }
-    Ok(stored)
-}
-
 pub(super) async fn write_head(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     mac: &RowMac,
     replica: &str,
     head: &Head,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO log_heads (replica, sequence, hash, set_sequence, set_count, set_digest, mac) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (replica) DO UPDATE SET \
-         sequence = ?2, hash = ?3, set_sequence = ?4, set_count = ?5, set_digest = ?6, mac = ?7",
+    query(
+        "INSERT INTO log_heads (replica, sequence, hash, mac) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (replica) DO UPDATE SET sequence = $2, hash = $3, mac = $4",
     )
     .bind(replica)
     .bind(signed(head.sequence))
     .bind(head.hash.as_slice())
-    .bind(signed(head.revocations.sequence))
-    .bind(signed(head.revocations.count))
-    .bind(head.revocations.digest.as_slice())
-    .bind(mac.tag(HEADS, &head_tag_columns(replica, head)))
-    .execute(connection)
+    .bind(mac.tag(HEADS, &head_columns(replica, head)))
+    .execute(tx)
     .await?;
     Ok(())
 }
 
-/// Appends to the log's end, which must be where this process (`known`) left it.
+/// Appends to the log's end, which is `head`. The new end must be written before the transaction is committed.
 pub(super) async fn append(
-    tx: &mut Transaction<'static, Sqlite>,
-    mac: &RowMac,
+    tx: &mut Tx,
     replica: &str,
-    known: Option<Head>,
+    head: Option<Head>,
     entry: Entry,
 ) -> Result<(Record, Head), StoreError> {
-    let stored = known_head(tx, mac, replica, known).await?;
-    let (sequence, previous) =
-        stored.map_or((1, [0; 32]), |head| (head.sequence.saturating_add(1), head.hash));
+    let (sequence, previous) = head.map_or((1, [0; 32]), |head| (head.sequence.saturating_add(1), head.hash));
     let record = entry.chain(replica, sequence, previous);
-    sqlx::query(
+    query(
         "INSERT INTO log (replica, sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, \
-         suppressed, previous, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         suppressed, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(replica)
     .bind(signed(sequence))
@@ -150,24 +107,22 @@ pub(super) async fn append(
     .bind(signed(record.suppressed))
     .bind(record.previous.as_slice())
     .bind(record.hash.as_slice())
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
-    let revocations = stored.map_or_else(SetHead::empty, |head| head.revocations);
-    let head = Head { sequence, hash: record.hash, revocations };
-    write_head(tx, mac, replica, &head).await?;
+    let head = Head { sequence, hash: record.hash };
     Ok((record, head))
 }
 
 impl Store {
     /// The last records, oldest first.
     pub(crate) async fn records(&self, limit: u32) -> Result<Vec<Record>, StoreError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, suppressed, \
-             previous, hash FROM log WHERE replica = ?1 ORDER BY sequence DESC LIMIT ?2",
+             previous, hash FROM log WHERE replica = $1 ORDER BY sequence DESC LIMIT $2",
         )
-        .bind(&*self.replica)
+        .bind(&*self.desk.replica)
         .bind(i64::from(limit))
-        .fetch_all(&self.reader)
+        .fetch_all(&mut self.desk.pool.read().await?)
         .await?;
         rows.iter().rev().map(record).collect()
     }
@@ -175,12 +130,12 @@ impl Store {
     /// Checks that the log ends where its marked head says; whether there is a log at all, which only a first
     /// start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
     pub(crate) async fn check_head(&self, founding: bool) -> Result<bool, StoreError> {
-        let head = head(&mut *self.reader.acquire().await?, &self.mac, &self.replica).await?;
+        let head = head(&mut self.desk.pool.read().await?, &self.desk.mac, &self.desk.replica).await?;
         let last = self.records(1).await?.pop();
         match (head, last) {
             (None, None) if founding => Ok(false),
             (Some(head), Some(last)) if (head.sequence, head.hash) == (last.sequence, last.hash) => {
-                *self.turn.lock().await = Some(head);
+                self.desk.turn.lock().await.known = Known::at(head);
                 Ok(true)
             }
             (Some(head), last) => {
@@ -193,18 +148,19 @@ impl Store {
 
     /// Walks the whole chain up to its marked head, and counts the revocations that the head marks.
     pub(crate) async fn verify_chain(&self) -> Result<Verified, StoreError> {
-        let mut tx = self.reader.begin().await?;
-        let head = head(&mut tx, &self.mac, &self.replica).await?;
+        let seen = self.set_seen();
+        let mut tx = self.desk.pool.view().await?;
+        let head = head(&mut tx, &self.desk.mac, &self.desk.replica).await?;
         let (mut last, mut previous) = (0u64, [0u8; 32]);
         loop {
-            let page = sqlx::query(
+            let page = query(
                 "SELECT sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, suppressed, \
-                 previous, hash FROM log WHERE replica = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
+                 previous, hash FROM log WHERE replica = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
             )
-            .bind(&*self.replica)
+            .bind(&*self.desk.replica)
             .bind(signed(last))
             .bind(PAGE)
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut tx)
             .await?;
             if page.is_empty() {
                 break;
@@ -218,7 +174,7 @@ impl Store {
                 if record.previous != previous {
                     return Err(ChainError::Broken(record.sequence).into());
                 }
-                if !record.is_intact(&self.replica) {
+                if !record.is_intact(&self.desk.replica) {
                     return Err(ChainError::Changed(record.sequence).into());
                 }
                 last = record.sequence;
@@ -232,13 +188,13 @@ impl Store {
         if head.hash != previous {
             return Err(ChainError::Changed(last).into());
         }
-        let revocations = revocations::read(&mut tx, &self.mac, &head.revocations).await?;
+        let (_, revocations) = revocations::read(&mut tx, &self.desk.mac, seen).await?;
         let revocations = u64::try_from(revocations.len()).unwrap_or(u64::MAX);
         Ok(Verified { records: last, head: head.hash, revocations })
     }
 }
 
-fn record(row: &SqliteRow) -> Result<Record, StoreError> {
+fn record(row: &Row) -> Result<Record, StoreError> {
     let event: String = row.try_get(2)?;
     Ok(Record {
         sequence: number(row.try_get(0)?)?,

@@ -1,49 +1,57 @@
 //! What the authority remembers: join tokens, lineages, issued certificates, revocations, the log.
 //!
-//! SQLite in the data directory, mode 0600, write-ahead log. All writing goes through a [`Writer`]: one
-//! transaction at a time, which holds the issuance log's end, so that an act and its record are one. No
+//! SQLite in the data directory, mode 0600, write-ahead log; or PostgreSQL, with any number of control planes on it.
+//! The SQL is one ([`sql`]), and so are the steps that make the schema ([`schema`]). All writing goes through a
+//! [`Writer`]: one act, which holds the issuance log's end, so that an act and its record are one. No
 //! private key or bearer secret is ever stored. Rows that grant or take back carry a MAC that is checked on every
 //! read, and one row binds the store to its authority's root: a store that is gone, empty or another's is refused.
 
+mod changes;
 mod founded;
 mod lineages;
 mod log;
 mod mac;
 mod revocations;
+mod schema;
+mod sql;
+mod sqlite;
 mod svids;
 mod tokens;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{SqlSafeStr as _, Sqlite, SqlitePool, Transaction};
-use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
-
-use crate::record::{Entry, Record};
 use signet_identity::KeyId;
+use tokio::sync::broadcast;
 
+use crate::record::Record;
+
+pub(crate) use changes::Change;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
-use revocations::SetHead;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
+use sql::query;
 pub(crate) use svids::SvidRow;
 pub(crate) use tokens::{Consumed, TokenRow};
+use writer::{Desk, TURN};
+pub(crate) use writer::{Guarded, Writer};
 
-/// How long a statement waits for another process (an operator's `sqlite3`, a backup) that holds the file.
-const BUSY: Duration = Duration::from_secs(5);
-/// How long an act waits for its turn to write.
-const TURN: Duration = Duration::from_secs(10);
 /// Records that a slow subscriber may lag behind before it loses some (it is told how many).
 const LIVE_RECORDS: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the store failed: {0}")]
-    Sql(#[from] sqlx::Error),
+    Sql(#[source] sqlx::Error),
+    /// Another control plane did the same at the same moment.
+    #[error("the store holds this {} already", .0.as_str())]
+    Taken(Taken),
+    /// An act that shared its transaction with others failed with it.
+    #[error("{0}")]
+    Shared(Arc<StoreError>),
     #[error("the store's schema could not be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the store's file: {0}")]
@@ -59,27 +67,73 @@ pub enum StoreError {
     )]
     Missing { path: PathBuf, root: String },
     #[error(
-        "{path} is empty or was never finished: expected the store of the root {root}, which root.sealed holds; restore it from a backup, or move the whole data directory away to begin a new mesh"
+        "{place} is empty or was never finished: expected the store of the root {root}, which root.sealed holds; restore it from a backup, or move the whole data directory away to begin a new mesh"
     )]
-    Unbound { path: PathBuf, root: String },
+    Unbound { place: String, root: String },
     #[error(
-        "{path} is another authority's: expected the store of the root {root}, which root.sealed holds, found that of the root {found}; restore the two of one backup together"
+        "{place} is another authority's: expected the store of the root {root}, which root.sealed holds, found that of the root {found}; restore the two of one backup together"
     )]
-    Foreign { path: PathBuf, root: String, found: String },
+    Foreign { place: String, root: String, found: String },
     #[error(
         "the revocations are not those that the authority wrote: expected {expected} (list number {sequence}), found {found}, or the same number of others; somebody else wrote to the store: restore it from a backup"
     )]
     Revocations { sequence: u64, expected: u64, found: u64 },
+    #[error(
+        "the revocations were set back: this process has read list number {seen}, the store is at {found}; restore it from a newer backup, or restart if that is the newest"
+    )]
+    RevocationsSetBack { seen: u64, found: u64 },
     #[error("the store was busy for {} s", TURN.as_secs())]
     Busy,
 }
 
-/// The end of the issuance log as this process last wrote it.
+/// What can be there once only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
-    sequence: u64,
-    hash: [u8; 32],
-    revocations: SetHead,
+pub enum Taken {
+    /// A certificate for this public key.
+    Key,
+    /// A renewal of this certificate.
+    Parent,
+    /// A lineage from this join token.
+    Origin,
+}
+
+impl Taken {
+    fn as_str(self) -> &'static str {
+        match self {
+            Taken::Key => "certificate's key",
+            Taken::Parent => "renewal of the certificate",
+            Taken::Origin => "lineage's beginning",
+        }
+    }
+
+    /// From the name of the constraint (PostgreSQL) or column (SQLite).
+    fn read(error: &dyn sqlx::error::DatabaseError) -> Option<Taken> {
+        if !error.is_unique_violation() {
+            return None;
+        }
+        let what = error.constraint().unwrap_or_else(|| error.message());
+        match what {
+            _ if what.contains("svids_key_hash") || what.contains("svids.key_hash") => Some(Taken::Key),
+            _ if what.contains("svids_parent") || what.contains("svids.parent") => Some(Taken::Parent),
+            _ if what.contains("lineages_origin") || what.contains("lineages.origin") => Some(Taken::Origin),
+            _ => None,
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> StoreError {
+        let Some(database) = error.as_database_error() else { return StoreError::Sql(error) };
+        if let Some(taken) = Taken::read(database) {
+            return StoreError::Taken(taken);
+        }
+        // PostgreSQL: a lock was not to be had in time, a deadlock, a statement or a pause that took too long.
+        // SQLite: another process holds the file.
+        match database.code().as_deref() {
+            Some("55P03" | "40P01" | "57014" | "25P03" | "5") => StoreError::Busy,
+            _ => StoreError::Sql(error),
+        }
+    }
 }
 
 /// Whose store it is.
@@ -93,137 +147,57 @@ pub(crate) struct Owner<'a> {
 }
 
 pub(crate) struct Store {
-    writer: SqlitePool,
-    reader: SqlitePool,
-    mac: RowMac,
-    replica: Arc<str>,
-    /// Held for as long as a transaction writes. Holds the last head written, so that a log that was set
-    /// back under a running process is noticed.
-    turn: Arc<Mutex<Option<Head>>>,
-    live: broadcast::Sender<Arc<Record>>,
+    desk: Desk,
+    /// Number of the newest set of revocations that was read here.
+    set_seen: AtomicU64,
 }
 
 impl Store {
     pub(crate) async fn open(path: &Path, owner: Owner<'_>) -> Result<Store, StoreError> {
-        if !crate::files::private_exists(path)? {
-            if !owner.founding {
-                return Err(StoreError::Missing { path: path.to_owned(), root: owner.root.to_string() });
-            }
-            // Made here, so that it is 0600 from its first moment; SQLite gives its journals the same mode.
-            crate::files::write_private(path, b"")?;
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What was answered must survive a power cut: a lost consumption would let a token in twice.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(TURN)
-            .connect_with(options.clone())
-            .await?;
-        migrator().run(&writer).await?;
-        founded::check(&writer, path, &owner).await?;
-        let reader = SqlitePoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(TURN)
-            .connect_with(options.read_only(true))
-            .await?;
-        Ok(Store {
-            writer,
-            reader,
-            mac: owner.mac,
-            replica: owner.replica.into(),
-            turn: Arc::new(Mutex::new(None)),
-            live: broadcast::channel(LIVE_RECORDS).0,
-        })
+        let pool = sqlite::open(path, &owner).await?;
+        founded::check(&pool, &path.display().to_string(), &owner).await?;
+        let desk = Desk::new(pool, owner.mac, owner.replica, LIVE_RECORDS);
+        Ok(Store { desk, set_seen: AtomicU64::new(0) })
     }
 
-    /// Waits for its turn and begins to write. Dropping the writer undoes everything.
+    /// Waits for its turn and begins to write. Dropping the writer undoes everything that it did.
     pub(crate) async fn begin(&self) -> Result<Writer, StoreError> {
-        let turn = tokio::time::timeout(TURN, Arc::clone(&self.turn).lock_owned())
-            .await
-            .map_err(|_| StoreError::Busy)?;
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Writer {
-            tx,
-            mac: self.mac.clone(),
-            replica: Arc::clone(&self.replica),
-            head: *turn,
-            turn,
-            pending: Vec::new(),
-            set_checked: false,
-            live: self.live.clone(),
-        })
+        self.desk.begin(false, &[]).await
+    }
+
+    /// The same for an act that may be done once only, whichever control plane does it.
+    pub(crate) async fn begin_once(&self, guarded: &[Guarded<'_>]) -> Result<Writer, StoreError> {
+        self.desk.begin(false, guarded).await
+    }
+
+    /// The same for an act that changes the revocations or the hierarchy: no other act is under way in any control
+    /// plane until it is done.
+    pub(crate) async fn begin_alone(&self) -> Result<Writer, StoreError> {
+        self.desk.begin(true, &[]).await
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.live.subscribe()
+        self.desk.live.subscribe()
+    }
+
+    /// What changed, here or by another control plane. Whoever lags has missed something, and reads everything.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.desk.changes.subscribe()
     }
 
     /// Whether a join token with this hash was ever made here: a cheap look without the right to write, so
     /// that a flood of guesses does not queue up behind the writer.
     pub(crate) async fn knows_token(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
-        let found = sqlx::query("SELECT 1 FROM join_tokens WHERE hash = ?1")
+        let found = query("SELECT 1 FROM join_tokens WHERE hash = $1")
             .bind(hash.as_slice())
-            .fetch_optional(&self.reader)
+            .fetch_optional(&mut self.desk.pool.read().await?)
             .await?;
         Ok(found.is_some())
     }
 
     pub(crate) async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
+        self.desk.pool.close().await;
     }
-}
-
-/// One transaction. What it writes and records happens as a whole, at [`Writer::commit`].
-pub(crate) struct Writer {
-    tx: Transaction<'static, Sqlite>,
-    mac: RowMac,
-    replica: Arc<str>,
-    head: Option<Head>,
-    pending: Vec<Arc<Record>>,
-    /// The revocations were found to be what the head says, before this transaction changed them.
-    set_checked: bool,
-    live: broadcast::Sender<Arc<Record>>,
-    turn: OwnedMutexGuard<Option<Head>>,
-}
-
-impl Writer {
-    /// Adds a record to the log, as part of this transaction.
-    pub(crate) async fn record(&mut self, entry: Entry) -> Result<(), StoreError> {
-        let (record, head) = log::append(&mut self.tx, &self.mac, &self.replica, self.head, entry).await?;
-        self.head = Some(head);
-        self.pending.push(Arc::new(record));
-        Ok(())
-    }
-
-    /// Makes it so, then tells the subscribers, in the order of the log.
-    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
-        self.tx.commit().await?;
-        *self.turn = self.head;
-        for record in self.pending {
-            // Nobody listening is no error.
-            let _ = self.live.send(record);
-        }
-        Ok(())
-    }
-}
-
-fn migrator() -> Migrator {
-    let steps = [(1, "first form", include_str!("../../migrations/0001_first_form.sql"))];
-    Migrator::with_migrations(
-        steps
-            .into_iter()
-            .map(|(version, name, sql)| {
-                Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            })
-            .collect(),
-    )
 }
 
 /// Reads a blob of a fixed length.

@@ -1,16 +1,22 @@
 //! What was revoked, kept until it would have ended by itself.
 //!
-//! Each row carries a MAC, and the log's marked head says how many rows there are and what they are together: a
-//! row that somebody deleted, changed or put back is noticed at the start, each minute and before any change, and
-//! a count that is not the head's stops every issuance. Nothing is un-revoked in silence.
+//! Each row carries a MAC, and one marked head says how many rows there are and what they are together, for all
+//! control planes of the store: a row that somebody deleted, changed or put back is noticed at the start, each minute
+//! and before any change, and a count that is not the head's stops every issuance. Nothing is un-revoked in silence.
+//! The set is changed only by who is alone with it ([`Store::begin_alone`]).
+
+use std::sync::atomic::Ordering;
 
 use ring::digest::{Context, SHA256};
-use sqlx::{Row as _, SqliteConnection};
 
+use super::changes::Change;
+use super::log::signed;
 use super::mac::{Column, RowMac, optional_number};
-use super::{Store, StoreError, Writer, log};
+use super::sql::{Row, Run, Tx, query};
+use super::{Store, StoreError, Writer, tokens};
 
 const TABLE: &str = "revocations";
+const HEAD: &str = "revocation_head";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RevocationKind {
@@ -56,10 +62,6 @@ pub(super) struct SetHead {
 }
 
 impl SetHead {
-    pub(super) fn empty() -> SetHead {
-        SetHead::of(0, &[])
-    }
-
     fn of(sequence: u64, rows: &[StoredRow]) -> SetHead {
         let mut context = Context::new(&SHA256);
         rows.iter().for_each(|row| context.update(&row.mac));
@@ -87,7 +89,7 @@ fn columns<'a>(row: &'a RevocationRow, reason: &'a str, revoked_at: i64) -> [Col
     ]
 }
 
-fn stored(mac: &RowMac, row: &sqlx::sqlite::SqliteRow) -> Result<StoredRow, StoreError> {
+fn stored(mac: &RowMac, row: &Row) -> Result<StoredRow, StoreError> {
     let kind: String = row.try_get(0)?;
     let stored = StoredRow {
         row: RevocationRow {
@@ -104,39 +106,72 @@ fn stored(mac: &RowMac, row: &sqlx::sqlite::SqliteRow) -> Result<StoredRow, Stor
     Ok(stored)
 }
 
-async fn all(connection: &mut SqliteConnection, mac: &RowMac) -> Result<Vec<StoredRow>, StoreError> {
+async fn all(on: &mut impl Run, mac: &RowMac) -> Result<Vec<StoredRow>, StoreError> {
     let sql = "SELECT kind, value, expires_at, reason, revoked_at, mac FROM revocations ORDER BY kind, value";
-    let rows = sqlx::query(sql).fetch_all(connection).await?;
+    let rows = query(sql).fetch_all(on).await?;
     rows.iter().map(|row| stored(mac, row)).collect()
 }
 
-/// Every row, if they are together what the head says.
+fn head_columns(head: &SetHead) -> [Column<'_>; 3] {
+    [Column::Number(signed(head.sequence)), Column::Number(signed(head.count)), Column::Bytes(&head.digest)]
+}
+
+/// The set begins, empty.
+pub(super) async fn found(tx: &mut Tx, mac: &RowMac) -> Result<(), StoreError> {
+    let head = SetHead::of(0, &[]);
+    query("INSERT INTO revocation_head (id, sequence, size, digest, mac) VALUES (1, $1, $2, $3, $4)")
+        .bind(signed(head.sequence))
+        .bind(signed(head.count))
+        .bind(head.digest.as_slice())
+        .bind(mac.tag(HEAD, &head_columns(&head)))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// What the head says about the set, which was at `seen` at least.
+async fn head(on: &mut impl Run, mac: &RowMac, seen: u64) -> Result<SetHead, StoreError> {
+    let corrupt = |what| StoreError::Corrupt { table: HEAD, what };
+    let row = query("SELECT sequence, size, digest, mac FROM revocation_head WHERE id = 1")
+        .fetch_optional(on)
+        .await?
+        .ok_or(corrupt("it is missing"))?;
+    let number = |value: i64| u64::try_from(value).map_err(|_| corrupt("a number is negative"));
+    let head = SetHead {
+        sequence: number(row.try_get(0)?)?,
+        count: number(row.try_get(1)?)?,
+        digest: tokens::hash(row.try_get(2)?, HEAD)?,
+    };
+    let tag: Vec<u8> = row.try_get(3)?;
+    mac.check(HEAD, &head_columns(&head), &tag)?;
+    if head.sequence < seen {
+        return Err(StoreError::RevocationsSetBack { seen, found: head.sequence });
+    }
+    Ok(head)
+}
+
+/// The head and every row, if they are together what the head says.
 pub(super) async fn read(
-    connection: &mut SqliteConnection,
+    on: &mut impl Run,
     mac: &RowMac,
-    head: &SetHead,
-) -> Result<Vec<StoredRow>, StoreError> {
-    let rows = all(connection, mac).await?;
+    seen: u64,
+) -> Result<(SetHead, Vec<StoredRow>), StoreError> {
+    let head = head(on, mac, seen).await?;
+    let rows = all(on, mac).await?;
     let found = SetHead::of(head.sequence, &rows);
-    if found == *head {
-        return Ok(rows);
+    if found == head {
+        return Ok((head, rows));
     }
     Err(StoreError::Revocations { sequence: head.sequence, expected: head.count, found: found.count })
 }
 
 impl Writer {
-    /// What the head says about the set.
-    async fn set_head(&mut self) -> Result<SetHead, StoreError> {
-        let head = log::known_head(&mut self.tx, &self.mac, &self.replica, self.head).await?;
-        Ok(head.map_or_else(SetHead::empty, |head| head.revocations))
-    }
-
     /// Before the first change: what is there must be what was written, or the change would bless it.
     async fn check_set(&mut self) -> Result<(), StoreError> {
-        if !self.set_checked {
-            let head = self.set_head().await?;
-            read(&mut self.tx, &self.mac, &head).await?;
-            self.set_checked = true;
+        if !self.set_checked().whole {
+            let mac = self.mac.clone();
+            read(self.tx(), &mac, 0).await?;
+            self.set_checked().whole = true;
         }
         Ok(())
     }
@@ -147,8 +182,8 @@ impl Writer {
         value: &[u8],
     ) -> Result<Option<StoredRow>, StoreError> {
         let sql = "SELECT kind, value, expires_at, reason, revoked_at, mac FROM revocations \
-                   WHERE kind = ?1 AND value = ?2";
-        let row = sqlx::query(sql).bind(kind.as_str()).bind(value).fetch_optional(&mut *self.tx).await?;
+                   WHERE kind = $1 AND value = $2";
+        let row = query(sql).bind(kind.as_str()).bind(value).fetch_optional(self.tx()).await?;
         row.map(|row| stored(&self.mac, &row)).transpose()
     }
 
@@ -166,10 +201,10 @@ impl Writer {
             row.expires_at = before.row.expires_at.zip(row.expires_at).map(|(a, b)| a.max(b));
         }
         let mac = self.mac.tag(TABLE, &columns(&row, reason, now));
-        sqlx::query(
+        query(
             "INSERT INTO revocations (kind, value, reason, revoked_at, expires_at, mac) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (kind, value) DO UPDATE SET \
-             reason = ?3, revoked_at = ?4, expires_at = ?5, mac = ?6",
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (kind, value) DO UPDATE SET \
+             reason = $3, revoked_at = $4, expires_at = $5, mac = $6",
         )
         .bind(row.kind.as_str())
         .bind(&row.value)
@@ -177,7 +212,7 @@ impl Writer {
         .bind(now)
         .bind(row.expires_at)
         .bind(mac)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
@@ -189,10 +224,10 @@ impl Writer {
         value: &[u8],
     ) -> Result<bool, StoreError> {
         self.check_set().await?;
-        let done = sqlx::query("DELETE FROM revocations WHERE kind = ?1 AND value = ?2")
+        let done = query("DELETE FROM revocations WHERE kind = $1 AND value = $2")
             .bind(kind.as_str())
             .bind(value)
-            .execute(&mut *self.tx)
+            .execute(self.tx())
             .await?;
         Ok(done.rows_affected() > 0)
     }
@@ -200,55 +235,68 @@ impl Writer {
     /// Forgets what has ended by itself; whether there was any.
     pub(crate) async fn sweep_revocations(&mut self, now: i64) -> Result<bool, StoreError> {
         self.check_set().await?;
-        let done = sqlx::query("DELETE FROM revocations WHERE expires_at <= ?1")
-            .bind(now)
-            .execute(&mut *self.tx)
-            .await?;
+        let done =
+            query("DELETE FROM revocations WHERE expires_at <= $1").bind(now).execute(self.tx()).await?;
         Ok(done.rows_affected() > 0)
     }
 
-    /// The count is compared too: a row that is not there may have been deleted.
+    /// Whether it is revoked. That the number of rows is the head's is looked at once in each transaction: a row
+    /// that is not there may have been deleted.
     pub(crate) async fn is_revoked(
         &mut self,
         kind: RevocationKind,
         value: &[u8],
         now: i64,
     ) -> Result<bool, StoreError> {
-        if let Some(found) = self.revocation(kind, value).await? {
-            return Ok(found.row.expires_at.is_none_or(|end| end > now));
+        if !self.set_checked().counted {
+            let mac = self.mac.clone();
+            let SetHead { sequence, count: expected, .. } = head(self.tx(), &mac, 0).await?;
+            let counted = query("SELECT count(*) FROM revocations").fetch_one(self.tx()).await?;
+            let found = u64::try_from(counted.try_get::<i64, _>(0)?).unwrap_or(0);
+            if found != expected {
+                return Err(StoreError::Revocations { sequence, expected, found });
+            }
+            self.set_checked().counted = true;
         }
-        let SetHead { sequence, count: expected, .. } = self.set_head().await?;
-        let counted = sqlx::query("SELECT count(*) FROM revocations").fetch_one(&mut *self.tx).await?;
-        let found = u64::try_from(counted.try_get::<i64, _>(0)?).unwrap_or(0);
-        if found != expected {
-            return Err(StoreError::Revocations { sequence, expected, found });
-        }
-        Ok(false)
+        let found = self.revocation(kind, value).await?;
+        Ok(found.is_some_and(|found| found.row.expires_at.is_none_or(|end| end > now)))
     }
 
     /// Marks the set as it is now in the head, under its next number. Numbers follow the clock, so that a
     /// store that was restored from an older copy goes on above what sidecars have heard already.
     pub(crate) async fn mark_revocations(&mut self, now: i64) -> Result<u64, StoreError> {
-        let head = log::known_head(&mut self.tx, &self.mac, &self.replica, self.head).await?;
-        let mut head = head.ok_or(super::ChainError::Head)?;
-        let rows = all(&mut self.tx, &self.mac).await?;
-        let sequence = head.revocations.sequence.saturating_add(1).max(u64::try_from(now).unwrap_or(0));
-        head.revocations = SetHead::of(sequence, &rows);
-        log::write_head(&mut self.tx, &self.mac, &self.replica, &head).await?;
-        self.head = Some(head);
+        let mac = self.mac.clone();
+        let before = head(self.tx(), &mac, 0).await?;
+        let rows = all(self.tx(), &mac).await?;
+        let sequence = before.sequence.saturating_add(1).max(u64::try_from(now).unwrap_or(0));
+        let head = SetHead::of(sequence, &rows);
+        query("UPDATE revocation_head SET sequence = $1, size = $2, digest = $3, mac = $4 WHERE id = 1")
+            .bind(signed(head.sequence))
+            .bind(signed(head.count))
+            .bind(head.digest.as_slice())
+            .bind(mac.tag(HEAD, &head_columns(&head)))
+            .execute(self.tx())
+            .await?;
+        self.announce(Change::Revocations);
         Ok(sequence)
     }
 }
 
 impl Store {
-    /// The number of the set and all that is in force, in one consistent view.
+    /// The number of the set and all that is in force, in one consistent view. A set that is older than one that
+    /// was read here before is an error.
     pub(crate) async fn revocations(&self, now: i64) -> Result<(u64, Vec<RevocationRow>), StoreError> {
-        let mut tx = self.reader.begin().await?;
-        let head = log::head(&mut tx, &self.mac, &self.replica).await?;
-        let head = head.map_or_else(SetHead::empty, |head| head.revocations);
-        let rows = read(&mut tx, &self.mac, &head).await?;
+        let seen = self.set_seen();
+        let mut tx = self.desk.pool.view().await?;
+        let (head, rows) = read(&mut tx, &self.desk.mac, seen).await?;
+        self.set_seen.fetch_max(head.sequence, Ordering::SeqCst);
         let in_force =
             |stored: StoredRow| stored.row.expires_at.is_none_or(|end| end > now).then_some(stored.row);
         Ok((head.sequence, rows.into_iter().filter_map(in_force).collect()))
+    }
+
+    /// The number of the newest set that was read here.
+    pub(super) fn set_seen(&self) -> u64 {
+        self.set_seen.load(Ordering::SeqCst)
     }
 }

@@ -1,9 +1,7 @@
 //! Issued certificates. A row never changes: that a certificate was renewed is said by its child.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
-
 use super::mac::{Column, optional_bytes};
+use super::sql::{Row, query};
 use super::{StoreError, Writer, lineages, tokens};
 
 const TABLE: &str = "svids";
@@ -46,9 +44,9 @@ impl SvidRow {
 impl Writer {
     pub(crate) async fn insert_svid(&mut self, row: &SvidRow) -> Result<(), StoreError> {
         let mac = self.mac.tag(TABLE, &row.columns());
-        sqlx::query(
+        query(
             "INSERT INTO svids (serial, lineage, spiffe_id, class, parent, key_hash, issuer, certificate, \
-             not_after, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             not_after, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(&row.serial)
         .bind(row.lineage.as_ref().map(|id| id.as_slice()))
@@ -60,24 +58,24 @@ impl Writer {
         .bind(&row.certificate)
         .bind(row.not_after)
         .bind(mac)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
 
     pub(crate) async fn svid(&mut self, serial: &[u8]) -> Result<Option<SvidRow>, StoreError> {
-        let found = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE serial = ?1")))
+        let found = query(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE serial = $1")))
             .bind(serial)
-            .fetch_optional(&mut *self.tx)
+            .fetch_optional(self.tx())
             .await?;
         self.read_svid(found)
     }
 
     /// The certificate that renewed this one, if any did.
     pub(crate) async fn child_of(&mut self, parent: &[u8]) -> Result<Option<SvidRow>, StoreError> {
-        let found = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE parent = ?1")))
+        let found = query(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE parent = $1")))
             .bind(parent)
-            .fetch_optional(&mut *self.tx)
+            .fetch_optional(self.tx())
             .await?;
         self.read_svid(found)
     }
@@ -87,9 +85,9 @@ impl Writer {
         &mut self,
         key_hash: &[u8; 32],
     ) -> Result<Option<i64>, StoreError> {
-        let found = sqlx::query("SELECT not_after FROM svids WHERE key_hash = ?1")
+        let found = query("SELECT not_after FROM svids WHERE key_hash = $1")
             .bind(key_hash.as_slice())
-            .fetch_optional(&mut *self.tx)
+            .fetch_optional(self.tx())
             .await?;
         Ok(found.map(|row| row.try_get(0)).transpose()?)
     }
@@ -100,25 +98,26 @@ impl Writer {
         certificate: &[u8],
         not_after: i64,
     ) -> Result<bool, StoreError> {
-        let done =
-            sqlx::query("INSERT OR IGNORE INTO issuers (serial, certificate, not_after) VALUES (?1, ?2, ?3)")
-                .bind(serial)
-                .bind(certificate)
-                .bind(not_after)
-                .execute(&mut *self.tx)
-                .await?;
+        let done = query(
+            "INSERT INTO issuers (serial, certificate, not_after) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind(serial)
+        .bind(certificate)
+        .bind(not_after)
+        .execute(self.tx())
+        .await?;
         Ok(done.rows_affected() == 1)
     }
 
     pub(crate) async fn issuer_certificate(&mut self, serial: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let found = sqlx::query("SELECT certificate FROM issuers WHERE serial = ?1")
+        let found = query("SELECT certificate FROM issuers WHERE serial = $1")
             .bind(serial)
-            .fetch_optional(&mut *self.tx)
+            .fetch_optional(self.tx())
             .await?;
         Ok(found.map(|row| row.try_get(0)).transpose()?)
     }
 
-    fn read_svid(&self, found: Option<SqliteRow>) -> Result<Option<SvidRow>, StoreError> {
+    fn read_svid(&self, found: Option<Row>) -> Result<Option<SvidRow>, StoreError> {
         let Some(found) = found else { return Ok(None) };
         let row = SvidRow {
             serial: found.try_get(0)?,

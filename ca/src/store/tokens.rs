@@ -1,8 +1,7 @@
 //! Join tokens: made by an operator, consumed by one statement.
 
-use sqlx::Row as _;
-
 use super::mac::Column;
+use super::sql::query;
 use super::{StoreError, Writer, fixed};
 
 const TABLE: &str = "join_tokens";
@@ -42,9 +41,9 @@ impl TokenRow {
 impl Writer {
     pub(crate) async fn insert_token(&mut self, row: &TokenRow) -> Result<(), StoreError> {
         let mac = self.mac.tag(TABLE, &row.columns());
-        sqlx::query(
+        query(
             "INSERT INTO join_tokens (hash, spiffe_id, class, created_at, expires_at, created_by, mac) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(row.hash.as_slice())
         .bind(&row.spiffe_id)
@@ -53,20 +52,20 @@ impl Writer {
         .bind(row.expires_at)
         .bind(&row.created_by)
         .bind(mac)
-        .execute(&mut *self.tx)
+        .execute(self.tx())
         .await?;
         Ok(())
     }
 
     /// Consumes the token, once: whoever sees the row returned has it, everybody else sees none.
     pub(crate) async fn consume_token(&mut self, hash: &[u8; 32], now: i64) -> Result<Consumed, StoreError> {
-        let consumed = sqlx::query(
-            "UPDATE join_tokens SET used_at = ?2 WHERE hash = ?1 AND used_at IS NULL AND expires_at > ?2 \
+        let consumed = query(
+            "UPDATE join_tokens SET used_at = $2 WHERE hash = $1 AND used_at IS NULL AND expires_at > $2 \
              RETURNING spiffe_id, class, created_at, expires_at, created_by, mac",
         )
         .bind(hash.as_slice())
         .bind(now)
-        .fetch_optional(&mut *self.tx)
+        .fetch_optional(self.tx())
         .await?;
         if let Some(found) = consumed {
             let row = TokenRow {
@@ -80,16 +79,16 @@ impl Writer {
             let mac: Vec<u8> = found.try_get(5)?;
             self.mac.check(TABLE, &row.columns(), &mac)?;
             // The same token by way of a row whose `used_at` was wiped.
-            let before = sqlx::query("SELECT 1 FROM lineages WHERE origin = ?1")
+            let before = query("SELECT 1 FROM lineages WHERE origin = $1")
                 .bind(hash.as_slice())
-                .fetch_optional(&mut *self.tx)
+                .fetch_optional(self.tx())
                 .await?;
             return Ok(if before.is_some() { Consumed::Used } else { Consumed::Yes(row) });
         }
         // Nothing was granted; what follows only finds the reason for the log.
-        let state = sqlx::query("SELECT used_at FROM join_tokens WHERE hash = ?1")
+        let state = query("SELECT used_at FROM join_tokens WHERE hash = $1")
             .bind(hash.as_slice())
-            .fetch_optional(&mut *self.tx)
+            .fetch_optional(self.tx())
             .await?;
         Ok(match state {
             None => Consumed::Unknown,
@@ -100,10 +99,7 @@ impl Writer {
 
     /// Forgets tokens that ended long ago.
     pub(crate) async fn sweep_tokens(&mut self, ended_before: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?1")
-            .bind(ended_before)
-            .execute(&mut *self.tx)
-            .await?;
+        query("DELETE FROM join_tokens WHERE expires_at < $1").bind(ended_before).execute(self.tx()).await?;
         Ok(())
     }
 }
