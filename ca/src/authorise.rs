@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use signet_identity::{PeerClass, Serial, SpiffeId, TrustDomain};
 
+use crate::attested::{Attested, Instance};
 use crate::check;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
@@ -50,6 +51,8 @@ pub(crate) enum Grant {
         parent: Serial,
         lineage: LineageRow,
     },
+    /// This instance was attested a moment ago. Begins no lineage.
+    Attested(Instance),
     /// The control plane's own.
     OwnSvid,
     /// A throwaway certificate, by which the authority proves itself before it serves.
@@ -77,7 +80,7 @@ impl Authorized {
     pub(crate) fn ends_at(&self) -> Option<i64> {
         match &self.grant {
             Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
-            Grant::OwnSvid | Grant::Proof => None,
+            Grant::Attested(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
 }
@@ -214,8 +217,11 @@ impl Rules {
         if now > row.not_after {
             return Err(refuse(Refusal::SvidExpired));
         }
-        // The control plane makes its own anew and renews none.
-        let lineage_id = row.lineage.ok_or_else(|| refuse(Refusal::Reserved))?;
+        let Some(lineage_id) = row.lineage else {
+            // What was attested is attested again; the control plane makes its own anew. Neither renews.
+            let attested = writer.attested(serial.as_bytes()).await?;
+            return Err(refuse(attested.map_or(Refusal::Reserved, |_| Refusal::AttestAgain)));
+        };
         for (kind, value, refusal) in [
             (RevocationKind::Serial, row.serial.as_slice(), Refusal::SerialRevoked),
             (RevocationKind::Key, row.key_hash.as_slice(), Refusal::KeyRevoked),
@@ -260,6 +266,34 @@ impl Rules {
             dns_names,
             grant: Grant::Renewal { parent: serial, lineage },
         }))
+    }
+
+    /// Looks at what was attested. Evidence says who somebody is; whether that one may have a certificate
+    /// is asked here as for everybody else.
+    pub(crate) async fn by_attestation(
+        &self,
+        writer: &mut Writer,
+        attested: &Attested,
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let (id, class) = (attested.spiffe_id.clone(), attested.class);
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if !matches!(class, PeerClass::Sidecar | PeerClass::Gateway | PeerClass::Workload) {
+            return Err(refuse(Refusal::ClassNotAllowed));
+        }
+        if !id.is_in(&self.trust_domain) {
+            return Err(refuse(Refusal::TrustDomain));
+        }
+        if self.is_reserved(&id) {
+            return Err(refuse(Refusal::EvidenceReserved));
+        }
+        if id.namespace().is_none() {
+            return Err(refuse(Refusal::IdentityShape));
+        }
+        let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
+        Ok(Authorized { id, class, dns_names, grant: Grant::Attested(attested.instance.clone()) })
     }
 
     /// The control plane's right to its own certificate. There is no request: the caller is this process.

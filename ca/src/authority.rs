@@ -23,7 +23,7 @@ use crate::files::{self, FileError};
 use crate::hierarchy::{Hierarchy, HierarchyError, Lives, pem};
 use crate::issue::{self, Issued, note_issuer};
 use crate::keys::{self, CaKey};
-use crate::limits::{Attempts, RecordBudget, Renewals};
+use crate::limits::{Attempts, RecordBudget, Signing};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::revoke::Revocations;
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) attempts: Mutex<Attempts>,
-    pub(crate) renewals: Mutex<Renewals>,
+    pub(crate) signing: Mutex<Signing>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
@@ -129,7 +129,7 @@ impl Authority {
             store,
             clock,
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
-            renewals: Mutex::new(Renewals::new()),
+            signing: Mutex::new(Signing::new()),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             metrics,

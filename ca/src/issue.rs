@@ -48,7 +48,7 @@ pub struct Issued {
     pub not_after: i64,
     /// When the authority would like to see the renewal: a third of what is left has passed.
     pub renew_at: i64,
-    /// After this the workload must be attested again; none for the control plane itself.
+    /// After this the workload must join again; none for who is attested each time, and for the control plane.
     pub lineage_ends_at: Option<i64>,
 }
 
@@ -121,6 +121,7 @@ pub(crate) async fn issue(
             (Event::Issued, Some(lineage), None)
         }
         Grant::Renewal { parent, lineage } => (Event::Renewed, Some(lineage), Some(parent)),
+        Grant::Attested(_) => (Event::Issued, None, None),
         Grant::OwnSvid | Grant::Proof => (Event::SelfIssued, None, None),
     };
     let LeafProfile { id, class, serial, validity, .. } = signed.profile;
@@ -137,12 +138,19 @@ pub(crate) async fn issue(
             not_after: validity.not_after,
         })
         .await?;
+    let because = match authorized.grant() {
+        Grant::Attested(instance) => {
+            writer.insert_attested(serial.as_bytes(), instance).await?;
+            instance.to_string()
+        }
+        _ => lineage_end(authorized.ends_at()),
+    };
     writer
         .record(
             Entry::new(now, event, actor)
                 .about(id.as_str(), class.as_str())
                 .certificate(&serial.to_string(), validity.not_after)
-                .because(&lineage_end(authorized.ends_at())),
+                .because(&because),
         )
         .await?;
     Ok(Issued {

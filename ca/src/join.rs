@@ -128,14 +128,7 @@ impl Authority {
                     inner.issued("join-token", &issued);
                     Ok(issued)
                 }
-                Err(stop) => {
-                    if let Stop::Refused(refusal, _) = &stop
-                        && *refusal != Refusal::TooManyAttempts
-                    {
-                        inner.attempts.lock().unwrap_or_else(PoisonError::into_inner).failed(&source, now);
-                    }
-                    Err(inner.refuse(stop, Caller::Stranger, &source, now).await)
-                }
+                Err(stop) => Err(inner.refuse_stranger(stop, &source, now).await),
             }
         })
         .await

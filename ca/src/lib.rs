@@ -4,7 +4,7 @@
 //! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
 //! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
 //! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
-//! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
+//! certificate issued before (`renew`), of what somebody vouches for (`attested`) or of being the control plane itself; `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
@@ -15,6 +15,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod attested;
 mod authorise;
 mod authority;
 mod check;
@@ -38,6 +39,7 @@ mod revoke;
 mod seal;
 mod store;
 
+pub use attested::{Attested, Instance};
 pub use authorise::{Registrar, SharedRegistrar};
 pub use authority::{Authority, CertificateStatus};
 pub use check::CheckError;

@@ -1,14 +1,19 @@
 //! What a flood may cost.
 //!
-//! Three bounds, both in memory and in front of the store. *Attempts*: a source whose join attempts keep
+//! Three bounds, all in memory and in front of the store. *Attempts*: a source whose join attempts keep
 //! failing is turned away for the rest of the minute before anything is parsed or read; successes do not
-//! count, and the table of sources has a fixed size. *Renewals*: a lineage renews so often a minute, the lost
-//! answers that are given again included; whoever holds one key must not fill the log and the disk with
-//! certificates. *Recording*: refusals are written to the issuance log
+//! count, and the table of sources has a fixed size. *Signing*: a lineage, an attested instance and an identity get
+//! so many certificates a minute, the lost answers that are given again included; whoever holds one key must
+//! not fill the log and the disk with certificates. *Recording*: refusals are written to the issuance log
 //! at a bounded rate; those in between are counted, and the next one that is written says for how many it
 //! stands. Counters (metrics) see every one.
 
 use std::collections::HashMap;
+
+use signet_identity::SpiffeId;
+
+use crate::attested::Instance;
+use crate::csr::sha256;
 
 /// Sources remembered per generation; two generations are held. Beyond that, sources share one count.
 const SOURCES: usize = 4096;
@@ -59,31 +64,71 @@ impl Attempts {
     }
 }
 
-/// Renewals per lineage and minute. Only who holds a valid certificate is counted, so there are never more
-/// entries than lineages.
-#[derive(Debug)]
-pub(crate) struct Renewals {
-    began: i64,
-    counts: HashMap<[u8; 16], u32>,
+/// Who a certificate is counted for. Each is a digest or random: equal exactly when the holder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    Lineage([u8; 16]),
+    Instance([u8; 32]),
+    Identity([u8; 32]),
+}
+
+impl Holder {
+    pub(crate) fn instance(instance: &Instance) -> Holder {
+        Holder::Instance(sha256(format!("{}\0{}", instance.cluster, instance.pod_uid).as_bytes()))
+    }
+
+    pub(crate) fn identity(id: &SpiffeId) -> Holder {
+        Holder::Identity(sha256(id.as_str().as_bytes()))
+    }
+
+    fn per_minute(self) -> u32 {
+        match self {
+            Holder::Lineage(_) | Holder::Instance(_) => HOLDER_PER_MINUTE,
+            Holder::Identity(_) => IDENTITY_PER_MINUTE,
+        }
+    }
 }
 
 /// The shortest certificates, of a minute, renew three times in it; the rest is for answers that were lost.
-pub(crate) const RENEWALS_PER_MINUTE: u32 = 30;
+pub(crate) const HOLDER_PER_MINUTE: u32 = 30;
+/// All replicas of a workload share its identity: a thousand of them start within a minute.
+pub(crate) const IDENTITY_PER_MINUTE: u32 = 1_200;
+/// Holders told apart within a minute. Only who was authenticated is counted, so that the table is full of
+/// real ones; those beyond share one count.
+const HOLDERS: usize = 65_536;
 
-impl Renewals {
-    pub(crate) fn new() -> Renewals {
-        Renewals { began: i64::MIN, counts: HashMap::new() }
+/// Certificates per holder and minute.
+#[derive(Debug)]
+pub(crate) struct Signing {
+    began: i64,
+    counts: HashMap<Holder, u32>,
+    others: u32,
+}
+
+impl Signing {
+    pub(crate) fn new() -> Signing {
+        Signing { began: i64::MIN, counts: HashMap::new(), others: 0 }
     }
 
-    /// Counts one renewal of this lineage; whether it may be.
-    pub(crate) fn admit(&mut self, lineage: [u8; 16], now: i64) -> bool {
+    /// Counts one certificate for each of these; whether it may be.
+    pub(crate) fn admit(&mut self, holders: &[Holder], now: i64) -> bool {
         if now.saturating_sub(self.began) >= MINUTE || now < self.began {
             self.began = now;
             self.counts = HashMap::new();
+            self.others = 0;
         }
-        let count = self.counts.entry(lineage).or_default();
-        *count = count.saturating_add(1);
-        *count <= RENEWALS_PER_MINUTE
+        let mut admitted = true;
+        for holder in holders {
+            let full = self.counts.len() >= HOLDERS;
+            let count = match self.counts.get_mut(holder) {
+                Some(count) => count,
+                None if full => &mut self.others,
+                None => self.counts.entry(*holder).or_default(),
+            };
+            *count = count.saturating_add(1);
+            admitted &= *count <= holder.per_minute();
+        }
+        admitted
     }
 }
 
@@ -140,6 +185,44 @@ mod tests {
         assert!(!attempts.allows("a", 159));
         assert!(attempts.allows("b", 159));
         assert!(attempts.allows("a", 160));
+    }
+
+    #[test]
+    fn one_pod_is_held_back_before_its_identity_and_the_identity_before_the_mesh() {
+        let id = SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap();
+        let pod = |uid: u32| {
+            let text = |text: &str| text.to_owned();
+            Holder::instance(&Instance {
+                cluster: text("c"),
+                namespace: text("shop"),
+                pod: text("web"),
+                pod_uid: uid.to_string(),
+                node: text("n"),
+            })
+        };
+        let mut signing = Signing::new();
+        let admitted = |signing: &mut Signing, uid, times, now| {
+            (0..times).filter(|_| signing.admit(&[pod(uid), Holder::identity(&id)], now)).count()
+        };
+        assert_eq!(admitted(&mut signing, 1, 40, 100), 30);
+        assert_eq!(admitted(&mut signing, 2, 30, 100), 30, "its sibling does not suffer");
+        let rest: usize = (3..60).map(|uid| admitted(&mut signing, uid, 30, 100)).sum();
+        assert_eq!(rest, 1_200 - 70, "all of one identity together");
+        assert_eq!(admitted(&mut signing, 1, 1, 160), 1, "the next minute is another");
+    }
+
+    #[test]
+    fn the_table_of_holders_does_not_grow_without_bound() {
+        let mut signing = Signing::new();
+        let holder = |n: usize| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            Holder::Lineage(id)
+        };
+        let admitted = (0..2 * HOLDERS).filter(|n| signing.admit(&[holder(*n)], 5)).count();
+        assert_eq!(signing.counts.len(), HOLDERS);
+        assert_eq!(admitted, HOLDERS + HOLDER_PER_MINUTE as usize);
+        assert!(signing.admit(&[holder(0)], 5), "who is in the table keeps its own count");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Why the authority says no.
 //!
 //! A `Refusal` is the typed reason: it labels counters, stands in the issuance log and explains itself
-//! to an operator. What a caller hears is its `Outward` face, which is the same for every bad join token
+//! to an operator. What a caller hears is its `Outward` face, which is the same for all bad evidence
 //! so that nobody learns which of their guesses exist.
 
 use std::fmt;
@@ -67,6 +67,34 @@ pub enum Refusal {
     ParentReused,
     /// The same was being done at the same moment by another control plane.
     Contended,
+    /// Longer than any honest token.
+    EvidenceTooLarge,
+    /// Not a token, or one that contradicts itself.
+    EvidenceMalformed,
+    /// The API server does not accept it.
+    EvidenceRefused,
+    /// For another audience.
+    EvidenceAudience,
+    /// Past its end.
+    EvidenceExpired,
+    /// Not of a service account.
+    EvidenceUser,
+    /// Not bound to a pod on a node.
+    EvidenceUnbound,
+    /// The pod is not as the token says.
+    EvidencePod,
+    /// The caller is not where the pod is.
+    EvidenceAddress,
+    /// A pod of the control plane's namespace.
+    EvidenceReserved,
+    /// About another identity than the peer's.
+    EvidenceIdentity,
+    /// This very token is being looked at already.
+    EvidenceInFlight,
+    /// A certificate for somebody else, without the right to it.
+    Impersonation,
+    /// What was attested is attested again, not renewed.
+    AttestAgain,
 }
 
 /// What the caller is told.
@@ -120,6 +148,20 @@ impl Refusal {
             Refusal::LineageEnded => "lineage-ended",
             Refusal::ParentReused => "parent-reused",
             Refusal::Contended => "contended",
+            Refusal::EvidenceTooLarge => "evidence-too-large",
+            Refusal::EvidenceMalformed => "evidence-malformed",
+            Refusal::EvidenceRefused => "evidence-refused",
+            Refusal::EvidenceAudience => "evidence-audience",
+            Refusal::EvidenceExpired => "evidence-expired",
+            Refusal::EvidenceUser => "evidence-user",
+            Refusal::EvidenceUnbound => "evidence-unbound",
+            Refusal::EvidencePod => "evidence-pod",
+            Refusal::EvidenceAddress => "evidence-address",
+            Refusal::EvidenceReserved => "evidence-reserved",
+            Refusal::EvidenceIdentity => "evidence-identity",
+            Refusal::EvidenceInFlight => "evidence-in-flight",
+            Refusal::Impersonation => "impersonation-refused",
+            Refusal::AttestAgain => "attest-again",
         }
     }
 
@@ -175,6 +217,40 @@ impl Refusal {
             Refusal::Contended => {
                 "the certificate was being renewed at the same moment at another control plane: ask again"
             }
+            Refusal::EvidenceTooLarge => "the evidence is longer than any honest token: 16 KiB",
+            Refusal::EvidenceMalformed => {
+                "the evidence is not a service account's token, or one whose claims contradict what was said of it"
+            }
+            Refusal::EvidenceRefused => "the cluster's API server does not accept the token",
+            Refusal::EvidenceAudience => {
+                "the token is not for this authority's audience: project one with the audience of `attestation.kubernetes.audience`"
+            }
+            Refusal::EvidenceExpired => {
+                "the token is past its end: the kubelet replaces a projected one well before"
+            }
+            Refusal::EvidenceUser => {
+                "the token is not of a service account (`system:serviceaccount:<namespace>:<name>`)"
+            }
+            Refusal::EvidenceUnbound => {
+                "the token is not bound to a pod on a node: use a projected token of the pod itself"
+            }
+            Refusal::EvidencePod => "the pod that the token names is gone, ends, or is not as the token says",
+            Refusal::EvidenceAddress => {
+                "the caller's address is none of the pod's: a token that was carried off, or a translated address (`checkAddress`)"
+            }
+            Refusal::EvidenceReserved => {
+                "pods of the control plane's own namespace get no identity by attestation"
+            }
+            Refusal::EvidenceIdentity => {
+                "the evidence is about another identity than that of the certificate presented"
+            }
+            Refusal::EvidenceInFlight => "this very token is being looked at already: wait for that answer",
+            Refusal::Impersonation => {
+                "the caller may not ask for another identity: it is not a listed node account, or no pod of that identity runs on its node"
+            }
+            Refusal::AttestAgain => {
+                "the certificate presented rests on attestation and is not renewed: present fresh evidence"
+            }
         }
     }
 
@@ -199,9 +275,23 @@ impl Refusal {
             | Refusal::TokenUsed
             | Refusal::TokenExpired
             | Refusal::TokenForeign
-            | Refusal::RowTampered => Outward::Unauthenticated,
-            Refusal::TooManyAttempts | Refusal::Contended => Outward::Exhausted,
-            Refusal::KeyUsed => Outward::Precondition,
+            | Refusal::RowTampered
+            | Refusal::EvidenceTooLarge
+            | Refusal::EvidenceMalformed
+            | Refusal::EvidenceRefused
+            | Refusal::EvidenceAudience
+            | Refusal::EvidenceExpired
+            | Refusal::EvidenceUser
+            | Refusal::EvidenceUnbound
+            | Refusal::EvidencePod
+            | Refusal::EvidenceAddress
+            | Refusal::EvidenceReserved
+            | Refusal::EvidenceIdentity
+            | Refusal::Impersonation => Outward::Unauthenticated,
+            Refusal::TooManyAttempts | Refusal::EvidenceInFlight | Refusal::Contended => {
+                Outward::Exhausted
+            },
+            Refusal::KeyUsed | Refusal::AttestAgain => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::IdentityRevoked
             | Refusal::KeyRevoked
@@ -240,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bad_join_token_sounds_the_same_from_outside() {
+    fn all_bad_evidence_sounds_the_same_from_outside() {
         let bad = [
             Refusal::TokenMalformed,
             Refusal::TokenUnknown,
@@ -248,6 +338,18 @@ mod tests {
             Refusal::TokenExpired,
             Refusal::TokenForeign,
             Refusal::RowTampered,
+            Refusal::EvidenceTooLarge,
+            Refusal::EvidenceMalformed,
+            Refusal::EvidenceRefused,
+            Refusal::EvidenceAudience,
+            Refusal::EvidenceExpired,
+            Refusal::EvidenceUser,
+            Refusal::EvidenceUnbound,
+            Refusal::EvidencePod,
+            Refusal::EvidenceAddress,
+            Refusal::EvidenceReserved,
+            Refusal::EvidenceIdentity,
+            Refusal::Impersonation,
         ];
         for refusal in bad {
             assert_eq!(refusal.outward(), Outward::Unauthenticated);

@@ -15,6 +15,7 @@ use crate::authority::{Authority, Caller, Inner};
 use crate::csr::{MAX_CSR, ProvenKey};
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued, renew_at};
+use crate::limits::Holder;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
 use crate::store::{Guarded, LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
@@ -67,7 +68,8 @@ impl Inner {
         match self.rules.by_renewal(&mut writer, presented, &key, &*registrar, now).await? {
             Renewal::Granted(authorized) => {
                 if let Grant::Renewal { lineage, .. } = authorized.grant() {
-                    self.admit(lineage.id, (authorized.id(), authorized.class()), now)?;
+                    let holders = [Holder::Lineage(lineage.id), Holder::identity(authorized.id())];
+                    self.admit(&holders, (authorized.id(), authorized.class()), now)?;
                 }
                 let issued =
                     issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), actor)
@@ -79,7 +81,7 @@ impl Inner {
                 if let (Some(lineage), Ok(id), Ok(class)) =
                     (row.lineage, SpiffeId::parse(&row.spiffe_id), row.class.parse())
                 {
-                    self.admit(lineage, (&id, class), now)?;
+                    self.admit(&[Holder::Lineage(lineage), Holder::identity(&id)], (&id, class), now)?;
                 }
                 let issued = again(&mut writer, row, actor, now).await?;
                 writer.commit().await?;
@@ -113,9 +115,14 @@ impl Inner {
         );
     }
 
-    /// Counts a renewal of this lineage.
-    fn admit(&self, lineage: [u8; 16], about: (&SpiffeId, PeerClass), now: i64) -> Result<(), Stop> {
-        if self.renewals.lock().unwrap_or_else(PoisonError::into_inner).admit(lineage, now) {
+    /// Counts a certificate of these holders.
+    pub(crate) fn admit(
+        &self,
+        holders: &[Holder],
+        about: (&SpiffeId, PeerClass),
+        now: i64,
+    ) -> Result<(), Stop> {
+        if self.signing.lock().unwrap_or_else(PoisonError::into_inner).admit(holders, now) {
             return Ok(());
         }
         Err(Stop::Refused(Refusal::TooManyAttempts, Some((about.0.clone(), about.1))))

@@ -6,6 +6,7 @@
 //! private key or bearer secret is ever stored. Rows that grant or take back carry a MAC that is checked on every
 //! read, and one row binds the store to its authority's root: a store that is gone, empty or another's is refused.
 
+mod attested;
 mod changes;
 mod founded;
 mod lineages;

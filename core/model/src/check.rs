@@ -7,7 +7,9 @@ use std::fmt::Display;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
 use crate::registry::{Options, Origin, Registry};
-use crate::{Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Service, WorkloadClass, WorkloadId};
+use crate::{
+    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Registration, Service, WorkloadClass, WorkloadId,
+};
 
 /// Accounts with this prefix in the system namespace belong to Signet itself.
 const RESERVED_PREFIX: &str = "signet-";
@@ -27,6 +29,7 @@ struct Origins {
     issuers: BTreeMap<Label, Origin>,
     gateways: BTreeMap<ObjectName, Origin>,
     policies: BTreeMap<ObjectName, Origin>,
+    registrations: BTreeMap<Label, Origin>,
 }
 
 pub(crate) fn assemble(
@@ -72,6 +75,11 @@ pub(crate) fn assemble(
                     registry.policies.insert(object.name.clone(), object);
                 }
             }
+            Resource::Registration(object) => {
+                if admit(&mut origins.registrations, &object.name, origin, "Registration", errors) {
+                    registry.registrations.insert(object.name.clone(), object);
+                }
+            }
         }
     }
     let mut check = Check { registry: &registry, origins: &origins, options, errors };
@@ -80,6 +88,7 @@ pub(crate) fn assemble(
     check.issuers();
     check.gateways();
     check.policies();
+    check.registrations();
     let errors = check.errors;
     if errors.is_empty() { Ok(registry) } else { Err(RegistryErrors(errors)) }
 }
@@ -271,6 +280,39 @@ impl Check<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn registrations(&mut self) {
+        let mut earlier: Vec<&Registration> = Vec::new();
+        for entry in self.registry.registrations() {
+            let (id, pods) = (&entry.spec.identity, &entry.spec.kubernetes);
+            if self.is_reserved(id) {
+                self.add(&self.origins.registrations, &entry.name, "spec.identity", reserved(id));
+            } else if self.registry.workload(id).is_none() {
+                let reason = format!(
+                    "expected an identity that may join, got `{id}`: add a Workload `{}` in namespace `{}`",
+                    id.account, id.namespace
+                );
+                self.add(&self.origins.registrations, &entry.name, "spec.identity", reason);
+            }
+            if pods.namespace == self.options.system_namespace {
+                let reason = format!(
+                    "expected a namespace other than the control plane's own, got `{}`: its pods get no identity \
+                     by attestation",
+                    pods.namespace
+                );
+                self.add(&self.origins.registrations, &entry.name, "spec.kubernetes.namespace", reason);
+            }
+            if let Some(other) = earlier.iter().find(|other| pods.ties_with(&other.spec.kubernetes)) {
+                let reason = format!(
+                    "expected pods that no other Registration takes as closely, but a pod could be meant by this \
+                     one and by `{}`: ask for one more label here or there",
+                    other.name
+                );
+                self.add(&self.origins.registrations, &entry.name, "spec.kubernetes", reason);
+            }
+            earlier.push(entry);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
-//! Six kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`Issuer`], [`Gateway`], [`MeshPolicy`]. A value of one of these types is valid by
+//! Seven kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
+//! [`Service`], [`Issuer`], [`Gateway`], [`MeshPolicy`], [`Registration`]. A value of one of these types is valid by
 //! itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -45,11 +45,13 @@ pub use resources::policy::{
     ClaimMatch, ContextKind, CredentialKind, Effect, FromMatch, IfAbsent, MeshPolicy, Mode, PolicySpec,
     PolicyTarget, ToMatch, UserMatch,
 };
+pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
 pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
 pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
 pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
 pub use text::jose::{ClaimName, ClaimValue, Scope};
+pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
 pub use text::period::Period;
 pub use text::port::Port;

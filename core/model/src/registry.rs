@@ -9,7 +9,9 @@ use crate::decode::Lines;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
 use crate::resources::mesh::MeshSpec;
-use crate::{Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Workload, WorkloadId};
+use crate::{
+    Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service, Workload, WorkloadId,
+};
 
 /// What a registry is checked against besides itself.
 #[derive(Debug, Clone)]
@@ -74,6 +76,7 @@ pub struct Registry {
     pub(crate) issuers: BTreeMap<Label, Issuer>,
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
     pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
+    pub(crate) registrations: BTreeMap<Label, Registration>,
 }
 
 impl Default for Registry {
@@ -86,6 +89,7 @@ impl Default for Registry {
             issuers: BTreeMap::new(),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
+            registrations: BTreeMap::new(),
         }
     }
 }
@@ -121,6 +125,28 @@ impl Registry {
 
     pub fn policies(&self) -> impl Iterator<Item = &MeshPolicy> {
         self.policies.values()
+    }
+
+    pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
+        self.registrations.values()
+    }
+
+    /// The registration of a pod of this account with these labels: of those that take it, the one that
+    /// asks most. There is never a tie, since a registry with one is refused.
+    pub fn registration_of(
+        &self,
+        account: &WorkloadId,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&Registration> {
+        self.registrations()
+            .filter(|entry| entry.spec.kubernetes.is_of(account) && entry.spec.kubernetes.takes(labels))
+            .max_by_key(|entry| entry.spec.kubernetes.specificity())
+    }
+
+    /// Whether who a pod of this account is may depend on its labels.
+    pub fn needs_labels(&self, account: &WorkloadId) -> bool {
+        self.registrations()
+            .any(|entry| entry.spec.kubernetes.is_of(account) && entry.spec.kubernetes.specificity() > 0)
     }
 
     /// The workload of that identity, if it may join.

@@ -17,7 +17,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         examples += 1;
     }
     assert!(examples >= 6);
-    for kind in ["Mesh", "Workload", "Service", "Issuer", "Gateway", "MeshPolicy"] {
+    for kind in ["Mesh", "Workload", "Service", "Issuer", "Gateway", "MeshPolicy", "Registration"] {
         assert!(kinds.iter().any(|k| k == kind), "the page has no example of {kind}");
     }
 }

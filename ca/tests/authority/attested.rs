@@ -1,0 +1,170 @@
+//! Certificates for what was attested elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_ca::{Attested, AuthorityError, Event, Instance, Issued, MAX_SVID_TTL, Outward, Refusal};
+use signet_identity::{PeerClass, SpiffeId, Svid};
+
+use crate::{HOUR, Mesh, START, anybody, csr, id, key, mesh, mesh_with, nobody, refusal};
+
+const SOURCE: &str = "192.0.2.7";
+
+fn pod(uid: &str) -> Instance {
+    Instance {
+        cluster: "main".into(),
+        namespace: "shop".into(),
+        pod: "web-1".into(),
+        pod_uid: uid.into(),
+        node: "node1".into(),
+    }
+}
+
+fn attested(id: SpiffeId, class: PeerClass) -> Attested {
+    Attested { spiffe_id: id, class, instance: pod("uid-1"), by: "kubernetes", ttl: None }
+}
+
+async fn issue(mesh: &Mesh, attested: Attested) -> Result<Issued, AuthorityError> {
+    mesh.authority.issue_attested(attested, &csr(&key()), SOURCE, anybody()).await
+}
+
+#[tokio::test]
+async fn what_was_attested_gets_a_certificate_without_lineage_and_the_log_says_which_pod() {
+    let mesh = mesh().await;
+    let issued = issue(&mesh, attested(id("web"), PeerClass::Sidecar)).await.unwrap();
+    assert_eq!((issued.lineage_ends_at, issued.not_after), (None, START + HOUR));
+    let svid = Svid::parse(&issued.chain).unwrap();
+    assert_eq!((svid.id, svid.class), (id("web"), PeerClass::Sidecar));
+    let records = mesh.authority.records(1).await.unwrap();
+    let last = records.last().unwrap();
+    assert_eq!((last.event, last.serial.as_str()), (Event::Issued, issued.serial.to_string().as_str()));
+    assert_eq!(last.reason, "pod shop/web-1 (uid-1) on node node1 of cluster main");
+    assert_eq!(last.actor, SOURCE);
+    mesh.authority.verify_chain().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_attested_certificate_is_not_renewed_but_attested_again_with_a_new_key() {
+    let mesh = mesh().await;
+    let first = issue(&mesh, attested(id("web"), PeerClass::Sidecar)).await.unwrap();
+    let refused = refusal(mesh.renew(&first, &key()).await);
+    assert_eq!(refused, Refusal::AttestAgain);
+    assert_eq!(refused.outward(), Outward::Precondition);
+    assert!(refused.to_string().contains("present fresh evidence"), "the holder is told why: {refused}");
+    let second = issue(&mesh, attested(id("web"), PeerClass::Sidecar)).await.unwrap();
+    assert_ne!(first.serial, second.serial);
+    let same = key();
+    let again =
+        || mesh.authority.issue_attested(attested(id("web"), PeerClass::Sidecar), &[], SOURCE, anybody());
+    assert_eq!(refusal(again().await), Refusal::CsrUnreadable);
+    let request = csr(&same);
+    let with = |csr: Vec<u8>| {
+        let authority = mesh.authority.clone();
+        async move {
+            authority.issue_attested(attested(id("web"), PeerClass::Sidecar), &csr, SOURCE, anybody()).await
+        }
+    };
+    with(request.clone()).await.unwrap();
+    assert_eq!(refusal(with(request).await), Refusal::KeyUsed);
+}
+
+#[tokio::test]
+async fn evidence_gives_no_reserved_foreign_or_unregistered_identity_and_no_class_of_our_own() {
+    let mesh = mesh().await;
+    let spiffe = |text: &str| SpiffeId::parse(text).unwrap();
+    for (id, class, expected) in [
+        (
+            "spiffe://demo.signet/ns/signet-system/sa/signet-control-plane",
+            PeerClass::Sidecar,
+            Refusal::EvidenceReserved,
+        ),
+        ("spiffe://demo.signet/ns/signet-system/sa/default", PeerClass::Workload, Refusal::EvidenceReserved),
+        ("spiffe://other.signet/ns/shop/sa/web", PeerClass::Sidecar, Refusal::TrustDomain),
+        ("spiffe://demo.signet/shop/web", PeerClass::Sidecar, Refusal::IdentityShape),
+        ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::ControlPlane, Refusal::ClassNotAllowed),
+        ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Operator, Refusal::ClassNotAllowed),
+        ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Agent, Refusal::ClassNotAllowed),
+    ] {
+        assert_eq!(refusal(issue(&mesh, attested(spiffe(id), class)).await), expected, "{id} {class}");
+    }
+    let unlisted = mesh
+        .authority
+        .issue_attested(attested(id("web"), PeerClass::Sidecar), &csr(&key()), SOURCE, nobody())
+        .await;
+    assert_eq!(refusal(unlisted), Refusal::NotRegistered);
+    assert_eq!(mesh.authority.records(1).await.unwrap()[0].reason, "not-registered");
+}
+
+#[tokio::test]
+async fn a_revoked_identity_is_not_helped_by_evidence() {
+    let mesh = mesh().await;
+    let web = id("web");
+    mesh.authority.revoke(signet_ca::Revocation::Identity(web.clone()), "gone", "uid:0").await.unwrap();
+    assert_eq!(refusal(issue(&mesh, attested(web, PeerClass::Sidecar)).await), Refusal::IdentityRevoked);
+}
+
+#[tokio::test]
+async fn a_longer_life_is_given_where_it_is_asked_and_never_past_a_day() {
+    let mesh = mesh().await;
+    let asked = |ttl| Attested { ttl: Some(ttl), ..attested(id("web"), PeerClass::Workload) };
+    let issued = issue(&mesh, asked(MAX_SVID_TTL)).await.unwrap();
+    assert_eq!(issued.not_after, START + 24 * HOUR);
+    for ttl in [Duration::from_secs(1), MAX_SVID_TTL + Duration::from_secs(1)] {
+        assert_eq!(refusal(issue(&mesh, asked(ttl)).await), Refusal::Lifetime);
+    }
+}
+
+#[tokio::test]
+async fn one_pod_gets_thirty_certificates_a_minute_and_another_one_of_its_identity_its_own() {
+    let mesh = mesh().await;
+    let of = |uid: &str| Attested { instance: pod(uid), ..attested(id("web"), PeerClass::Sidecar) };
+    for _ in 0..30 {
+        issue(&mesh, of("one")).await.unwrap();
+    }
+    assert_eq!(refusal(issue(&mesh, of("one")).await), Refusal::TooManyAttempts);
+    issue(&mesh, of("two")).await.unwrap();
+    mesh.clock.pass(60);
+    issue(&mesh, of("one")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_source_whose_evidence_keeps_being_refused_waits_out_the_minute() {
+    let mesh = mesh_with(|config| config.failed_attempts_per_minute = 3).await;
+    for _ in 0..3 {
+        mesh.authority.admit_evidence(SOURCE).await.unwrap();
+        let refused: Result<(), _> =
+            mesh.authority.refuse_evidence(Refusal::EvidenceAudience, None, SOURCE).await;
+        assert_eq!(refusal(refused), Refusal::EvidenceAudience);
+    }
+    assert_eq!(refusal(mesh.authority.admit_evidence(SOURCE).await), Refusal::TooManyAttempts);
+    mesh.authority.admit_evidence("192.0.2.8").await.unwrap();
+    let reasons: Vec<String> =
+        mesh.authority.records(4).await.unwrap().into_iter().map(|record| record.reason).collect();
+    assert_eq!(reasons, ["evidence-audience", "evidence-audience", "evidence-audience", "too-many-attempts"]);
+    mesh.clock.pass(60);
+    mesh.authority.admit_evidence(SOURCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn which_pod_a_certificate_is_of_survives_a_restart_and_cannot_be_edited() {
+    let mesh = mesh().await;
+    let issued = issue(&mesh, attested(id("web"), PeerClass::Sidecar)).await.unwrap();
+    let mesh = mesh.reopen().await;
+    assert_eq!(refusal(mesh.renew(&issued, &key()).await), Refusal::AttestAgain);
+    let store = mesh.intruder().await;
+    sqlx::query("UPDATE attested SET pod_uid = 'another'").execute(&store).await.unwrap();
+    assert_eq!(refusal(mesh.renew(&issued, &key()).await), Refusal::RowTampered);
+}
+
+#[tokio::test]
+async fn the_registry_gives_an_attested_workload_its_names() {
+    let mesh = mesh().await;
+    let names: signet_ca::SharedRegistrar =
+        Arc::new(|_: &SpiffeId, _: PeerClass| Some(vec!["web.shop.signet.internal".to_owned()]));
+    let issued = mesh
+        .authority
+        .issue_attested(attested(id("web"), PeerClass::Sidecar), &csr(&key()), SOURCE, names)
+        .await
+        .unwrap();
+    assert_eq!(Svid::parse(&issued.chain).unwrap().dns_names, ["web.shop.signet.internal"]);
+}
