@@ -6,6 +6,7 @@
 //! its holder is attested again each time, with fresh evidence and a new key, so that what stopped being
 //! true gets no further certificate.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -62,22 +63,26 @@ impl Authority {
         if self.inner.attempts.lock().unwrap_or_else(PoisonError::into_inner).allows(source, now) {
             return Ok(());
         }
-        self.refuse_evidence(Refusal::TooManyAttempts, None, source).await
+        Err(self.refuse_evidence(Refusal::TooManyAttempts, None, source).await)
     }
 
     /// Counts and records that evidence was refused, and hands back the error for whoever brought it.
-    pub async fn refuse_evidence<T: Send + 'static>(
+    pub async fn refuse_evidence(
         &self,
         refusal: Refusal,
         about: Option<(SpiffeId, PeerClass)>,
         source: &str,
-    ) -> Result<T, AuthorityError> {
+    ) -> AuthorityError {
         let source = source.to_owned();
-        self.act(move |inner| async move {
+        let refused = self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
-            Err(inner.refuse_stranger(Stop::Refused(refusal, about), &source, now).await)
-        })
-        .await
+            let stop = Stop::Refused(refusal, about);
+            Err::<Infallible, _>(inner.refuse_stranger(stop, &source, now).await)
+        });
+        match refused.await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
     }
 
     /// Issues a certificate for what was attested. `source` is the caller's address, as for a join token.

@@ -12,6 +12,8 @@ use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
 
+use crate::{attest, istio};
+
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
 /// Below this an SVID is for development only: clocks of real machines differ by minutes.
@@ -59,6 +61,8 @@ pub struct Config {
     pub allow_private_addresses: bool,
     pub allow_http: bool,
     pub system_namespace: Label,
+    pub attestation: attest::config::Attestation,
+    pub istio: Option<istio::config::Istio>,
     pub log: Log,
 }
 
@@ -135,6 +139,9 @@ struct Raw {
     issuers: RawIssuers,
     #[serde(default)]
     system: RawSystem,
+    #[serde(default)]
+    attestation: attest::config::RawAttestation,
+    istio: Option<istio::config::RawIstio>,
     #[serde(default)]
     log: Log,
 }
@@ -255,6 +262,17 @@ impl Raw {
             .namespace
             .parse()
             .map_err(|e: signet_model::Invalid| ("system.namespace", e.to_string()))?;
+        let attestation = self.attestation.check()?;
+        let istio = self.istio.map(istio::config::RawIstio::check).transpose()?;
+        if let Some(istio) = &istio {
+            let Some(kubernetes) = &attestation.kubernetes else {
+                return Err(("istio", "expected attestation.kubernetes beside it, found none".into()));
+            };
+            if istio.audience == kubernetes.audience {
+                let expected = "expected another audience than attestation.kubernetes.audience";
+                return Err(("istio.audience", format!("{expected}, found `{}`", istio.audience)));
+            }
+        }
         Ok(Config {
             trust_domain,
             data_dir,
@@ -273,6 +291,8 @@ impl Raw {
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
             system_namespace,
+            attestation,
+            istio,
             log: self.log,
         })
     }
@@ -326,6 +346,48 @@ operator: {socket: /run/signet/operator.sock}
         assert!(message.contains("surprise"), "{message}");
         let message = parse(&GOOD.replace("keyFile", "keyfile")).unwrap_err();
         assert!(message.contains("keyfile"), "{message}");
+    }
+
+    #[test]
+    fn pods_are_believed_only_where_it_is_said_and_with_safe_defaults() {
+        assert_eq!(parse(GOOD).unwrap().attestation.kubernetes, None);
+        let found = parse(&format!("{GOOD}attestation: {{kubernetes: {{}}}}\n")).unwrap().attestation;
+        let found = found.kubernetes.unwrap();
+        assert_eq!(found.server, ("kubernetes.default.svc".into(), 443));
+        assert_eq!(found.audience, "signet-ca");
+        assert_eq!(found.mode, attest::config::Mode::Review);
+        assert!(!found.check_address && !found.allow_unregistered);
+        for (text, words) in [
+            ("apiServer: 'http://a'", ["attestation.kubernetes.apiServer", "https://host"]),
+            ("tokenFile: token", ["attestation.kubernetes.tokenFile", "absolute"]),
+            ("audience: ''", ["attestation.kubernetes.audience", "1 to 253"]),
+            ("mode: slow", ["attestation.kubernetes.mode", "fast"]),
+            ("surprise: 1", ["surprise", "checkAddress"]),
+        ] {
+            let message = parse(&format!("{GOOD}attestation: {{kubernetes: {{{text}}}}}\n")).unwrap_err();
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        }
+    }
+
+    #[test]
+    fn clients_of_istio_need_a_cluster_and_an_audience_of_their_own() {
+        let with =
+            |istio: &str| parse(&format!("{GOOD}attestation: {{kubernetes: {{}}}}\nistio: {{{istio}}}\n"));
+        let found = with("listen: '127.0.0.1:0'").unwrap().istio.unwrap();
+        assert_eq!((found.audience.as_str(), found.max_ttl.as_secs()), ("istio-ca", 86_400));
+        assert_eq!(found.dns_names, ["istiod.istio-system.svc"]);
+        let message = parse(&format!("{GOOD}istio: {{listen: '127.0.0.1:0'}}\n")).unwrap_err();
+        assert!(message.contains("attestation.kubernetes"), "{message}");
+        for (text, words) in [
+            ("audience: signet-ca", ["istio.audience", "another audience"]),
+            ("dnsNames: []", ["istio.dnsNames", "1 to 8"]),
+            ("dnsNames: ['*.example.com']", ["istio.dnsNames", "DNS names"]),
+            ("maxTtlSeconds: 90000", ["istio.maxTtlSeconds", "86400"]),
+            ("trustedNodeAccounts: [ztunnel]", ["istio.trustedNodeAccounts", "name.namespace"]),
+        ] {
+            let message = with(&format!("listen: '127.0.0.1:0', {text}")).unwrap_err();
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        }
     }
 
     #[test]

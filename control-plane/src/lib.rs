@@ -5,17 +5,20 @@
 //! one consistent snapshot of them, and [`delivery`] sends each sidecar the part that its identity may have.
 //!
 //! Three doors, apart ([`listen`]): *bootstrap*, where strangers become somebody and nothing else is
-//! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. [`services`] is what stands
+//! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. A fourth, for clients of [`istio`]'s
+//! authority, only where it is asked for. [`attest`] is what pods prove themselves by. [`services`] is what stands
 //! behind each door. [`run`] puts the parts together and takes them down again.
 //!
 //! What it never does: decide on a name that a request states (the TLS peer is who calls), serve half of
 //! a configuration, or keep a connection whose certificate has ended or was revoked.
 
+pub mod attest;
 pub mod clock;
 pub mod config;
 pub mod decisions;
 pub mod delivery;
 pub mod issuers;
+pub mod istio;
 pub mod listen;
 pub mod metrics;
 mod observe;

@@ -35,7 +35,7 @@ pub enum OwnError {
 /// The generation in use, and when the next is due.
 pub struct Own {
     authority: Authority,
-    dns_name: String,
+    dns_names: Vec<String>,
     number: u64,
     renew_at: i64,
     current: Arc<ArcSwap<Generation>>,
@@ -43,15 +43,21 @@ pub struct Own {
 }
 
 impl Own {
-    /// Issues the first one.
+    /// Issues the first one, under its own name and these beside it.
     ///
     /// # Errors
     /// [`OwnError`]: without it nothing can be served.
-    pub async fn begin(authority: Authority, namespace: &str, metrics: Metrics) -> Result<Self, OwnError> {
-        let dns_name = service_dns_name("signet-control-plane", namespace);
-        let (generation, renew_at) = issue(&authority, &dns_name, 1, &metrics).await?;
+    pub async fn begin(
+        authority: Authority,
+        namespace: &str,
+        beside: &[String],
+        metrics: Metrics,
+    ) -> Result<Self, OwnError> {
+        let mut dns_names = vec![service_dns_name("signet-control-plane", namespace)];
+        dns_names.extend_from_slice(beside);
+        let (generation, renew_at) = issue(&authority, &dns_names, 1, &metrics).await?;
         let current = Arc::new(ArcSwap::new(generation));
-        Ok(Self { authority, dns_name, number: 1, renew_at, current, metrics })
+        Ok(Self { authority, dns_names, number: 1, renew_at, current, metrics })
     }
 
     /// The generation that new connections take.
@@ -66,7 +72,7 @@ impl Own {
     /// [`OwnError`]; the current one stays.
     pub async fn renew(&mut self) -> Result<(), OwnError> {
         let number = self.number.saturating_add(1);
-        let (generation, renew_at) = issue(&self.authority, &self.dns_name, number, &self.metrics).await?;
+        let (generation, renew_at) = issue(&self.authority, &self.dns_names, number, &self.metrics).await?;
         tracing::info!(target: "signet::own", number, not_after = generation.own().svid().not_after, "own certificate renewed");
         self.current.store(generation);
         self.number = number;
@@ -97,11 +103,11 @@ impl Own {
 
 async fn issue(
     authority: &Authority,
-    dns_name: &str,
+    dns_names: &[String],
     number: u64,
     metrics: &Metrics,
 ) -> Result<(Arc<Generation>, i64), OwnError> {
-    let (own, issued) = authority.self_issue(vec![dns_name.to_owned()]).await?;
+    let (own, issued) = authority.self_issue(dns_names.to_vec()).await?;
     let bundles = Arc::new(Bundles::from(authority.trust_bundle()?));
     let generation = Generation::build(number, own, bundles, GenerationOptions::default())?;
     metrics.svid_not_after.set(issued.not_after);
@@ -124,7 +130,7 @@ mod tests {
         let config = AuthorityConfig::new(domain, dir.path().join("data"), seal);
         let authority = Authority::open(config, Arc::new(SystemClock)).await.unwrap();
         let metrics = Metrics::new().unwrap();
-        let mut own = Own::begin(authority.clone(), "signet-system", metrics.clone()).await.unwrap();
+        let mut own = Own::begin(authority.clone(), "signet-system", &[], metrics.clone()).await.unwrap();
         let doors = own.current();
         let before = doors.load_full();
         let svid = before.own().svid();

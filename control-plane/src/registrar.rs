@@ -17,13 +17,15 @@ use crate::registry::State;
 pub struct FromRegistry {
     pub trust_domain: TrustDomain,
     pub registry: watch::Receiver<State>,
+    /// Whether somebody whom the registry does not know may be a sidecar.
+    pub allow_unregistered: bool,
 }
 
 impl Registrar for FromRegistry {
     fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>> {
         let registry = Arc::clone(&self.registry.borrow().registry);
         let workload = WorkloadId::of(id, &self.trust_domain)?;
-        if !is_listed(&registry, id, class, &self.trust_domain) {
+        if !may_be(&registry, id, class, &self.trust_domain, self.allow_unregistered) {
             return None;
         }
         let name =
@@ -38,6 +40,34 @@ pub fn is_listed(registry: &Registry, id: &SpiffeId, class: PeerClass, trust_dom
     WorkloadId::of(id, trust_domain)
         .and_then(|workload| registry.workload(&workload))
         .is_some_and(|listed| peer_class(listed.spec.class) == class)
+}
+
+/// As [`is_listed`]; where `unregistered` says so, whoever the registry does not know may be a sidecar.
+#[must_use]
+pub fn may_be(
+    registry: &Registry,
+    id: &SpiffeId,
+    class: PeerClass,
+    trust_domain: &TrustDomain,
+    unregistered: bool,
+) -> bool {
+    let unknown =
+        || WorkloadId::of(id, trust_domain).is_some_and(|workload| registry.workload(&workload).is_none());
+    is_listed(registry, id, class, trust_domain) || (unregistered && class == PeerClass::Sidecar && unknown())
+}
+
+/// What the registry says about keys that apps hold: whoever may be a sidecar may have one, under its
+/// identity alone.
+#[derive(Clone)]
+pub struct ForApps(pub FromRegistry);
+
+impl Registrar for ForApps {
+    fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>> {
+        if class != PeerClass::Workload {
+            return None;
+        }
+        self.0.dns_names(id, PeerClass::Sidecar).map(|_| Vec::new())
+    }
 }
 
 /// The class that a registered workload's certificates carry.
@@ -73,18 +103,46 @@ spec: {identities: [ns/shop/sa/web], ports: [{name: http, port: 80, protocol: ht
 ";
 
     fn ask(id: &str, class: PeerClass) -> Option<Vec<String>> {
+        registrar(false).dns_names(&SpiffeId::parse(id).unwrap(), class)
+    }
+
+    fn registrar(allow_unregistered: bool) -> FromRegistry {
         let registry =
             signet_model::parse_text(Path::new("mesh.yaml"), REGISTRY, &Default::default()).unwrap();
         let state = State { registry: Arc::new(registry), loaded_at: 0, errors: Vec::new(), refused: 0 };
-        let (_keep, registry) = watch::channel(state);
-        let registrar = FromRegistry { trust_domain: TrustDomain::parse("demo.signet").unwrap(), registry };
-        registrar.dns_names(&SpiffeId::parse(id).unwrap(), class)
+        let (_, registry) = watch::channel(state);
+        let trust_domain = TrustDomain::parse("demo.signet").unwrap();
+        FromRegistry { trust_domain, registry, allow_unregistered }
     }
 
     #[test]
     fn a_workload_gets_the_names_of_every_service_that_lists_it() {
         let names = ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Sidecar).unwrap();
         assert_eq!(names, ["storefront.shop.signet.internal", "web.shop.signet.internal"]);
+    }
+
+    #[test]
+    fn where_anybody_may_join_an_unknown_one_is_a_sidecar_and_a_known_one_what_it_is() {
+        let ask = |id: &str, class| registrar(true).dns_names(&SpiffeId::parse(id).unwrap(), class);
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/nobody", PeerClass::Sidecar), Some(vec![]));
+        assert!(ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Sidecar).is_some());
+        for (id, class) in [
+            ("spiffe://demo.signet/ns/shop/sa/nobody", PeerClass::Gateway),
+            ("spiffe://demo.signet/ns/shop/sa/nobody", PeerClass::Workload),
+            ("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Gateway),
+            ("spiffe://other.signet/ns/shop/sa/nobody", PeerClass::Sidecar),
+        ] {
+            assert_eq!(ask(id, class), None, "{id} {class}");
+        }
+    }
+
+    #[test]
+    fn an_app_gets_its_identity_and_no_name_of_a_service() {
+        let apps = ForApps(registrar(false));
+        let ask = |id: &str, class| apps.dns_names(&SpiffeId::parse(id).unwrap(), class);
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Workload), Some(vec![]));
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Sidecar), None);
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/nobody", PeerClass::Workload), None);
     }
 
     #[test]

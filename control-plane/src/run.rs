@@ -14,21 +14,26 @@ use signet_ca::{
 };
 use signet_daemon::{Drain, MetricsServer, Shutdown};
 use signet_model::{Options, RegistryErrors};
+use signet_proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::attest::Attestation;
+use crate::attest::kubernetes::Kubernetes;
 use crate::config::{Config, Seal};
 use crate::decisions::Decisions;
 use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
 use crate::issuers::{Issuers, fetch};
+use crate::istio;
+use crate::istio::config::Istio as IstioConfig;
 use crate::listen::{bootstrap, mesh, unix};
 use crate::metrics::Metrics;
 use crate::own::{Own, OwnError};
-use crate::registrar::FromRegistry;
+use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{bootstrap as attest, identity, operator};
 use crate::world::{Sources, key_sources};
@@ -62,6 +67,7 @@ pub enum StartError {
 pub struct Running {
     pub bootstrap: SocketAddr,
     pub mesh: SocketAddr,
+    pub istio: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
     pub authority: Authority,
     /// Look at the registry's folder now.
@@ -105,10 +111,15 @@ pub async fn start(
     let now = sources.now();
     issuers.follow(&key_sources(&now.registry));
     let world = watch::Sender::new(now);
-    let own = Own::begin(authority.clone(), config.system_namespace.as_str(), metrics.clone()).await?;
+    let names = config.istio.as_ref().map_or(&[][..], |istio| &istio.dns_names);
+    let own = Own::begin(authority.clone(), config.system_namespace.as_str(), names, metrics.clone()).await?;
 
     let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen).await?;
     let mesh_listener = bind("the mesh door", config.mesh_listen).await?;
+    let istio_listener = match &config.istio {
+        None => None,
+        Some(istio) => Some((bind("the door for Istio's clients", istio.listen).await?, istio)),
+    };
     let uids = uids(config);
     let socket = if unix::needs_open_socket(&uids, own_uid()) {
         signet_daemon::bind_open_socket(&config.operator_socket)?
@@ -118,8 +129,15 @@ pub async fn start(
     let (bootstrap_at, mesh_at) =
         (local(&bootstrap_listener, config.bootstrap_listen)?, local(&mesh_listener, config.mesh_listen)?);
 
-    let registrar: SharedRegistrar =
-        Arc::new(FromRegistry { trust_domain: trust_domain.clone(), registry: registry.clone() });
+    let listed = FromRegistry {
+        trust_domain: trust_domain.clone(),
+        registry: registry.clone(),
+        allow_unregistered: false,
+    };
+    let attestation = attestation(config, &authority, &listed, &metrics)?;
+    let allow_unregistered =
+        attestation.as_ref().is_some_and(|attestation| attestation.kubernetes.allows_unregistered());
+    let registrar: SharedRegistrar = Arc::new(listed);
     let table = Arc::new(Table::default());
     let decisions = Arc::new(Decisions::default());
     let delivery = Delivery {
@@ -132,6 +150,7 @@ pub async fn start(
     let peers = identity::Peers {
         authority: authority.clone(),
         registrar: registrar.clone(),
+        attestation: attestation.clone(),
         trust_domain: trust_domain.clone(),
         registry: registry.clone(),
         metrics: metrics.clone(),
@@ -168,10 +187,28 @@ pub async fn start(
         }
     };
 
+    if let Some(attestation) = &attestation {
+        attestation.kubernetes.follow(&mut background);
+    }
+    let istio_at = istio_listener.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
+    addresses.extend(istio_at.map(|address| ("istio", address)));
+    if let (Some((listener, istio)), Some(attestation)) = (istio_listener, attestation.clone()) {
+        doors.spawn(bootstrap::listen(
+            bootstrap::ISTIO,
+            listener,
+            own.current(),
+            istio_routes(attestation, istio.clone()),
+            limits,
+            metrics.clone(),
+            shutdown.clone(),
+            connections.clone(),
+        ));
+    }
     doors.spawn(bootstrap::listen(
+        bootstrap::BOOTSTRAP,
         bootstrap_listener,
         own.current(),
-        stranger_routes(authority.clone(), registrar),
+        stranger_routes(authority.clone(), registrar, attestation),
         limits,
         metrics.clone(),
         shutdown.clone(),
@@ -184,6 +221,7 @@ pub async fn start(
             revocations: authority.revocations(),
             registry: registry.clone(),
             trust_domain: config.trust_domain.clone(),
+            allow_unregistered,
             routes: peer_routes(peers, delivery),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
@@ -213,6 +251,7 @@ pub async fn start(
     Ok(Running {
         bootstrap: bootstrap_at,
         mesh: mesh_at,
+        istio: istio_at,
         metrics: metrics_at,
         authority,
         look,
@@ -263,9 +302,40 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority
 }
 
-fn stranger_routes(authority: Authority, registrar: SharedRegistrar) -> Routes {
-    let service = v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar })
-        .max_decoding_message_size(attest::MAX_MESSAGE);
+/// What pods prove themselves by, where the configuration has a cluster.
+fn attestation(
+    config: &Config,
+    authority: &Authority,
+    listed: &FromRegistry,
+    metrics: &Metrics,
+) -> Result<Option<Attestation>, StartError> {
+    let Some(kubernetes) = config.attestation.kubernetes.clone() else { return Ok(None) };
+    let counters = crate::attest::metrics::Metrics::new(&metrics.registry)?;
+    let found = FromRegistry { allow_unregistered: kubernetes.allow_unregistered, ..listed.clone() };
+    Ok(Some(Attestation {
+        authority: authority.clone(),
+        kubernetes: Arc::new(Kubernetes::new(kubernetes, Arc::new(SystemClock), counters)),
+        registry: listed.registry.clone(),
+        trust_domain: listed.trust_domain.clone(),
+        apps: Arc::new(ForApps(found.clone())),
+        ours: Arc::new(found),
+    }))
+}
+
+fn istio_routes(attestation: Attestation, config: IstioConfig) -> Routes {
+    let service = IstioCertificateServiceServer::new(istio::Certificates { attestation, config })
+        .max_decoding_message_size(istio::MAX_MESSAGE);
+    Routes::new(service).prepare()
+}
+
+fn stranger_routes(
+    authority: Authority,
+    registrar: SharedRegistrar,
+    attestation: Option<Attestation>,
+) -> Routes {
+    let bootstrap = attest::Bootstrap { authority, registrar, attestation };
+    let service =
+        v1::bootstrap_server::BootstrapServer::new(bootstrap).max_decoding_message_size(attest::MAX_MESSAGE);
     Routes::new(service).prepare()
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 use signet_daemon::logs;
+use signet_identity::SpiffeId;
 use signet_model::{ObjectName, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
@@ -74,12 +75,32 @@ pub enum Role {
     Gateway,
 }
 
-/// Where the join bundle lies.
+/// By what this process proves itself: one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct IdentityConfig {
     /// A file made by `signet join`, mode 0600.
-    pub join_bundle: PathBuf,
+    #[serde(default)]
+    pub join_bundle: Option<PathBuf>,
+    /// What the kubelet gives to a pod.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesIdentity>,
+}
+
+/// Where a pod finds its token and the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct KubernetesIdentity {
+    /// A projected service account token with the authority's audience; read for each certificate.
+    pub token_file: PathBuf,
+    /// All roots of the mesh, PEM; read for each certificate.
+    pub roots_file: PathBuf,
+    /// `host:port` of the listener that attests.
+    pub bootstrap_address: String,
+    /// `host:port` of the listener for everything else.
+    pub mesh_address: String,
+    /// Who answers at both addresses; says which trust domain this is.
+    pub control_plane: SpiffeId,
 }
 
 /// One port of one service that the workload serves.
@@ -265,10 +286,28 @@ impl Config {
         let wrong = |field: String, expected: &str, got: String| {
             Err(ConfigError::Field { file: file.to_owned(), field, expected: expected.to_owned(), got })
         };
-        let mut paths: Vec<(String, &Path)> = vec![
-            ("identity.joinBundle".to_owned(), &self.identity.join_bundle),
-            ("dataDir".to_owned(), &self.data_dir),
-        ];
+        let mut paths: Vec<(String, &Path)> = vec![("dataDir".to_owned(), &self.data_dir)];
+        match &self.identity {
+            IdentityConfig { join_bundle: Some(file), kubernetes: None } => {
+                paths.push(("identity.joinBundle".to_owned(), file));
+            }
+            IdentityConfig { join_bundle: None, kubernetes: Some(pod) } => {
+                paths.push(("identity.kubernetes.tokenFile".to_owned(), &pod.token_file));
+                paths.push(("identity.kubernetes.rootsFile".to_owned(), &pod.roots_file));
+                for (field, address) in
+                    [("bootstrapAddress", &pod.bootstrap_address), ("meshAddress", &pod.mesh_address)]
+                {
+                    if !crate::join::is_host_port(address) {
+                        let field = format!("identity.kubernetes.{field}");
+                        return wrong(field, "`host:port`", format!("{address:?}"));
+                    }
+                }
+            }
+            IdentityConfig { join_bundle, .. } => {
+                let got = if join_bundle.is_some() { "both" } else { "neither" };
+                return wrong("identity".to_owned(), "joinBundle or kubernetes", got.to_owned());
+            }
+        }
         if let Some(admin) = &self.admin {
             paths.push(("admin.socket".to_owned(), &admin.socket));
         }

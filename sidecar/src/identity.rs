@@ -5,13 +5,18 @@
 //! is published before our own verifier accepted it, and a failure never costs the certificate that is
 //! still valid. An answer that was lost is asked for again with the same request; a refusal of the token is
 //! final, because it was used, is foreign or has expired, and trying again cannot mend that.
+//!
+//! A pod needs no bundle: [`Identity::arrive`] shows its service account's token, and so does each renewal, with the token
+//! as it is then. What is refused today may be right tomorrow (a Workload that is yet to be written), so
+//! nothing is final there. Who it is it learns with its first certificate, and stays that.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use signet_identity::{
-    GenerationError, OwnSvid, OwnSvidError, SpiffeId, bootstrap_client_config, server_name,
+    GenerationError, OwnSvid, OwnSvidError, SpiffeId, TrustBundle, bootstrap_client_config,
+    bootstrap_client_config_with_roots, server_name,
 };
 use signet_proto::v1;
 use signet_proto::v1::bootstrap_client::BootstrapClient;
@@ -28,6 +33,7 @@ use crate::control::plane::{ControlPlane, PlaneError};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::join::JoinBundle;
 use crate::metrics::Metrics;
+use crate::pod::{Pod, PodError};
 
 /// One call, from first byte to answer: the authority signs in milliseconds.
 const CALL: Duration = Duration::from_secs(10);
@@ -83,6 +89,22 @@ pub enum IdentityError {
     /// Our own verifier does not accept it.
     #[error("the issued certificate cannot be put into force: {0}")]
     Credentials(#[from] CredentialsError),
+    /// The token of our service account is not accepted, for now.
+    #[error(
+        "the control plane at {address} does not accept this pod ({code:?}): {reason}; why is in its issuance log \
+         (`signet ca log`)"
+    )]
+    NotAttested {
+        /// Who was asked.
+        address: String,
+        /// The status code.
+        code: Code,
+        /// Its words.
+        reason: String,
+    },
+    /// A file that the kubelet keeps cannot be used.
+    #[error(transparent)]
+    Pod(#[from] PodError),
     /// The system has no randomness.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -105,8 +127,10 @@ impl IdentityError {
 
 /// See the module's story.
 pub struct Identity {
-    /// Who we are to be.
-    id: SpiffeId,
+    /// Who we are to be; for a pod who it is since its first certificate.
+    id: OnceLock<SpiffeId>,
+    /// What we are, if we are a pod.
+    pod: Option<Pod>,
     plane: Arc<ControlPlane>,
     credentials: Arc<Credentials>,
     metrics: Arc<Metrics>,
@@ -130,15 +154,47 @@ impl Identity {
         credentials: Arc<Credentials>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { id, plane, credentials, metrics, at_once: Notify::new() })
+        Self::make(OnceLock::from(id), None, plane, credentials, metrics)
+    }
+
+    /// A pod, which is who the cluster says.
+    pub fn of_pod(
+        pod: Pod,
+        plane: Arc<ControlPlane>,
+        credentials: Arc<Credentials>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Self::make(OnceLock::new(), Some(pod), plane, credentials, metrics)
+    }
+
+    fn make(
+        id: OnceLock<SpiffeId>,
+        pod: Option<Pod>,
+        plane: Arc<ControlPlane>,
+        credentials: Arc<Credentials>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { id, pod, plane, credentials, metrics, at_once: Notify::new() })
     }
 
     /// The first certificate, with the bundle's token. Tries until it has one, or until the token is refused.
     pub async fn join(&self, bundle: &JoinBundle) -> Result<Term, IdentityError> {
         let candidate = Candidate::new()?;
+        self.until_joined(|| self.attest(bundle, &candidate)).await
+    }
+
+    /// The first certificate of a pod. Tries until it has one.
+    pub async fn arrive(&self) -> Result<Term, IdentityError> {
+        self.until_joined(|| self.attest_pod("svid issued")).await
+    }
+
+    async fn until_joined<F>(&self, attempt: impl Fn() -> F) -> Result<Term, IdentityError>
+    where
+        F: Future<Output = Result<Term, IdentityError>>,
+    {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
-            let error = match self.attest(bundle, &candidate).await {
+            let error = match attempt().await {
                 Ok(term) => return Ok(term),
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => error,
@@ -172,10 +228,18 @@ impl Identity {
                 } else {
                     tracing::error!(target: "signet::identity", %error, attempt = backoff.failures(),
                         expired_for_s = left.saturating_neg(), retry_in_ms = wait.as_millis() as u64,
-                        "svid expired and not renewed; put a new join bundle in place and restart");
+                        "svid expired and not renewed; {}", self.remedy());
                 }
                 tokio::time::sleep(wait).await;
             };
+        }
+    }
+
+    /// What helps when renewals fail until the certificate has ended.
+    fn remedy(&self) -> &'static str {
+        match self.pod {
+            None => "put a new join bundle in place and restart",
+            Some(_) => "this pod is attested again as soon as the control plane accepts it",
         }
     }
 
@@ -222,7 +286,7 @@ impl Identity {
             | Code::PermissionDenied
             | Code::FailedPrecondition => IdentityError::Refused {
                 address: bundle.bootstrap_address.clone(),
-                id: self.id.clone(),
+                id: bundle.spiffe_id.clone(),
                 reason: said(&status),
             },
             code => IdentityError::Unavailable { code, reason: said(&status) },
@@ -230,8 +294,63 @@ impl Identity {
         self.take(issued, candidate, "svid issued")
     }
 
+    /// One certificate for our token as it is now, and a new key: a certificate that got lost on its way to us
+    /// is nobody's.
+    async fn attest_pod(&self, event: &'static str) -> Result<Term, IdentityError> {
+        let Some(pod) = &self.pod else {
+            return Err(IdentityError::Answer("this process is no pod".to_owned()));
+        };
+        let read = pod.clone();
+        // Small files in memory, but files all the same.
+        let files = tokio::task::spawn_blocking(move || Ok::<_, PodError>((read.token()?, read.roots()?)));
+        let (token, roots) = files.await.map_err(|error| IdentityError::Answer(error.to_string()))??;
+        let candidate = Candidate::new()?;
+        let target = Target {
+            address: pod.bootstrap_address.clone(),
+            server_name: server_name(&pod.control_plane),
+            tls: bootstrap_client_config_with_roots(self.with_delivered(roots))?,
+            // The verifier has checked everything, and this connection never resumes.
+            check: Arc::new(|_| Ok(())),
+        };
+        let link = Link::dial(&target).await?;
+        let origin = link.origin();
+        let mut client = BootstrapClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER);
+        let evidence = v1::KubernetesEvidence { token: token.as_str().to_owned() };
+        let request = v1::AttestRequest {
+            csr_der: candidate.csr_der().to_vec(),
+            evidence: Some(v1::attest_request::Evidence::Kubernetes(evidence)),
+        };
+        let issued = call(client.attest(request)).await.map_err(|status| match status.code() {
+            code @ (Code::Unauthenticated
+            | Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unimplemented
+            | Code::FailedPrecondition) => IdentityError::NotAttested {
+                address: pod.bootstrap_address.clone(),
+                code,
+                reason: said(&status),
+            },
+            code => IdentityError::Unavailable { code, reason: said(&status) },
+        })?;
+        self.take(issued, &candidate, event)
+    }
+
+    /// The roots of the file, and those that the control plane delivered since: the file may be behind.
+    fn with_delivered(&self, file: TrustBundle) -> TrustBundle {
+        let domain = file.trust_domain().clone();
+        let delivered = self.credentials.current().map(|tls| tls.generation.bundles().clone());
+        let delivered = delivered.and_then(|bundles| bundles.get(&domain).cloned());
+        let roots = file.roots().chain(delivered.iter().flat_map(|bundle| bundle.roots())).cloned();
+        TrustBundle::new(domain, roots.collect::<Vec<_>>()).unwrap_or(file)
+    }
+
     /// One renewal. `kept` holds a candidate that may have been certified without our knowing.
     async fn renew(&self, kept: &mut Option<Candidate>) -> Result<Term, IdentityError> {
+        if self.pod.is_some() {
+            let term = self.attest_pod("svid renewed").await?;
+            self.metrics.renewal(true);
+            return Ok(term);
+        }
         let candidate = match kept.take() {
             Some(candidate) => candidate,
             None => Candidate::new()?,
@@ -247,7 +366,7 @@ impl Identity {
         let (_, link) = self.plane.link().await?;
         let origin = link.origin();
         let mut client = IdentityClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER);
-        let request = v1::RenewRequest { csr_der: candidate.csr_der().to_vec() };
+        let request = v1::RenewRequest { csr_der: candidate.csr_der().to_vec(), kubernetes: None };
         let issued = call(client.renew(request)).await.map_err(|status| match status.code() {
             code @ (Code::Unauthenticated
             | Code::InvalidArgument
@@ -270,12 +389,16 @@ impl Identity {
         let chain: Vec<_> = issued.chain_der.into_iter().map(CertificateDer::from).collect();
         let own = OwnSvid::new(chain, candidate.key())?;
         let svid = own.svid();
-        if svid.id != self.id {
+        if let Some(id) = self.id.get()
+            && svid.id != *id
+        {
             return Err(IdentityError::Answer(format!(
-                "expected a certificate of {}, got one of {}",
-                self.id, svid.id
+                "expected a certificate of {id}, got one of {}{}",
+                svid.id,
+                if self.pod.is_some() { "; restart the pod to become that" } else { "" }
             )));
         }
+        let id = svid.id.clone();
         let now = clock::now();
         if svid.not_after <= now {
             return Err(IdentityError::Answer(format!(
@@ -292,8 +415,9 @@ impl Identity {
         let term = Term { issued_at: now, not_after: svid.not_after, renew_at: issued.renew_at };
         let (serial, not_after) = (svid.serial, rfc3339(svid.not_after));
         let generation = self.credentials.issued(own, bundle)?;
+        let id = self.id.get_or_init(|| id);
         self.metrics.identity(generation.own().svid());
-        tracing::info!(target: "signet::identity", id = %self.id, %serial, %not_after,
+        tracing::info!(target: "signet::identity", %id, %serial, %not_after,
             generation = generation.number(), "{event}");
         Ok(term)
     }

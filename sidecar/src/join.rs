@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use signet_identity::{KeyId, SpiffeId, TrustDomain};
 
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, IdentityConfig};
+use crate::pod::Pod;
 
 /// A bundle that can be acted on.
 pub struct JoinBundle {
@@ -40,6 +41,55 @@ impl std::fmt::Debug for JoinBundle {
             .field("trust_domain", &self.trust_domain)
             .field("spiffe_id", &self.spiffe_id)
             .finish_non_exhaustive()
+    }
+}
+
+/// How this process comes into the mesh.
+#[derive(Debug)]
+pub enum Entry {
+    /// With an operator's bundle: once, then from one certificate to the next.
+    Bundle(JoinBundle),
+    /// As a pod: by its token, each time.
+    Pod(Pod),
+}
+
+impl Entry {
+    /// What the configuration says, its files read where they are needed to start.
+    pub fn load(config: &IdentityConfig) -> Result<Self, ConfigError> {
+        match (&config.join_bundle, &config.kubernetes) {
+            (Some(file), _) => JoinBundle::load(file).map(Entry::Bundle),
+            (None, Some(pod)) => Ok(Entry::Pod(Pod::new(pod))),
+            (None, None) => Err(ConfigError::Field {
+                file: "sidecar.yaml".into(),
+                field: "identity".to_owned(),
+                expected: "joinBundle or kubernetes".to_owned(),
+                got: "neither".to_owned(),
+            }),
+        }
+    }
+
+    /// The trust domain that we join.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Entry::Bundle(bundle) => &bundle.trust_domain,
+            Entry::Pod(pod) => &pod.trust_domain,
+        }
+    }
+
+    /// Who answers.
+    pub fn control_plane(&self) -> &SpiffeId {
+        match self {
+            Entry::Bundle(bundle) => &bundle.control_plane,
+            Entry::Pod(pod) => &pod.control_plane,
+        }
+    }
+
+    /// `host:port` of the listener for everything but the beginning.
+    pub fn mesh_address(&self) -> &str {
+        match self {
+            Entry::Bundle(bundle) => &bundle.mesh_address,
+            Entry::Pod(pod) => &pod.mesh_address,
+        }
     }
 }
 
@@ -82,8 +132,7 @@ impl JoinBundle {
         for (field, address) in
             [("bootstrapAddress", &raw.bootstrap_address), ("meshAddress", &raw.mesh_address)]
         {
-            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
+            if !is_host_port(address) {
                 return Err(wrong(field, "`host:port`", format!("{address:?}")));
             }
         }
@@ -118,6 +167,12 @@ impl JoinBundle {
             token: raw.token,
         })
     }
+}
+
+/// Whether it can be dialled: a name or an address, and a port.
+pub(crate) fn is_host_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 /// 64 hexadecimal digits, colons between bytes allowed (as `openssl x509 -fingerprint` prints them).

@@ -31,6 +31,7 @@ pub mod gateway;
 pub mod identity;
 pub mod join;
 pub mod metrics;
+pub mod pod;
 pub mod publish;
 pub mod run;
 pub mod status;

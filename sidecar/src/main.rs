@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use clap::Parser;
 use signet_sidecar::config::Config;
 use signet_sidecar::identity::IdentityError;
-use signet_sidecar::join::JoinBundle;
+use signet_sidecar::join::Entry;
 use signet_sidecar::run::{Outcome, RunError, run};
 
 #[global_allocator]
@@ -30,7 +30,7 @@ struct Arguments {
     /// The configuration file (sidecar.yaml).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Read the configuration and the join bundle, say what is wrong, and end.
+    /// Read the configuration and the join bundle or the pod's files, say what is wrong, and end.
     #[arg(long)]
     check: bool,
 }
@@ -51,7 +51,9 @@ fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
     let refused = |error: signet_sidecar::config::ConfigError| (2, error.into());
     let config = Config::load(&arguments.config).map_err(refused)?;
     if arguments.check {
-        JoinBundle::load(&config.identity.join_bundle).map_err(refused)?;
+        if let Entry::Pod(pod) = Entry::load(&config.identity).map_err(refused)? {
+            pod.token().and(pod.roots()).map_err(|error| (2, error.into()))?;
+        }
         eprintln!("{}: ok", arguments.config.display());
         return Ok(ExitCode::SUCCESS);
     }
@@ -59,7 +61,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
     // Before the token, the first secret, is in memory.
     signet_daemon::harden()
         .map_err(|error| failed(anyhow!("cannot protect this process's memory: {error}")))?;
-    let bundle = JoinBundle::load(&config.identity.join_bundle).map_err(refused)?;
+    let entry = Entry::load(&config.identity).map_err(refused)?;
     let logs = signet_daemon::logs::init(config.log.format, config.log.level)
         .map_err(|error| failed(anyhow!("cannot set up logs: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,7 +70,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
         .map_err(|error| failed(anyhow!("cannot start a runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         signet_daemon::shutdown::ignore_hangup().map_err(RunError::Signals)?;
-        run(config, bundle, Some(logs)).await
+        run(config, entry, Some(logs)).await
     });
     // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
     runtime.shutdown_background();

@@ -29,7 +29,7 @@ use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
 use crate::gateway::Minting;
 use crate::identity::{Identity, IdentityError};
-use crate::join::JoinBundle;
+use crate::join::Entry;
 use crate::metrics::{Judged, Metrics};
 use crate::publish::Publisher;
 use crate::status::Status;
@@ -100,7 +100,7 @@ pub enum RunError {
 }
 
 /// Runs until the end. Within a current-thread runtime that has nothing else to do.
-pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) -> Result<Outcome, RunError> {
+pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Result<Outcome, RunError> {
     let (trigger, shutdown) = shutdown::channel();
     trigger.on_signals().map_err(RunError::Signals)?;
     let config = Arc::new(config);
@@ -112,14 +112,23 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
     let options = GenerationOptions { resumption: config.tls.resumption, ..GenerationOptions::default() };
-    let credentials = Credentials::new(bundle.trust_domain.clone(), options);
-    let control_plane = bundle.control_plane.clone();
-    let plane = ControlPlane::new(bundle.mesh_address.clone(), control_plane, credentials.clone());
-    let identity =
-        Identity::new(bundle.spiffe_id.clone(), plane.clone(), credentials.clone(), metrics.clone());
+    let credentials = Credentials::new(entry.trust_domain().clone(), options);
+    let control_plane = entry.control_plane().clone();
+    let plane = ControlPlane::new(entry.mesh_address().to_owned(), control_plane, credentials.clone());
+    let identity = match &entry {
+        Entry::Bundle(bundle) => {
+            Identity::new(bundle.spiffe_id.clone(), plane.clone(), credentials.clone(), metrics.clone())
+        }
+        Entry::Pod(pod) => Identity::of_pod(pod.clone(), plane.clone(), credentials.clone(), metrics.clone()),
+    };
+    // A pod learns who it is with its first certificate.
+    let id = match &entry {
+        Entry::Bundle(bundle) => bundle.spiffe_id.to_string(),
+        Entry::Pod(_) => String::new(),
+    };
     let served: BTreeSet<String> = config.served().iter().map(ToString::to_string).collect();
     let gateway = config.gateway.as_ref().map(|gateway| gateway.resource.to_string());
-    let status = Status::new(bundle.spiffe_id.to_string(), credentials.clone(), &served, gateway.as_deref());
+    let status = Status::new(id, credentials.clone(), &served, gateway.as_deref());
 
     let ready = status.clone();
     Judged::ready(&registry, move || ready.ready().is_ok())?;
@@ -149,10 +158,15 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     }
 
     let term = tokio::select! {
-        joined = identity.join(&bundle) => joined?,
+        joined = async {
+            match &entry {
+                Entry::Bundle(bundle) => identity.join(bundle).await,
+                Entry::Pod(_) => identity.arrive().await,
+            }
+        } => joined?,
         () = shutdown.draining() => return Ok(Outcome::Drained),
     };
-    drop(bundle);
+    drop(entry);
     let Some(tls) = credentials.current() else {
         return Err(RunError::Task("joined without a certificate".to_owned()));
     };

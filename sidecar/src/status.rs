@@ -146,9 +146,10 @@ impl Status {
         let _ = self.state.set(state);
     }
 
-    /// Our SPIFFE ID.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// Our SPIFFE ID: that of the certificate, or before there is one what the join bundle says.
+    pub fn id(&self) -> String {
+        let tls = self.credentials.current();
+        tls.map_or_else(|| self.id.clone(), |tls| tls.generation.own().svid().id.to_string())
     }
 
     /// A stream is open.
@@ -227,7 +228,7 @@ impl Status {
         let known = self.known();
         Report {
             identity: IdentityReport {
-                id: self.id.clone(),
+                id: self.id(),
                 valid: self.credentials.is_valid(clock::now()),
                 generation: tls.as_ref().map(|tls| tls.generation.number()),
                 class: svid.map(|svid| svid.class.to_string()),

@@ -5,6 +5,7 @@
 //! test (`issuer`). Nothing is shared between tests, every port is free when it is taken, and a test
 //! that fails prints the last lines of every log.
 
+pub mod apiserver;
 pub mod apps;
 pub mod client;
 pub mod issuer;

@@ -132,9 +132,8 @@ async fn a_source_whose_evidence_keeps_being_refused_waits_out_the_minute() {
     let mesh = mesh_with(|config| config.failed_attempts_per_minute = 3).await;
     for _ in 0..3 {
         mesh.authority.admit_evidence(SOURCE).await.unwrap();
-        let refused: Result<(), _> =
-            mesh.authority.refuse_evidence(Refusal::EvidenceAudience, None, SOURCE).await;
-        assert_eq!(refusal(refused), Refusal::EvidenceAudience);
+        let refused = mesh.authority.refuse_evidence(Refusal::EvidenceAudience, None, SOURCE).await;
+        assert_eq!(refused.refusal(), Some(Refusal::EvidenceAudience));
     }
     assert_eq!(refusal(mesh.authority.admit_evidence(SOURCE).await), Refusal::TooManyAttempts);
     mesh.authority.admit_evidence("192.0.2.8").await.unwrap();

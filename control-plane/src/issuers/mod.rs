@@ -253,7 +253,7 @@ fn now() -> Instant {
 }
 
 /// -1..=1, so that replicas and issuers do not fetch in step.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let mut bytes = [0_u8; 4];
     // No randomness is no reason not to fetch.
     let _ = SystemRandom::new().fill(&mut bytes);

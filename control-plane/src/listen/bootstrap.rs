@@ -1,4 +1,4 @@
-//! The door for strangers: server-authenticated TLS, one unary call, nothing kept.
+//! The doors for strangers: server-authenticated TLS, one unary call, nothing kept.
 //!
 //! Whoever comes here has proved nothing yet, so everything is bounded before it is read: connections
 //! at once, attempts per address, the handshake's time, the connection's whole life, HTTP/2 streams and
@@ -31,6 +31,22 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(1),
 };
 
+/// What tells one such door from another.
+#[derive(Debug, Clone, Copy)]
+pub struct Door {
+    /// In metrics and logs.
+    pub name: &'static str,
+    bounds: Bounds,
+}
+
+/// Where our own programs come: evidence is in the message.
+pub const BOOTSTRAP: Door = Door { name: "bootstrap", bounds: BOUNDS };
+/// Where clients of Istio's authority come: their token is in a header.
+pub const ISTIO: Door = Door {
+    name: "istio",
+    bounds: Bounds { max_header_list: 8 * 1024 + crate::attest::token::MAX_TOKEN as u32, ..BOUNDS },
+};
+
 /// How much strangers may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -54,7 +70,9 @@ pub struct Stranger {
 }
 
 /// Serves the door until the process begins to end; connections under way get their grace.
+#[allow(clippy::too_many_arguments, reason = "each is one part of the process, named once, where it starts")]
 pub async fn listen(
+    door: Door,
     listener: TcpListener,
     generation: Arc<ArcSwap<Generation>>,
     routes: Routes,
@@ -65,7 +83,7 @@ pub async fn listen(
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let attempts = Mutex::new(AttemptLimit::new(limits.burst, limits.per_second));
-    let fate = |fate: &str| metrics.connections.with_label_values(&["bootstrap", fate]).inc();
+    let fate = |fate: &str| metrics.connections.with_label_values(&[door.name, fate]).inc();
     while let Some((stream, address)) = accept(&listener, &shutdown).await {
         let admitted =
             attempts.lock().unwrap_or_else(PoisonError::into_inner).admit(address.ip(), Instant::now());
@@ -91,11 +109,11 @@ pub async fn listen(
                             () = shutdown.draining() => {}
                         }
                     };
-                    serve(stream, routes, Stranger { address }, BOUNDS, end).await;
+                    serve(stream, routes, Stranger { address }, door.bounds, end).await;
                 }
                 Err(failure) => {
-                    metrics.handshake_failures.with_label_values(&["bootstrap", failure.label()]).inc();
-                    tracing::info!(target: "signet::listen", listener = "bootstrap", %address, reason = failure.label(), "{failure}");
+                    metrics.handshake_failures.with_label_values(&[door.name, failure.label()]).inc();
+                    tracing::info!(target: "signet::listen", listener = door.name, %address, reason = failure.label(), "{failure}");
                 }
             }
             drop((permit, guard));

@@ -124,6 +124,8 @@ pub struct Mesh {
     pub revocations: watch::Receiver<Arc<Revocations>>,
     pub registry: watch::Receiver<State>,
     pub trust_domain: TrustDomain,
+    /// Whether a sidecar that the registry does not know may be connected.
+    pub allow_unregistered: bool,
     pub routes: Routes,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -194,11 +196,12 @@ fn check(
     generation.check(certificates, &Expected::MeshClient, revoked, UnixTime::now())
 }
 
-fn is_registered(state: &State, peer: &Peer, trust_domain: &TrustDomain) -> bool {
-    registrar::is_listed(&state.registry, peer.id(), peer.class(), trust_domain)
-}
-
 impl Mesh {
+    fn is_registered(&self, state: &State, peer: &Peer) -> bool {
+        let unregistered = self.allow_unregistered;
+        registrar::may_be(&state.registry, peer.id(), peer.class(), &self.trust_domain, unregistered)
+    }
+
     async fn serve<S>(
         &self,
         stream: S,
@@ -208,7 +211,7 @@ impl Mesh {
     ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        if !is_registered(&self.registry.borrow(), &peer, &self.trust_domain) {
+        if !self.is_registered(&self.registry.borrow(), &peer) {
             self.note(&peer, &Ended::Unregistered);
             return;
         }
@@ -249,7 +252,7 @@ impl Mesh {
             if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
             }
-            if !is_registered(&registry.borrow_and_update(), peer, &self.trust_domain) {
+            if !self.is_registered(&registry.borrow_and_update(), peer) {
                 return Ended::Unregistered;
             }
             let left = peer.not_after().saturating_sub(unix_now());

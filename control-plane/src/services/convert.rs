@@ -1,9 +1,10 @@
 //! Between the authority's words and the protocol's.
 
-use signet_ca::{AuthorityError, Issued, Outward, Record, StoreError};
+use signet_ca::{AuthorityError, Issued, Outward, Record, Refusal, StoreError};
 use signet_proto::v1;
 use tonic::{Code, Status};
 
+use crate::attest::Denied;
 use crate::world::AuthorityState;
 
 /// What the caller hears. A refusal says what it may; a failure of ours says nothing of its cause.
@@ -19,6 +20,22 @@ pub(crate) fn status(error: &AuthorityError) -> Status {
         Outward::Exhausted => Code::ResourceExhausted,
     };
     Status::new(code, refusal.outward_message())
+}
+
+/// What a pod hears: one text for all that is wrong with who it is or what it shows.
+pub(crate) fn denied(denied: &Denied) -> Status {
+    let error = match denied {
+        Denied::Authority(error) => error,
+        Denied::Unavailable => {
+            return Status::unavailable("the evidence cannot be judged now; try again");
+        }
+    };
+    match error.refusal().map(Refusal::outward) {
+        Some(Outward::Denied | Outward::Unauthenticated) => {
+            Status::unauthenticated("the evidence is not accepted")
+        }
+        _ => status(error),
+    }
 }
 
 /// The operator may know why.

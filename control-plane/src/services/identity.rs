@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{caller, convert};
+use crate::attest::{Ask, Attestation, Want};
 use crate::clock::unix_now;
 use crate::metrics::Metrics;
 use crate::registry::State;
@@ -30,6 +31,8 @@ const DELEGATION_LIFE: u64 = signet_token::delegation::MAX_LIFETIME;
 pub struct Peers {
     pub authority: Authority,
     pub registrar: SharedRegistrar,
+    /// Where pods are believed.
+    pub attestation: Option<Attestation>,
     pub trust_domain: TrustDomain,
     pub registry: watch::Receiver<State>,
     pub metrics: Metrics,
@@ -40,12 +43,28 @@ impl v1::identity_server::Identity for Peers {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let caller = caller(&request)?;
         let leaf = caller.chain.first().ok_or_else(|| Status::unauthenticated("no certificate"))?;
-        let csr = request.into_inner().csr_der;
-        let issued = self
-            .authority
-            .renew(leaf, &csr, self.registrar.clone())
-            .await
-            .map_err(|error| convert::status(&error))?;
+        let v1::RenewRequest { csr_der, kubernetes } = request.into_inner();
+        let issued = match (kubernetes, &self.attestation) {
+            (None, _) => {
+                let renewed = self.authority.renew(leaf, &csr_der, self.registrar.clone());
+                renewed.await.map_err(|error| convert::status(&error))?
+            }
+            (Some(evidence), Some(attestation)) => {
+                let ask = Ask {
+                    token: &evidence.token,
+                    audience: attestation.kubernetes.audience(),
+                    csr_der: &csr_der,
+                    address: caller.address.ip(),
+                    want: Want::Again(caller.peer.id(), caller.peer.class()),
+                };
+                attestation.issue(ask).await.map_err(|denied| convert::denied(&denied))?
+            }
+            (Some(_), None) => {
+                return Err(Status::unimplemented(
+                    "this control plane believes no pods (attestation.kubernetes)",
+                ));
+            }
+        };
         let revocations = self.authority.revocations().borrow().clone();
         let state = AuthorityState::of(&self.authority, revocations);
         Ok(Response::new(convert::issued(&issued, &state)))

@@ -134,7 +134,7 @@ async fn each_door_serves_its_own_and_nothing_else() {
     let mut plane = Plane::start().await;
     let bundle = plane.token(WEB, "sidecar").await;
     let stranger = dial(plane.bootstrap, bootstrap_config(&bundle)).await.unwrap();
-    let request = v1::RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()) };
+    let request = v1::RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()), kubernetes: None };
     let status = soon(IdentityClient::new(stranger.clone()).renew(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     let status = soon(OperatorClient::new(stranger).status(v1::StatusRequest {})).await.unwrap_err();
@@ -228,6 +228,7 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
             revocations,
             registry,
             trust_domain: TrustDomain::parse("demo.signet").unwrap(),
+            allow_unregistered: false,
             routes: tonic::service::Routes::default(),
             metrics: metrics.clone(),
             shutdown,

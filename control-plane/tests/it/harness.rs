@@ -98,6 +98,7 @@ pub(crate) struct Plane {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) bootstrap: SocketAddr,
     pub(crate) mesh: SocketAddr,
+    pub(crate) istio: Option<SocketAddr>,
     pub(crate) metrics: SocketAddr,
     pub(crate) trigger: Trigger,
     pub(crate) served: JoinHandle<()>,
@@ -111,16 +112,26 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_as(limits, REGISTRY, |_| String::new()).await
+    }
+
+    /// With a registry and further lines of configuration, which may refer to the folder.
+    pub(crate) async fn start_as(
+        limits: Limits,
+        registry: &str,
+        lines: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("registry")).unwrap();
-        write_registry(dir.path(), REGISTRY);
-        let config = config(dir.path());
+        write_registry(dir.path(), registry);
+        let config = config_with(dir.path(), &lines(dir.path()));
         let (trigger, shutdown) = signet_daemon::shutdown::channel();
         let running = run::start(&config, limits, shutdown).await.unwrap();
         let operator = operator(&config.operator_socket).await;
         Self {
             bootstrap: running.bootstrap,
             mesh: running.mesh,
+            istio: running.istio,
             metrics: running.metrics.unwrap(),
             look: Arc::clone(&running.look),
             served: tokio::spawn(running.serve()),
@@ -166,6 +177,10 @@ fn write_registry(dir: &Path, registry: &str) {
 }
 
 pub(crate) fn config(dir: &Path) -> Config {
+    config_with(dir, "")
+}
+
+fn config_with(dir: &Path, lines: &str) -> Config {
     let dir = dir.display();
     let text = format!(
         "
@@ -178,7 +193,7 @@ listen: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}
 operator: {{socket: {dir}/operator.sock}}
 metrics: {{listen: '127.0.0.1:0'}}
 issuers: {{allowPrivateAddresses: true, allowHttp: true}}
-"
+{lines}"
     );
     Config::parse(Path::new("control-plane.yaml"), &text).unwrap()
 }
@@ -224,11 +239,19 @@ pub(crate) async fn attest(
     token: &str,
     csr_der: Vec<u8>,
 ) -> Result<v1::IssuedSvid, Status> {
+    attest_by(bundle, v1::attest_request::Evidence::JoinToken(token.into()), csr_der).await
+}
+
+/// The same with any evidence; of the bundle only where the control plane is and its root are used.
+pub(crate) async fn attest_by(
+    bundle: &v1::JoinBundle,
+    evidence: v1::attest_request::Evidence,
+    csr_der: Vec<u8>,
+) -> Result<v1::IssuedSvid, Status> {
     let address = bundle.bootstrap_address.parse().unwrap();
     let channel =
         dial(address, bootstrap_config(bundle)).await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let evidence = Some(v1::attest_request::Evidence::JoinToken(token.into()));
-    let request = v1::AttestRequest { csr_der, evidence };
+    let request = v1::AttestRequest { csr_der, evidence: Some(evidence) };
     Ok(soon(BootstrapClient::new(channel).attest(request)).await?.into_inner())
 }
 
@@ -263,8 +286,18 @@ impl Member {
     }
 
     pub(crate) async fn renew(&self, csr_der: Vec<u8>) -> Result<v1::IssuedSvid, Status> {
+        self.renew_by(csr_der, None).await
+    }
+
+    /// Renews with fresh evidence.
+    pub(crate) async fn renew_by(
+        &self,
+        csr_der: Vec<u8>,
+        token: Option<String>,
+    ) -> Result<v1::IssuedSvid, Status> {
         let mut client = IdentityClient::new(self.channel().await);
-        Ok(soon(client.renew(v1::RenewRequest { csr_der })).await?.into_inner())
+        let kubernetes = token.map(|token| v1::KubernetesEvidence { token });
+        Ok(soon(client.renew(v1::RenewRequest { csr_der, kubernetes })).await?.into_inner())
     }
 
     pub(crate) async fn delegate(&self, jwk: &str) -> Result<v1::DelegateResponse, Status> {

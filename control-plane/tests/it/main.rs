@@ -4,6 +4,8 @@ mod attacks;
 mod delivery;
 mod docs;
 mod harness;
+mod istio;
 mod joining;
 mod keys;
+mod kubernetes;
 mod operator;

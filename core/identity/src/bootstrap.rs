@@ -1,19 +1,25 @@
 //! TLS before there is an SVID: how a joining workload finds the control plane.
 //!
-//! It knows from its join bundle the SHA-256 of the root, and nothing is trusted on first use. The client
-//! presents no certificate (it has none) and keeps no session.
+//! It knows from its join bundle the SHA-256 of the root, or from a file the roots themselves, and nothing is trusted
+//! on first use. The client presents no certificate (it has none) and keeps no session.
 
 use std::sync::Arc;
 
 use rustls::{
     ClientConfig, Error,
-    client::{Resumption, Tls12Resumption},
+    client::{Resumption, Tls12Resumption, danger::ServerCertVerifier},
     version::TLS13,
 };
 
 use crate::{
-    key_id::KeyId, provider::crypto_provider, spiffe_id::SpiffeId, trust_domain::TrustDomain,
-    verifier::PinnedRootVerifier,
+    bundle::{Bundles, TrustBundle},
+    chain::Chains,
+    class::ClassSet,
+    key_id::KeyId,
+    provider::crypto_provider,
+    spiffe_id::SpiffeId,
+    trust_domain::TrustDomain,
+    verifier::{PinnedRootVerifier, ServerVerifier},
 };
 
 /// The config of a joining client: the server's chain must contain the root with this SHA-256 and lead to
@@ -24,13 +30,23 @@ pub fn bootstrap_client_config(
     root: KeyId,
     control_plane: SpiffeId,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let provider = crypto_provider();
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier = PinnedRootVerifier { domain, root, control_plane, algorithms };
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let algorithms = crypto_provider().signature_verification_algorithms;
+    strangers_config(Arc::new(PinnedRootVerifier { domain, root, control_plane, algorithms }))
+}
+
+/// The same for a client that has the roots of its trust domain: the server's chain must lead to one of them.
+/// Whom it must be for is the name that is dialled: `server_name(control_plane)`.
+pub fn bootstrap_client_config_with_roots(roots: TrustBundle) -> Result<Arc<ClientConfig>, Error> {
+    let algorithms = crypto_provider().signature_verification_algorithms;
+    let chains = Arc::new(Chains::new(Arc::new(Bundles::from(roots)), algorithms, 1));
+    strangers_config(Arc::new(ServerVerifier { chains, algorithms, classes: ClassSet::CONTROL_PLANE }))
+}
+
+fn strangers_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled().tls12_resumption(Tls12Resumption::Disabled);

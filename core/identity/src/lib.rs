@@ -52,7 +52,7 @@ mod verifier;
 pub mod testing;
 
 pub use alpn::Alpn;
-pub use bootstrap::bootstrap_client_config;
+pub use bootstrap::{bootstrap_client_config, bootstrap_client_config_with_roots};
 pub use bundle::{BundleError, Bundles, TrustBundle};
 pub use chain::CacheCounts;
 pub use check::{Expected, Peer};

@@ -1,0 +1,449 @@
+//! The API server as a client sees it: few requests, each bounded in size and time.
+//!
+//! HTTP/1.1 over TLS with the cluster's own roots and our service account's token, both read again from their
+//! files while we run (the kubelet replaces them). Connections are kept for a while and shared by nobody at
+//! the same time. There is one retry, on a new connection, where a kept one had died before it carried
+//! anything back; nothing else is tried twice here.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Projected tokens are replaced at four fifths of an hour at the earliest; a minute is soon enough.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+/// The longest token or file of roots.
+const MAX_FILE: u64 = 256 * 1024;
+/// Kept connections: as many as reviews may run at once.
+const MAX_IDLE: usize = 32;
+/// The server closes idle connections after minutes.
+const IDLE: Duration = Duration::from_secs(30);
+/// The longest line of a watch, which is one object: etcd takes 1.5 MiB.
+const MAX_LINE: usize = 4 * 1024 * 1024;
+/// A watch brings a bookmark about every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+const JSON: &str = "application/json";
+
+/// Why the API server did not answer, or not with what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("{}: {reason}", file.display())]
+    File { file: PathBuf, reason: String },
+    #[error("cannot connect to {server}: {reason}")]
+    Connect { server: String, reason: String },
+    #[error("no TLS with {server}: {reason}")]
+    Tls { server: String, reason: String },
+    #[error("HTTP failed: {0}")]
+    Http(String),
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("it answered {code}: {message}")]
+    Status { code: u16, message: String, retry_after: Option<Duration> },
+    #[error("its answer cannot be read: {0}")]
+    Unreadable(&'static str),
+}
+
+impl ApiError {
+    /// A short name for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Connect { .. } => "connect",
+            Self::Tls { .. } => "tls",
+            Self::Http(_) => "http",
+            Self::Timeout(_) => "timeout",
+            Self::TooLarge(_) => "too_large",
+            Self::Status { code: 401 | 403, .. } => "forbidden",
+            Self::Status { code: 429, .. } => "busy",
+            Self::Status { .. } => "status",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+
+    /// The status code, if it answered with one.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// For how long it asks to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// What one connection is made with.
+#[derive(Clone)]
+struct Access {
+    tls: Arc<rustls::ClientConfig>,
+    bearer: HeaderValue,
+    /// Grows when the roots change: connections made under others are not used again.
+    generation: u64,
+}
+
+struct Read {
+    access: Access,
+    roots: Vec<u8>,
+    at: Instant,
+}
+
+struct Idle {
+    sender: Sender,
+    since: Instant,
+    generation: u64,
+}
+
+/// The client. One per process.
+pub struct Api {
+    host: String,
+    port: u16,
+    token_file: PathBuf,
+    ca_file: PathBuf,
+    read: Mutex<Option<Read>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(config: &super::config::Kubernetes) -> Self {
+        let (host, port) = config.server.clone();
+        Self {
+            host,
+            port,
+            token_file: config.token_file.clone(),
+            ca_file: config.ca_file.clone(),
+            read: Mutex::default(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends JSON, and returns the body of a 200 or 201 of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn post(
+        &self,
+        path: &str,
+        body: String,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, ApiError> {
+        let work = self.exchange(Method::POST, path, JSON, body.into(), limit);
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
+    }
+
+    /// Asks for something, and returns the body of a 200 of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn get(
+        &self,
+        path: &str,
+        accept: &'static str,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, ApiError> {
+        let work = self.exchange(Method::GET, path, accept, Bytes::new(), limit);
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
+    }
+
+    /// Opens a watch on a connection of its own; `timeout` is for the answer to begin.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn watch(&self, path: &str, timeout: Duration) -> Result<Lines, ApiError> {
+        let work = async {
+            let access = self.access().await?;
+            let mut sender = self.dial(&access).await?;
+            let request = self.request(&access, Method::GET, path, JSON, Bytes::new())?;
+            let answer =
+                sender.send_request(request).await.map_err(|error| ApiError::Http(error.to_string()))?;
+            if answer.status() == StatusCode::OK {
+                return Ok(Lines { body: answer.into_body(), buffer: BytesMut::new(), _sender: sender });
+            }
+            let (head, body) = answer.into_parts();
+            Err(self.not_ok(head.status, &head.headers, &bounded(body, MAX_LINE).await?))
+        };
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<Bytes, ApiError> {
+        let access = self.access().await?;
+        let request = self.request(&access, method, path, accept, body)?;
+        let (mut sender, answer) = self.send(&access, request).await?;
+        let (head, body) = answer.into_parts();
+        let body = bounded(body, limit).await?;
+        // Put back only when it can carry another request: a server that closes says so by now.
+        if sender.ready().await.is_ok() {
+            self.put_back(sender, access.generation);
+        }
+        match head.status {
+            StatusCode::OK | StatusCode::CREATED => Ok(body),
+            status => Err(self.not_ok(status, &head.headers, &body)),
+        }
+    }
+
+    async fn send(
+        &self,
+        access: &Access,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Sender, Response<Incoming>), ApiError> {
+        while let Some(mut sender) = self.take_idle(access.generation) {
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            match sender.send_request(request.clone()).await {
+                Ok(answer) => return Ok((sender, answer)),
+                // It had died while it was kept.
+                Err(error) if error.is_canceled() || error.is_incomplete_message() || error.is_closed() => {}
+                Err(error) => return Err(ApiError::Http(error.to_string())),
+            }
+        }
+        let mut sender = self.dial(access).await?;
+        let answer = sender.send_request(request).await.map_err(|error| ApiError::Http(error.to_string()))?;
+        Ok((sender, answer))
+    }
+
+    fn request(
+        &self,
+        access: &Access,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, ApiError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.server())
+            .header(ACCEPT, accept)
+            .header(USER_AGENT, concat!("signet-control-plane/", env!("CARGO_PKG_VERSION")))
+            .header(AUTHORIZATION, access.bearer.clone());
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, JSON);
+        }
+        request.body(Full::new(body)).map_err(|error| ApiError::Http(error.to_string()))
+    }
+
+    async fn dial(&self, access: &Access) -> Result<Sender, ApiError> {
+        let failed = |reason: String| ApiError::Connect { server: self.server(), reason };
+        let tls_failed = |reason: String| ApiError::Tls { server: self.server(), reason };
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let _ = tcp.set_nodelay(true);
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| tls_failed(error.to_string()))?;
+        let stream = TlsConnector::from(Arc::clone(&access.tls))
+            .connect(name, tcp)
+            .await
+            .map_err(|error| tls_failed(error.to_string()))?;
+        let (sender, connection) = Builder::new()
+            .max_buf_size(64 * 1024)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ApiError::Http(error.to_string()))?;
+        // Ends when the sender is dropped and the answer read; how it ended, the exchange says.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    fn not_ok(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
+        if status == StatusCode::UNAUTHORIZED {
+            // The token may have been replaced just now.
+            *self.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        ApiError::Status {
+            code: status.as_u16(),
+            message: message(body),
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    }
+
+    /// What connections are made with now, read anew where it may have changed.
+    async fn access(&self) -> Result<Access, ApiError> {
+        {
+            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(read) = read.as_ref().filter(|read| read.at.elapsed() < READ_AGAIN) {
+                return Ok(read.access.clone());
+            }
+        }
+        let (token_file, ca_file) = (self.token_file.clone(), self.ca_file.clone());
+        let (token, roots) =
+            tokio::task::spawn_blocking(move || Ok::<_, ApiError>((file(&token_file)?, file(&ca_file)?)))
+                .await
+                .map_err(|error| ApiError::Http(error.to_string()))??;
+        let bearer = bearer(&token).map_err(|reason| self.wrong(&self.token_file, reason))?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tls, generation) = match read.as_ref() {
+            Some(before) if before.roots == roots => {
+                (Arc::clone(&before.access.tls), before.access.generation)
+            }
+            before => {
+                let tls = trusting(&roots).map_err(|reason| self.wrong(&self.ca_file, reason))?;
+                (Arc::new(tls), before.map_or(0, |before| before.access.generation).saturating_add(1))
+            }
+        };
+        let access = Access { tls, bearer, generation };
+        *read = Some(Read { access: access.clone(), roots, at: Instant::now() });
+        Ok(access)
+    }
+
+    fn wrong(&self, file: &Path, reason: String) -> ApiError {
+        ApiError::File { file: file.to_owned(), reason }
+    }
+
+    fn server(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    fn take_idle(&self, generation: u64) -> Option<Sender> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|one| {
+            one.generation == generation && one.since.elapsed() < IDLE && !one.sender.is_closed()
+        });
+        idle.pop().map(|one| one.sender)
+    }
+
+    fn put_back(&self, sender: Sender, generation: u64) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { sender, since: Instant::now(), generation });
+        }
+    }
+}
+
+/// The lines of a watch as they come.
+pub struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    _sender: Sender,
+}
+
+impl Lines {
+    /// The next line; `None` when the server ended the watch in order.
+    ///
+    /// # Errors
+    /// [`ApiError`]: the connection broke, a line has no end, or nothing came for too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let mut searched = 0;
+        loop {
+            let rest = self.buffer.get(searched..).unwrap_or_default();
+            if let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(searched.saturating_add(at).saturating_add(1));
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.buffer.len();
+            if searched > MAX_LINE {
+                return Err(ApiError::TooLarge(MAX_LINE));
+            }
+            let frame = tokio::time::timeout(SILENCE, self.body.frame())
+                .await
+                .map_err(|_| ApiError::Timeout(SILENCE))?;
+            match frame {
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(ApiError::Http("the watch ended within a line".into())),
+                Some(Err(error)) => return Err(ApiError::Http(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn bounded(body: Incoming, limit: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::TooLarge(limit)),
+        Err(error) => Err(ApiError::Http(error.to_string())),
+    }
+}
+
+/// The words of a `Status`, bounded and on one line.
+fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Status {
+        message: String,
+    }
+    let text = serde_json::from_slice::<Status>(body).map(|status| status.message).unwrap_or_default();
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+fn file(path: &Path) -> Result<Vec<u8>, ApiError> {
+    use std::io::Read as _;
+    let failed = |reason: String| ApiError::File { file: path.to_owned(), reason };
+    let file = std::fs::File::open(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let mut content = Vec::new();
+    file.take(MAX_FILE.saturating_add(1))
+        .read_to_end(&mut content)
+        .map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let longer = u64::try_from(content.len()).unwrap_or(u64::MAX) > MAX_FILE;
+    if longer { Err(failed(format!("is longer than {MAX_FILE} bytes"))) } else { Ok(content) }
+}
+
+fn bearer(token: &[u8]) -> Result<HeaderValue, String> {
+    let token = std::str::from_utf8(token).unwrap_or_default().trim();
+    if token.is_empty() {
+        return Err("expected a token, found none".into());
+    }
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| "expected a token, found what no header can carry".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn trusting(pem: &[u8]) -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("expected certificates in PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a certificate cannot be a root: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("expected certificates in PEM, found none".into());
+    }
+    let mut config = rustls::ClientConfig::builder_with_provider(signet_identity::crypto_provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
