@@ -60,6 +60,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
     for (text, within) in [
         ("none: 1", ""),
         ("identity: {none: 1}", "identity."),
+        ("identity: {kubernetes: {none: 1}}", "identity.kubernetes."),
         ("inbound: [{none: 1}]", "inbound[]."),
         ("outbound: [{none: 1}]", "outbound[]."),
         ("transparent: {none: 1}", "transparent."),

@@ -7,5 +7,6 @@ mod demo;
 mod edge;
 mod lifecycle;
 mod pair;
+mod pods;
 mod readme;
 mod traffic;

@@ -187,6 +187,8 @@ struct Mind {
     faults: Mutex<VecDeque<Fault>>,
     seen: Mutex<Vec<Seen>>,
     pods: Mutex<BTreeMap<String, Value>>,
+    /// What happened to them, by version.
+    history: Mutex<Vec<String>>,
     caller: Mutex<String>,
     is_away: Mutex<bool>,
     /// Answers reviews without `status.audiences`, as a server older than the field would.
@@ -291,7 +293,15 @@ impl ApiServer {
     pub fn run(&self, pod: &PodOf) {
         let object = pod.object();
         Mind::with(&self.mind.pods, |pods| pods.insert(pod.uid.clone(), object.clone()));
-        let _ = self.events.send(json!({"type": "ADDED", "object": object}).to_string());
+        self.happened("ADDED", object);
+    }
+
+    fn happened(&self, kind: &str, mut object: Value) {
+        Mind::with(&self.mind.history, |history| {
+            object["metadata"]["resourceVersion"] = (history.len() + 1).to_string().into();
+            history.push(json!({"type": kind, "object": object}).to_string());
+            let _ = self.events.send(history.last().expect("just pushed").clone());
+        });
     }
 
     /// Asks a pod to end: it has its grace.
@@ -301,24 +311,19 @@ impl ApiServer {
             object["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
             object.clone()
         });
-        let _ = self.events.send(json!({"type": "MODIFIED", "object": changed}).to_string());
+        self.happened("MODIFIED", changed);
     }
 
     /// Ends a pod.
     pub fn delete(&self, pod: &PodOf) {
         if let Some(object) = Mind::with(&self.mind.pods, |pods| pods.remove(&pod.uid)) {
-            let _ = self.events.send(json!({"type": "DELETED", "object": object}).to_string());
+            self.happened("DELETED", object);
         }
     }
 
     /// Says something to whoever watches.
     pub fn say(&self, event: &Value) {
         let _ = self.events.send(event.to_string());
-    }
-
-    /// How many watch now.
-    pub fn watchers(&self) -> usize {
-        self.events.receiver_count()
     }
 
     /// A token of this pod, for an hour.
@@ -404,7 +409,7 @@ impl Answers {
             (&Method::GET, "/openid/v1/jwks") => self.jwks(),
             (&Method::GET, path) if head.uri.query().is_some_and(|q| q.contains("watch=true")) => {
                 assert_eq!(path, "/api/v1/pods");
-                self.watch()
+                self.watch(head.uri.query().unwrap_or_default())
             }
             (&Method::GET, path) => self.pods(path, head.uri.query().unwrap_or_default()),
             _ => status(404, "not found"),
@@ -485,7 +490,8 @@ impl Answers {
                     && node.is_none_or(|it| pod["spec"]["nodeName"] == it)
             };
             let items: Vec<&Value> = pods.iter().filter(fits).collect();
-            object(200, &json!({"kind": "PodList", "metadata": {"resourceVersion": "10"}, "items": items}))
+            let version = Mind::with(&self.mind.history, |history| history.len().to_string());
+            object(200, &json!({"kind": "PodList", "metadata": {"resourceVersion": version}, "items": items}))
         };
         match parts.as_slice() {
             ["pods"] => list(None),
@@ -503,15 +509,23 @@ impl Answers {
         }
     }
 
-    fn watch(&self) -> Response<Body> {
-        let events = self.events.subscribe();
-        let lines = stream::unfold(events, |mut events| async move {
-            let line = events.recv().await.ok()?;
+    /// What happened after the version that is asked for, then what happens.
+    fn watch(&self, query: &str) -> Response<Body> {
+        let from = query.split('&').find_map(|it| it.strip_prefix("resourceVersion="));
+        let from: usize = from.and_then(|it| it.parse().ok()).expect("a version to watch from");
+        let (missed, events) = Mind::with(&self.mind.history, |history| {
+            (history.iter().skip(from).cloned().collect::<VecDeque<_>>(), self.events.subscribe())
+        });
+        let lines = stream::unfold((missed, events), |(mut missed, mut events)| async move {
+            let line = match missed.pop_front() {
+                Some(line) => line,
+                None => events.recv().await.ok()?,
+            };
             // A server that ends a watch closes the stream.
             if line.contains("\"type\":\"END\"") {
                 return None;
             }
-            Some((Ok(Frame::data(Bytes::from(line + "\n"))), events))
+            Some((Ok(Frame::data(Bytes::from(line + "\n"))), (missed, events)))
         });
         Response::new(BodyExt::boxed(StreamBody::new(SyncLines(Mutex::new(Box::pin(lines))))))
     }

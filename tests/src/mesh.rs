@@ -209,19 +209,43 @@ impl Mesh {
 
     /// Starts a sidecar without a join bundle of its own making, e.g. to try a bad one.
     pub fn spawn_sidecar(&self, sidecar: &Sidecar, bundle: &Value) -> Process {
-        let home = self.path(&sidecar.name);
-        fs::create_dir_all(home.join("data")).expect("a sidecar's folder");
-        fs::set_permissions(home.join("data"), fs::Permissions::from_mode(0o700))
-            .expect("closing the folder");
+        let home = self.home(sidecar);
         let join = home.join("join.json");
         let mut options = fs::OpenOptions::new();
         let file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&join).expect("a join bundle");
         serde_json::to_writer(file, bundle).expect("writing the join bundle");
+        self.spawn_as(sidecar, &format!("{{joinBundle: {}}}", join.display()))
+    }
+
+    /// Starts a sidecar in a pod: its token and the mesh's roots lie in files.
+    pub fn spawn_pod(&self, sidecar: &Sidecar, token: &str) -> Process {
+        let home = self.home(sidecar);
+        fs::write(home.join("token"), token).expect("a token");
+        fs::copy(self.path("cp/root.pem"), home.join("roots.pem")).expect("the roots");
+        let (addresses, path) = (self.addresses("cp"), home.display());
+        let identity = format!(
+            "{{kubernetes: {{tokenFile: {path}/token, rootsFile: {path}/roots.pem, bootstrapAddress: {}, \
+             meshAddress: {}, controlPlane: 'spiffe://{TRUST_DOMAIN}/ns/signet-system/sa/signet-control-plane'}}}}",
+            addresses["bootstrap"], addresses["mesh"]
+        );
+        self.spawn_as(sidecar, &identity)
+    }
+
+    fn home(&self, sidecar: &Sidecar) -> PathBuf {
+        let home = self.path(&sidecar.name);
+        fs::create_dir_all(home.join("data")).expect("a sidecar's folder");
+        fs::set_permissions(home.join("data"), fs::Permissions::from_mode(0o700))
+            .expect("closing the folder");
+        home
+    }
+
+    fn spawn_as(&self, sidecar: &Sidecar, identity: &str) -> Process {
+        let home = self.path(&sidecar.name);
         let path = home.display();
         let role = sidecar.class;
         let config = format!(
-            "role: {role}\nidentity: {{joinBundle: {path}/join.json}}\ndataDir: {path}/data\nadmin: {{socket: {path}/admin.sock}}\n\
+            "role: {role}\nidentity: {identity}\ndataDir: {path}/data\nadmin: {{socket: {path}/admin.sock}}\n\
              metrics: {{listen: '127.0.0.1:0'}}\nworkers: 1\ndrainSeconds: 5\nlog: {{format: text, level: debug}}\n{}",
             sidecar.config
         );
@@ -232,7 +256,9 @@ impl Mesh {
             // Its own files, and a way to them through the mesh's folder.
             fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o711))
                 .expect("opening the folder");
-            for path in [home.clone(), home.join("data"), home.join("join.json"), home.join("sidecar.yaml")] {
+            let files =
+                ["data", "join.json", "token", "roots.pem", "sidecar.yaml"].map(|name| home.join(name));
+            for path in files.into_iter().chain([home.clone()]).filter(|path| path.exists()) {
                 std::os::unix::fs::chown(path, Some(uid), Some(uid))
                     .expect("handing a file over (needs root)");
             }
@@ -245,6 +271,13 @@ impl Mesh {
     pub async fn join(&mut self, sidecar: Sidecar) {
         let bundle = self.join_bundle(&sidecar.spiffe_id(), sidecar.class).await;
         let mut process = self.spawn_sidecar(&sidecar, &bundle_json(&bundle));
+        wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
+        self.sidecars.insert(sidecar.name, process);
+    }
+
+    /// Lets a pod join by its token.
+    pub async fn arrive(&mut self, sidecar: Sidecar, token: &str) {
+        let mut process = self.spawn_pod(&sidecar, token);
         wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
         self.sidecars.insert(sidecar.name, process);
     }

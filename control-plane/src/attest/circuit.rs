@@ -17,17 +17,17 @@ pub struct Circuit {
     failures: u32,
     pause: Duration,
     /// Until then nobody asks.
-    closed_again: Option<Instant>,
+    open_until: Option<Instant>,
 }
 
 impl Circuit {
     /// Whether to ask now. Once the pause is over one caller may; the others wait for what comes of it.
     pub fn admits(&mut self, now: Instant) -> bool {
-        match self.closed_again {
+        match self.open_until {
             None => true,
             Some(at) if now < at => false,
             Some(_) => {
-                self.closed_again = now.checked_add(self.pause);
+                self.open_until = now.checked_add(self.pause);
                 true
             }
         }
@@ -49,13 +49,13 @@ impl Circuit {
             pause => pause.saturating_mul(2).min(LONGEST_PAUSE),
         };
         let wait = leave_alone.unwrap_or(self.pause).min(LONGEST_PAUSE);
-        self.closed_again = now.checked_add(wait.max(FIRST_PAUSE));
+        self.open_until = now.checked_add(wait.max(FIRST_PAUSE));
     }
 
     /// Whether callers are turned away.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.closed_again.is_some()
+        self.open_until.is_some()
     }
 }
 

@@ -132,10 +132,9 @@ fn server(url: &str) -> Option<(String, u16)> {
         return None;
     }
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = match authority.port_u16() {
-        Some(port) => port,
-        None if authority.port().is_some() || authority.as_str().ends_with(':') => return None,
-        None => 443,
+    let port = match authority.as_str().strip_prefix(authority.host())? {
+        "" => 443,
+        port => port.strip_prefix(':')?.parse().ok()?,
     };
     (!host.is_empty() && port != 0).then_some((host, port))
 }

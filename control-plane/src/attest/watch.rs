@@ -295,6 +295,56 @@ mod tests {
         assert!(matches!(pods.event(b"not json\n", &mut version), Err(Over::Failed(_))));
     }
 
+    /// Recorded from a real API server.
+    #[test]
+    fn the_life_of_a_real_pod_is_followed_from_its_place_to_its_end() {
+        const LIFE: &str = include_str!("../../../tests/data/kubernetes/watch/pods-one-life.jsonl");
+        let pods = pods();
+        pods.opened();
+        let mut version = String::new();
+        let mut seen = Vec::new();
+        for line in LIFE.lines() {
+            pods.event(line.as_bytes(), &mut version).unwrap();
+            let known = pods.known.read().unwrap();
+            seen.push(
+                known
+                    .by_uid
+                    .values()
+                    .next()
+                    .map(|pod| (pod.node.clone(), pod.addresses.len(), pod.terminating, pod.ended)),
+            );
+        }
+        seen.dedup();
+        let placed =
+            |addresses, terminating, ended| Some(("node2".to_owned(), addresses, terminating, ended));
+        let expected = [
+            Some((String::new(), 0, false, false)),
+            placed(0, false, false),
+            placed(2, false, false),
+            placed(2, true, false),
+            placed(2, true, true),
+            None,
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(version, "449");
+        let gone = include_str!("../../../tests/data/kubernetes/watch/gone-410.jsonl");
+        assert!(matches!(pods.event(gone.as_bytes(), &mut version), Err(Over::TooOld)));
+    }
+
+    #[test]
+    fn a_list_of_real_pods_is_read_whole() {
+        let recorded: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/data/kubernetes/watch/list-pods.json"))
+                .unwrap();
+        let list: List = serde_json::from_value(recorded["response"]["body"].clone()).unwrap();
+        assert_eq!((list.metadata.resource_version.as_str(), list.metadata.next.as_str()), ("737", ""));
+        let found: Vec<Pod> = list.items.into_iter().map(Pod::from).collect();
+        assert_eq!(found.len(), 7);
+        let inventory = found.iter().find(|pod| pod.account == "inventory").unwrap();
+        assert_eq!((inventory.namespace.as_str(), inventory.node.as_str()), ("shop", "node2"));
+        assert_eq!(inventory.labels.get("app").map(String::as_str), Some("inventory"));
+    }
+
     #[test]
     fn a_cache_that_never_watched_or_lost_its_watch_long_ago_knows_nothing() {
         let pods = pods();

@@ -39,7 +39,7 @@ impl IstioCertificateService for Certificates {
             .get::<Stranger>()
             .copied()
             .ok_or_else(|| Status::internal("a call without a connection"))?;
-        // Who calls comes first, as in Istio: a stranger learns nothing about requests.
+        // Who calls comes first, as in Istio: without a token nothing is said about the request.
         let token = request::bearer(request.metadata()).ok_or_else(unauthenticated)?;
         let asked =
             request::Asked::read(request.get_ref(), self.config.max_ttl, &self.attestation.trust_domain)?;

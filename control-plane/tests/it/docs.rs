@@ -41,11 +41,19 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "svid",
         "issuers",
         "system",
+        "attestation",
+        "attestation.kubernetes",
+        "istio",
         "log",
     ] {
         let (text, within) = match section {
             "" => ("none: 1".to_owned(), String::new()),
-            _ => (format!("{section}: {{none: 1}}"), format!("{section}.")),
+            _ => {
+                let text = section
+                    .rsplit('.')
+                    .fold("none: 1".to_owned(), |inner, name| format!("{name}: {{{inner}}}"));
+                (text, format!("{section}."))
+            }
         };
         let message = parse(&text).unwrap_err();
         let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
@@ -73,6 +81,10 @@ fn every_metric_and_every_refusal_of_the_authority_has_its_row() {
         }
     }
     assert!(count > 15, "{count}");
+    let attest = include_str!("../../src/attest/metrics.rs").split('"');
+    let names: Vec<&str> = attest.filter(|text| text.starts_with("signet_attest_")).collect();
+    assert_eq!(names.len(), 6, "{names:?}");
+    names.into_iter().for_each(row);
     let authority = include_str!("../../../ca/src/metrics.rs").split('"');
     let names: Vec<&str> = authority.filter(|text| text.starts_with("signet_ca_")).collect();
     assert!(names.len() > 5, "{names:?}");

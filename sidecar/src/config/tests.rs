@@ -73,6 +73,28 @@ fn an_unknown_field_is_named_with_file_place_and_what_was_expected() {
 }
 
 #[test]
+fn a_process_proves_itself_by_a_bundle_or_as_a_pod() {
+    let with = |identity: &str| format!("role: sidecar\nidentity: {identity}\ndataDir: /d\n");
+    let pod = "{tokenFile: /t, rootsFile: /r, bootstrapAddress: 'cp:1', meshAddress: 'cp:2', \
+               controlPlane: 'spiffe://demo.signet/ns/signet-system/sa/signet-control-plane'}";
+    let config = parse(&with(&format!("{{kubernetes: {pod}}}"))).unwrap();
+    let found = config.identity.kubernetes.unwrap();
+    assert_eq!(found.control_plane.trust_domain().as_str(), "demo.signet");
+    refused(&with("{}"), &["identity", "joinBundle or kubernetes", "neither"]);
+    refused(&with(&format!("{{joinBundle: /j, kubernetes: {pod}}}")), &["identity", "both"]);
+    for (from, to, words) in [
+        ("tokenFile: /t", "tokenFile: t", ["identity.kubernetes.tokenFile", "absolute path"]),
+        ("rootsFile: /r", "rootsFile: r", ["identity.kubernetes.rootsFile", "absolute path"]),
+        ("cp:1", "cp", ["identity.kubernetes.bootstrapAddress", "host:port"]),
+        ("cp:2", "cp:0", ["identity.kubernetes.meshAddress", "host:port"]),
+        ("spiffe://", "https://", ["identity.kubernetes.controlPlane", "spiffe://"]),
+        ("tokenFile: /t, ", "", ["identity.kubernetes", "tokenFile"]),
+    ] {
+        refused(&with(&format!("{{kubernetes: {}}}", pod.replace(from, to))), &words);
+    }
+}
+
+#[test]
 fn a_duplicate_key_is_refused() {
     refused("role: sidecar\nrole: gateway\nidentity: {joinBundle: /j}\ndataDir: /d\n", &["role", "uplicate"]);
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rcgen::CertificateSigningRequestParams;
@@ -22,6 +23,7 @@ use signet_sidecar::credentials::Credentials;
 use signet_sidecar::identity::Identity as Manager;
 use signet_sidecar::join::JoinBundle;
 use signet_sidecar::metrics::Metrics;
+use signet_sidecar::pod::Pod;
 use signet_token::{Delegation, Jwks, ScopeCeiling, SigningKey, delegation};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -125,8 +127,10 @@ impl Mind {
 impl Bootstrap for Service {
     async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         let request = request.into_inner();
-        let Some(v1::attest_request::Evidence::JoinToken(token)) = request.evidence else {
-            return Err(Status::invalid_argument("no evidence"));
+        let token = match request.evidence {
+            Some(v1::attest_request::Evidence::JoinToken(token)) => token,
+            Some(v1::attest_request::Evidence::Kubernetes(evidence)) => evidence.token,
+            None => return Err(Status::invalid_argument("no evidence")),
         };
         self.0.tokens.lock().unwrap().push(token);
         self.0.issue(request.csr_der).map(Response::new)
@@ -255,6 +259,22 @@ impl Plane {
         let identity = Manager::new(id, plane.clone(), credentials.clone(), metrics.clone());
         Sidecar { identity, credentials, plane, metrics }
     }
+
+    /// The same as a pod, whose token and roots lie in this folder.
+    pub(crate) fn pod(&self, folder: &std::path::Path) -> Sidecar {
+        let Sidecar { credentials, plane, metrics, .. } = self.sidecar();
+        std::fs::write(folder.join("roots.pem"), pem(self.mind.ca.root())).unwrap();
+        let pod = Pod {
+            token_file: folder.join("token"),
+            roots_file: folder.join("roots.pem"),
+            bootstrap_address: self.bundle.bootstrap_address.clone(),
+            mesh_address: self.bundle.mesh_address.clone(),
+            trust_domain: self.bundle.trust_domain.clone(),
+            control_plane: self.bundle.control_plane.clone(),
+        };
+        let identity = Manager::of_pod(pod, plane.clone(), credentials.clone(), metrics.clone());
+        Sidecar { identity, credentials, plane, metrics }
+    }
 }
 
 pub(crate) struct Sidecar {
@@ -268,6 +288,13 @@ impl Sidecar {
     pub(crate) fn serial(&self) -> String {
         self.credentials.current().expect("a certificate").generation.own().svid().serial.to_string()
     }
+}
+
+/// One certificate as it lies in a file of roots.
+pub(crate) fn pem(der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|it| std::str::from_utf8(it).unwrap()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 async fn serve(config: Arc<rustls::ServerConfig>, routes: tonic::service::Routes) -> SocketAddr {

@@ -131,3 +131,24 @@ async fn a_pod_that_was_deleted_is_out_once_the_servers_memory_of_ten_seconds_is
     assert_eq!(reason(cluster.attest_for(before.token(), "mesh-ca").await), Refused);
     assert_eq!(cluster.api.reviews(), 2);
 }
+
+#[test]
+fn no_part_of_a_good_answer_and_no_answer_with_a_byte_missing_names_somebody_else() {
+    let exchange = Exchange::read(&recordings().join("review.right-audience.json"));
+    let judge = |body: &[u8]| review::judge(body, exchange.token(), "mesh-ca");
+    let good = judge(&exchange.body).unwrap();
+    let end = exchange.body.iter().rposition(|byte| *byte == b'}').unwrap();
+    for cut in 0..end {
+        assert!(judge(&exchange.body[..cut]).is_err(), "{cut}");
+    }
+    for at in 0..exchange.body.len() {
+        let mut without = exchange.body.to_vec();
+        without.remove(at);
+        if let Ok(account) = judge(&without) {
+            // A letter of the uid or of a name may be missing; who is named is still spelt in the answer.
+            let text = String::from_utf8(without).unwrap();
+            assert!(text.contains(&account.pod_uid) && text.contains(&account.pod), "{at}");
+            assert!(account == good || good.pod_uid.len() >= account.pod_uid.len(), "{at}");
+        }
+    }
+}
