@@ -288,9 +288,7 @@ impl Refusal {
             | Refusal::EvidenceReserved
             | Refusal::EvidenceIdentity
             | Refusal::Impersonation => Outward::Unauthenticated,
-            Refusal::TooManyAttempts | Refusal::EvidenceInFlight | Refusal::Contended => {
-                Outward::Exhausted
-            },
+            Refusal::TooManyAttempts | Refusal::EvidenceInFlight | Refusal::Contended => Outward::Exhausted,
             Refusal::KeyUsed | Refusal::AttestAgain => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::IdentityRevoked

@@ -69,6 +69,24 @@ pub enum Want<'a> {
     Apps { of: Option<&'a WorkloadId>, ttl: Option<Duration>, node_accounts: &'a [WorkloadId] },
 }
 
+impl Want<'_> {
+    /// The class of what is asked for, as far as that is known beforehand.
+    fn class(&self) -> PeerClass {
+        match self {
+            Want::Ours => PeerClass::Sidecar,
+            Want::Again(_, class) => *class,
+            Want::Apps { .. } => PeerClass::Workload,
+        }
+    }
+}
+
+/// Who asks, and for which class; for the record.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    address: &'a str,
+    class: PeerClass,
+}
+
 /// Attests, and has the authority issue.
 #[derive(Clone)]
 pub struct Attestation {
@@ -100,23 +118,24 @@ impl Attestation {
     /// [`Denied`]; refusals are recorded by then.
     pub async fn issue(&self, ask: Ask<'_>) -> Result<Issued, Denied> {
         let source = ask.address.to_canonical().to_string();
+        let from = Source { address: &source, class: ask.want.class() };
         self.authority.admit_evidence(&source).await?;
         let registry = Arc::clone(&self.registry.borrow().registry);
         let needs_labels = |account: &WorkloadId| registry.needs_labels(account);
         let proven = match self.kubernetes.attest(ask.token, ask.audience, ask.address, needs_labels).await {
             Ok(proven) => proven,
-            Err(failure) => return Err(self.failed(failure, &source).await),
+            Err(failure) => return Err(self.failed(failure, from).await),
         };
         let system = self.authority.control_plane_id().namespace();
         if Some(proven.account.namespace.as_str()) == system {
-            return Err(self.refuse(Refusal::EvidenceReserved, Some(&proven.account), &source).await);
+            return Err(self.refuse(Refusal::EvidenceReserved, Some(&proven.account), from).await);
         }
         let (id, class) = identify(&registry, &proven);
         let (id, class, ttl) = match ask.want {
             Want::Ours => (id, class, None),
             Want::Again(expected, peer) => {
                 if id.spiffe_id(&self.trust_domain).ok().as_ref() != Some(expected) || class != peer {
-                    return Err(self.refuse(Refusal::EvidenceIdentity, Some(&id), &source).await);
+                    return Err(self.refuse(Refusal::EvidenceIdentity, Some(&id), from).await);
                 }
                 (id, class, None)
             }
@@ -130,14 +149,14 @@ impl Attestation {
                 match runs {
                     Ok(true) => (other.clone(), PeerClass::Workload, ttl),
                     Ok(false) => {
-                        return Err(self.refuse(Refusal::Impersonation, Some(other), &source).await);
+                        return Err(self.refuse(Refusal::Impersonation, Some(other), from).await);
                     }
-                    Err(failure) => return Err(self.failed(failure, &source).await),
+                    Err(failure) => return Err(self.failed(failure, from).await),
                 }
             }
         };
         let Ok(spiffe_id) = id.spiffe_id(&self.trust_domain) else {
-            return Err(self.refuse(Refusal::IdentityShape, None, &source).await);
+            return Err(self.refuse(Refusal::IdentityShape, None, from).await);
         };
         let (by, registrar) = match class {
             PeerClass::Workload => ("istio", &self.apps),
@@ -147,16 +166,15 @@ impl Attestation {
         Ok(self.authority.issue_attested(attested, ask.csr_der, &source, registrar.clone()).await?)
     }
 
-    async fn failed(&self, failure: Failure, source: &str) -> Denied {
+    async fn failed(&self, failure: Failure, source: Source<'_>) -> Denied {
         match failure {
             Failure::Refused(refusal, about) => self.refuse(refusal, about.as_ref(), source).await,
             Failure::Unavailable => Denied::Unavailable,
         }
     }
 
-    async fn refuse(&self, refusal: Refusal, about: Option<&WorkloadId>, source: &str) -> Denied {
-        let about =
-            about.and_then(|id| id.spiffe_id(&self.trust_domain).ok()).map(|id| (id, PeerClass::Sidecar));
-        self.authority.refuse_evidence(refusal, about, source).await.into()
+    async fn refuse(&self, refusal: Refusal, about: Option<&WorkloadId>, source: Source<'_>) -> Denied {
+        let about = about.and_then(|id| id.spiffe_id(&self.trust_domain).ok()).map(|id| (id, source.class));
+        self.authority.refuse_evidence(refusal, about, source.address).await.into()
     }
 }

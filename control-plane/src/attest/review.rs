@@ -123,9 +123,10 @@ pub fn judge(body: &[u8], token: &str, audience: &str) -> Result<Account, Unusab
 /// # Errors
 /// `EvidenceMalformed`, `EvidenceExpired`.
 pub fn agrees(account: &Account, claims: &Claims, now: i64) -> Result<(), Refusal> {
-    let pod = claims.bound.pod.as_ref();
+    let (pod, node) = (claims.bound.pod.as_ref(), claims.bound.node.as_ref());
     let same = service_account(&claims.sub).as_ref() == Some(&account.account)
-        && pod.is_some_and(|pod| pod.uid == account.pod_uid && pod.name == account.pod);
+        && pod.is_some_and(|pod| pod.uid == account.pod_uid && pod.name == account.pod)
+        && node.is_some_and(|node| node.name == account.node);
     if !same {
         return Err(Refusal::EvidenceMalformed);
     }
