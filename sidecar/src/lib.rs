@@ -6,7 +6,8 @@
 //!  control plane ─ control::{plane, stream, delivery} ─► publish ──┘
 //! ```
 //!
-//! * [`config`]: what this process is told. [`join`]: how it finds the authority the first time.
+//! * [`config`]: what this process is told. [`join`]: how it finds the authority the first
+//!   time; [`pod`]: what the kubelet gives it instead.
 //! * [`identity`]: the first certificate and its renewal; [`credentials`]: what is in force now.
 //! * [`control`]: the delivery stream; [`publish`]: from what was delivered to what the data plane reads.
 //! * [`gateway`]: the edge's configuration and its right to mint.

@@ -5,26 +5,23 @@
 //! the same time. There is one retry, on a new connection, where a kept one had died before it carried
 //! anything back; nothing else is tried twice here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Projected tokens are replaced at four fifths of an hour at the earliest; a minute is soon enough.
-const READ_AGAIN: Duration = Duration::from_secs(30);
-/// The longest token or file of roots.
-const MAX_FILE: u64 = 256 * 1024;
+use super::access::{Access, Credentials};
+
 /// Kept connections: as many as reviews may run at once.
 const MAX_IDLE: usize = 32;
 /// The server closes idle connections after minutes.
@@ -95,21 +92,6 @@ impl ApiError {
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// What one connection is made with.
-#[derive(Clone)]
-struct Access {
-    tls: Arc<rustls::ClientConfig>,
-    bearer: HeaderValue,
-    /// Grows when the roots change: connections made under others are not used again.
-    generation: u64,
-}
-
-struct Read {
-    access: Access,
-    roots: Vec<u8>,
-    at: Instant,
-}
-
 struct Idle {
     sender: Sender,
     since: Instant,
@@ -120,9 +102,7 @@ struct Idle {
 pub struct Api {
     host: String,
     port: u16,
-    token_file: PathBuf,
-    ca_file: PathBuf,
-    read: Mutex<Option<Read>>,
+    credentials: Credentials,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -133,9 +113,7 @@ impl Api {
         Self {
             host,
             port,
-            token_file: config.token_file.clone(),
-            ca_file: config.ca_file.clone(),
-            read: Mutex::default(),
+            credentials: Credentials::new(&config.token_file, &config.ca_file),
             idle: Mutex::default(),
         }
     }
@@ -176,7 +154,7 @@ impl Api {
     /// [`ApiError`].
     pub async fn watch(&self, path: &str, timeout: Duration) -> Result<Lines, ApiError> {
         let work = async {
-            let access = self.access().await?;
+            let access = self.credentials.access().await?;
             let mut sender = self.dial(&access).await?;
             let request = self.request(&access, Method::GET, path, JSON, Bytes::new())?;
             let answer =
@@ -198,7 +176,7 @@ impl Api {
         body: Bytes,
         limit: usize,
     ) -> Result<Bytes, ApiError> {
-        let access = self.access().await?;
+        let access = self.credentials.access().await?;
         let request = self.request(&access, method, path, accept, body)?;
         let (mut sender, answer) = self.send(&access, request).await?;
         let (head, body) = answer.into_parts();
@@ -282,7 +260,7 @@ impl Api {
     fn not_ok(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
         if status == StatusCode::UNAUTHORIZED {
             // The token may have been replaced just now.
-            *self.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.credentials.forget();
         }
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         ApiError::Status {
@@ -290,39 +268,6 @@ impl Api {
             message: message(body),
             retry_after: retry_after.map(Duration::from_secs),
         }
-    }
-
-    /// What connections are made with now, read anew where it may have changed.
-    async fn access(&self) -> Result<Access, ApiError> {
-        {
-            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(read) = read.as_ref().filter(|read| read.at.elapsed() < READ_AGAIN) {
-                return Ok(read.access.clone());
-            }
-        }
-        let (token_file, ca_file) = (self.token_file.clone(), self.ca_file.clone());
-        let (token, roots) =
-            tokio::task::spawn_blocking(move || Ok::<_, ApiError>((file(&token_file)?, file(&ca_file)?)))
-                .await
-                .map_err(|error| ApiError::Http(error.to_string()))??;
-        let bearer = bearer(&token).map_err(|reason| self.wrong(&self.token_file, reason))?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tls, generation) = match read.as_ref() {
-            Some(before) if before.roots == roots => {
-                (Arc::clone(&before.access.tls), before.access.generation)
-            }
-            before => {
-                let tls = trusting(&roots).map_err(|reason| self.wrong(&self.ca_file, reason))?;
-                (Arc::new(tls), before.map_or(0, |before| before.access.generation).saturating_add(1))
-            }
-        };
-        let access = Access { tls, bearer, generation };
-        *read = Some(Read { access: access.clone(), roots, at: Instant::now() });
-        Ok(access)
-    }
-
-    fn wrong(&self, file: &Path, reason: String) -> ApiError {
-        ApiError::File { file: file.to_owned(), reason }
     }
 
     fn server(&self) -> String {
@@ -405,45 +350,4 @@ fn message(body: &[u8]) -> String {
     }
     let text = serde_json::from_slice::<Status>(body).map(|status| status.message).unwrap_or_default();
     text.chars().filter(|c| !c.is_control()).take(300).collect()
-}
-
-fn file(path: &Path) -> Result<Vec<u8>, ApiError> {
-    use std::io::Read as _;
-    let failed = |reason: String| ApiError::File { file: path.to_owned(), reason };
-    let file = std::fs::File::open(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
-    let mut content = Vec::new();
-    file.take(MAX_FILE.saturating_add(1))
-        .read_to_end(&mut content)
-        .map_err(|error| failed(format!("cannot be read: {error}")))?;
-    let longer = u64::try_from(content.len()).unwrap_or(u64::MAX) > MAX_FILE;
-    if longer { Err(failed(format!("is longer than {MAX_FILE} bytes"))) } else { Ok(content) }
-}
-
-fn bearer(token: &[u8]) -> Result<HeaderValue, String> {
-    let token = std::str::from_utf8(token).unwrap_or_default().trim();
-    if token.is_empty() {
-        return Err("expected a token, found none".into());
-    }
-    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| "expected a token, found what no header can carry".to_owned())?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn trusting(pem: &[u8]) -> Result<rustls::ClientConfig, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| format!("expected certificates in PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("a certificate cannot be a root: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("expected certificates in PEM, found none".into());
-    }
-    let mut config = rustls::ClientConfig::builder_with_provider(signet_identity::crypto_provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }

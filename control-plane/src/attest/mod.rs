@@ -9,6 +9,7 @@
 //! transaction while it waits for the API server, or take the server's silence for an answer. The caller hears
 //! one text for all that is wrong with its evidence; the reason goes to the issuance log.
 
+mod access;
 pub mod api;
 pub mod circuit;
 pub mod config;
