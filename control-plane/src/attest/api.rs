@@ -129,7 +129,8 @@ impl Api {
         limit: usize,
         timeout: Duration,
     ) -> Result<Bytes, ApiError> {
-        let work = self.exchange(Method::POST, path, JSON, body.into(), limit);
+        // Boxed: a handshake is large, and most of the time nobody makes one.
+        let work = Box::pin(self.exchange(Method::POST, path, JSON, body.into(), limit));
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
@@ -144,7 +145,7 @@ impl Api {
         limit: usize,
         timeout: Duration,
     ) -> Result<Bytes, ApiError> {
-        let work = self.exchange(Method::GET, path, accept, Bytes::new(), limit);
+        let work = Box::pin(self.exchange(Method::GET, path, accept, Bytes::new(), limit));
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
@@ -153,7 +154,7 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn watch(&self, path: &str, timeout: Duration) -> Result<Lines, ApiError> {
-        let work = async {
+        let work = Box::pin(async {
             let access = self.credentials.access().await?;
             let mut sender = self.dial(&access).await?;
             let request = self.request(&access, Method::GET, path, JSON, Bytes::new())?;
@@ -164,7 +165,7 @@ impl Api {
             }
             let (head, body) = answer.into_parts();
             Err(self.not_ok(head.status, &head.headers, &bounded(body, MAX_LINE).await?))
-        };
+        });
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
