@@ -26,9 +26,10 @@ use crate::keys::{self, CaKey};
 use crate::limits::{Attempts, RecordBudget, Renewals};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
+use crate::replicas;
 use crate::revoke::Revocations;
 use crate::seal::{Role, Sealer};
-use crate::store::{Owner, RowMac, Store, StoreError, Verified};
+use crate::store::{Owner, Replica, RowMac, Store, StoreError, Verified};
 
 const DATABASE: &str = "authority.db";
 
@@ -87,7 +88,7 @@ impl Authority {
         config.validate()?;
         let now = clock.unix_seconds();
         // Passphrases are stretched and files synced: not on a thread that serves others.
-        let (config, lock, hierarchy) = tokio::task::spawn_blocking(move || {
+        let (config, lock, hierarchy, mut replica) = tokio::task::spawn_blocking(move || {
             let directory = config.data_dir.as_path();
             files::private_directory(directory)?;
             let lock = lock(directory)?;
@@ -97,8 +98,9 @@ impl Authority {
                 [Role::Issuer.file_name(), Role::RowMac.file_name(), Role::TokenRoot.file_name(), DATABASE]
                     .into_iter()
                     .find(|name| directory.join(name).exists());
+            let replica = Replica::open(directory, config.replica.as_deref())?;
             let hierarchy = Hierarchy::open(directory, &config.trust_domain, lives, sealer, present, now)?;
-            Ok::<_, AuthorityError>((config, lock, hierarchy))
+            Ok::<_, AuthorityError>((config, lock, hierarchy, replica))
         })
         .await
         .map_err(interrupted)??;
@@ -106,21 +108,25 @@ impl Authority {
         let row_mac = hierarchy.secret(Role::RowMac, keys::generate_mac)?;
         let token_key = hierarchy.secret(Role::TokenRoot, keys::generate)?;
         let token_key = SigningKey::from_pkcs8(&token_key)?;
+        let metrics = Metrics::new()?;
         let owner = Owner {
             mac: RowMac::new(&row_mac),
-            replica: &config.replica,
+            replica: &replica,
             root: hierarchy.root.sha256(),
             founding: hierarchy.founding,
+            dev: config.dev,
+            commits: metrics.commits.clone(),
         };
-        let store = Store::open(&config.data_dir.join(DATABASE), owner).await?;
-        let has_log = store.check_head(hierarchy.founding).await?;
+        let store = Store::open(&config.store, &config.data_dir.join(DATABASE), owner, now).await?;
+        // Before the set is read, so that nothing that changes meanwhile is missed.
+        let changes = store.changes();
+        let has_log = store.check_head(replica.fresh).await?;
         let revocations = Revocations::load(&store, now).await?;
-        let metrics = Metrics::new()?;
         let inner = Inner {
             rules: Rules {
                 control_plane: config.control_plane_id()?,
-                trust_domain: config.trust_domain,
-                system_namespace: config.system_namespace,
+                trust_domain: config.trust_domain.clone(),
+                system_namespace: config.system_namespace.clone(),
                 lineage_life: seconds(config.lineage_life),
             },
             svid_ttl: seconds(config.svid_ttl),
@@ -140,7 +146,10 @@ impl Authority {
         inner.prove(now)?;
         inner.note_hierarchy(has_log, now).await?;
         inner.hierarchy.founded()?;
-        Ok(Authority { inner: Arc::new(inner) })
+        replica.settled(&config.data_dir)?;
+        let inner = Arc::new(inner);
+        tokio::spawn(replicas::follow(changes, Arc::downgrade(&inner)));
+        Ok(Authority { inner })
     }
 
     /// Runs an act that changes something to its end, whatever becomes of the caller.
@@ -257,10 +266,8 @@ impl Authority {
                 }
             }
             writer.commit().await?;
-            if swept {
-                inner.publish_revocations(now).await?;
-            }
-            Ok(())
+            // Also where nothing was swept: should news of another control plane ever be lost, it is for a minute.
+            inner.publish_revocations(now).await
         })
         .await
     }
@@ -311,7 +318,10 @@ impl Inner {
     async fn note_hierarchy(&self, has_log: bool, now: i64) -> Result<(), AuthorityError> {
         let issuer = self.issuer(now)?;
         let mut writer = self.store.begin().await?;
-        if !has_log {
+        if !has_log && !self.hierarchy.founding {
+            let version = concat!("version ", env!("CARGO_PKG_VERSION"));
+            writer.record(Entry::new(now, Event::ReplicaJoined, "authority").because(version)).await?;
+        } else if !has_log {
             let root = &self.hierarchy.root;
             let entry = Entry::new(now, Event::RootMade, "authority")
                 .certificate(&root.serial.to_string(), root.validity.not_after);

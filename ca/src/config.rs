@@ -6,6 +6,7 @@ use std::time::Duration;
 use signet_identity::{SpiffeId, TrustDomain};
 
 use crate::seal::SealConfig;
+use crate::store::StoreConfig;
 
 /// The longest life of a SVID.
 pub const MAX_SVID_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -36,8 +37,9 @@ pub struct AuthorityConfig {
     pub lineage_life: Duration,
     pub issuer_life: Duration,
     pub root_life: Duration,
-    /// Names this process's log; each replica has its own.
-    pub replica: String,
+    /// Names this process's log; each replica has its own. None: the machine's name and a few letters, made up once.
+    pub replica: Option<String>,
+    pub store: StoreConfig,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
 }
@@ -63,7 +65,8 @@ impl AuthorityConfig {
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),
             root_life: Duration::from_secs(3650 * DAY),
-            replica: "main".into(),
+            replica: None,
+            store: StoreConfig::Sqlite,
             failed_attempts_per_minute: 60,
         }
     }
@@ -105,8 +108,10 @@ impl AuthorityConfig {
         if self.lineage_life < self.svid_ttl {
             return error("lineage.life", "must be at least the life of a SVID".into());
         }
-        if self.replica.is_empty() || self.replica.len() > 128 {
-            return error("replica", "must have 1 to 128 characters".into());
+        if let Some(name) = &self.replica
+            && (name.is_empty() || name.len() > 128 || name.chars().any(char::is_control))
+        {
+            return error("replica.name", "must have 1 to 128 bytes, without control characters".into());
         }
         self.control_plane_id().map(|_| ())
     }

@@ -5,7 +5,7 @@
 //! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
 //! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
 //! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
-//! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
+//! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
@@ -34,6 +34,7 @@ mod profile;
 mod record;
 mod refusal;
 mod renew;
+mod replicas;
 mod revoke;
 mod seal;
 mod store;
@@ -57,4 +58,7 @@ pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
-pub use store::{ChainError, StoreError, Taken, Verified};
+pub use store::{
+    ChainError, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Server, StoreConfig, StoreError,
+    Taken, Tls, Verified, migrate,
+};

@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     pub(crate) lineages_ending: IntCounter,
     pub(crate) unrecorded: IntCounter,
     pub(crate) failures: IntCounter,
+    pub(crate) commits: IntCounter,
     pub(crate) not_after: IntGaugeVec,
 }
 
@@ -50,6 +51,10 @@ impl Metrics {
                 "signet_ca_failures_total",
                 "Acts that failed through no fault of the caller (store, keys, checks)",
             )?,
+            commits: IntCounter::new(
+                "signet_ca_store_commits_total",
+                "Transactions of the store; acts that wait share one",
+            )?,
             not_after: IntGaugeVec::new(
                 Opts::new(
                     "signet_ca_certificate_not_after_seconds",
@@ -68,6 +73,7 @@ impl Metrics {
         registry.register(Box::new(self.lineages_ending.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         registry.register(Box::new(self.failures.clone()))?;
+        registry.register(Box::new(self.commits.clone()))?;
         registry.register(Box::new(self.not_after.clone()))
     }
 

@@ -33,10 +33,12 @@ pub enum Event {
     Alert,
     /// A delegation to a gateway's key was signed.
     Delegated,
+    /// A control plane wrote to the store for the first time.
+    ReplicaJoined,
 }
 
 impl Event {
-    const ALL: [Event; 12] = [
+    const ALL: [Event; 13] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -49,6 +51,7 @@ impl Event {
         Event::Reinstated,
         Event::Alert,
         Event::Delegated,
+        Event::ReplicaJoined,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -65,6 +68,7 @@ impl Event {
             Event::Reinstated => "reinstated",
             Event::Alert => "alert",
             Event::Delegated => "delegated",
+            Event::ReplicaJoined => "replica-joined",
         }
     }
 

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use signet_ca::StoreConfig;
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
+
+use crate::store::{RawReplica, RawStore};
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
@@ -42,6 +45,9 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub data_dir: PathBuf,
     pub seal: Seal,
+    pub store: StoreConfig,
+    /// How this control plane is called among those of one store; none: it makes a name up once.
+    pub replica: Option<String>,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -121,6 +127,10 @@ struct Raw {
     trust_domain: String,
     data_dir: PathBuf,
     seal: RawSeal,
+    #[serde(default)]
+    store: RawStore,
+    #[serde(default)]
+    replica: RawReplica,
     #[serde(default)]
     dev: bool,
     registry: RawRegistry,
@@ -259,6 +269,8 @@ impl Raw {
             trust_domain,
             data_dir,
             seal,
+            store: self.store.check(self.dev)?,
+            replica: self.replica.name,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,
@@ -317,6 +329,7 @@ operator: {socket: /run/signet/operator.sock}
         assert_eq!(config.system_namespace.as_str(), "signet-system");
         assert!(!config.dev && !config.allow_http && !config.allow_private_addresses);
         assert_eq!(config.seal, Seal::KeyFile("/var/lib/signet/seal.key".into()));
+        assert_eq!((config.store, config.replica), (StoreConfig::Sqlite, None));
     }
 
     #[test]

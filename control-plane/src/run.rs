@@ -5,12 +5,13 @@
 //! are told, and the authority closes its store last.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use signet_ca::{
-    Authority, AuthorityConfig, AuthorityError, SealConfig, SealSource, SharedRegistrar, SystemClock,
+    Authority, AuthorityConfig, AuthorityError, Login, PostgresConfig, SealConfig, SealSource,
+    SharedRegistrar, StoreConfig, StoreError, SystemClock,
 };
 use signet_daemon::{Drain, MetricsServer, Shutdown};
 use signet_model::{Options, RegistryErrors};
@@ -36,6 +37,8 @@ use crate::world::{Sources, key_sources};
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
 const MAINTAIN: Duration = Duration::from_secs(60);
+/// How often the control planes of one store tell each other that they live.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +207,7 @@ pub async fn start(
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
+    background.spawn(beat(authority.clone()));
 
     signet_daemon::write_addresses(&config.data_dir, addresses)?;
     tracing::info!(
@@ -260,7 +264,30 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.dev = config.dev;
     authority.lineage_life = Duration::from_secs(config.lineage_days.saturating_mul(24 * 3600));
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
+    authority.store = config.store.clone();
+    authority.replica = config.replica.clone();
     authority
+}
+
+/// Makes the tables of the configured PostgreSQL, as their owner, whose URL is in `url_file`; the configured user may
+/// then use them. Without a file that user is the owner.
+///
+/// # Errors
+/// A configuration without PostgreSQL, or what the store says.
+pub async fn migrate(config: &Config, url_file: Option<&Path>) -> Result<(), MigrateError> {
+    let StoreConfig::Postgres(runtime) = &config.store else { return Err(MigrateError::NotPostgres) };
+    let login = url_file.map_or_else(|| runtime.login.clone(), |file| Login::UrlFile(file.to_owned()));
+    let owner = PostgresConfig { login, ..runtime.clone() };
+    Ok(signet_ca::migrate(&owner, Some(&runtime.user()?), config.dev).await?)
+}
+
+/// Why the schema was not brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("store: expected postgres: SQLite's tables are made at each start")]
+    NotPostgres,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 fn stranger_routes(authority: Authority, registrar: SharedRegistrar) -> Routes {
@@ -306,6 +333,14 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, St
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::Listen { what: "a door", address, source })
+}
+
+async fn beat(authority: Authority) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        // As below.
+        let _ = authority.beat().await;
+    }
 }
 
 async fn maintain(authority: Authority) {

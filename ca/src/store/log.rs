@@ -127,13 +127,13 @@ impl Store {
         rows.iter().rev().map(record).collect()
     }
 
-    /// Checks that the log ends where its marked head says; whether there is a log at all, which only a first
-    /// start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
-    pub(crate) async fn check_head(&self, founding: bool) -> Result<bool, StoreError> {
+    /// Checks that the log ends where its marked head says; whether there is a log at all, which only a
+    /// replica's first start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
+    pub(crate) async fn check_head(&self, fresh: bool) -> Result<bool, StoreError> {
         let head = head(&mut self.desk.pool.read().await?, &self.desk.mac, &self.desk.replica).await?;
         let last = self.records(1).await?.pop();
         match (head, last) {
-            (None, None) if founding => Ok(false),
+            (None, None) if fresh => Ok(false),
             (Some(head), Some(last)) if (head.sequence, head.hash) == (last.sequence, last.hash) => {
                 self.desk.turn.lock().await.known = Known::at(head);
                 Ok(true)

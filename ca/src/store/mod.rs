@@ -8,9 +8,12 @@
 
 mod changes;
 mod founded;
+mod lead;
 mod lineages;
 mod log;
 mod mac;
+mod postgres;
+mod replicas;
 mod revocations;
 mod schema;
 mod sql;
@@ -23,17 +26,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use prometheus::IntCounter;
 use signet_identity::KeyId;
 use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
 
 use crate::record::Record;
 
 pub(crate) use changes::Change;
+pub use lead::Lead;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
+use postgres::Way;
+pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
+pub(crate) use replicas::Replica;
+pub use replicas::ReplicaStatus;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
-use sql::query;
+use sql::{Pool, query};
 pub(crate) use svids::SvidRow;
 pub(crate) use tokens::{Consumed, TokenRow};
 use writer::{Desk, TURN};
@@ -84,6 +94,24 @@ pub enum StoreError {
     RevocationsSetBack { seen: u64, found: u64 },
     #[error("the store was busy for {} s", TURN.as_secs())]
     Busy,
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error("{} does not say who this control plane is: restore it from a backup", path.display())]
+    ReplicaFile { path: PathBuf },
+    #[error(
+        "the configuration names this control plane {configured}, but its data directory is that of {found}: name it so, or give it a directory of its own"
+    )]
+    ReplicaName { configured: String, found: String },
+    #[error(
+        "another data directory has the name {name} in this store: give this control plane another (replica.name), or bring its own directory back"
+    )]
+    ReplicaTaken { name: String },
+    #[error(
+        "the store does not know {name}, which wrote to it before: it is another or an older one; restore it from a newer backup"
+    )]
+    ReplicaForgotten { name: String },
+    #[error("another control plane leads now: an act of epoch {epoch} is refused")]
+    NotLeading { epoch: i64 },
 }
 
 /// What can be there once only.
@@ -136,28 +164,71 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// Where the store is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum StoreConfig {
+    /// A file in the data directory.
+    #[default]
+    Sqlite,
+    Postgres(PostgresConfig),
+}
+
 /// Whose store it is.
 pub(crate) struct Owner<'a> {
     pub(crate) mac: RowMac,
-    pub(crate) replica: &'a str,
+    pub(crate) replica: &'a Replica,
     /// SHA-256 of the root certificate.
     pub(crate) root: KeyId,
     /// The first start has not been finished: the store may be made.
     pub(crate) founding: bool,
+    /// PostgreSQL may be reached without TLS.
+    pub(crate) dev: bool,
+    /// Counts transactions.
+    pub(crate) commits: IntCounter,
 }
 
 pub(crate) struct Store {
     desk: Desk,
     /// Number of the newest set of revocations that was read here.
     set_seen: AtomicU64,
+    /// Hears other control planes; none on SQLite.
+    listener: Option<AbortHandle>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(listener) = &self.listener {
+            listener.abort();
+        }
+    }
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, owner: Owner<'_>) -> Result<Store, StoreError> {
-        let pool = sqlite::open(path, &owner).await?;
-        founded::check(&pool, &path.display().to_string(), &owner).await?;
-        let desk = Desk::new(pool, owner.mac, owner.replica, LIVE_RECORDS);
-        Ok(Store { desk, set_seen: AtomicU64::new(0) })
+    /// Opens the store. `file` is where SQLite's lies.
+    pub(crate) async fn open(
+        config: &StoreConfig,
+        file: &Path,
+        owner: Owner<'_>,
+        now: i64,
+    ) -> Result<Store, StoreError> {
+        let (pool, place) = match config {
+            StoreConfig::Sqlite => (sqlite::open(file, &owner).await?, file.display().to_string()),
+            StoreConfig::Postgres(config) => {
+                let way = Way::read(config)?;
+                way.require_protected(owner.dev)?;
+                (Pool::Postgres(postgres::open(&way, config.migrate).await?), way.place)
+            }
+        };
+        founded::check(&pool, &place, &owner).await?;
+        replicas::join(&pool, &owner.mac, owner.replica, now).await?;
+        let desk = Desk::new(pool, owner.mac, &owner.replica.name, (LIVE_RECORDS, owner.commits));
+        let listener = match &desk.pool {
+            Pool::Sqlite { .. } => None,
+            Pool::Postgres(pool) => {
+                Some(tokio::spawn(postgres::listen(pool.clone(), desk.changes.clone())).abort_handle())
+            }
+        };
+        Ok(Store { desk, set_seen: AtomicU64::new(0), listener })
     }
 
     /// Waits for its turn and begins to write. Dropping the writer undoes everything that it did.
@@ -195,6 +266,14 @@ impl Store {
         Ok(found.is_some())
     }
 
+    /// Says that this control plane is alive.
+    pub(crate) async fn beat(&self, now: i64) -> Result<(), StoreError> {
+        let mut writer = self.begin().await?;
+        let name = self.desk.replica.to_string();
+        replicas::beat(writer.tx(), &name, now).await?;
+        writer.commit().await
+    }
+
     pub(crate) async fn close(&self) {
         self.desk.pool.close().await;
     }
@@ -203,4 +282,11 @@ impl Store {
 /// Reads a blob of a fixed length.
 fn fixed<const N: usize>(bytes: Vec<u8>, table: &'static str) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt { table, what: "a value has the wrong length" })
+}
+
+/// Makes the tables of a PostgreSQL store, as their owner, and lets `role` use them. Nothing else is touched.
+pub async fn migrate(config: &PostgresConfig, role: Option<&str>, dev: bool) -> Result<(), StoreError> {
+    let way = Way::read(config)?;
+    way.require_protected(dev)?;
+    postgres::bring_up_to_date(&way, role).await
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use ring::digest::{Context, SHA256};
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast, watch};
 
@@ -175,10 +176,11 @@ pub(super) struct Desk {
     waiting: Arc<AtomicUsize>,
     pub(super) live: broadcast::Sender<Arc<Record>>,
     pub(super) changes: broadcast::Sender<Change>,
+    commits: IntCounter,
 }
 
 impl Desk {
-    pub(super) fn new(pool: Pool, mac: RowMac, replica: &str, live: usize) -> Desk {
+    pub(super) fn new(pool: Pool, mac: RowMac, replica: &str, (live, commits): (usize, IntCounter)) -> Desk {
         Desk {
             pool,
             mac,
@@ -187,6 +189,7 @@ impl Desk {
             waiting: Arc::default(),
             live: broadcast::channel(live).0,
             changes: broadcast::channel(64).0,
+            commits,
         }
     }
 
@@ -266,6 +269,7 @@ impl Desk {
             outcome.send_replace(Some(Err(Arc::new(error))));
             return;
         }
+        self.commits.inc();
         if let Some(head) = head {
             turn.known = Known::at(head);
         }

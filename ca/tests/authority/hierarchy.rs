@@ -40,7 +40,8 @@ async fn nothing_in_the_data_directory_can_be_read_by_others_but_the_root_certif
         assert_eq!(mode(&path), if name == "root.pem" { 0o644 } else { 0o600 }, "{name}");
         seen.push(name);
     }
-    for expected in ["root.sealed", "issuer.sealed", "token-root.sealed", "row-mac.sealed", "authority.db"] {
+    let database = if server().is_none() { "authority.db" } else { "lock" };
+    for expected in ["root.sealed", "issuer.sealed", "token-root.sealed", "row-mac.sealed", database] {
         assert!(seen.iter().any(|name| name == expected), "{expected} among {seen:?}");
     }
     std::fs::set_permissions(data.join("root.sealed"), std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -108,7 +109,11 @@ async fn a_first_start_that_stopped_before_its_store_was_made_is_finished_by_the
     let database = dir.path().join("data/authority.db");
     std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("data")).unwrap();
     std::os::unix::fs::symlink("nowhere", &database).unwrap();
-    Authority::open(config(dir.path()), clock.clone()).await.map(|_| ()).unwrap_err();
+    let mut unreachable = config(dir.path());
+    if let Some(server) = server() {
+        unreachable.store = StoreConfig::Postgres(server.login("nowhere", "nobody"));
+    }
+    Authority::open(unreachable, clock.clone()).await.map(|_| ()).unwrap_err();
     let root = std::fs::read(dir.path().join("data/root.pem")).unwrap();
     std::fs::remove_file(&database).unwrap();
     let authority = Authority::open(config(dir.path()), clock.clone()).await.unwrap();

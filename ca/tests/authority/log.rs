@@ -14,10 +14,7 @@ async fn with_history() -> Mesh {
 
 async fn as_intruder(mesh: &Mesh, statements: &'static [&'static str]) {
     let intruder = mesh.intruder().await;
-    for sql in ["DROP TRIGGER log_is_append_only_update", "DROP TRIGGER log_is_append_only_delete"]
-        .iter()
-        .chain(statements)
-    {
+    for sql in [without_trigger("update"), without_trigger("delete")].iter().chain(statements) {
         sqlx::query(*sql).execute(&intruder).await.unwrap();
     }
 }
@@ -95,7 +92,7 @@ async fn a_log_that_was_set_back_under_a_running_authority_is_noticed() {
     mesh.join("web").await;
     as_intruder(&mesh, &["DELETE FROM log WHERE sequence > 2"]).await;
     let intruder = mesh.intruder().await;
-    sqlx::query("UPDATE log_heads SET sequence = ?1, hash = ?2, mac = ?3")
+    sqlx::query("UPDATE log_heads SET sequence = $1, hash = $2, mac = $3")
         .bind(old.0)
         .bind(old.1)
         .bind(old.2)
@@ -112,14 +109,11 @@ async fn what_cannot_be_recorded_is_not_issued() {
     let mesh = mesh().await;
     let token = mesh.token("web").await;
     let intruder = mesh.intruder().await;
-    sqlx::query("CREATE TRIGGER full BEFORE INSERT ON log BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-        .execute(&intruder)
-        .await
-        .unwrap();
+    break_log(&intruder).await;
     let request = csr(&key());
     let result = mesh.attest(&token, &request).await;
     assert!(matches!(result, Err(AuthorityError::Store(_))), "{result:?}");
-    sqlx::query("DROP TRIGGER full").execute(&intruder).await.unwrap();
+    mend_log(&intruder).await;
     // Nothing of the failed act is left: token and key are as before.
     mesh.attest(&token, &request).await.unwrap();
 }

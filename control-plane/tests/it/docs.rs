@@ -33,6 +33,9 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     for section in [
         "",
         "seal",
+        "store",
+        "store.postgres",
+        "replica",
         "registry",
         "listen",
         "advertise",
@@ -45,7 +48,13 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     ] {
         let (text, within) = match section {
             "" => ("none: 1".to_owned(), String::new()),
-            _ => (format!("{section}: {{none: 1}}"), format!("{section}.")),
+            _ => {
+                let nested = section
+                    .split('.')
+                    .rev()
+                    .fold("{none: 1}".to_owned(), |inner, name| format!("{{{name}: {inner}}}"));
+                (nested, format!("{section}."))
+            }
         };
         let message = parse(&text).unwrap_err();
         let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));

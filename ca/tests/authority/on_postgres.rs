@@ -1,0 +1,18 @@
+//! The tests of the authority with its store in PostgreSQL, and those of several control planes on one.
+
+mod harness;
+mod hierarchy;
+mod issuance;
+mod join;
+mod log;
+mod renewal;
+mod replicas;
+mod revocation;
+mod roles;
+mod server;
+mod sharing;
+mod store;
+
+use harness::*;
+
+pub const ON_POSTGRES: bool = true;
