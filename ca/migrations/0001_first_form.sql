@@ -113,3 +113,26 @@ CREATE TABLE log_heads (
     hash     BLOB    NOT NULL,
     mac      BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Where the log ended and when, signed with the audit key: the newest of each replica.
+CREATE TABLE log_signed_heads (
+    replica   TEXT    NOT NULL PRIMARY KEY,
+    sequence  INTEGER NOT NULL,
+    hash      BLOB    NOT NULL,
+    at        INTEGER NOT NULL,
+    signature BLOB    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What stands for records that were removed, signed with the audit key. Only what one of these stands for can be
+-- removed.
+CREATE TABLE log_checkpoints (
+    replica   TEXT    NOT NULL,
+    sequence  INTEGER NOT NULL,
+    hash      BLOB    NOT NULL,
+    at        INTEGER NOT NULL,
+    signature BLOB    NOT NULL,
+    PRIMARY KEY (replica, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX log_by_identity ON log (spiffe_id, at);
+CREATE INDEX log_by_serial ON log (serial);
+CREATE INDEX log_by_time ON log (at);

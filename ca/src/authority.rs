@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::CertificateDer;
+use signet_audit::AuditKey;
 use signet_identity::{BundleError, KeyId, OwnSvid, Serial, SpiffeId, TrustBundle};
 use signet_token::SigningKey;
 use tokio::sync::{broadcast, watch};
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) token_key: SigningKey,
+    pub(crate) audit_key: AuditKey,
+    log_retention: i64,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
 }
@@ -108,6 +111,10 @@ impl Authority {
         let row_mac = hierarchy.secret(Role::RowMac, keys::generate_mac)?;
         let token_key = hierarchy.secret(Role::TokenRoot, keys::generate)?;
         let token_key = SigningKey::from_pkcs8(&token_key)?;
+        let audit_key = hierarchy.secret(Role::Audit, keys::generate)?;
+        let audit_key = AuditKey::from_pkcs8(&audit_key).map_err(StoreError::from)?;
+        // For whoever verifies an export: it is public, and written anew each time.
+        files::write_public(&config.data_dir.join("audit.pem"), audit_key.public().to_pem().as_bytes())?;
         let metrics = Metrics::new()?;
         let owner = Owner {
             mac: RowMac::new(&row_mac),
@@ -141,6 +148,8 @@ impl Authority {
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
             token_key,
+            audit_key,
+            log_retention: seconds(config.log_retention),
             _lock: lock,
         };
         inner.prove(now)?;
@@ -230,7 +239,8 @@ impl Authority {
 
     /// Walks the whole issuance log and the revocations beside it. Any edit, gap or cut is an error.
     pub async fn verify_chain(&self) -> Result<Verified, StoreError> {
-        self.inner.store.verify_chain().await
+        let domain = self.inner.rules.trust_domain.as_str();
+        self.inner.store.verify_chain(&self.inner.audit_key.public(), domain).await
     }
 
     /// Records from the next one on, in the order of the log. A subscriber that lags loses records and is
@@ -264,6 +274,11 @@ impl Authority {
                     entry.suppressed = suppressed;
                     writer.record(entry).await?;
                 }
+            }
+            let domain = inner.rules.trust_domain.as_str();
+            let times = (now.saturating_sub(inner.log_retention), now);
+            if let Some(last) = writer.trim_log(&inner.audit_key, domain, times).await? {
+                tracing::info!(target: "signet::ca", up_to = last, "removed old records of the issuance log");
             }
             writer.commit().await?;
             // Also where nothing was swept: should news of another control plane ever be lost, it is for a minute.

@@ -17,6 +17,9 @@ pub const MIN_DEV_SVID_TTL: Duration = Duration::from_secs(10);
 /// The longest life of a join token.
 pub const MAX_JOIN_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// Less would not outlive a chain of renewals, and an incident that is noticed after a weekend.
+pub const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
+
 const DAY: u64 = 24 * 3600;
 
 /// Settings of an [`Authority`](crate::Authority). Begin with [`AuthorityConfig::new`] and change what
@@ -40,6 +43,8 @@ pub struct AuthorityConfig {
     /// Names this process's log; each replica has its own. None: the machine's name and a few letters, made up once.
     pub replica: Option<String>,
     pub store: StoreConfig,
+    /// Older records of the issuance log are removed; a signed checkpoint stands for them.
+    pub log_retention: Duration,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
 }
@@ -67,6 +72,7 @@ impl AuthorityConfig {
             root_life: Duration::from_secs(3650 * DAY),
             replica: None,
             store: StoreConfig::Sqlite,
+            log_retention: Duration::from_secs(90 * DAY),
             failed_attempts_per_minute: 60,
         }
     }
@@ -107,6 +113,9 @@ impl AuthorityConfig {
         }
         if self.lineage_life < self.svid_ttl {
             return error("lineage.life", "must be at least the life of a SVID".into());
+        }
+        if self.log_retention < MIN_LOG_RETENTION {
+            return error("issuanceLog.retentionDays", "must be at least 7 days".into());
         }
         if let Some(name) = &self.replica
             && (name.is_empty() || name.len() > 128 || name.chars().any(char::is_control))

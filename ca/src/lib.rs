@@ -15,6 +15,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod audit;
 mod authorise;
 mod authority;
 mod check;
@@ -59,6 +60,6 @@ pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{
-    ChainError, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Server, StoreConfig, StoreError,
+    ChainError, Cursor, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Search, Server, StoreConfig, StoreError,
     Taken, Tls, Verified, migrate,
 };

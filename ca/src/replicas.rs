@@ -2,6 +2,7 @@
 
 use std::sync::Weak;
 
+use signet_audit::SignedLine;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::authority::{Authority, Inner};
@@ -29,9 +30,18 @@ impl Authority {
         }
     }
 
-    /// Says that this control plane lives. To be called every ten seconds.
+    /// Says that this control plane lives, and signs where its log ends, to the store and to the process's log. To be called every ten seconds.
     pub async fn beat(&self) -> Result<(), AuthorityError> {
-        self.act(|inner| async move { Ok(inner.store.beat(inner.clock.unix_seconds()).await?) }).await
+        self.act(|inner| async move {
+            let now = inner.clock.unix_seconds();
+            let domain = inner.rules.trust_domain.as_str();
+            if let Some(signed) = inner.store.beat(&inner.audit_key, domain, now).await? {
+                let line = serde_json::json!(SignedLine::of(&signed));
+                tracing::info!(target: "signet::audit", head = %line, "signed the end of the issuance log");
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

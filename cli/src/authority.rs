@@ -11,9 +11,10 @@ use signet_proto::v1::reinstate_request::What as Lifted;
 use signet_proto::v1::revoke_request::What;
 use signet_proto::v1::{
     CreateJoinTokenRequest, IssuanceRecord, JoinBundle, ListIssuancesRequest, ReinstateRequest,
-    RevokeRequest, VerifyLogRequest, WatchIssuancesRequest,
+    RevokeRequest, WatchIssuancesRequest,
 };
 
+use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
 
 #[derive(Args)]
@@ -91,6 +92,9 @@ pub(crate) enum Ca {
     /// Check the whole issuance log and the revocations: that nothing was changed, removed or cut off. Exit code 1
     /// if something was.
     Verify,
+    /// The log for those who look into it: verified, searched, exported.
+    #[command(subcommand)]
+    Audit(Audit),
 }
 
 #[derive(Args)]
@@ -147,7 +151,8 @@ impl Ca {
             Self::Log { limit, follow } => log(context, limit, follow).await,
             Self::Revoke(revoke) => revoke.run(context).await,
             Self::Reinstate(reinstate) => reinstate.run(context).await,
-            Self::Verify => verify(context).await,
+            Self::Verify => audit::online(context).await,
+            Self::Audit(command) => command.run(context).await,
         }
     }
 }
@@ -182,24 +187,6 @@ impl Reinstate {
     }
 }
 
-/// A broken log is the control plane's answer DATA_LOSS, and so this command's exit code 1.
-async fn verify(context: &Context) -> anyhow::Result<()> {
-    let found = context
-        .client()
-        .await?
-        .verify_log(VerifyLogRequest {})
-        .await
-        .map_err(|it| refused(&it))?
-        .into_inner();
-    let json = json!({"records": found.records, "head": found.head, "revocations": found.revocations});
-    context.show(json, || {
-        format!(
-            "{} records and {} revocations are as they were written\nthe log ends with {}",
-            found.records, found.revocations, found.head
-        )
-    })
-}
-
 async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> {
     let mut client = context.client().await?;
     let live = if follow {
@@ -229,13 +216,13 @@ async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn as_json(it: &IssuanceRecord) -> serde_json::Value {
+pub(crate) fn as_json(it: &IssuanceRecord) -> serde_json::Value {
     json!({"sequence": it.sequence, "at": it.at, "event": it.event, "spiffe_id": it.spiffe_id,
            "class": it.peer_class, "serial": it.serial, "not_after": it.not_after, "reason": it.reason,
            "actor": it.actor, "hash": it.hash})
 }
 
-fn as_row(it: &IssuanceRecord) -> Vec<String> {
+pub(crate) fn as_row(it: &IssuanceRecord) -> Vec<String> {
     let detail = [it.serial.as_str(), it.reason.as_str()];
     let detail = detail.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
     vec![

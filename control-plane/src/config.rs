@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use signet_ca::StoreConfig;
@@ -13,7 +14,7 @@ use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
 
-use crate::store::{RawReplica, RawStore};
+use crate::store::{RawIssuanceLog, RawReplica, RawStore};
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
@@ -48,6 +49,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How this control plane is called among those of one store; none: it makes a name up once.
     pub replica: Option<String>,
+    /// Older records of the issuance log are removed.
+    pub log_retention: Duration,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -131,6 +134,8 @@ struct Raw {
     store: RawStore,
     #[serde(default)]
     replica: RawReplica,
+    #[serde(default)]
+    issuance_log: RawIssuanceLog,
     #[serde(default)]
     dev: bool,
     registry: RawRegistry,
@@ -271,6 +276,7 @@ impl Raw {
             seal,
             store: self.store.check(self.dev)?,
             replica: self.replica.name,
+            log_retention: self.issuance_log.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,

@@ -266,6 +266,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();
+    authority.log_retention = config.log_retention;
     authority
 }
 
@@ -307,10 +308,13 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
 }
 
 fn operator_routes(operators: operator::Operators) -> Routes {
+    let audit = v1::audit_server::AuditServer::new(operators.clone())
+        .max_decoding_message_size(operator::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
     let service = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(service).prepare()
+    Routes::new(service).add_service(audit).prepare()
 }
 
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.

@@ -1,8 +1,9 @@
-//! Where the authority's store is, as the configuration says it.
+//! Where the authority's store is, and how long its log is kept, as the configuration says it.
 //!
 //! Secrets stay in files: what is here can be printed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use signet_ca::{Login, PostgresConfig, Server, StoreConfig, Tls};
@@ -50,6 +51,32 @@ enum RawTls {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawReplica {
     pub(crate) name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct RawIssuanceLog {
+    retention_days: u64,
+}
+
+impl Default for RawIssuanceLog {
+    fn default() -> Self {
+        Self { retention_days: 90 }
+    }
+}
+
+/// Days that a record of the issuance log is kept.
+const RETENTION_DAYS: std::ops::RangeInclusive<u64> = 7..=3_650;
+
+impl RawIssuanceLog {
+    pub(crate) fn check(self) -> Result<Duration, Refused> {
+        let days = self.retention_days;
+        if RETENTION_DAYS.contains(&days) {
+            return Ok(Duration::from_secs(days.saturating_mul(24 * 3600)));
+        }
+        let (least, most) = RETENTION_DAYS.into_inner();
+        Err(("issuanceLog.retentionDays", format!("expected {least} to {most} days, found {days}")))
+    }
 }
 
 type Refused = (&'static str, String);

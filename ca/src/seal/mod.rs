@@ -129,6 +129,8 @@ pub(crate) enum Role {
     Issuer,
     TokenRoot,
     RowMac,
+    /// Signs ends and checkpoints of the issuance log, and nothing else.
+    Audit,
     /// There from before the root until the store is bound to it: says that a missing store was never made.
     Founding,
 }
@@ -140,6 +142,7 @@ impl Role {
             Role::Issuer => "issuer.sealed",
             Role::TokenRoot => "token-root.sealed",
             Role::RowMac => "row-mac.sealed",
+            Role::Audit => "audit.sealed",
             Role::Founding => "founding.sealed",
         }
     }

@@ -16,6 +16,7 @@ mod postgres;
 mod replicas;
 mod revocations;
 mod schema;
+mod signed;
 mod sql;
 mod sqlite;
 mod svids;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus::IntCounter;
+use signet_audit::{AuditKey, Signed};
 use signet_identity::KeyId;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
@@ -39,6 +41,7 @@ pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
 use postgres::Way;
+pub use signed::{Cursor, Search};
 pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
 pub(crate) use replicas::Replica;
 pub use replicas::ReplicaStatus;
@@ -110,6 +113,8 @@ pub enum StoreError {
         "the store does not know {name}, which wrote to it before: it is another or an older one; restore it from a newer backup"
     )]
     ReplicaForgotten { name: String },
+    #[error("the audit key: {0}")]
+    Audit(#[from] signet_audit::KeyError),
     #[error("another control plane leads now: an act of epoch {epoch} is refused")]
     NotLeading { epoch: i64 },
 }
@@ -266,12 +271,19 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// Says that this control plane is alive.
-    pub(crate) async fn beat(&self, now: i64) -> Result<(), StoreError> {
+    /// Says that this control plane is alive, and signs where its log ends.
+    pub(crate) async fn beat(
+        &self,
+        key: &AuditKey,
+        trust_domain: &str,
+        now: i64,
+    ) -> Result<Option<Signed>, StoreError> {
         let mut writer = self.begin().await?;
         let name = self.desk.replica.to_string();
         replicas::beat(writer.tx(), &name, now).await?;
-        writer.commit().await
+        let signed = writer.sign_head(key, trust_domain, now).await?;
+        writer.commit().await?;
+        Ok(signed)
     }
 
     pub(crate) async fn close(&self) {

@@ -33,7 +33,7 @@ const LIMITS: [(&str, &str); 4] = [
 const QUIET: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Only ever added to by the role that issues.
-const APPEND_ONLY: [&str; 1] = ["log"];
+const APPEND_ONLY: [&str; 2] = ["log", "log_checkpoints"];
 
 /// How the database is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,6 +221,7 @@ pub(crate) async fn bring_up_to_date(way: &Way, role: Option<&str>) -> Result<()
             format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),
             format!("REVOKE INSERT, UPDATE, DELETE ON _sqlx_migrations FROM {role}"),
             format!("GRANT USAGE ON SCHEMA public TO {role}"),
+            format!("GRANT EXECUTE ON FUNCTION log_forget(TEXT, BIGINT) TO {role}"),
         ];
         grants
             .extend(APPEND_ONLY.iter().map(|table| format!("REVOKE UPDATE, DELETE ON {table} FROM {role}")));

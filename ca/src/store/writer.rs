@@ -311,20 +311,27 @@ impl Writer {
         &mut self.batch.set
     }
 
+    pub(super) fn replica(&self) -> &str {
+        &self.desk.replica
+    }
+
+    /// Where the log ends, this act's records counted; it must be where this process left it.
+    pub(super) async fn log_head(&mut self) -> Result<Option<Head>, StoreError> {
+        if let Some(head) = self.batch.head {
+            return Ok(head);
+        }
+        let stored = log::head(&mut self.batch.tx, &self.mac, &self.desk.replica).await?;
+        if let Some(turn) = &self.turn {
+            turn.known.check(stored)?;
+        }
+        self.batch.head = Some(stored);
+        self.mark.head = Some(stored);
+        Ok(stored)
+    }
+
     /// Adds a record to the log, as part of this act.
     pub(crate) async fn record(&mut self, entry: Entry) -> Result<(), StoreError> {
-        let stored = match self.batch.head {
-            Some(head) => head,
-            None => {
-                let stored = log::head(&mut self.batch.tx, &self.mac, &self.desk.replica).await?;
-                if let Some(turn) = &self.turn {
-                    turn.known.check(stored)?;
-                }
-                self.batch.head = Some(stored);
-                self.mark.head = Some(stored);
-                stored
-            }
-        };
+        let stored = self.log_head().await?;
         let (record, head) = log::append(&mut self.batch.tx, &self.desk.replica, stored, entry).await?;
         self.batch.head = Some(Some(head));
         self.batch.records.push(Arc::new(record));

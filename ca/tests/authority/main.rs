@@ -1,6 +1,7 @@
 //! The authority, used as its callers use it: opened on a directory, asked over its public functions, and
 //! looked at by independent eyes. Here with its store in SQLite; `on_postgres.rs` is the same with PostgreSQL.
 
+mod audit;
 mod harness;
 mod hierarchy;
 mod issuance;

@@ -1,5 +1,6 @@
 //! The tests of the authority with its store in PostgreSQL, and those of several control planes on one.
 
+mod audit;
 mod harness;
 mod hierarchy;
 mod issuance;

@@ -1,6 +1,7 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`] for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`] and `audit` for operators.
 
+mod audit;
 pub mod bootstrap;
 mod convert;
 pub mod identity;

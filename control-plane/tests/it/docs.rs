@@ -36,6 +36,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "store",
         "store.postgres",
         "replica",
+        "issuanceLog",
         "registry",
         "listen",
         "advertise",
