@@ -18,7 +18,7 @@ pub const MIN_DEV_SVID_TTL: Duration = Duration::from_secs(10);
 pub const MAX_JOIN_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Less would not outlive a chain of renewals, and an incident that is noticed after a weekend.
-pub const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
+const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
 
 const DAY: u64 = 24 * 3600;
 

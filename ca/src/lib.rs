@@ -60,6 +60,6 @@ pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{
-    ChainError, Cursor, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Search, Server, StoreConfig, StoreError,
-    Taken, Tls, Verified, migrate,
+    ChainError, Cursor, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Search, Server,
+    StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };

@@ -104,7 +104,8 @@ fn offline(context: &Context, file: &std::path::Path, key: &std::path::Path) -> 
     let pem = std::fs::read_to_string(key).with_context(|| format!("reading {}", key.display()))?;
     let key = PublicKey::from_pem(&pem).with_context(|| key.display().to_string())?;
     let input = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
-    let report = signet_audit::verify(BufReader::new(input), &key).with_context(|| file.display().to_string())?;
+    let report =
+        signet_audit::verify(BufReader::new(input), &key).with_context(|| file.display().to_string())?;
     let logs: Vec<_> = report
         .replicas
         .iter()
@@ -143,8 +144,7 @@ impl Search {
             limit: self.limit,
             page: self.page,
         };
-        let found =
-            context.audit().await?.search(request).await.map_err(|it| refused(&it))?.into_inner();
+        let found = context.audit().await?.search(request).await.map_err(|it| refused(&it))?.into_inner();
         let of = |it: &signet_proto::v1::LogRecord| {
             let record = it.record.clone().unwrap_or_default();
             let mut json = as_json(&record);
@@ -181,7 +181,8 @@ async fn export(context: &Context, out: &std::path::Path) -> anyhow::Result<()> 
         bail!("the control plane sent nothing");
     }
     file.flush().with_context(|| format!("writing {}", out.display()))?;
-    context.show(json!({"out": out, "lines": count}), || format!("{count} lines written to {}", out.display()))
+    context
+        .show(json!({"out": out, "lines": count}), || format!("{count} lines written to {}", out.display()))
 }
 
 async fn key(context: &Context) -> anyhow::Result<()> {

@@ -341,9 +341,9 @@ fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Star
 
 async fn beat(authority: Authority) {
     loop {
-        tokio::time::sleep(BEAT).await;
         // As below.
         let _ = authority.beat().await;
+        tokio::time::sleep(BEAT).await;
     }
 }
 

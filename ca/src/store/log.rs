@@ -153,7 +153,11 @@ impl Store {
     }
 
     /// Walks the chain of every replica from its checkpoint up to its marked head, and counts the revocations.
-    pub(crate) async fn verify_chain(&self, key: &PublicKey, trust_domain: &str) -> Result<Verified, StoreError> {
+    pub(crate) async fn verify_chain(
+        &self,
+        key: &PublicKey,
+        trust_domain: &str,
+    ) -> Result<Verified, StoreError> {
         let seen = self.set_seen();
         let mut tx = self.desk.pool.view().await?;
         let names = query("SELECT replica FROM log_heads UNION SELECT replica FROM log ORDER BY 1")
@@ -193,7 +197,8 @@ async fn walk(
     let mut count = 0u64;
     loop {
         let sql = format!("{RECORD} WHERE replica = $1 AND sequence > $2 ORDER BY sequence LIMIT $3");
-        let page = query(AssertSqlSafe(sql)).bind(replica).bind(number_of(last)).bind(PAGE).fetch_all(tx).await?;
+        let page =
+            query(AssertSqlSafe(sql)).bind(replica).bind(number_of(last)).bind(PAGE).fetch_all(tx).await?;
         if page.is_empty() {
             break;
         }

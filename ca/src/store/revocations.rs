@@ -113,7 +113,11 @@ async fn all(on: &mut impl Run, mac: &RowMac) -> Result<Vec<StoredRow>, StoreErr
 }
 
 fn head_columns(head: &SetHead) -> [Column<'_>; 3] {
-    [Column::Number(number_of(head.sequence)), Column::Number(number_of(head.count)), Column::Bytes(&head.digest)]
+    [
+        Column::Number(number_of(head.sequence)),
+        Column::Number(number_of(head.count)),
+        Column::Bytes(&head.digest),
+    ]
 }
 
 /// The set begins, empty.

@@ -13,12 +13,7 @@ const CHECKPOINTS: &str = "log_checkpoints";
 /// Records are removed in segments of so many, so that checkpoints are few.
 const SEGMENT: u64 = 256;
 
-fn read(
-    row: &Row,
-    kind: Kind,
-    trust_domain: &str,
-    table: &'static str,
-) -> Result<Signed, StoreError> {
+fn read(row: &Row, kind: Kind, trust_domain: &str, table: &'static str) -> Result<Signed, StoreError> {
     let sequence = u64::try_from(row.try_get::<i64, _>(1)?);
     let statement = Statement {
         kind,
@@ -238,7 +233,10 @@ impl Writer {
         };
         query(remove).bind(&replica).bind(number_of(last)).execute(self.tx()).await?;
         let entry = Entry::new(now, Event::LogTrimmed, "authority");
-        self.record(entry.because(&format!("records up to {last} were removed; a checkpoint stands for them"))).await?;
+        self.record(
+            entry.because(&format!("records up to {last} were removed; a checkpoint stands for them")),
+        )
+        .await?;
         // An end that was signed before the records that went would be nowhere.
         self.sign_head(key, trust_domain, now).await?;
         Ok(Some(last))

@@ -31,7 +31,11 @@ async fn an_export_is_verified_with_nothing_but_the_audit_key() {
     let lines = export(&mesh).await;
     let report = check(&mesh, &lines).unwrap();
     let log = report.replicas.values().next().unwrap();
-    assert_eq!((log.records, log.signed, log.last), (6, 4, 6), "what came after the signature is chained only");
+    assert_eq!(
+        (log.records, log.signed, log.last),
+        (6, 4, 6),
+        "what came after the signature is chained only"
+    );
     let head = mesh.authority.signed_heads().await.unwrap().remove(0);
     assert_eq!((head.statement.sequence, head.statement.at), (4, START));
     // The key that is written down is the one.
@@ -70,8 +74,7 @@ async fn old_records_go_in_segments_and_a_signed_checkpoint_stands_for_them() {
     let report = check(&mesh, &lines).unwrap();
     assert_eq!(report.replicas.values().next().unwrap().removed, 256);
     // Without the checkpoint the rest proves nothing.
-    let without: Vec<Line> =
-        lines.into_iter().filter(|line| !matches!(line, Line::Checkpoint(_))).collect();
+    let without: Vec<Line> = lines.into_iter().filter(|line| !matches!(line, Line::Checkpoint(_))).collect();
     assert!(matches!(check(&mesh, &without), Err(ExportError::Missing { expected: 1, found: 257, .. })));
     // It goes on, also after a restart.
     let mesh = mesh.reopen().await;

@@ -1,28 +1,27 @@
 //! What every test of the authority begins with: a mesh on a directory, a clock that is set by hand, and an
 //! intruder at the store.
 
-use std::os::unix::fs::PermissionsExt as _;
-pub use std::path::Path;
-pub use std::sync::Arc;
-pub use std::sync::atomic::{AtomicI64, Ordering};
-pub use std::time::Duration;
+pub(crate) use std::path::Path;
+pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::atomic::{AtomicI64, Ordering};
+pub(crate) use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
-pub use signet_ca::{
+pub(crate) use signet_ca::{
     Authority, AuthorityConfig, AuthorityError, Clock, Issued, JoinToken, Refusal, SealConfig,
     SharedRegistrar, StoreConfig,
 };
-pub use signet_identity::{PeerClass, SpiffeId, TrustDomain};
-pub use tempfile::TempDir;
+pub(crate) use signet_identity::{PeerClass, SpiffeId, TrustDomain};
+pub(crate) use tempfile::TempDir;
 
 use crate::server::{RUNTIME_ROLE, Server};
 
 /// 2026-01-01, and nobody's real time.
-pub const START: i64 = 1_767_225_600;
-pub const HOUR: i64 = 3600;
-pub const DAY: i64 = 24 * HOUR;
+pub(crate) const START: i64 = 1_767_225_600;
+pub(crate) const HOUR: i64 = 3600;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
-pub struct TestClock(pub AtomicI64);
+pub(crate) struct TestClock(pub(crate) AtomicI64);
 
 impl Clock for TestClock {
     fn unix_seconds(&self) -> i64 {
@@ -31,22 +30,22 @@ impl Clock for TestClock {
 }
 
 impl TestClock {
-    pub fn set(&self, now: i64) {
+    pub(crate) fn set(&self, now: i64) {
         self.0.store(now, Ordering::SeqCst);
     }
 
-    pub fn pass(&self, seconds: i64) {
+    pub(crate) fn pass(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
-pub struct Mesh {
-    pub authority: Authority,
-    pub clock: Arc<TestClock>,
-    pub dir: TempDir,
+pub(crate) struct Mesh {
+    pub(crate) authority: Authority,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) dir: TempDir,
 }
 
-pub fn config(dir: &Path) -> AuthorityConfig {
+pub(crate) fn config(dir: &Path) -> AuthorityConfig {
     let mut seal = SealConfig::key_file(dir.join("seal.key"));
     seal.create_if_missing = true;
     let mut config = AuthorityConfig::new(TrustDomain::parse("demo.signet").unwrap(), dir.join("data"), seal);
@@ -55,14 +54,14 @@ pub fn config(dir: &Path) -> AuthorityConfig {
 }
 
 /// Where the authority of this directory has its store: a database of its own, or a file in the directory.
-pub fn store(dir: &Path) -> StoreConfig {
+pub(crate) fn store(dir: &Path) -> StoreConfig {
     match server() {
         Some(server) => StoreConfig::Postgres(server.login(&server.database(dir), RUNTIME_ROLE)),
         None => StoreConfig::Sqlite,
     }
 }
 
-pub async fn intruder(dir: &Path) -> sqlx::AnyPool {
+pub(crate) async fn intruder(dir: &Path) -> sqlx::AnyPool {
     sqlx::any::install_default_drivers();
     let url = match server() {
         Some(server) => server.superuser_url(&server.database(dir)),
@@ -76,11 +75,11 @@ pub(crate) fn server() -> Option<&'static Server> {
     if crate::ON_POSTGRES { Server::get() } else { None }
 }
 
-pub async fn mesh() -> Mesh {
+pub(crate) async fn mesh() -> Mesh {
     mesh_with(|_| ()).await
 }
 
-pub async fn mesh_with(change: impl FnOnce(&mut AuthorityConfig)) -> Mesh {
+pub(crate) async fn mesh_with(change: impl FnOnce(&mut AuthorityConfig)) -> Mesh {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(TestClock(AtomicI64::new(START)));
     let mut config = config(dir.path());
@@ -91,11 +90,11 @@ pub async fn mesh_with(change: impl FnOnce(&mut AuthorityConfig)) -> Mesh {
 
 impl Mesh {
     /// The same data directory, opened as after a restart.
-    pub async fn reopen(self) -> Mesh {
+    pub(crate) async fn reopen(self) -> Mesh {
         self.reopen_with(|_| ()).await.unwrap()
     }
 
-    pub async fn reopen_with(
+    pub(crate) async fn reopen_with(
         self,
         change: impl FnOnce(&mut AuthorityConfig),
     ) -> Result<Mesh, AuthorityError> {
@@ -108,93 +107,68 @@ impl Mesh {
         Ok(Mesh { authority, clock, dir })
     }
 
-    /// Another control plane on the same store, with the keys that all of them share and an issuer of its own.
-    pub async fn replica(&self, name: &str) -> Mesh {
-        self.try_replica(name).await.unwrap()
-    }
-
-    pub async fn try_replica(&self, name: &str) -> Result<Mesh, AuthorityError> {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
-        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
-        std::fs::copy(self.dir.path().join("seal.key"), dir.path().join("seal.key")).unwrap();
-        for entry in std::fs::read_dir(self.dir.path().join("data")).unwrap() {
-            let path = entry.unwrap().path();
-            let file = path.file_name().unwrap().to_str().unwrap();
-            if file.ends_with(".sealed") && !file.starts_with("issuer") {
-                std::fs::copy(&path, data.join(file)).unwrap();
-            }
-        }
-        let mut config = config(dir.path());
-        config.store = store(self.dir.path());
-        config.replica = Some(name.to_owned());
-        let authority = Authority::open(config, self.clock.clone()).await?;
-        Ok(Mesh { authority, clock: self.clock.clone(), dir })
-    }
-
     /// A second connection to the store, with all rights but without the authority's keys.
-    pub async fn intruder(&self) -> sqlx::AnyPool {
+    pub(crate) async fn intruder(&self) -> sqlx::AnyPool {
         intruder(self.dir.path()).await
     }
 
-    pub async fn token(&self, name: &str) -> JoinToken {
+    pub(crate) async fn token(&self, name: &str) -> JoinToken {
         self.authority.create_join_token(id(name), PeerClass::Sidecar, None, "uid:0").await.unwrap()
     }
 
-    pub async fn attest(&self, token: &JoinToken, csr: &[u8]) -> Result<Issued, AuthorityError> {
+    pub(crate) async fn attest(&self, token: &JoinToken, csr: &[u8]) -> Result<Issued, AuthorityError> {
         self.authority.attest_join_token(token.text.expose(), csr, "192.0.2.1", anybody()).await
     }
 
     /// A workload with its first certificate.
-    pub async fn join(&self, name: &str) -> Issued {
+    pub(crate) async fn join(&self, name: &str) -> Issued {
         let token = self.token(name).await;
         self.attest(&token, &csr(&key())).await.unwrap()
     }
 
-    pub async fn renew(&self, parent: &Issued, key: &KeyPair) -> Result<Issued, AuthorityError> {
+    pub(crate) async fn renew(&self, parent: &Issued, key: &KeyPair) -> Result<Issued, AuthorityError> {
         self.authority.renew(&parent.chain[0], &csr(key), anybody()).await
     }
 }
 
-pub fn id(name: &str) -> SpiffeId {
+pub(crate) fn id(name: &str) -> SpiffeId {
     SpiffeId::workload(&TrustDomain::parse("demo.signet").unwrap(), "shop", name).unwrap()
 }
 
-pub fn key() -> KeyPair {
+pub(crate) fn key() -> KeyPair {
     KeyPair::generate().unwrap()
 }
 
-pub fn csr(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.serialize_request(key).unwrap().der().to_vec()
 }
 
 /// A registry in which everybody is registered, without a DNS name.
-pub fn anybody() -> SharedRegistrar {
+pub(crate) fn anybody() -> SharedRegistrar {
     Arc::new(|_: &SpiffeId, _: PeerClass| Some(Vec::new()))
 }
 
-pub fn nobody() -> SharedRegistrar {
+pub(crate) fn nobody() -> SharedRegistrar {
     Arc::new(|_: &SpiffeId, _: PeerClass| None)
 }
 
 #[track_caller]
-pub fn refusal<T: std::fmt::Debug>(result: Result<T, AuthorityError>) -> Refusal {
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, AuthorityError>) -> Refusal {
     match result {
         Err(AuthorityError::Refused(refusal)) => refusal,
         other => panic!("expected a refusal, got {other:?}"),
     }
 }
 
-pub fn minutes(count: u64) -> Duration {
+pub(crate) fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
 /// Runs the openssl binary; its standard output.
 #[track_caller]
-pub fn openssl(dir: &Path, args: &[&str]) -> Vec<u8> {
+pub(crate) fn openssl(dir: &Path, args: &[&str]) -> Vec<u8> {
     let output = std::process::Command::new("openssl").args(args).current_dir(dir).output().unwrap();
     assert!(
         output.status.success(),
@@ -205,7 +179,7 @@ pub fn openssl(dir: &Path, args: &[&str]) -> Vec<u8> {
     output.stdout
 }
 
-pub fn pem(der: &[u8]) -> String {
+pub(crate) fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<String> =
@@ -214,7 +188,7 @@ pub fn pem(der: &[u8]) -> String {
 }
 
 /// Takes away what protects the log from those who may write to it.
-pub fn without_trigger(of: &str) -> &'static str {
+pub(crate) fn without_trigger(of: &str) -> &'static str {
     match (of, server().is_some()) {
         ("update", true) => "DROP TRIGGER log_is_append_only_update ON log",
         ("update", false) => "DROP TRIGGER log_is_append_only_update",
@@ -224,7 +198,7 @@ pub fn without_trigger(of: &str) -> &'static str {
 }
 
 /// From now on nothing can be added to the log.
-pub async fn break_log(intruder: &sqlx::AnyPool) {
+pub(crate) async fn break_log(intruder: &sqlx::AnyPool) {
     let sql = if server().is_some() {
         "CREATE TRIGGER log_is_full BEFORE INSERT ON log FOR EACH ROW EXECUTE FUNCTION log_is_append_only()"
     } else {
@@ -233,7 +207,7 @@ pub async fn break_log(intruder: &sqlx::AnyPool) {
     sqlx::query(sql).execute(intruder).await.unwrap();
 }
 
-pub async fn mend_log(intruder: &sqlx::AnyPool) {
+pub(crate) async fn mend_log(intruder: &sqlx::AnyPool) {
     let sql = if server().is_some() { "DROP TRIGGER log_is_full ON log" } else { "DROP TRIGGER log_is_full" };
     sqlx::query(sql).execute(intruder).await.unwrap();
 }

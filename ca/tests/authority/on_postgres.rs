@@ -16,4 +16,4 @@ mod store;
 
 use harness::*;
 
-pub const ON_POSTGRES: bool = true;
+const ON_POSTGRES: bool = true;

@@ -1,8 +1,37 @@
 //! Several control planes on one store.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use signet_ca::{Event, Revocation};
 
 use crate::*;
+
+impl Mesh {
+    /// Another control plane on the same store, with the keys that all of them share and an issuer of its own.
+    pub(crate) async fn replica(&self, name: &str) -> Mesh {
+        self.try_replica(name).await.unwrap()
+    }
+
+    pub(crate) async fn try_replica(&self, name: &str) -> Result<Mesh, AuthorityError> {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::copy(self.dir.path().join("seal.key"), dir.path().join("seal.key")).unwrap();
+        for entry in std::fs::read_dir(self.dir.path().join("data")).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.file_name().unwrap().to_str().unwrap();
+            if file.ends_with(".sealed") && !file.starts_with("issuer") {
+                std::fs::copy(&path, data.join(file)).unwrap();
+            }
+        }
+        let mut config = config(dir.path());
+        config.store = store(self.dir.path());
+        config.replica = Some(name.to_owned());
+        let authority = Authority::open(config, self.clock.clone()).await?;
+        Ok(Mesh { authority, clock: self.clock.clone(), dir })
+    }
+}
 
 /// Two control planes on one store; none where there is no PostgreSQL.
 async fn pair() -> Option<(Mesh, Mesh)> {

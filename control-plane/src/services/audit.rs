@@ -42,7 +42,8 @@ impl v1::audit_server::Audit for Operators {
             let exporting = authority.export(lines);
             let handing_on = async {
                 while let Some(line) = read.recv().await {
-                    let json = serde_json::to_string(&line).map_err(|error| Status::internal(error.to_string()));
+                    let json =
+                        serde_json::to_string(&line).map_err(|error| Status::internal(error.to_string()));
                     if tell.send(json.map(|json| v1::ExportLogLine { json })).await.is_err() {
                         read.close();
                     }

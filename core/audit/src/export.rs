@@ -132,7 +132,9 @@ pub enum ExportError {
     Broken { line: u64, replica: String, sequence: u64 },
     #[error("line {line}: the signature of {replica} at record {sequence} is not the audit key's")]
     Signature { line: u64, replica: String, sequence: u64 },
-    #[error("the log of {replica} ends at record {last}, but record {signed} was signed: records were cut off")]
+    #[error(
+        "the log of {replica} ends at record {last}, but record {signed} was signed: records were cut off"
+    )]
     Cut { replica: String, last: u64, signed: u64 },
     #[error("line {line}: what was signed at record {sequence} of {replica} is another log than this")]
     Fork { line: u64, replica: String, sequence: u64 },
@@ -214,7 +216,13 @@ impl Report {
         Ok(())
     }
 
-    fn signed(&self, line: u64, kind: Kind, it: &SignedLine, key: &PublicKey) -> Result<Statement, ExportError> {
+    fn signed(
+        &self,
+        line: u64,
+        kind: Kind,
+        it: &SignedLine,
+        key: &PublicKey,
+    ) -> Result<Statement, ExportError> {
         let signed = it.signed(kind, &self.trust_domain).filter(|signed| key.verifies(signed));
         let bad = || ExportError::Signature { line, replica: it.replica.clone(), sequence: it.sequence };
         Ok(signed.ok_or_else(bad)?.statement)

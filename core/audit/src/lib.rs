@@ -52,15 +52,9 @@ impl Content<'_> {
                 context.update(&at.to_be_bytes());
             }
         }
-        for text in [
-            self.replica,
-            self.event,
-            self.spiffe_id,
-            self.class,
-            self.serial,
-            self.reason,
-            self.actor,
-        ] {
+        for text in
+            [self.replica, self.event, self.spiffe_id, self.class, self.serial, self.reason, self.actor]
+        {
             context.update(&(text.len() as u64).to_be_bytes());
             context.update(text.as_bytes());
         }
