@@ -331,7 +331,7 @@ async fn the_server_ends_the_session_of_who_hangs_in_a_transaction() {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let stuck: SharedRegistrar = Arc::new(move |_: &SpiffeId, _: PeerClass| {
-        let _ = wait.lock().unwrap().recv();
+        let _ = tokio::task::block_in_place(|| wait.lock().unwrap().recv());
         Some(Vec::new())
     });
     let request = csr(&key());
