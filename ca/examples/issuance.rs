@@ -8,6 +8,8 @@
 //! and the issuance log on, as always, or PostgreSQL over TLS. Beside the result stands the cryptography that cannot be
 //! left out, measured with the same library: one signature, and a verification each of the request and the result.
 
+#![allow(clippy::print_stdout, reason = "what it measures is what it is for")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

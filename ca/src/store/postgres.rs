@@ -275,7 +275,9 @@ pub(super) async fn listen(pool: PgPool, changes: broadcast::Sender<Change>) {
                     Err(_) => {
                         let alive = sqlx::query("SELECT 1").execute(&mut listener);
                         match tokio::time::timeout(QUIET, alive).await {
-                            Ok(alive) => drop(alive?),
+                            Ok(alive) => {
+                                alive?;
+                            }
                             Err(_) => return Err(sqlx::Error::PoolTimedOut),
                         }
                     }

@@ -41,8 +41,8 @@ async fn pair() -> Option<(Mesh, Mesh)> {
     Some((first, second))
 }
 
-fn of<'a>(pair: &'a (Mesh, Mesh), n: usize) -> &'a Mesh {
-    if n % 2 == 0 { &pair.0 } else { &pair.1 }
+fn of(pair: &(Mesh, Mesh), n: usize) -> &Mesh {
+    if n.is_multiple_of(2) { &pair.0 } else { &pair.1 }
 }
 
 #[tokio::test]
