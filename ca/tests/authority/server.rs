@@ -159,10 +159,9 @@ fn start(bin: PathBuf) -> Server {
     conf.push_str(&settings);
     std::fs::write(data.join("postgresql.conf"), conf).unwrap();
     let mut keeper = as_user(Command::new("sh"));
-    // `cat` ends when our end of the pipe is gone.
-    let script =
-        "\"$0\" -D \"$1\" <&- >server.log 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait";
-    keeper.args(["-c", script]).arg(bin.join("postgres")).arg(&data).stdin(Stdio::piped());
+    // `cat` ends when our end of the pipe is gone. What is in a static is never dropped, so the directory goes here.
+    let script = "\"$0\" -D \"$1\" <&- >server.log 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait; cd /; rm -rf \"$2\"";
+    keeper.args(["-c", script]).arg(bin.join("postgres")).arg(&data).arg(dir.path()).stdin(Stdio::piped());
     let keeper = keeper.spawn().unwrap();
     let server = Server { dir, bin, port, _keeper: keeper };
     let until = Instant::now() + Duration::from_secs(60);
