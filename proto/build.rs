@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "signet/v1/delivery.proto",
         "signet/v1/operator.proto",
         "signet/v1/audit.proto",
+        "signet/v1/rotation.proto",
     ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

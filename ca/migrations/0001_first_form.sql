@@ -4,7 +4,7 @@
 -- Whose store this is: without this row there is no authority that wrote here.
 CREATE TABLE founded (
     id   INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    root BLOB    NOT NULL,                     -- SHA-256 of the root certificate
+    mesh BLOB    NOT NULL,                     -- the mesh's name, made of the key of the marks
     mac  BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
 

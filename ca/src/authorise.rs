@@ -235,6 +235,9 @@ impl Rules {
         if lineage.spiffe_id != row.spiffe_id || lineage.class != row.class {
             return Err(refuse(Refusal::RowTampered));
         }
+        if writer.is_given_up(&row).await? {
+            return Err(refuse(Refusal::Stale));
+        }
         if let Some(child) = writer.child_of(serial.as_bytes()).await? {
             if child.key_hash != key.sha256() {
                 return Ok(Renewal::Reused(lineage));

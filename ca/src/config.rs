@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::rotation::RotationConfig;
+use crate::rotation::machine::SIGNED_BY_KEY;
 use crate::seal::SealConfig;
 use crate::store::StoreConfig;
 
@@ -40,6 +42,10 @@ pub struct AuthorityConfig {
     pub lineage_life: Duration,
     pub issuer_life: Duration,
     pub root_life: Duration,
+    /// When a root, issuer or key follows another.
+    pub rotation: RotationConfig,
+    /// Holds the keys that all replicas share; the data directory itself where there is one control plane.
+    pub shared_keys: Option<PathBuf>,
     /// Names this process's log; each replica has its own. None: the machine's name and a few letters, made up once.
     pub replica: Option<String>,
     pub store: StoreConfig,
@@ -70,6 +76,8 @@ impl AuthorityConfig {
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),
             root_life: Duration::from_secs(3650 * DAY),
+            rotation: RotationConfig::default(),
+            shared_keys: None,
             replica: None,
             store: StoreConfig::Sqlite,
             log_retention: Duration::from_secs(90 * DAY),
@@ -110,6 +118,10 @@ impl AuthorityConfig {
         }
         if self.root_life < self.issuer_life {
             return error("root.life", "must be at least the life of an issuer".into());
+        }
+        let least = Duration::from_secs(3 * u64::try_from(SIGNED_BY_KEY).unwrap_or(u64::MAX));
+        if self.rotation.key_life < least {
+            return error("rotation.keyLife", format!("must be at least {} seconds", least.as_secs()));
         }
         if self.lineage_life < self.svid_ttl {
             return error("lineage.life", "must be at least the life of a SVID".into());

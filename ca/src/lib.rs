@@ -1,9 +1,9 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
-//! [`Authority`] is the whole of it. Underneath, from the bottom up: `files` and `seal` keep private keys at
-//! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
-//! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
-//! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
+//! [`Authority`] is the whole of it. Underneath, from the bottom up: `files`, `seal` and `vault` keep private keys at
+//! rest, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
+//! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
+//! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
 //! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
@@ -37,8 +37,10 @@ mod refusal;
 mod renew;
 mod replicas;
 mod revoke;
+mod rotation;
 mod seal;
 mod store;
+mod vault;
 
 pub use authorise::{Registrar, SharedRegistrar};
 pub use authority::{Authority, CertificateStatus};
@@ -58,8 +60,9 @@ pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
+pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{
-    ChainError, Cursor, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus, Search, Server,
-    StoreConfig, StoreError, Taken, Tls, Verified, migrate,
+    Acknowledged, ChainError, Cursor, GivenUp, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus,
+    Search, Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };

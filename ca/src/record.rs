@@ -35,10 +35,24 @@ pub enum Event {
     ReplicaJoined,
     /// Old records were removed; a signed checkpoint stands for them.
     LogTrimmed,
+    /// A token key or a JWT key was made.
+    KeyMade,
+    /// Verifiers are told of a root or key that will follow another.
+    Published,
+    /// A root, issuer or key signs from now on, instead of another.
+    Activated,
+    /// A root, issuer or key is believed no more, and its private key is destroyed.
+    Removed,
+    /// An operator asked for a rotation, or for its next step.
+    RotationAsked,
+    /// An operator said that a private key may be in other hands.
+    Tainted,
+    /// A sidecar did not acknowledge a new root or key in time.
+    GaveUp,
 }
 
 impl Event {
-    const ALL: [Event; 14] = [
+    const ALL: [Event; 21] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -53,6 +67,13 @@ impl Event {
         Event::Delegated,
         Event::ReplicaJoined,
         Event::LogTrimmed,
+        Event::KeyMade,
+        Event::Published,
+        Event::Activated,
+        Event::Removed,
+        Event::RotationAsked,
+        Event::Tainted,
+        Event::GaveUp,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -71,6 +92,13 @@ impl Event {
             Event::Delegated => "delegated",
             Event::ReplicaJoined => "replica-joined",
             Event::LogTrimmed => "log-trimmed",
+            Event::KeyMade => "key-made",
+            Event::Published => "published",
+            Event::Activated => "activated",
+            Event::Removed => "removed",
+            Event::RotationAsked => "rotation-asked",
+            Event::Tainted => "tainted",
+            Event::GaveUp => "gave-up",
         }
     }
 

@@ -67,6 +67,12 @@ pub enum Refusal {
     ParentReused,
     /// The same was being done at the same moment by another control plane.
     Contended,
+    /// The workload has not acknowledged the trust bundle that the mesh goes by.
+    Stale,
+    /// No root, issuer or key of the journal has this name.
+    NotInTheJournal,
+    /// Only what has not been active yet can be activated.
+    NotASuccessor,
 }
 
 /// What the caller is told.
@@ -78,7 +84,7 @@ pub enum Outward {
     Unauthenticated,
     /// The peer may not have this (PERMISSION_DENIED).
     Denied,
-    /// Make a new key and ask again (FAILED_PRECONDITION).
+    /// Do something else first (a new key, an acknowledgement) and ask again (FAILED_PRECONDITION).
     Precondition,
     /// Slow down (RESOURCE_EXHAUSTED).
     Exhausted,
@@ -120,6 +126,9 @@ impl Refusal {
             Refusal::LineageEnded => "lineage-ended",
             Refusal::ParentReused => "parent-reused",
             Refusal::Contended => "contended",
+            Refusal::Stale => "stale",
+            Refusal::NotInTheJournal => "not-in-the-journal",
+            Refusal::NotASuccessor => "not-a-successor",
         }
     }
 
@@ -175,6 +184,15 @@ impl Refusal {
             Refusal::Contended => {
                 "the certificate was being renewed at the same moment at another control plane: ask again"
             }
+            Refusal::Stale => {
+                "the newest trust bundle was not acknowledged in time: open the delivery stream, acknowledge it and ask again"
+            }
+            Refusal::NotInTheJournal => {
+                "no root, issuer or key is named so: give six characters of its id or more, as `signet ca status` shows it"
+            }
+            Refusal::NotASuccessor => {
+                "only a root, issuer or key that has not been active yet can be activated"
+            }
         }
     }
 
@@ -193,7 +211,9 @@ impl Refusal {
             | Refusal::TrustDomain
             | Refusal::IdentityShape
             | Refusal::Lifetime
-            | Refusal::Thumbprint => Outward::Invalid,
+            | Refusal::Thumbprint
+            | Refusal::NotInTheJournal
+            | Refusal::NotASuccessor => Outward::Invalid,
             Refusal::TokenMalformed
             | Refusal::TokenUnknown
             | Refusal::TokenUsed
@@ -201,7 +221,7 @@ impl Refusal {
             | Refusal::TokenForeign
             | Refusal::RowTampered => Outward::Unauthenticated,
             Refusal::TooManyAttempts | Refusal::Contended => Outward::Exhausted,
-            Refusal::KeyUsed => Outward::Precondition,
+            Refusal::KeyUsed | Refusal::Stale => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::IdentityRevoked
             | Refusal::KeyRevoked

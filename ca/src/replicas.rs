@@ -55,10 +55,16 @@ pub(crate) async fn follow(mut changes: Receiver<Change>, authority: Weak<Inner>
             Err(RecvError::Closed) => return,
         };
         let Some(inner) = authority.upgrade() else { return };
+        let now = inner.clock.unix_seconds();
+        if change != Change::Revocations
+            && let Err(error) = inner.advance(now).await
+        {
+            inner.metrics.failures.inc();
+            tracing::error!(target: "signet::ca", %error, "a step of a rotation could not be taken");
+        }
         if change == Change::Rotation {
             continue;
         }
-        let now = inner.clock.unix_seconds();
         if let Err(error) = inner.publish_revocations(now).await {
             inner.metrics.failures.inc();
             tracing::error!(target: "signet::ca", %error, "a change of the revocations could not be read");

@@ -16,6 +16,7 @@ use signet_proto::v1::{
 
 use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
+use crate::rotation;
 
 #[derive(Args)]
 pub(crate) struct Join {
@@ -95,6 +96,20 @@ pub(crate) enum Ca {
     /// The log for those who look into it: verified, searched, exported.
     #[command(subcommand)]
     Audit(Audit),
+    /// Roots, issuers and keys: where each stands in its rotation, and when the next step is due.
+    Status {
+        /// The removed ones of the last month too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make and publish a successor; it takes over by schedule, or with `activate`.
+    Prepare(rotation::Which),
+    /// Make and publish a successor, and let it take over as soon as the sidecars have acknowledged it.
+    Rotate(rotation::Which),
+    /// Let a successor take over.
+    Activate(rotation::Activate),
+    /// Say that a private key may be in other hands: it is replaced and removed as fast as the mesh can follow.
+    Taint(rotation::Named),
 }
 
 #[derive(Args)]
@@ -153,6 +168,11 @@ impl Ca {
             Self::Reinstate(reinstate) => reinstate.run(context).await,
             Self::Verify => audit::online(context).await,
             Self::Audit(command) => command.run(context).await,
+            Self::Status { all } => rotation::status(context, all).await,
+            Self::Prepare(which) => rotation::prepare(context, which).await,
+            Self::Rotate(which) => rotation::rotate(context, which).await,
+            Self::Activate(activate) => rotation::activate(context, activate).await,
+            Self::Taint(named) => rotation::taint(context, named).await,
         }
     }
 }

@@ -9,6 +9,7 @@ mod authz;
 mod demo;
 mod mesh;
 mod operator;
+mod rotation;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
 use signet_proto::v1::audit_client::AuditClient;
 use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::rotation_client::RotationClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::UnixStream;
@@ -30,6 +31,10 @@ impl Context {
 
     pub(crate) async fn audit(&self) -> anyhow::Result<AuditClient<Channel>> {
         Ok(AuditClient::new(channel(&self.socket()?).await?))
+    }
+
+    pub(crate) async fn rotation(&self) -> anyhow::Result<RotationClient<Channel>> {
+        Ok(RotationClient::new(channel(&self.socket()?).await?))
     }
 
     fn socket(&self) -> anyhow::Result<PathBuf> {

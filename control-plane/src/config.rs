@@ -16,6 +16,10 @@ use signet_model::Label;
 
 use crate::store::{RawIssuanceLog, RawReplica, RawStore};
 
+mod rotation;
+
+pub use rotation::Rotation;
+
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
 /// Below this an SVID is for development only: clocks of real machines differ by minutes.
@@ -69,6 +73,7 @@ pub struct Config {
     pub allow_http: bool,
     pub system_namespace: Label,
     pub log: Log,
+    pub rotation: Rotation,
 }
 
 /// How and how much is logged.
@@ -152,6 +157,8 @@ struct Raw {
     system: RawSystem,
     #[serde(default)]
     log: Log,
+    #[serde(default)]
+    rotation: rotation::Raw,
 }
 
 #[derive(Deserialize)]
@@ -292,6 +299,7 @@ impl Raw {
             allow_http: self.issuers.allow_http,
             system_namespace,
             log: self.log,
+            rotation: self.rotation.check(self.dev)?,
         })
     }
 }

@@ -23,6 +23,7 @@ use tonic::service::Routes;
 
 use crate::config::{Config, Seal};
 use crate::decisions::Decisions;
+use crate::delivery::acks::Acks;
 use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
 use crate::issuers::{Issuers, fetch};
@@ -31,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::own::{Own, OwnError};
 use crate::registrar::FromRegistry;
 use crate::registry::Folder;
-use crate::services::{bootstrap as attest, identity, operator};
+use crate::services::{bootstrap as attest, identity, operator, rotation};
 use crate::world::{Sources, key_sources};
 
 /// How long connections may take to end once the process drains.
@@ -101,6 +102,7 @@ pub async fn start(
     let mut sources = Sources {
         dev: config.dev,
         authority: authority.clone(),
+        published: authority.published(),
         revocations: authority.revocations(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
@@ -125,9 +127,12 @@ pub async fn start(
         Arc::new(FromRegistry { trust_domain: trust_domain.clone(), registry: registry.clone() });
     let table = Arc::new(Table::default());
     let decisions = Arc::new(Decisions::default());
+    let acks = Arc::new(Acks::default());
     let delivery = Delivery {
         world: world.subscribe(),
         table: Arc::clone(&table),
+        acks: Arc::clone(&acks),
+        authority: authority.clone(),
         decisions: Arc::clone(&decisions),
         issuers: Arc::clone(&issuers),
         metrics: metrics.clone(),
@@ -185,6 +190,7 @@ pub async fn start(
         mesh::Mesh {
             generation: own.current(),
             revocations: authority.revocations(),
+            published: authority.published(),
             registry: registry.clone(),
             trust_domain: config.trust_domain.clone(),
             routes: peer_routes(peers, delivery),
@@ -193,7 +199,8 @@ pub async fn start(
             drain: connections.clone(),
         },
     ));
-    let operator_routes = operator_routes(operators);
+    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
+    let operator_routes = operator_routes(operators, rotations);
     doors.spawn(unix::listen(
         socket,
         uids,
@@ -208,6 +215,7 @@ pub async fn start(
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
     background.spawn(beat(authority.clone()));
+    background.spawn(acks.pass_on(authority.clone()));
 
     signet_daemon::write_addresses(&config.data_dir, addresses)?;
     tracing::info!(
@@ -267,6 +275,8 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();
     authority.log_retention = config.log_retention;
+    authority.rotation = config.rotation.when;
+    authority.root_life = config.rotation.root_life;
     authority
 }
 
@@ -307,14 +317,16 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
 }
 
-fn operator_routes(operators: operator::Operators) -> Routes {
+fn operator_routes(operators: operator::Operators, rotations: rotation::Rotation) -> Routes {
     let audit = v1::audit_server::AuditServer::new(operators.clone())
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
     let service = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(service).add_service(audit).prepare()
+    let rotations =
+        v1::rotation_server::RotationServer::new(rotations).max_decoding_message_size(operator::MAX_MESSAGE);
+    Routes::new(service).add_service(audit).add_service(rotations).prepare()
 }
 
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::{
-    BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure,
+    BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure, KeyId,
     OwnSvid, RevocationSet, SpiffeId, TrustBundle, TrustDomain,
 };
 use signet_proxy::state::{State, Tls};
@@ -34,6 +34,8 @@ pub struct Delivered {
     pub bundle: TrustBundle,
     /// Grows with each change of this trust domain's roots.
     pub sequence: u64,
+    /// Whose private key may be in other hands: SHA-256 of a root's certificate or an issuer's public key.
+    pub tainted: Vec<KeyId>,
 }
 
 /// See the module's story.
@@ -118,6 +120,17 @@ impl Credentials {
         parts.number = generation.number();
         self.publish(&parts, generation);
         Ok(true)
+    }
+
+    /// Whether our own certificate is under a root or issuer whose key may be in other hands: it is to be renewed at
+    /// once.
+    pub fn is_tainted(&self) -> bool {
+        let Some(tls) = self.current() else { return false };
+        let parts = self.parts();
+        let Some(own) = parts.bundles.get(&self.domain) else { return false };
+        let svid = tls.generation.own().svid();
+        let issuers = svid.issuers.iter().map(|issuer| issuer.key);
+        issuers.chain([tls.generation.own_root()]).any(|key| own.tainted.contains(&key))
     }
 
     /// News of revocation. An older set than the one held is ignored.

@@ -111,6 +111,10 @@ impl Publisher {
                 }
             }
         }
+        if self.credentials.is_tainted() {
+            tracing::warn!(target: "signet::control", "the authority behind our certificate is tainted; renewing now");
+            self.identity.renew_at_once();
+        }
     }
 
     fn keys(&self, deliveries: &Deliveries) {

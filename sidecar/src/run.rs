@@ -176,6 +176,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
         sink,
         dialled: config.dialled().iter().map(ToString::to_string).collect(),
         served,
+        shutdown: shutdown.clone(),
     });
     tasks.spawn(discovery.run());
     tasks.spawn(async move { identity.keep(term).await });

@@ -10,6 +10,7 @@ use std::process::Command;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::rotation_client::RotationClient;
 use signet_proto::v1::{CreateJoinTokenRequest, ExplainDecisionRequest, JoinBundle};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -259,13 +260,22 @@ impl Mesh {
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.operators_door().await)
+    }
+
+    /// Roots, issuers and keys, as an operator sees them.
+    pub async fn rotation(&self) -> RotationClient<Channel> {
+        RotationClient::new(self.operators_door().await)
+    }
+
+    async fn operators_door(&self) -> Channel {
         let path = self.path("op.sock");
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://operator");
-        OperatorClient::new(endpoint.connect_with_connector(connector).await.expect("the operator's socket"))
+        endpoint.connect_with_connector(connector).await.expect("the operator's socket")
     }
 
     /// The explanation of a decision, once it has reached the control plane.

@@ -4,8 +4,9 @@
 //! The SQL is one ([`sql`]), and so are the steps that make the schema ([`schema`]). All writing goes through a
 //! [`Writer`]: one act, which holds the issuance log's end, so that an act and its record are one. No
 //! private key or bearer secret is ever stored. Rows that grant or take back carry a MAC that is checked on every
-//! read, and one row binds the store to its authority's root: a store that is gone, empty or another's is refused.
+//! read, and one row binds the store to its mesh's key for them: a store that is gone, empty or another's is refused.
 
+mod authorities;
 mod changes;
 mod founded;
 mod lead;
@@ -16,6 +17,7 @@ mod postgres;
 mod replicas;
 mod revocations;
 mod schema;
+mod sidecars;
 mod signed;
 mod sql;
 mod sqlite;
@@ -35,6 +37,7 @@ use tokio::task::AbortHandle;
 
 use crate::record::Record;
 
+pub(crate) use authorities::Journal;
 pub(crate) use changes::Change;
 pub use lead::Lead;
 pub(crate) use lineages::LineageRow;
@@ -45,6 +48,7 @@ pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
 pub(crate) use replicas::Replica;
 pub use replicas::ReplicaStatus;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
+pub use sidecars::{Acknowledged, GivenUp};
 pub use signed::{Cursor, Search};
 use sql::{Pool, query};
 pub(crate) use svids::SvidRow;
@@ -76,17 +80,17 @@ pub enum StoreError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error(
-        "{path} does not exist although root.sealed does: expected the store of the root {root}; restore it from a backup (without it all revocations and the issuance log would be forgotten), or move the whole data directory away to begin a new mesh"
+        "{path} does not exist although row-mac.sealed does: expected the store of the mesh {mesh}; restore it from a backup (without it all revocations and the issuance log would be forgotten), or move the whole data directory away to begin a new mesh"
     )]
-    Missing { path: PathBuf, root: String },
+    Missing { path: PathBuf, mesh: String },
     #[error(
-        "{place} is empty or was never finished: expected the store of the root {root}, which root.sealed holds; restore it from a backup, or move the whole data directory away to begin a new mesh"
+        "{place} is empty or was never finished: expected the store of the mesh {mesh}, to which row-mac.sealed belongs; restore it from a backup, or move the whole data directory away to begin a new mesh"
     )]
-    Unbound { place: String, root: String },
+    Unbound { place: String, mesh: String },
     #[error(
-        "{place} is another authority's: expected the store of the root {root}, which root.sealed holds, found that of the root {found}; restore the two of one backup together"
+        "{place} is another mesh's: expected the store of the mesh {mesh}, to which row-mac.sealed belongs, found that of the mesh {found}; restore the two of one backup together"
     )]
-    Foreign { place: String, root: String, found: String },
+    Foreign { place: String, mesh: String, found: String },
     #[error(
         "the revocations are not those that the authority wrote: expected {expected} (list number {sequence}), found {found}, or the same number of others; somebody else wrote to the store: restore it from a backup"
     )]
@@ -182,8 +186,8 @@ pub enum StoreConfig {
 pub(crate) struct Owner<'a> {
     pub(crate) mac: RowMac,
     pub(crate) replica: &'a Replica,
-    /// SHA-256 of the root certificate.
-    pub(crate) root: KeyId,
+    /// The mesh's name, see [`RowMac::mesh`].
+    pub(crate) mesh: KeyId,
     /// The first start has not been finished: the store may be made.
     pub(crate) founding: bool,
     /// PostgreSQL may be reached without TLS.
@@ -250,6 +254,11 @@ impl Store {
     /// plane until it is done.
     pub(crate) async fn begin_alone(&self) -> Result<Writer, StoreError> {
         self.desk.begin(true, &[]).await
+    }
+
+    /// The mesh's name.
+    pub(crate) fn mesh(&self) -> KeyId {
+        self.desk.mac.mesh()
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {

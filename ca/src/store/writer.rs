@@ -307,12 +307,13 @@ impl Writer {
         &mut self.batch.tx
     }
 
-    pub(super) fn set_checked(&mut self) -> &mut SetChecked {
-        &mut self.batch.set
-    }
-
+    /// Who writes.
     pub(super) fn replica(&self) -> &str {
         &self.desk.replica
+    }
+
+    pub(super) fn set_checked(&mut self) -> &mut SetChecked {
+        &mut self.batch.set
     }
 
     /// Where the log ends, this act's records counted; it must be where this process left it.

@@ -9,6 +9,7 @@ mod join;
 mod log;
 mod renewal;
 mod revocation;
+mod rotation;
 mod server;
 mod sharing;
 mod sqlite_file;

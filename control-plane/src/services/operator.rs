@@ -80,7 +80,10 @@ impl Operators {
             .certificates()
             .into_iter()
             .map(|c| v1::CertificateStatus {
-                role: c.role.to_owned(),
+                role: match c.phase {
+                    "active" => c.role.to_owned(),
+                    phase => format!("{} ({phase})", c.role),
+                },
                 serial: c.serial.to_string(),
                 subject: c.subject,
                 not_after: c.not_after,

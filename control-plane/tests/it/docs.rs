@@ -43,6 +43,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "operator",
         "metrics",
         "svid",
+        "rotation",
         "issuers",
         "system",
         "log",

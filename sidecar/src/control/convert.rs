@@ -137,7 +137,12 @@ pub fn bundle(body: &v1::TrustBundle) -> Result<Delivered, Reason> {
     let bundle =
         TrustBundle::new(domain, body.roots_der.iter().map(|der| CertificateDer::from(der.as_slice())))
             .map_err(|error| error.to_string())?;
-    Ok(Delivered { bundle, sequence: body.sequence })
+    let tainted = body.tainted.iter().map(|id| {
+        let id: [u8; 32] = id.as_slice().try_into().map_err(|_| "tainted: expected 32 bytes".to_owned())?;
+        Ok(KeyId::from_bytes(id))
+    });
+    let tainted = tainted.collect::<Result<_, Reason>>()?;
+    Ok(Delivered { bundle, sequence: body.sequence, tainted })
 }
 
 fn revocations(body: &v1::Revocations) -> Result<Revocations, Reason> {

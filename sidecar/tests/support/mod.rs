@@ -117,6 +117,7 @@ impl Mind {
             trust_domain: DOMAIN.to_owned(),
             roots_der: vec![self.ca.root().to_vec()],
             sequence: 1,
+            tainted: Vec::new(),
         }
     }
 }
