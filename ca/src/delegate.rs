@@ -46,7 +46,7 @@ impl Authority {
                     .refuse(Stop::Refused(refusal, about), Caller::Peer, subject.as_str(), now)
                     .await);
             }
-            let signed = signet_token::delegation::issue(&inner.view()?.token, &terms)?;
+            let signed = signet_token::delegation::issue(&*inner.view()?.token()?, &terms)?;
             let mut writer = inner.store.begin().await?;
             let mut entry = Entry::new(now, Event::Delegated, subject.as_str())
                 .about(subject.as_str(), PeerClass::Gateway.as_str())

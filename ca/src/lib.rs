@@ -63,6 +63,6 @@ pub use revoke::{Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{
-    Acknowledged, ChainError, Cursor, GivenUp, Lead, Login, PostgresConfig, PostgresError, ReplicaStatus,
-    Search, Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
+    Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
+    Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };

@@ -7,7 +7,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::authority::{Authority, Inner};
 use crate::error::AuthorityError;
-use crate::store::{Change, Lead, ReplicaStatus, StoreError};
+use crate::store::{Change, Lead, ReplicaStatus};
 
 impl Authority {
     /// Every control plane that ever used this store.
@@ -15,19 +15,10 @@ impl Authority {
         Ok(self.inner.store.replicas().await?)
     }
 
-    /// Becomes the one control plane that does what only one may do at a time; none if another is.
-    pub async fn lead(&self) -> Result<Option<Lead>, AuthorityError> {
-        self.act(|inner| async move { Ok(inner.store.lead().await?) }).await
-    }
-
-    /// Whether an act under this right would be let through: nobody else has led since.
-    pub async fn leads(&self, lead: &Lead) -> Result<bool, AuthorityError> {
-        let mut writer = self.inner.store.begin().await?;
-        match writer.fenced(lead).await {
-            Ok(()) => Ok(true),
-            Err(StoreError::NotLeading { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    /// The epoch under which this control plane does what only one may do at a time; none while another leads.
+    pub async fn leading(&self) -> Option<i64> {
+        let leading = self.inner.leading.lock().await;
+        leading.as_ref().filter(|lead| !lead.is_lost()).map(Lead::epoch)
     }
 
     /// Says that this control plane lives, and signs where its log ends, to the store and to the process's log. To be called every ten seconds.

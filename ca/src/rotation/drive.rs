@@ -406,12 +406,19 @@ impl Inner {
         let of_mesh = |entry: &Entry| {
             entry.is(Kind::Root) || entry.slot.owner != self.replica || entry.slot.phase == Phase::Prepared
         };
-        let leading = self.leading.lock().await;
+        let mut leading = self.leading.lock().await;
         if let Some(lead) = leading.as_ref()
             && entries.iter().any(of_mesh)
         {
-            // Who lost the lead without knowing does nothing for the mesh.
-            writer.fenced(lead).await?;
+            match writer.fenced(lead).await {
+                Ok(()) => {}
+                // It lost the lead without knowing, and does nothing for the mesh.
+                Err(StoreError::NotLeading { .. }) => {
+                    *leading = None;
+                    return Ok(Outcome::Replan);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         drop(leading);
         writer.write_authorities(&entries, &found.head, tells, now).await?;
@@ -593,15 +600,15 @@ fn view(
             Arc::new(open_issuer(vault, own, parent)?)
         }
     };
-    let mut signing = |kind: Kind| -> Result<Arc<SigningKey>, HierarchyError> {
-        let entry = active(kind, replica)?;
+    let mut signing = |kind: Kind| -> Result<Option<Arc<SigningKey>>, HierarchyError> {
+        let Ok(entry) = active(kind, replica) else { return Ok(None) };
         let pkcs8: Zeroizing<Vec<u8>> = vault.pkcs8(kind, &entry.slot.id)?;
         let key = SigningKey::from_pkcs8(&pkcs8).map_err(|e| KeyError::Unreadable(e.to_string()))?;
         if public_text(&key).as_bytes() != entry.public.as_slice() {
             let file = format!("{}-{}.sealed", kind.as_str(), entry.slot.id);
             return Err(HierarchyError::KeyMismatch { file });
         }
-        Ok(Arc::new(key))
+        Ok(Some(Arc::new(key)))
     };
     let (token, jwt) = (signing(Kind::Token)?, signing(Kind::Jwt)?);
     let root = RootView {

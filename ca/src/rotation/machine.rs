@@ -316,9 +316,20 @@ impl<'a> Machine<'a> {
         next.kind == Kind::Issuer && next.phase == Phase::Prepared && next.parent.as_deref() != root
     }
 
+    /// Whether nobody is told of another of this kind: there is nobody yet who could not verify it. The keys of a
+    /// replica that joins a mesh are not the first.
+    fn is_first(&self, kind: Kind) -> bool {
+        !self
+            .slots
+            .iter()
+            .any(|slot| slot.kind == kind && slot.phase != Phase::Published && slot.phase.is_believed())
+    }
+
     /// Whether a successor is to be made now, and how soon it is to take over.
     fn wanted(&self, kind: Kind, active: Option<&Slot>) -> Option<Hurry> {
-        let Some(active) = active else { return Some(Hurry::Now) };
+        let Some(active) = active else {
+            return Some(if self.is_first(kind) { Hurry::Now } else { Hurry::Acknowledged });
+        };
         // A root that has ended may be a clock that is wrong: a mesh is not begun anew without an operator's word.
         if kind == Kind::Root && active.has_ended(self.facts.now) {
             return None;
@@ -344,7 +355,10 @@ impl<'a> Machine<'a> {
         let now = self.facts.now;
         let waited = now.saturating_sub(next.since);
         // Where nothing is in force there is nobody who could still be served by waiting.
-        let alone = active.is_none_or(|active| active.has_ended(now));
+        let alone = match active {
+            Some(active) => active.has_ended(now),
+            None => self.is_first(next.kind),
+        };
         let lagging = self.facts.acked.is_some_and(|acked| acked < next.sequence);
         if next.hurry == Hurry::Now || alone || (!lagging && waited >= self.consumers_wait(next, active)) {
             return Some(Step::Acknowledge { id: next.id.clone() });
@@ -356,8 +370,13 @@ impl<'a> Machine<'a> {
     /// A tainted authority is not waited for longer than the sidecars need.
     fn consumers_wait(&self, next: &Slot, active: Option<&Slot>) -> i64 {
         let tainted = active.is_some_and(|active| active.tainted_at.is_some());
-        // Delegations and their keys are known to sidecars alone.
-        if tainted || next.kind == Kind::Token { 0 } else { seconds(self.config.consumers_wait) }
+        // Delegations and their keys are known to sidecars alone, and a replica that joins is not to be without a key
+        // for long.
+        if tainted || next.kind == Kind::Token || active.is_none() {
+            0
+        } else {
+            seconds(self.config.consumers_wait)
+        }
     }
 
     fn takes_over(&self, next: &Slot, active: Option<&Slot>) -> bool {

@@ -8,7 +8,7 @@ use signet_token::SigningKey;
 
 use super::machine::{Kind, Phase, RotationConfig, activate_at, prepare_at};
 use super::material::Entry;
-use crate::hierarchy::{CaCertificate, Issuer};
+use crate::hierarchy::{CaCertificate, HierarchyError, Issuer};
 
 /// The journal at one moment, with this replica's own keys beside it.
 pub(crate) struct View {
@@ -18,11 +18,22 @@ pub(crate) struct View {
     pub(crate) entries: Vec<Entry>,
     pub(crate) root: RootView,
     pub(crate) issuer: Arc<Issuer>,
-    pub(crate) token: Arc<SigningKey>,
-    pub(crate) jwt: Arc<SigningKey>,
+    /// None while a replica that has just joined waits for sidecars to acknowledge its key.
+    pub(crate) token: Option<Arc<SigningKey>>,
+    pub(crate) jwt: Option<Arc<SigningKey>>,
 }
 
 impl View {
+    /// The key under which delegations are believed.
+    pub(crate) fn token(&self) -> Result<Arc<SigningKey>, HierarchyError> {
+        self.token.clone().ok_or(HierarchyError::NotActive { kind: "token" })
+    }
+
+    /// The key of JWT-SVIDs.
+    pub(crate) fn jwt(&self) -> Result<Arc<SigningKey>, HierarchyError> {
+        self.jwt.clone().ok_or(HierarchyError::NotActive { kind: "jwt" })
+    }
+
     /// Whether the issuer is to be replaced now, or is no longer under the root that signs.
     pub(crate) fn is_issuer_due(&self, now: i64, config: &RotationConfig) -> bool {
         let own = self.entries.iter().find(|entry| entry.slot.id == self.issuer.id);

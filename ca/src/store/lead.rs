@@ -20,7 +20,7 @@ const SILENCE: &str = "SET idle_session_timeout = '30s'";
 
 /// The right to lead, until it is dropped or lost.
 #[derive(Debug)]
-pub struct Lead {
+pub(crate) struct Lead {
     epoch: i64,
     lost: watch::Receiver<bool>,
     pulse: Option<AbortHandle>,
@@ -28,23 +28,13 @@ pub struct Lead {
 
 impl Lead {
     /// The fencing number: larger than that of every leader before.
-    pub fn epoch(&self) -> i64 {
+    pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }
 
     /// Whether the connection that holds the lock is known to be gone. Acts are refused whether or not it is known.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         *self.lost.borrow() || self.lost.has_changed().is_err() && self.pulse.is_some()
-    }
-
-    /// Returns when the lock is lost.
-    pub async fn lost(&self) {
-        let mut lost = self.lost.clone();
-        if self.pulse.is_none() {
-            std::future::pending::<()>().await;
-        }
-        // An error means that whoever would tell is gone, and the connection with it.
-        let _ = lost.wait_for(|lost| *lost).await;
     }
 }
 

@@ -39,7 +39,7 @@ use crate::record::Record;
 
 pub(crate) use authorities::Journal;
 pub(crate) use changes::Change;
-pub use lead::Lead;
+pub(crate) use lead::Lead;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;

@@ -21,6 +21,9 @@ pub(crate) const START: i64 = 1_767_225_600;
 pub(crate) const HOUR: i64 = 3600;
 pub(crate) const DAY: i64 = 24 * HOUR;
 
+/// Records of a first start: root, issuer, token key and JWT key made.
+pub(crate) const FOUNDING: u64 = 4;
+
 pub(crate) struct TestClock(pub(crate) AtomicI64);
 
 impl Clock for TestClock {

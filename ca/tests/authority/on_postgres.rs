@@ -10,6 +10,7 @@ mod renewal;
 mod replicas;
 mod revocation;
 mod roles;
+mod rotation;
 mod server;
 mod sharing;
 mod store;

@@ -179,7 +179,7 @@ async fn a_store_of_another_root_is_refused() {
         return;
     }
     let (ours, theirs) = (mesh().await, mesh().await);
-    let roots = [&ours, &theirs].map(|mesh| mesh.authority.root_sha256().to_string());
+    let roots = [&ours, &theirs].map(|mesh| mesh.authority.mesh().to_string());
     ours.authority.close().await;
     let store = crate::store(theirs.dir.path());
     let Err(error) = ours.reopen_with(|config| config.store = store).await else { panic!("it opened") };

@@ -72,9 +72,9 @@ async fn keys_with_an_empty_store_do_not_start() {
 
 #[tokio::test]
 async fn keys_with_another_authoritys_store_do_not_start() {
-    let root = |authority: &Authority| authority.root_sha256().to_string();
+    let name = |authority: &Authority| authority.mesh().to_string();
     let (mesh, other) = (revoked().await, mesh().await);
-    let (ours, theirs) = (root(&mesh.authority), root(&other.authority));
+    let (ours, theirs) = (name(&mesh.authority), name(&other.authority));
     let ((dir, clock), (foreign, _)) = (closed(mesh).await, closed(other).await);
     remove_store(dir.path());
     std::fs::copy(database(foreign.path()), database(dir.path())).unwrap();
@@ -85,13 +85,13 @@ async fn keys_with_another_authoritys_store_do_not_start() {
 #[tokio::test]
 async fn a_store_whose_owner_was_rewritten_does_not_start() {
     let (mesh, other) = (revoked().await, mesh().await);
-    let root = *mesh.authority.root_sha256().as_bytes();
+    let name = *mesh.authority.mesh().as_bytes();
     let ((dir, clock), (foreign, _)) = (closed(mesh).await, closed(other).await);
     remove_store(dir.path());
     std::fs::copy(database(foreign.path()), database(dir.path())).unwrap();
     let forged = Mesh { authority: crate::mesh().await.authority, clock: clock.clone(), dir };
     let intruder = forged.intruder().await;
-    sqlx::query("UPDATE founded SET root = $1").bind(root.as_slice()).execute(&intruder).await.unwrap();
+    sqlx::query("UPDATE founded SET mesh = $1").bind(name.as_slice()).execute(&intruder).await.unwrap();
     intruder.close().await;
     let error = store_error(forged.dir.path(), &clock).await;
     assert!(matches!(error, StoreError::Tampered { table: "founded" }), "{error}");
