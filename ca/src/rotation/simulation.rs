@@ -340,12 +340,12 @@ proptest! {
         for sidecar in 0..5 {
             world.act(Act::CutOff { sidecar, cut: false });
         }
-        // A mesh whose root has ended waits for an operator.
-        let ended = |slot: &Slot| slot.kind == Kind::Root && slot.phase == Phase::Active && slot.not_after < world.now;
-        if world.slots.iter().any(ended) {
-            world.act(Act::Rotate);
-        }
         for _ in 0..60 {
+            // A mesh whose root has ended waits for an operator.
+            let ended = |slot: &Slot| slot.kind == Kind::Root && slot.phase == Phase::Active && slot.not_after < world.now;
+            if world.slots.iter().any(ended) {
+                world.act(Act::Rotate);
+            }
             for replica in [0, 1] {
                 world.act(Act::Steps { replica, most: 64 });
             }
