@@ -7,6 +7,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "signet/v1/operator.proto",
         "signet/v1/audit.proto",
         "signet/v1/rotation.proto",
+        "spiffe/workload.proto",
+        "envoy/service/secret/v3/sds.proto",
+        "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

@@ -25,7 +25,7 @@ use crate::files::{self, FileError};
 use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
-use crate::limits::{Attempts, RecordBudget, Renewals};
+use crate::limits::{Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Renewals};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::replicas;
@@ -63,10 +63,13 @@ pub(crate) struct Inner {
     /// Held while steps of a rotation are planned and performed.
     pub(crate) rotating: tokio::sync::Mutex<()>,
     pub(crate) given_up: broadcast::Sender<Arc<Vec<GivenUp>>>,
+    pub(crate) jwt_svid_ttl: i64,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) attempts: Mutex<Attempts>,
     pub(crate) renewals: Mutex<Renewals>,
+    pub(crate) workloads: Mutex<Renewals>,
+    pub(crate) jwt_svids: Mutex<Renewals>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
@@ -172,10 +175,13 @@ impl Authority {
             leading: tokio::sync::Mutex::new(None),
             rotating: tokio::sync::Mutex::new(()),
             given_up: broadcast::channel(16).0,
+            jwt_svid_ttl: seconds(config.jwt_svid_ttl),
             store,
             clock,
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
             renewals: Mutex::new(Renewals::new()),
+            workloads: Mutex::new(Renewals::new()),
+            jwt_svids: Mutex::new(Renewals::per_minute(JWT_SVIDS_PER_MINUTE)),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             metrics,

@@ -18,6 +18,9 @@ pub const MIN_SVID_TTL: Duration = Duration::from_secs(300);
 pub const MIN_DEV_SVID_TTL: Duration = Duration::from_secs(10);
 /// The longest life of a join token.
 pub const MAX_JOIN_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The longest life of a JWT-SVID, and the shortest outside development.
+pub const MAX_JWT_SVID_TTL: Duration = Duration::from_secs(3600);
+pub const MIN_JWT_SVID_TTL: Duration = Duration::from_secs(60);
 
 /// Less would not outlive a chain of renewals, and an incident that is noticed after a weekend.
 const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
@@ -38,6 +41,8 @@ pub struct AuthorityConfig {
     pub dev: bool,
     pub svid_ttl: Duration,
     pub join_token_ttl: Duration,
+    /// The life of JWT-SVIDs, which nothing can take back.
+    pub jwt_svid_ttl: Duration,
     /// How long a workload may renew before it must be attested again.
     pub lineage_life: Duration,
     pub issuer_life: Duration,
@@ -73,6 +78,7 @@ impl AuthorityConfig {
             dev: false,
             svid_ttl: Duration::from_secs(3600),
             join_token_ttl: Duration::from_secs(600),
+            jwt_svid_ttl: Duration::from_secs(300),
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),
             root_life: Duration::from_secs(3650 * DAY),
@@ -110,6 +116,18 @@ impl AuthorityConfig {
             return error(
                 "joinToken.ttlSeconds",
                 format!("must be between 1 and {} seconds", MAX_JOIN_TOKEN_TTL.as_secs()),
+            );
+        }
+        let least = if self.dev { MIN_DEV_SVID_TTL } else { MIN_JWT_SVID_TTL };
+        if self.jwt_svid_ttl < least || self.jwt_svid_ttl > MAX_JWT_SVID_TTL {
+            return error(
+                "jwtSvid.ttlSeconds",
+                format!(
+                    "must be between {} and {} seconds, not {}",
+                    least.as_secs(),
+                    MAX_JWT_SVID_TTL.as_secs(),
+                    self.jwt_svid_ttl.as_secs()
+                ),
             );
         }
         // An issuer is renewed in its last third: with less, leaves would be clipped by it.

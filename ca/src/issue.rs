@@ -128,6 +128,8 @@ pub(crate) async fn issue(
             (Event::Issued, Some(lineage), None)
         }
         Grant::Renewal { parent, lineage } => (Event::Renewed, Some(lineage), Some(parent)),
+        // No parent: that one renews once, and this is no renewal of it.
+        Grant::Workload { lineage, .. } => (Event::Issued, Some(lineage), None),
         Grant::OwnSvid | Grant::Proof => (Event::SelfIssued, None, None),
     };
     let LeafProfile { id, class, serial, validity, .. } = signed.profile;
@@ -143,13 +145,19 @@ pub(crate) async fn issue(
         not_after: validity.not_after,
     };
     writer.insert_svid(&row).await?;
-    writer.sidecar_renewed(&row).await?;
+    // An app's certificate is of the sidecar's lineage, and is not what the sidecar goes by.
+    if !matches!(authorized.grant(), Grant::Workload { .. }) {
+        writer.sidecar_renewed(&row).await?;
+    }
     writer
         .record(
             Entry::new(now, event, actor)
                 .about(id.as_str(), class.as_str())
                 .certificate(&serial.to_string(), validity.not_after)
-                .because(&lineage_end(authorized.ends_at())),
+                .because(&match authorized.grant() {
+                    Grant::Workload { .. } => String::new(),
+                    _ => lineage_end(authorized.ends_at()),
+                }),
         )
         .await?;
     Ok(Issued {

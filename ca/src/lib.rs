@@ -4,7 +4,8 @@
 //! rest, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
 //! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
 //! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
-//! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
+//! certificate issued before (`renew`), of being the control plane itself, or for the app of whoever holds one
+//! (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
@@ -28,6 +29,7 @@ mod files;
 mod hierarchy;
 mod issue;
 mod join;
+mod jwt;
 mod keys;
 mod limits;
 mod metrics;
@@ -41,13 +43,15 @@ mod rotation;
 mod seal;
 mod store;
 mod vault;
+mod workload;
 
 pub use authorise::{Registrar, SharedRegistrar};
 pub use authority::{Authority, CertificateStatus};
 pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
-    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL, MIN_SVID_TTL,
+    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL,
+    MIN_JWT_SVID_TTL, MIN_SVID_TTL,
 };
 pub use csr::MAX_CSR;
 pub use error::AuthorityError;
@@ -55,6 +59,7 @@ pub use files::FileError;
 pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
+pub use jwt::JwtSvid;
 pub use keys::KeyError;
 pub use profile::ProfileError;
 pub use record::{Event, Record};

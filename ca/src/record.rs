@@ -49,10 +49,12 @@ pub enum Event {
     Tainted,
     /// A sidecar did not acknowledge a new root or key in time.
     GaveUp,
+    /// A JWT-SVID was signed.
+    JwtIssued,
 }
 
 impl Event {
-    const ALL: [Event; 21] = [
+    const ALL: [Event; 22] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -74,6 +76,7 @@ impl Event {
         Event::RotationAsked,
         Event::Tainted,
         Event::GaveUp,
+        Event::JwtIssued,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -99,6 +102,7 @@ impl Event {
             Event::RotationAsked => "rotation-asked",
             Event::Tainted => "tainted",
             Event::GaveUp => "gave-up",
+            Event::JwtIssued => "jwt-issued",
         }
     }
 

@@ -73,6 +73,14 @@ pub enum Refusal {
     NotInTheJournal,
     /// Only what has not been active yet can be activated.
     NotASuccessor,
+    /// The registry's Workload does not let its app have certificates of its own.
+    WorkloadApiOff,
+    /// Only a sidecar or a gateway asks for its app; an app asks for nobody.
+    NotAProxy,
+    /// A JWT-SVID was asked for somebody else.
+    NotTheCaller,
+    /// The audiences of a JWT-SVID are none, too many or too long.
+    Audience,
 }
 
 /// What the caller is told.
@@ -129,6 +137,10 @@ impl Refusal {
             Refusal::Stale => "stale",
             Refusal::NotInTheJournal => "not-in-the-journal",
             Refusal::NotASuccessor => "not-a-successor",
+            Refusal::WorkloadApiOff => "workload-api-off",
+            Refusal::NotAProxy => "not-a-proxy",
+            Refusal::NotTheCaller => "not-the-caller",
+            Refusal::Audience => "audience",
         }
     }
 
@@ -155,7 +167,7 @@ impl Refusal {
                 "a stored row does not carry the authority's mark: somebody else wrote to the store"
             }
             Refusal::TooManyAttempts => {
-                "too many attempts from this source, or renewals of this lineage: wait a minute"
+                "too many attempts from this source, or certificates or tokens of this lineage: wait a minute"
             }
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
@@ -193,6 +205,14 @@ impl Refusal {
             Refusal::NotASuccessor => {
                 "only a root, issuer or key that has not been active yet can be activated"
             }
+            Refusal::WorkloadApiOff => {
+                "the registry's Workload does not opt in: `workloadApi: true` lets its app have certificates and tokens"
+            }
+            Refusal::NotAProxy => "the caller is neither a sidecar nor a gateway: an app asks its sidecar",
+            Refusal::NotTheCaller => "a JWT-SVID is issued for the caller's own identity only",
+            Refusal::Audience => {
+                "a JWT-SVID names 1 to 16 audiences of 1 to 1024 bytes without control characters"
+            }
         }
     }
 
@@ -213,7 +233,8 @@ impl Refusal {
             | Refusal::Lifetime
             | Refusal::Thumbprint
             | Refusal::NotInTheJournal
-            | Refusal::NotASuccessor => Outward::Invalid,
+            | Refusal::NotASuccessor
+            | Refusal::Audience => Outward::Invalid,
             Refusal::TokenMalformed
             | Refusal::TokenUnknown
             | Refusal::TokenUsed
@@ -231,7 +252,10 @@ impl Refusal {
             | Refusal::SvidExpired
             | Refusal::LineageRevoked
             | Refusal::LineageEnded
-            | Refusal::ParentReused => Outward::Denied,
+            | Refusal::ParentReused
+            | Refusal::WorkloadApiOff
+            | Refusal::NotAProxy
+            | Refusal::NotTheCaller => Outward::Denied,
         }
     }
 

@@ -191,7 +191,7 @@ fn serial_of(certificate: &CertificateDer<'_>) -> Option<Serial> {
 }
 
 /// Who asks, as the presented certificate says; for the record only.
-fn presenter(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn presenter(certificate: &CertificateDer<'_>) -> String {
     signet_identity::Svid::parse(std::slice::from_ref(certificate))
         .map_or_else(|_| "a peer without a readable SVID".to_owned(), |svid| svid.id.to_string())
 }

@@ -28,6 +28,8 @@ pub struct AuthorityState {
     pub revocations: Arc<Revocations>,
     /// A JWK set as JSON.
     pub token_roots: String,
+    /// The keys that sign JWT-SVIDs, a JWK set as JSON.
+    pub jwt_keys: String,
 }
 
 impl AuthorityState {
@@ -42,6 +44,7 @@ impl AuthorityState {
             bundle_sequence: published.sequence,
             revocations,
             token_roots: published.token_keys.clone(),
+            jwt_keys: published.jwt_keys.clone(),
         }
     }
 }

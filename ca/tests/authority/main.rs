@@ -14,6 +14,7 @@ mod server;
 mod sharing;
 mod sqlite_file;
 mod store;
+mod workload;
 
 use harness::*;
 

@@ -27,6 +27,7 @@ pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
         roots_der: authority.roots.iter().map(|der| der.to_vec()).collect(),
         sequence: authority.bundle_sequence,
         tainted: authority.tainted.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        jwt_keys: authority.jwt_keys.clone(),
     }
 }
 

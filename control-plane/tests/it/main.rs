@@ -8,3 +8,4 @@ mod harness;
 mod joining;
 mod keys;
 mod operator;
+mod workloads;

@@ -118,6 +118,7 @@ impl Mind {
             roots_der: vec![self.ca.root().to_vec()],
             sequence: 1,
             tainted: Vec::new(),
+            jwt_keys: String::new(),
         }
     }
 }

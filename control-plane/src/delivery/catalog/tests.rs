@@ -95,6 +95,7 @@ fn authority() -> AuthorityState {
         bundle_sequence: 1,
         revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
+        jwt_keys: r#"{"keys":[]}"#.into(),
     }
 }
 
