@@ -16,6 +16,7 @@ use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::refusal::Refusal;
 use crate::renew::presenter;
+use crate::store::Guarded;
 
 impl Authority {
     /// Issues a certificate of class `workload` to the key of this request, with the identity of the peer that
@@ -55,7 +56,8 @@ impl Inner {
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
-        let mut writer = self.store.begin().await?;
+        let key_hash = key.sha256();
+        let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;
         let authorized = self.rules.by_proxy(&mut writer, presented, &key, &*registrar, now).await?;
         if let Grant::Workload { lineage, .. } = authorized.grant()
             && !self.workloads.lock().unwrap_or_else(PoisonError::into_inner).admit(lineage.id, now)

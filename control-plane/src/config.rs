@@ -4,6 +4,8 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod jwt_svid;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,6 +69,8 @@ pub struct Config {
     pub operator_uids: Vec<u32>,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
+    /// Life of the tokens for apps.
+    pub jwt_svid_ttl_seconds: u64,
     /// Days after a join until the workload must join again.
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
@@ -151,6 +155,8 @@ struct Raw {
     metrics: Option<RawMetrics>,
     #[serde(default)]
     svid: RawSvid,
+    #[serde(default)]
+    jwt_svid: jwt_svid::RawJwtSvid,
     #[serde(default)]
     issuers: RawIssuers,
     #[serde(default)]
@@ -272,6 +278,7 @@ impl Raw {
         if self.issuers.allow_http && !self.dev {
             return Err(("issuers.allowHttp", "only allowed together with `dev: true`".into()));
         }
+        let jwt_svid_ttl = self.jwt_svid.check(self.dev)?;
         let system_namespace: Label = self
             .system
             .namespace
@@ -294,6 +301,7 @@ impl Raw {
             operator_uids: self.operator.uids,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
+            jwt_svid_ttl_seconds: jwt_svid_ttl,
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
@@ -410,5 +418,21 @@ operator: {socket: /run/signet/operator.sock}
         assert!(message.contains("advertise.mesh") && message.contains("host:port"), "{message}");
         let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
         assert!(message.contains("log.level") && message.contains("trace"), "{message}");
+    }
+
+    #[test]
+    fn a_token_for_an_app_lives_for_minutes() {
+        assert_eq!(parse(GOOD).unwrap().jwt_svid_ttl_seconds, 300);
+        for (ttl, dev, good) in
+            [(60, false, true), (59, false, false), (3601, false, false), (10, true, true), (9, true, false)]
+        {
+            let parsed = parse(&format!("{GOOD}dev: {dev}\njwtSvid: {{ttlSeconds: {ttl}}}\n"));
+            match parsed {
+                Ok(config) => assert!(good && config.jwt_svid_ttl_seconds == ttl, "{ttl}"),
+                Err(message) => {
+                    assert!(!good && message.contains("jwtSvid.ttlSeconds: expected"), "{message}")
+                }
+            }
+        }
     }
 }

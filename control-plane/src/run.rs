@@ -277,6 +277,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.log_retention = config.log_retention;
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;
+    authority.jwt_svid_ttl = Duration::from_secs(config.jwt_svid_ttl_seconds);
     authority
 }
 

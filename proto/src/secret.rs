@@ -95,13 +95,17 @@ mod tests {
 
     #[test]
     fn keys_and_tokens_do_not_print() {
-        let svid = X509svid { x509_svid_key: b"key bytes".to_vec(), ..X509svid::default() };
-        let token = Jwtsvid { svid: "token text".into(), ..Jwtsvid::default() };
+        let mut svid = X509svid::default();
+        svid.x509_svid_key = b"key bytes".to_vec();
+        let mut token = Jwtsvid::default();
+        token.svid = "token text".into();
         let issued = IssuedJwtSvid { token: "token text".into(), ..IssuedJwtSvid::default() };
         let source = DataSource { specifier: Some(Specifier::InlineBytes(b"key bytes".to_vec())) };
         let any = prost_types::Any { type_url: String::new(), value: b"key bytes".to_vec() };
-        let resource = Resource { resource: Some(any.clone()), ..Resource::default() };
-        let response = DiscoveryResponse { resources: vec![any], ..DiscoveryResponse::default() };
+        let mut resource = Resource::default();
+        resource.resource = Some(any.clone());
+        let mut response = DiscoveryResponse::default();
+        response.resources = vec![any];
         let printed = format!("{svid:?} {token:?} {issued:?} {source:?} {resource:?} {response:?}");
         for secret in ["key bytes", "token text", "107, 101, 121"] {
             assert!(!printed.contains(secret), "{printed}");

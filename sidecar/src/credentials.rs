@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::{
     BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure, KeyId,
-    OwnSvid, RevocationSet, SpiffeId, TrustBundle, TrustDomain,
+    OwnSvid, RevocationSet, SpiffeId, Svid, TrustBundle, TrustDomain,
 };
 use signet_proxy::state::{State, Tls};
+use signet_token::Jwks;
 use tokio::sync::watch;
 
 /// Why a change was not published.
@@ -36,6 +37,8 @@ pub struct Delivered {
     pub sequence: u64,
     /// Whose private key may be in other hands: SHA-256 of a root's certificate or an issuer's public key.
     pub tainted: Vec<KeyId>,
+    /// The keys that sign its JWT-SVIDs; none of ours depends on them.
+    pub jwt_keys: Jwks,
 }
 
 /// See the module's story.
@@ -131,6 +134,13 @@ impl Credentials {
         let svid = tls.generation.own().svid();
         let issuers = svid.issuers.iter().map(|issuer| issuer.key);
         issuers.chain([tls.generation.own_root()]).any(|key| own.tainted.contains(&key))
+    }
+
+    /// Whether one of this certificate's issuers is such a one.
+    pub fn taints(&self, svid: &Svid) -> bool {
+        let parts = self.parts();
+        let own = parts.bundles.get(&self.domain);
+        own.is_some_and(|own| svid.issuers.iter().any(|issuer| own.tainted.contains(&issuer.key)))
     }
 
     /// News of revocation. An older set than the one held is ignored.

@@ -49,7 +49,9 @@ impl Api {
             _ => false,
         };
         if !said {
-            return Err(Status::invalid_argument(format!("expected the header {HEADER}: true, exactly once")));
+            return Err(Status::invalid_argument(format!(
+                "expected the header {HEADER}: true, exactly once"
+            )));
         }
         Connection::of(request)
     }
@@ -79,16 +81,14 @@ impl Api {
         let Ok(_place) = self.fetching.try_acquire() else {
             return Err(Status::resource_exhausted("too many tokens are being fetched; try again"));
         };
-        let tokens = self
-            .provider
-            .jwt_svids(&connection.caller, request.audience, wanted)
-            .await
-            .map_err(|refused| match refused {
+        let tokens = self.provider.jwt_svids(&connection.caller, request.audience, wanted).await.map_err(
+            |refused| match refused {
                 Refused::Denied(why) => feed::no_identity(&why),
                 Refused::Invalid(why) => Status::invalid_argument(why),
                 Refused::Exhausted(why) => Status::resource_exhausted(why),
                 Refused::Unavailable(why) => Status::unavailable(why),
-            })?;
+            },
+        )?;
         let svids = tokens.into_iter().map(|token| Jwtsvid {
             spiffe_id: token.spiffe_id.to_string(),
             svid: token.token,
@@ -289,4 +289,3 @@ fn protobuf(value: serde_json::Value) -> prost_types::Value {
     };
     prost_types::Value { kind: Some(kind) }
 }
-

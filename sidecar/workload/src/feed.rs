@@ -1,8 +1,9 @@
 //! How a stream tells of changes, and what becomes of a reader that does not read.
 //!
-//! Messages are the whole state, so there is no queue: while the reader thinks, newer states replace older ones. A
-//! message that is not taken within [`Bounds::unread`](crate::Bounds) cuts the connection: nothing less would end a
-//! stream whose reader grants no window, and what waits for it may be a private key.
+//! Messages are the whole state, so there is no queue: while the reader thinks, newer states replace older ones. HTTP/2
+//! takes a message or two in advance, for a reader that grants no window; the next one that is not taken within
+//! [`Bounds::unread`] cuts the connection: nothing less would end such a stream, and what waits for it may be a
+//! private key. A peer that does not read its socket at all is found by the pings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +13,22 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
+use crate::listen::Bounds;
 use crate::provider::{Caller, Provider, Served, State};
-
-/// How long a stream may wait for a first state.
-pub(crate) const FIRST: Duration = Duration::from_secs(10);
 
 /// The connection under a call: goes with every request.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     pub(crate) caller: Caller,
-    pub(crate) unread: Duration,
+    unread: Duration,
+    /// How long a stream may wait for something to tell.
+    pub(crate) first: Duration,
     cut: Arc<Notify>,
 }
 
 impl Connection {
-    pub(crate) fn new(caller: Caller, unread: Duration) -> Self {
-        Self { caller, unread, cut: Arc::default() }
+    pub(crate) fn new(caller: Caller, bounds: &Bounds) -> Self {
+        Self { caller, unread: bounds.unread, first: bounds.first, cut: Arc::default() }
     }
 
     /// The connection under this request. There is always one: requests reach a service only through `serve`.
@@ -126,10 +127,11 @@ where
     M: Fn(&Served) -> T + Send + 'static,
     K: Fn(&Served) -> Vec<u8> + Send + 'static,
 {
+    let first = connection.first;
     let (feed, out) = Feed::new(connection);
     tokio::spawn(async move {
         let mut told: Option<Vec<u8>> = None;
-        let deadline = tokio::time::sleep(FIRST);
+        let deadline = tokio::time::sleep(first);
         tokio::pin!(deadline);
         loop {
             let now = state.borrow_and_update().clone();

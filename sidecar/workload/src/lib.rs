@@ -9,10 +9,11 @@
 //! * [`listen`]: the socket, who may connect, how many. `serve`: one connection, with its bounds and its end.
 //! * [`provider`]: who is this caller, and what is it? Everything that is served comes from there, and changes there;
 //!   a sidecar answers the same to every caller, an agent of a host will not.
+//! * `authority`: what some gRPC libraries say of a Unix socket, made legal.
 //! * `api` and `sds`: the two protocols. `feed`: how both tell of changes, and cut whoever does not listen.
 //!
 //! It promises: nobody is told by what they say themselves but by what the kernel says of them; a message is the whole
-//! state, never a difference to something that was lost; a reader that does not read costs one message, and then its
+//! state, never a difference to something that was lost; a reader that does not read costs a few messages, and then its
 //! connection. Keys are in no log, no error, and wiped where they are ours to wipe.
 #![cfg_attr(
     not(test),
@@ -25,6 +26,7 @@
 )]
 
 mod api;
+mod authority;
 mod feed;
 pub mod listen;
 mod metrics;

@@ -32,6 +32,8 @@ pub struct Bounds {
     pub header_list: u32,
     /// Bytes that wait for the peer, of one stream.
     pub send_buffer: usize,
+    /// How long a stream may wait for something to tell, or for its first request.
+    pub first: Duration,
     /// A message that is not taken for so long cuts the connection.
     pub unread: Duration,
     /// A silent peer is asked after this long, and dropped when it does not answer.
@@ -50,6 +52,7 @@ impl Default for Bounds {
             streams: 64,
             header_list: 8 * 1024,
             send_buffer: 64 * 1024,
+            first: Duration::from_secs(10),
             unread: Duration::from_secs(30),
             ping_every: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
@@ -72,8 +75,10 @@ pub struct Listen {
 /// Serves the socket until the process begins to end.
 pub async fn listen(listener: UnixListener, listen: Listen) {
     let Listen { provider, clock, metrics, uids, bounds, shutdown } = listen;
-    let services =
-        Services::new(Api::new(provider.clone(), clock, metrics.clone()), Sds::new(provider, metrics.clone()));
+    let services = Services::new(
+        Api::new(provider.clone(), clock, metrics.clone()),
+        Sds::new(provider, metrics.clone()),
+    );
     let permits = Arc::new(Semaphore::new(bounds.connections));
     let places = Arc::new(Places::default());
     loop {
@@ -111,7 +116,7 @@ pub async fn listen(listener: UnixListener, listen: Listen) {
         let (services, shutdown, metrics) = (services.clone(), shutdown.clone(), metrics.clone());
         tokio::spawn(async move {
             metrics.open.inc();
-            let connection = Connection::new(caller, bounds.unread);
+            let connection = Connection::new(caller, &bounds);
             serve(stream, services, connection, bounds, shutdown.draining()).await;
             metrics.open.dec();
             drop((permit, place));

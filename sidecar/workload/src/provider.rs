@@ -147,11 +147,7 @@ mod tests {
         let other = signet_token::SigningKey::generate().unwrap();
         let mut nameless = other.public_jwk().to_json();
         nameless.remove("kid");
-        let text = format!(
-            r#"{{"keys":[{},{}]}}"#,
-            named.public_jwk(),
-            serde_json::Value::Object(nameless)
-        );
+        let text = format!(r#"{{"keys":[{},{}]}}"#, named.public_jwk(), serde_json::Value::Object(nameless));
         let bundle = JwtBundle::new(&Jwks::parse(&text).unwrap());
         let document: serde_json::Value = serde_json::from_str(&bundle.document()).unwrap();
         let keys = document["keys"].as_array().unwrap();

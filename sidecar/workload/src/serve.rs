@@ -11,7 +11,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use signet_proto::envoy::service::secret::v3::secret_discovery_service_server::{self as sds_server, SecretDiscoveryServiceServer};
+use signet_proto::envoy::service::secret::v3::secret_discovery_service_server::{
+    self as sds_server, SecretDiscoveryServiceServer,
+};
 use signet_proto::spiffe::spiffe_workload_api_server::{self as api_server, SpiffeWorkloadApiServer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::Status;
@@ -19,6 +21,7 @@ use tonic::body::Body;
 use tower::Service as _;
 
 use crate::api::Api;
+use crate::authority::Lenient;
 use crate::feed::Connection;
 use crate::listen::Bounds;
 use crate::sds::Sds;
@@ -47,7 +50,8 @@ impl Services {
         match service {
             api_server::SERVICE_NAME => self.api.clone().call(request).await,
             sds_server::SERVICE_NAME => self.sds.clone().call(request).await,
-            _ => Ok(Status::unimplemented("this socket has the SPIFFE Workload API and Envoy's SDS v3").into_http()),
+            _ => Ok(Status::unimplemented("this socket has the SPIFFE Workload API and Envoy's SDS v3")
+                .into_http()),
         }
     }
 }
@@ -76,7 +80,7 @@ where
         .max_local_error_reset_streams(64)
         .keep_alive_interval(bounds.ping_every)
         .keep_alive_timeout(bounds.ping_timeout);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(Lenient::new(stream)), service));
     let mut end = pin!(end);
     tokio::select! {
         result = served.as_mut() => {

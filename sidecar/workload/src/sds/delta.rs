@@ -26,7 +26,7 @@ pub(super) struct Delta {
     pools: bool,
     /// Name to version, as the client was told or says that it has; `None` where it was told that there is none.
     told: BTreeMap<String, Option<String>>,
-    nonce: String,
+    pub(super) nonce: String,
 }
 
 impl Protocol for Delta {

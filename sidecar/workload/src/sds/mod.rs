@@ -18,7 +18,7 @@ use signet_proto::google::rpc;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::outcome;
-use crate::feed::{self, Connection, FIRST, Feed, Gone, Out};
+use crate::feed::{self, Connection, Feed, Gone, Out};
 use crate::metrics::Metrics;
 use crate::provider::{Provider, Served, State};
 use delta::Delta;
@@ -95,10 +95,10 @@ impl Sds {
         let connection = Connection::of(&request);
         self.metrics.call(call, outcome(&connection));
         let connection = connection?;
-        let state = self.provider.serve(&connection.caller);
+        let (state, first) = (self.provider.serve(&connection.caller), connection.first);
         let (feed, out) = Feed::new(connection);
         tokio::spawn(async move {
-            if let Err(Some(status)) = follow::<P>(&feed, request.into_inner(), state).await {
+            if let Err(Some(status)) = follow::<P>(&feed, request.into_inner(), state, first).await {
                 feed.end(status).await;
             }
         });
@@ -111,11 +111,12 @@ async fn follow<P: Protocol>(
     feed: &Feed<P::Told>,
     mut asking: Streaming<P::Asked>,
     mut state: tokio::sync::watch::Receiver<State>,
+    first: std::time::Duration,
 ) -> Result<(), Option<Status>> {
     let mut protocol = P::default();
     let mut begun = false;
     let mut told = false;
-    let deadline = tokio::time::sleep(FIRST);
+    let deadline = tokio::time::sleep(first);
     tokio::pin!(deadline);
     loop {
         if begun {
@@ -182,7 +183,6 @@ fn nonce() -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
 
 #[cfg(test)]
 mod tests;

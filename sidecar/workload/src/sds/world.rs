@@ -105,10 +105,15 @@ fn version(secrets: &[Written]) -> String {
 /// Bounded before anything is kept of them.
 pub(super) fn check_names(names: Vec<String>) -> Result<BTreeSet<String>, Status> {
     if names.len() > MAX_NAMES {
-        return Err(Status::invalid_argument(format!("expected at most {MAX_NAMES} names, got {}", names.len())));
+        return Err(Status::invalid_argument(format!(
+            "expected at most {MAX_NAMES} names, got {}",
+            names.len()
+        )));
     }
     if let Some(long) = names.iter().map(String::len).find(|length| *length > MAX_NAME) {
-        return Err(Status::invalid_argument(format!("expected names of at most {MAX_NAME} bytes, got one of {long}")));
+        return Err(Status::invalid_argument(format!(
+            "expected names of at most {MAX_NAME} bytes, got one of {long}"
+        )));
     }
     Ok(names.into_iter().collect())
 }
