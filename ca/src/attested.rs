@@ -49,6 +49,8 @@ pub struct Attested {
     pub spiffe_id: SpiffeId,
     pub class: PeerClass,
     pub instance: Instance,
+    /// Whether it goes on: its holder came with a certificate of this identity, and must go by a bundle in force.
+    pub again: bool,
     /// How it was attested; labels a counter.
     pub by: &'static str,
     /// Another life than the configured one, at most a day.
@@ -128,7 +130,7 @@ impl Inner {
         };
         let holders = [Holder::instance(&attested.instance), Holder::identity(&attested.spiffe_id)];
         self.admit(&holders, (&attested.spiffe_id, attested.class), now)?;
-        let issuer = self.issuer(now)?;
+        let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;
         let authorized = self.rules.by_attestation(&mut writer, attested, &key, &*registrar, now).await?;

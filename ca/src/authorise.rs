@@ -15,7 +15,9 @@ use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::issue::MIN_LEAF_LIFE;
 use crate::refusal::Refusal;
-use crate::store::{Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer};
+use crate::store::{
+    Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer, instance_named,
+};
 
 /// What the registry says about an identity, asked at every issuance and renewal.
 pub trait Registrar: Send + Sync {
@@ -53,6 +55,11 @@ pub(crate) enum Grant {
     },
     /// This instance was attested a moment ago. Begins no lineage.
     Attested(Instance),
+    /// For the app beside the holder of a certificate; never longer than that certificate.
+    Workload {
+        tie: Tie,
+        parent_ends_at: i64,
+    },
     /// The control plane's own.
     OwnSvid,
     /// A throwaway certificate, by which the authority proves itself before it serves.
@@ -80,6 +87,10 @@ impl Authorized {
     pub(crate) fn ends_at(&self) -> Option<i64> {
         match &self.grant {
             Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
+            Grant::Workload { tie: Tie::Lineage(lineage), parent_ends_at } => {
+                Some(lineage.ends_at.min(*parent_ends_at))
+            }
+            Grant::Workload { tie: Tie::Instance(_), parent_ends_at } => Some(*parent_ends_at),
             Grant::Attested(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
@@ -126,6 +137,25 @@ pub(crate) enum Renewal {
     Again(SvidRow),
     /// A second key for one parent: the lineage is to be revoked.
     Reused(LineageRow),
+}
+
+/// Who asks, by a certificate that was issued here.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pub(crate) serial: Serial,
+    pub(crate) id: SpiffeId,
+    pub(crate) class: PeerClass,
+    pub(crate) tie: Tie,
+    pub(crate) not_after: i64,
+}
+
+/// What a certificate goes back to, and the next one of its holder as well.
+#[derive(Debug, Clone)]
+pub(crate) enum Tie {
+    /// It began with a join token.
+    Lineage(LineageRow),
+    /// It was attested, as each one is.
+    Instance(Instance),
 }
 
 /// What does not change from one request to the next.
@@ -204,42 +234,11 @@ impl Rules {
         registrar: &dyn Registrar,
         now: i64,
     ) -> Result<Renewal, Stop> {
-        let serial = check::parse(presented)
-            .ok()
-            .and_then(|certificate| Serial::from_der_integer(certificate.raw_serial()).ok())
-            .ok_or(Stop::Refused(Refusal::PeerMismatch, None))?;
-        let row = writer.svid(serial.as_bytes()).await?.ok_or(Stop::Refused(Refusal::SerialUnknown, None))?;
-        let (id, class) = named(&row.spiffe_id, &row.class, "svids")?;
+        let Holder { serial, id, class, tie, .. } = self.holder(writer, presented, now).await?;
         let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
-        if row.certificate != presented {
-            return Err(refuse(Refusal::PeerMismatch));
-        }
-        if now > row.not_after {
-            return Err(refuse(Refusal::SvidExpired));
-        }
-        let Some(lineage_id) = row.lineage else {
-            // What was attested is attested again; the control plane makes its own anew. Neither renews.
-            let attested = writer.attested(serial.as_bytes()).await?;
-            return Err(refuse(attested.map_or(Refusal::Reserved, |_| Refusal::AttestAgain)));
-        };
-        for (kind, value, refusal) in [
-            (RevocationKind::Serial, row.serial.as_slice(), Refusal::SerialRevoked),
-            (RevocationKind::Key, row.key_hash.as_slice(), Refusal::KeyRevoked),
-            (RevocationKind::Identity, row.spiffe_id.as_bytes(), Refusal::IdentityRevoked),
-        ] {
-            if writer.is_revoked(kind, value, now).await? {
-                return Err(refuse(refusal));
-            }
-        }
-        let lineage = writer
-            .lineage(&lineage_id)
-            .await?
-            .ok_or(StoreError::Corrupt { table: "svids", what: "its lineage is missing" })?;
-        if lineage.revoked_at.is_some() {
-            return Err(refuse(Refusal::LineageRevoked));
-        }
-        if lineage.spiffe_id != row.spiffe_id || lineage.class != row.class {
-            return Err(refuse(Refusal::RowTampered));
+        let Tie::Lineage(lineage) = tie else { return Err(refuse(Refusal::AttestAgain)) };
+        if class == PeerClass::Workload {
+            return Err(refuse(Refusal::NotAProxy));
         }
         if let Some(child) = writer.child_of(serial.as_bytes()).await? {
             if child.key_hash != key.sha256() {
@@ -268,6 +267,115 @@ impl Rules {
         }))
     }
 
+    /// Who presented this certificate, if it is one that was issued here and may still ask for something: known byte
+    /// for byte, within its dates, and neither it nor its key, identity or lineage revoked.
+    pub(crate) async fn holder(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        now: i64,
+    ) -> Result<Holder, Stop> {
+        let serial = check::parse(presented)
+            .ok()
+            .and_then(|certificate| Serial::from_der_integer(certificate.raw_serial()).ok())
+            .ok_or(Stop::Refused(Refusal::PeerMismatch, None))?;
+        let row = writer.svid(serial.as_bytes()).await?.ok_or(Stop::Refused(Refusal::SerialUnknown, None))?;
+        let (id, class) = named(&row.spiffe_id, &row.class, "svids")?;
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if row.certificate != presented {
+            return Err(refuse(Refusal::PeerMismatch));
+        }
+        if now > row.not_after {
+            return Err(refuse(Refusal::SvidExpired));
+        }
+        let attested = writer.attested(serial.as_bytes()).await?;
+        if row.lineage.is_none() && attested.is_none() {
+            // The control plane makes its own anew, and asks for nothing else.
+            return Err(refuse(Refusal::Reserved));
+        }
+        for (kind, value, refusal) in [
+            (RevocationKind::Serial, row.serial.as_slice(), Refusal::SerialRevoked),
+            (RevocationKind::Key, row.key_hash.as_slice(), Refusal::KeyRevoked),
+            (RevocationKind::Identity, row.spiffe_id.as_bytes(), Refusal::IdentityRevoked),
+        ] {
+            if writer.is_revoked(kind, value, now).await? {
+                return Err(refuse(refusal));
+            }
+        }
+        let tie = match (row.lineage, attested) {
+            (Some(lineage_id), None) => {
+                let lineage = writer
+                    .lineage(&lineage_id)
+                    .await?
+                    .ok_or(StoreError::Corrupt { table: "svids", what: "its lineage is missing" })?;
+                if lineage.revoked_at.is_some() {
+                    return Err(refuse(Refusal::LineageRevoked));
+                }
+                // A certificate for an app is of its sidecar's lineage, and of a class of its own.
+                let of_lineage = lineage.class == row.class || class == PeerClass::Workload;
+                if lineage.spiffe_id != row.spiffe_id || !of_lineage {
+                    return Err(refuse(Refusal::RowTampered));
+                }
+                Tie::Lineage(lineage)
+            }
+            (None, Some(instance)) => Tie::Instance(instance),
+            // It is of one or of the other.
+            (Some(_), Some(_)) | (None, None) => return Err(refuse(Refusal::RowTampered)),
+        };
+        let instance = writer.instance_of(&row).await?;
+        if writer.is_given_up(&instance).await? {
+            return Err(refuse(Refusal::Stale));
+        }
+        let not_after = row.not_after;
+        Ok(Holder { serial, id, class, tie, not_after })
+    }
+
+    /// The right to a certificate of class workload, for the app beside whoever presented this one: a sidecar or a
+    /// gateway whose Workload opts in.
+    pub(crate) async fn by_proxy(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let holder = self.proxy(writer, presented, registrar, now).await?;
+        let class = PeerClass::Workload;
+        let parent_ends_at = holder.not_after;
+        if parent_ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(Stop::Refused(Refusal::SvidExpired, Some((holder.id, class))));
+        }
+        let dns_names = match self.last_checks(writer, &holder.id, class, key, registrar, now).await {
+            Err(Stop::Refused(Refusal::NotRegistered, about)) => {
+                return Err(Stop::Refused(Refusal::WorkloadApiOff, about));
+            }
+            checked => checked?,
+        };
+        let grant = Grant::Workload { tie: holder.tie, parent_ends_at };
+        Ok(Authorized { id: holder.id, class, dns_names, grant })
+    }
+
+    /// Whoever presented this certificate, if it may ask for its app: a sidecar or a gateway that is still registered
+    /// as one.
+    pub(crate) async fn proxy(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Holder, Stop> {
+        let holder = self.holder(writer, presented, now).await?;
+        let about = || Some((holder.id.clone(), holder.class));
+        if !matches!(holder.class, PeerClass::Sidecar | PeerClass::Gateway) {
+            return Err(Stop::Refused(Refusal::NotAProxy, about()));
+        }
+        if registrar.dns_names(&holder.id, holder.class).is_none() {
+            return Err(Stop::Refused(Refusal::NotRegistered, about()));
+        }
+        Ok(holder)
+    }
+
     /// Looks at what was attested. Evidence says who somebody is; whether that one may have a certificate
     /// is asked here as for everybody else.
     pub(crate) async fn by_attestation(
@@ -291,6 +399,10 @@ impl Rules {
         }
         if id.namespace().is_none() {
             return Err(refuse(Refusal::IdentityShape));
+        }
+        // Who begins anew gets the newest bundle with the certificate.
+        if attested.again && writer.is_given_up(&instance_named(&attested.instance)).await? {
+            return Err(refuse(Refusal::Stale));
         }
         let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
         Ok(Authorized { id, class, dns_names, grant: Grant::Attested(attested.instance.clone()) })

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use signet_identity::SpiffeId;
 
 use crate::attested::Instance;
+use crate::authorise::Tie;
 use crate::csr::sha256;
 
 /// Sources remembered per generation; two generations are held. Beyond that, sources share one count.
@@ -81,10 +82,10 @@ impl Holder {
         Holder::Identity(sha256(id.as_str().as_bytes()))
     }
 
-    fn per_minute(self) -> u32 {
-        match self {
-            Holder::Lineage(_) | Holder::Instance(_) => HOLDER_PER_MINUTE,
-            Holder::Identity(_) => IDENTITY_PER_MINUTE,
+    pub(crate) fn of(tie: &Tie) -> Holder {
+        match tie {
+            Tie::Lineage(lineage) => Holder::Lineage(lineage.id),
+            Tie::Instance(instance) => Holder::instance(instance),
         }
     }
 }
@@ -93,13 +94,17 @@ impl Holder {
 pub(crate) const HOLDER_PER_MINUTE: u32 = 30;
 /// All replicas of a workload share its identity: a thousand of them start within a minute.
 pub(crate) const IDENTITY_PER_MINUTE: u32 = 1_200;
+/// A sidecar keeps a JWT-SVID for half of its life: so many audiences can be asked for anew each minute.
+pub(crate) const JWT_SVIDS_PER_MINUTE: u32 = 600;
 /// Holders told apart within a minute. Only who was authenticated is counted, so that the table is full of
 /// real ones; those beyond share one count.
 const HOLDERS: usize = 65_536;
 
-/// Certificates per holder and minute.
+/// Certificates, certificates for apps or JWT-SVIDs per holder and minute.
 #[derive(Debug)]
 pub(crate) struct Signing {
+    /// For one lineage or instance.
+    allowed: u32,
     began: i64,
     counts: HashMap<Holder, u32>,
     others: u32,
@@ -107,7 +112,11 @@ pub(crate) struct Signing {
 
 impl Signing {
     pub(crate) fn new() -> Signing {
-        Signing { began: i64::MIN, counts: HashMap::new(), others: 0 }
+        Signing::per_minute(HOLDER_PER_MINUTE)
+    }
+
+    pub(crate) fn per_minute(allowed: u32) -> Signing {
+        Signing { allowed, began: i64::MIN, counts: HashMap::new(), others: 0 }
     }
 
     /// Counts one certificate for each of these; whether it may be.
@@ -126,7 +135,11 @@ impl Signing {
                 None => self.counts.entry(*holder).or_default(),
             };
             *count = count.saturating_add(1);
-            admitted &= *count <= holder.per_minute();
+            admitted &= *count
+                <= match holder {
+                    Holder::Lineage(_) | Holder::Instance(_) => self.allowed,
+                    Holder::Identity(_) => IDENTITY_PER_MINUTE,
+                };
         }
         admitted
     }

@@ -3,11 +3,13 @@
 //! Every command but `demo` is one call to the control plane's operator socket, shown as text or, with
 //! `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
 
+mod audit;
 mod authority;
 mod authz;
 mod demo;
 mod mesh;
 mod operator;
+mod rotation;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
+use signet_proto::v1::audit_client::AuditClient;
 use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::rotation_client::RotationClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::UnixStream;
@@ -25,6 +27,14 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) async fn client(&self) -> anyhow::Result<OperatorClient<Channel>> {
         connect(&self.socket()?).await
+    }
+
+    pub(crate) async fn audit(&self) -> anyhow::Result<AuditClient<Channel>> {
+        Ok(AuditClient::new(channel(&self.socket()?).await?))
+    }
+
+    pub(crate) async fn rotation(&self) -> anyhow::Result<RotationClient<Channel>> {
+        Ok(RotationClient::new(channel(&self.socket()?).await?))
     }
 
     fn socket(&self) -> anyhow::Result<PathBuf> {
@@ -82,16 +92,19 @@ fn visible<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
 }
 
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Channel>> {
+    Ok(OperatorClient::new(channel(socket).await?))
+}
+
+async fn channel(socket: &Path) -> anyhow::Result<Channel> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://operator.signet.internal")
+    Endpoint::from_static("http://operator.signet.internal")
         .connect_with_connector(connector)
         .await
-        .with_context(|| format!("connecting to the control plane at {}", socket.display()))?;
-    Ok(OperatorClient::new(channel))
+        .with_context(|| format!("connecting to the control plane at {}", socket.display()))
 }
 
 /// What the control plane answered instead, in its own words.

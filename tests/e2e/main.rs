@@ -9,4 +9,5 @@ mod lifecycle;
 mod pair;
 mod pods;
 mod readme;
+mod rotation;
 mod traffic;

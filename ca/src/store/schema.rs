@@ -29,8 +29,15 @@ const STEPS: &[Step] = &[
     },
     Step {
         version: 2,
+        name: "authorities",
+        sql: include_str!("../../migrations/0002_authorities.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+    Step {
+        version: 3,
         name: "attested",
-        sql: include_str!("../../migrations/0002_attested.sql"),
+        sql: include_str!("../../migrations/0003_attested.sql"),
         sqlite: "",
         postgres: "",
     },

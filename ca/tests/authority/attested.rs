@@ -21,7 +21,7 @@ fn pod(uid: &str) -> Instance {
 }
 
 fn attested(id: SpiffeId, class: PeerClass) -> Attested {
-    Attested { spiffe_id: id, class, instance: pod("uid-1"), by: "kubernetes", ttl: None }
+    Attested { spiffe_id: id, class, instance: pod("uid-1"), again: false, by: "kubernetes", ttl: None }
 }
 
 async fn issue(mesh: &Mesh, attested: Attested) -> Result<Issued, AuthorityError> {

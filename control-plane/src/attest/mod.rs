@@ -132,6 +132,7 @@ impl Attestation {
             return Err(self.refuse(Refusal::EvidenceReserved, Some(&proven.account), from).await);
         }
         let (id, class) = identify(&registry, &proven);
+        let again = matches!(ask.want, Want::Again(..));
         let (id, class, ttl) = match ask.want {
             Want::Ours => (id, class, None),
             Want::Again(expected, peer) => {
@@ -163,7 +164,7 @@ impl Attestation {
             PeerClass::Workload => ("istio", &self.apps),
             _ => ("kubernetes", &self.ours),
         };
-        let attested = Attested { spiffe_id, class, instance: proven.instance, by, ttl };
+        let attested = Attested { spiffe_id, class, instance: proven.instance, again, by, ttl };
         Ok(self.authority.issue_attested(attested, ask.csr_der, &source, registrar.clone()).await?)
     }
 

@@ -1,10 +1,12 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`] for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`], [`rotation`] and `audit` for operators.
 
+mod audit;
 pub mod bootstrap;
 mod convert;
 pub mod identity;
 pub mod operator;
+pub mod rotation;
 
 use tonic::{Request, Status};
 

@@ -45,18 +45,18 @@ pub struct Operators {
 }
 
 /// One call, logged when it ends, however it ends.
-struct Call {
+pub(super) struct Call {
     name: &'static str,
     uid: u32,
     metrics: Metrics,
 }
 
 impl Call {
-    fn actor(&self) -> String {
+    pub(super) fn actor(&self) -> String {
         format!("uid:{}", self.uid)
     }
 
-    fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
+    pub(super) fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         let code = format!("{code:?}");
         tracing::info!(target: "signet::operator", call = self.name, uid = self.uid, code, detail, "operator call");
@@ -66,7 +66,7 @@ impl Call {
 }
 
 impl Operators {
-    fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
+    pub(super) fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
         let operator =
             request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
         Ok(Call { name, uid: operator.uid, metrics: self.metrics.clone() })
@@ -80,7 +80,10 @@ impl Operators {
             .certificates()
             .into_iter()
             .map(|c| v1::CertificateStatus {
-                role: c.role.to_owned(),
+                role: match c.phase {
+                    "active" => c.role.to_owned(),
+                    phase => format!("{} ({phase})", c.role),
+                },
                 serial: c.serial.to_string(),
                 subject: c.subject,
                 not_after: c.not_after,

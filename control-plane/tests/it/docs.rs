@@ -33,12 +33,18 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     for section in [
         "",
         "seal",
+        "store",
+        "store.postgres",
+        "replica",
+        "issuanceLog",
         "registry",
         "listen",
         "advertise",
         "operator",
         "metrics",
         "svid",
+        "rotation",
+        "jwtSvid",
         "issuers",
         "system",
         "attestation",
@@ -49,10 +55,11 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         let (text, within) = match section {
             "" => ("none: 1".to_owned(), String::new()),
             _ => {
-                let text = section
-                    .rsplit('.')
-                    .fold("none: 1".to_owned(), |inner, name| format!("{name}: {{{inner}}}"));
-                (text, format!("{section}."))
+                let nested = section
+                    .split('.')
+                    .rev()
+                    .fold("{none: 1}".to_owned(), |inner, name| format!("{{{name}: {inner}}}"));
+                (nested, format!("{section}."))
             }
         };
         let message = parse(&text).unwrap_err();

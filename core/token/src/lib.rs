@@ -13,6 +13,7 @@
 //! - [`Jwks`], [`Jwk`]: an issuer's public keys; [`SigningKey`]: ES256 keys of our own
 //! - [`Issuers`]: outside issuers by exact `iss`, yielding an [`AccessToken`]
 //! - [`delegation`], [`TokenRoots`]: who may mint; [`txn`], [`DelegatedMinter`]: what is minted
+//! - [`jwt_svid`]: workloads' identities as tokens, ours and those of federated trust domains
 //! - [`TokenCache`]: verified tokens by SHA-256, bounded, dropped when what they rest on changes
 #![cfg_attr(
     not(test),
@@ -36,6 +37,7 @@ pub mod json;
 mod jwk;
 mod jwks;
 pub mod jws;
+pub mod jwt_svid;
 mod key;
 mod minter;
 mod secret;
