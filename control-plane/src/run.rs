@@ -90,7 +90,8 @@ pub async fn start(
     let metrics = Metrics::new()?;
     let folder =
         Folder::open(&config.registry, Options { system_namespace: config.system_namespace.clone() })?;
-    let authority = Authority::open(authority_config(config), Arc::new(SystemClock)).await?;
+    // Boxed: it is large, and done once.
+    let authority = Box::pin(Authority::open(authority_config(config), Arc::new(SystemClock))).await?;
     authority.register_metrics(&metrics.registry)?;
     let addresses_file = config.data_dir.join("addresses.json");
     let _ = std::fs::remove_file(&addresses_file);
@@ -274,6 +275,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();
+    authority.shared_keys = config.shared_keys.clone();
     authority.log_retention = config.log_retention;
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;
