@@ -46,7 +46,7 @@ async fn run(count: usize, at_once: usize, store: StoreConfig) -> Result<(), Fai
     let domain = TrustDomain::parse("example.com")?;
     let mut config = AuthorityConfig::new(domain.clone(), dir.path().join("data"), seal);
     config.store = store;
-    let authority = Box::pin(Authority::open(config, Arc::new(SystemClock))).await?;
+    let authority = Authority::open(config, Arc::new(SystemClock)).await?;
     let registry = prometheus::Registry::new();
     authority.register_metrics(&registry)?;
 

@@ -90,8 +90,7 @@ pub async fn start(
     let metrics = Metrics::new()?;
     let folder =
         Folder::open(&config.registry, Options { system_namespace: config.system_namespace.clone() })?;
-    // Boxed: it is large, and done once.
-    let authority = Box::pin(Authority::open(authority_config(config), Arc::new(SystemClock))).await?;
+    let authority = Authority::open(authority_config(config), Arc::new(SystemClock)).await?;
     authority.register_metrics(&metrics.registry)?;
     let addresses_file = config.data_dir.join("addresses.json");
     let _ = std::fs::remove_file(&addresses_file);
