@@ -117,6 +117,11 @@ impl Authority {
     /// Opens the authority of a data directory, or makes a new one in an empty directory. Where keys are, their
     /// store must be: one that is gone, empty or another's is refused.
     pub async fn open(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
+        // Large, and done once.
+        Box::pin(Self::opened(config, clock)).await
+    }
+
+    async fn opened(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
         config.validate()?;
         let now = clock.unix_seconds();
         // Passphrases are stretched and files synced: not on a thread that serves others.

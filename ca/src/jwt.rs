@@ -109,7 +109,8 @@ impl Inner {
             issued_at: u64::try_from(now).unwrap_or(0),
             expires_at: u64::try_from(expires_at).unwrap_or(0),
         };
-        let token = jwt_svid::sign(&self.view()?.jwt, &terms).map_err(AuthorityError::from)?;
+        let key = self.view()?.jwt().map_err(AuthorityError::from)?;
+        let token = jwt_svid::sign(&key, &terms).map_err(AuthorityError::from)?;
         let mut entry = Entry::new(now, Event::JwtIssued, actor)
             .about(holder.id.as_str(), class.as_str())
             .because(&format!("for {}", audiences.join(", ")));

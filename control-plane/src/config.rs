@@ -56,6 +56,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How this control plane is called among those of one store; none: it makes a name up once.
     pub replica: Option<String>,
+    /// What all control planes of one store share; none: the data directory.
+    pub shared_keys: Option<PathBuf>,
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
     pub dev: bool,
@@ -306,6 +308,10 @@ impl Raw {
             data_dir,
             seal,
             store: self.store.check(self.dev)?,
+            shared_keys: match self.replica.shared_keys {
+                Some(folder) => Some(absolute("replica.sharedKeys", folder)?),
+                None => None,
+            },
             replica: self.replica.name,
             log_retention: self.issuance_log.check()?,
             dev: self.dev,

@@ -313,6 +313,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();
+    authority.shared_keys = config.shared_keys.clone();
     authority.log_retention = config.log_retention;
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;

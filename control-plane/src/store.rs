@@ -48,9 +48,11 @@ enum RawTls {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(crate) struct RawReplica {
     pub(crate) name: Option<String>,
+    /// Holds what all control planes of one store share: the roots' keys, sealed.
+    pub(crate) shared_keys: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]

@@ -73,6 +73,7 @@ impl Inner {
     /// Takes the journal into force for the first time. A replica that joins waits until whoever leads has signed its
     /// issuer.
     pub(crate) async fn begin_in_step(&self, now: i64) -> Result<(), AuthorityError> {
+        self.retire_lost_keys(now).await?;
         let mut changes = self.store.changes();
         let end = tokio::time::Instant::now() + JOINING;
         loop {
@@ -86,6 +87,30 @@ impl Inner {
                 return Err(waiting);
             }
         }
+    }
+
+    /// A replica's own key that is gone signs no more, and another takes its place; what it signed is still believed.
+    /// A root's is not made anew: see [`HierarchyError::KeyMissing`].
+    async fn retire_lost_keys(&self, now: i64) -> Result<(), AuthorityError> {
+        let journal = self.store.journal().await?;
+        let held = self.with_vault(|vault| Ok(vault.held()?)).await?;
+        let lost = |entry: &&Entry| {
+            let slot = &entry.slot;
+            slot.owner == self.replica
+                && !matches!(slot.phase, Phase::Draining | Phase::Removed)
+                && !held.contains(&(slot.kind, slot.id.clone()))
+        };
+        let mut entries: Vec<Entry> = journal.entries.iter().filter(lost).cloned().collect();
+        for entry in &mut entries {
+            tracing::error!(target: "signet::ca", kind = entry.slot.kind.as_str(), id = entry.slot.id,
+                "a private key is missing: another takes its place");
+            entry.slot.phase = Phase::Draining;
+            entry.slot.since = now;
+        }
+        if !entries.is_empty() {
+            self.change(&journal, entries, false, None, now).await?;
+        }
+        Ok(())
     }
 
     /// Whether this process does what only one may do: it goes on to, or begins to where nobody does.

@@ -122,6 +122,21 @@ async fn a_lost_root_is_an_error_and_not_a_new_mesh() {
 }
 
 #[tokio::test]
+async fn a_lost_key_of_one_control_plane_is_replaced_by_another() {
+    let mesh = mesh().await;
+    let issued = mesh.join("web").await;
+    let root = mesh.authority.root_sha256();
+    for kind in ["issuer", "token", "jwt"] {
+        std::fs::remove_file(sealed(&mesh, kind)).unwrap();
+    }
+    let mesh = mesh.reopen().await;
+    assert_eq!(mesh.authority.root_sha256(), root);
+    let renewed = mesh.renew(&issued, &key()).await.unwrap();
+    assert_ne!(renewed.chain[1], issued.chain[1]);
+    mesh.reopen().await.join("orders").await;
+}
+
+#[tokio::test]
 async fn a_first_start_that_stopped_before_its_store_was_made_is_finished_by_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(TestClock(START.into()));
