@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_ca::{Attested, AuthorityError, Event, Instance, Issued, MAX_SVID_TTL, Outward, Refusal};
+use signet_ca::{
+    Acknowledged, Attested, AuthorityError, Event, Instance, Issued, Kind, MAX_SVID_TTL, Outward, Refusal,
+};
 use signet_identity::{PeerClass, SpiffeId, Svid};
 
 use crate::{HOUR, Mesh, START, anybody, csr, id, key, mesh, mesh_with, nobody, refusal};
@@ -166,4 +168,66 @@ async fn the_registry_gives_an_attested_workload_its_names() {
         .await
         .unwrap();
     assert_eq!(Svid::parse(&issued.chain).unwrap().dns_names, ["web.shop.signet.internal"]);
+}
+
+async fn acknowledge(mesh: &Mesh, issued: &Issued, sequence: u64) {
+    let word = Acknowledged { serial: issued.serial.as_bytes().to_vec(), sequence };
+    mesh.authority.heard_of(vec![word], Vec::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_is_one_sidecar_to_a_rotation_whichever_of_its_certificates_it_came_with() {
+    let mesh = mesh_with(|config| {
+        config.rotation.consumers_wait = Duration::from_secs(100);
+        config.rotation.ack_deadline = Duration::from_secs(1_000);
+    })
+    .await;
+    let web = || attested(id("web"), PeerClass::Sidecar);
+    let first = issue(&mesh, web()).await.unwrap();
+    acknowledge(&mesh, &first, mesh.authority.bundle_sequence()).await;
+    let second = issue(&mesh, web()).await.unwrap();
+    // An app of the same pod is not what its sidecar goes by.
+    issue(&mesh, attested(id("web"), PeerClass::Workload)).await.unwrap();
+    let mut given_up = mesh.authority.given_up();
+    mesh.authority.rotate(Kind::Root, "uid:0").await.unwrap();
+    mesh.clock.pass(1_000);
+    mesh.authority.maintain().await.unwrap();
+    let lost = given_up.recv().await.unwrap();
+    let lost: Vec<_> = lost.iter().map(|one| (one.instance.as_str(), one.spiffe_id.as_str())).collect();
+    assert_eq!(lost, [("main/uid-1", id("web").as_str())]);
+
+    // It does not go on, nor does it get anything for its app, until it has the bundle; who begins anew is given that.
+    let again = || Attested { again: true, ..web() };
+    assert_eq!(refusal(issue(&mesh, again()).await), Refusal::Stale);
+    let app = mesh.authority.issue_workload(&second.chain[0], &csr(&key()), anybody()).await;
+    assert_eq!(refusal(app), Refusal::Stale);
+    issue(&mesh, Attested { instance: pod("uid-2"), ..again() }).await.unwrap();
+    issue(&mesh, web()).await.unwrap();
+    acknowledge(&mesh, &second, mesh.authority.bundle_sequence()).await;
+    issue(&mesh, again()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_attested_asks_for_its_app_as_others_do() {
+    let mesh = mesh().await;
+    let parent = issue(&mesh, attested(id("web"), PeerClass::Sidecar)).await.unwrap();
+    mesh.clock.pass(HOUR / 2);
+    let app = mesh.authority.issue_workload(&parent.chain[0], &csr(&key()), anybody()).await.unwrap();
+    assert_eq!((app.class, app.not_after), (PeerClass::Workload, parent.not_after));
+    let record = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!(record.reason, "pod shop/web-1 (uid-1) on node node1 of cluster main");
+    let token = mesh.authority.sign_jwt_svid(&parent.chain[0], vec!["db".into()], None, anybody()).await;
+    assert_eq!(token.unwrap().spiffe_id, id("web"));
+    // The app's own certificate opens nothing.
+    let asked = mesh.authority.issue_workload(&app.chain[0], &csr(&key()), anybody()).await;
+    assert_eq!(refusal(asked), Refusal::NotAProxy);
+    assert_eq!(refusal(mesh.renew(&app, &key()).await), Refusal::AttestAgain);
+    let mut left = Ok(app);
+    for _ in 0..30 {
+        left = mesh.authority.issue_workload(&parent.chain[0], &csr(&key()), anybody()).await;
+    }
+    assert_eq!(refusal(left), Refusal::TooManyAttempts, "counted for the pod");
+    mesh.authority.revoke(signet_ca::Revocation::Serial(parent.serial), "lost", "uid:0").await.unwrap();
+    let asked = mesh.authority.issue_workload(&parent.chain[0], &csr(&key()), anybody()).await;
+    assert_eq!(refusal(asked), Refusal::SerialRevoked);
 }

@@ -64,7 +64,7 @@ async fn a_workload_leaf_is_not_even_connected_at_the_mesh_door() {
         Err(_) => true,
         Ok(channel) => {
             let mut client = IdentityClient::new(channel);
-            let request = v1::RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()) };
+            let request = v1::RenewRequest { csr_der: csr(&KeyPair::generate().unwrap()), kubernetes: None };
             soon(client.renew(request)).await.is_err()
         }
     };
