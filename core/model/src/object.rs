@@ -9,7 +9,9 @@ use serde_json::Value;
 use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
-use crate::{Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Subdomain, Workload};
+use crate::{
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Subdomain, Workload,
+};
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
 
@@ -98,7 +100,7 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
         .ok_or_else(|| Problem::new("kind", format!("expected {KINDS}, got nothing")))
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, Issuer, Gateway, MeshPolicy";
+const KINDS: &str = "one of Mesh, Workload, Service, Issuer, FederatedTrustDomain, Gateway, MeshPolicy";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
     let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
@@ -204,6 +206,7 @@ pub enum Resource {
     Workload(Workload),
     Service(Service),
     Issuer(Issuer),
+    FederatedTrustDomain(FederatedTrustDomain),
     Gateway(Gateway),
     MeshPolicy(MeshPolicy),
 }
@@ -218,6 +221,7 @@ impl Resource {
             "Workload" => namespaced(value).map(Resource::Workload),
             "Service" => namespaced(value).map(Resource::Service),
             "Issuer" => global(value).map(Resource::Issuer),
+            "FederatedTrustDomain" => global(value).map(Resource::FederatedTrustDomain),
             "Gateway" => namespaced(value).map(Resource::Gateway),
             "MeshPolicy" => namespaced(value).map(Resource::MeshPolicy),
             other => Err(vec![Problem::new("kind", format!("expected {KINDS}, got `{}`", shorten(other)))]),

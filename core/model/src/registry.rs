@@ -9,7 +9,11 @@ use crate::decode::Lines;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
 use crate::resources::mesh::MeshSpec;
-use crate::{Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Workload, WorkloadId};
+use signet_identity::TrustDomain;
+
+use crate::{
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Service, Workload, WorkloadId,
+};
 
 /// What a registry is checked against besides itself.
 #[derive(Debug, Clone)]
@@ -17,11 +21,13 @@ pub struct Options {
     /// The namespace of the control plane. Identities there whose account begins with `signet-` are
     /// issued by the authority to itself only, and no resource may name them.
     pub system_namespace: Label,
+    /// The mesh's own trust domain, which cannot be federated. None where it is not known.
+    pub trust_domain: Option<TrustDomain>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { system_namespace: Label::system() }
+        Options { system_namespace: Label::system(), trust_domain: None }
     }
 }
 
@@ -72,6 +78,7 @@ pub struct Registry {
     pub(crate) workloads: BTreeMap<ObjectName, Workload>,
     pub(crate) services: BTreeMap<ObjectName, Service>,
     pub(crate) issuers: BTreeMap<Label, Issuer>,
+    pub(crate) federated: BTreeMap<Label, FederatedTrustDomain>,
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
     pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
 }
@@ -84,6 +91,7 @@ impl Default for Registry {
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
             issuers: BTreeMap::new(),
+            federated: BTreeMap::new(),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
         }
@@ -113,6 +121,10 @@ impl Registry {
 
     pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
         self.issuers.values()
+    }
+
+    pub fn federated(&self) -> impl Iterator<Item = &FederatedTrustDomain> {
+        self.federated.values()
     }
 
     pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {
