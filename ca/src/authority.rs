@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use crate::authorise::{Rules, Stop};
 use crate::clock::Clock;
 use crate::config::{AuthorityConfig, seconds};
+use crate::crl::Lists;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::files::{self, FileError};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     peer_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
+    pub(crate) lists: Lists,
     pub(crate) token_key: SigningKey,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
@@ -134,12 +136,14 @@ impl Authority {
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
+            lists: Lists::new(),
             token_key,
             _lock: lock,
         };
         inner.prove(now)?;
         inner.note_hierarchy(has_log, now).await?;
         inner.hierarchy.founded()?;
+        inner.publish_crls(now).await;
         Ok(Authority { inner: Arc::new(inner) })
     }
 
@@ -260,6 +264,7 @@ impl Authority {
             if swept {
                 inner.publish_revocations(now).await?;
             }
+            inner.publish_crls(now).await;
             Ok(())
         })
         .await

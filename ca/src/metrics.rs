@@ -1,6 +1,6 @@
 //! The authority's counters. Labels come from fixed lists only.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::refusal::Refusal;
 
@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     pub(crate) unrecorded: IntCounter,
     pub(crate) failures: IntCounter,
     pub(crate) not_after: IntGaugeVec,
+    pub(crate) crl_next_update: IntGauge,
 }
 
 impl Metrics {
@@ -57,6 +58,10 @@ impl Metrics {
                 ),
                 &["role"],
             )?,
+            crl_next_update: IntGauge::new(
+                "signet_ca_crl_next_update_timestamp_seconds",
+                "When the first of the revocation lists ends unless it is made anew",
+            )?,
         })
     }
 
@@ -68,7 +73,8 @@ impl Metrics {
         registry.register(Box::new(self.lineages_ending.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         registry.register(Box::new(self.failures.clone()))?;
-        registry.register(Box::new(self.not_after.clone()))
+        registry.register(Box::new(self.not_after.clone()))?;
+        registry.register(Box::new(self.crl_next_update.clone()))
     }
 
     pub(crate) fn refuse(&self, refusal: Refusal) {

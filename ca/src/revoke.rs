@@ -175,6 +175,7 @@ impl Inner {
             }
             newer
         });
+        self.publish_crls(now).await;
         Ok(())
     }
 }

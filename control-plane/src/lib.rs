@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod decisions;
 pub mod delivery;
+pub mod fetch;
 pub mod issuers;
 pub mod listen;
 pub mod metrics;

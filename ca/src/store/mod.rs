@@ -12,6 +12,7 @@ mod lineages;
 mod log;
 mod mac;
 mod revocations;
+mod revoked;
 mod schema;
 mod sql;
 mod sqlite;
