@@ -1,7 +1,12 @@
 //! Compiles every `.proto` in pure Rust (protox), so that no `protoc` is needed to build.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["signet/v1/identity.proto", "signet/v1/delivery.proto", "signet/v1/operator.proto"];
+    let files = [
+        "signet/v1/identity.proto",
+        "signet/v1/delivery.proto",
+        "signet/v1/operator.proto",
+        "signet/v1/federation.proto",
+    ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }

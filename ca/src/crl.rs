@@ -124,7 +124,8 @@ fn is_fresh(list: &Crl, now: i64) -> bool {
 }
 
 fn sign(issuer: &Issuer, revoked: BTreeMap<Serial, i64>, number: u64, now: i64) -> Result<Crl, ProfileError> {
-    let date = |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| ProfileError::Date(seconds));
+    let date =
+        |seconds: i64| OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| ProfileError::Date(seconds));
     let validity = issuer.certificate.validity;
     let this_update = now.saturating_sub(BACKDATE).max(validity.not_before);
     // Past its own end no signature of the issuer counts.

@@ -27,6 +27,11 @@ impl Context {
         connect(&self.socket()?).await
     }
 
+    /// The same connection, for another service on it.
+    pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
+        channel(&self.socket()?).await
+    }
+
     fn socket(&self) -> anyhow::Result<PathBuf> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
@@ -82,16 +87,19 @@ fn visible<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
 }
 
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Channel>> {
+    Ok(OperatorClient::new(channel(socket).await?))
+}
+
+async fn channel(socket: &Path) -> anyhow::Result<Channel> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://operator.signet.internal")
+    Endpoint::from_static("http://operator.signet.internal")
         .connect_with_connector(connector)
         .await
-        .with_context(|| format!("connecting to the control plane at {}", socket.display()))?;
-    Ok(OperatorClient::new(channel))
+        .with_context(|| format!("connecting to the control plane at {}", socket.display()))
 }
 
 /// What the control plane answered instead, in its own words.

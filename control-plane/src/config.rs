@@ -4,6 +4,8 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod bundle;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use serde::Deserialize;
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
+
+pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
@@ -58,6 +62,10 @@ pub struct Config {
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
     pub allow_http: bool,
+    /// Where other trust domains fetch our bundle.
+    pub bundle: Option<Bundle>,
+    /// Whether bundle endpoints may be in private networks.
+    pub federation_private_addresses: bool,
     pub system_namespace: Label,
     pub log: Log,
 }
@@ -133,6 +141,9 @@ struct Raw {
     svid: RawSvid,
     #[serde(default)]
     issuers: RawIssuers,
+    bundle: Option<bundle::RawBundle>,
+    #[serde(default)]
+    federation: bundle::RawFederation,
     #[serde(default)]
     system: RawSystem,
     #[serde(default)]
@@ -272,6 +283,8 @@ impl Raw {
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
+            bundle: self.bundle.map(bundle::RawBundle::check).transpose()?,
+            federation_private_addresses: self.federation.allow_private_addresses,
             system_namespace,
             log: self.log,
         })

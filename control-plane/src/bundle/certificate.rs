@@ -64,7 +64,9 @@ impl Certificate {
     ///
     /// # Errors
     /// [`CertificateError`]: there is nothing to present yet.
-    pub async fn files(files: WebTls) -> Result<(Self, impl Future<Output = ()> + Send + 'static), CertificateError> {
+    pub async fn files(
+        files: WebTls,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), CertificateError> {
         let (seen, config) = load(files.clone()).await?;
         let config = ArcSwap::new(make(config)?);
         let files = Arc::new(Files { files, config });
@@ -132,7 +134,8 @@ impl Files {
 }
 
 async fn load(files: WebTls) -> Result<Loaded, CertificateError> {
-    let failed = |file: &Path, reason: String| CertificateError::File { file: file.display().to_string(), reason };
+    let failed =
+        |file: &Path, reason: String| CertificateError::File { file: file.display().to_string(), reason };
     let named = files.cert_file.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let key = signet_daemon::read_secret_file(&files.key_file)?;

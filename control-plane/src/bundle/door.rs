@@ -131,7 +131,8 @@ impl Door {
         }
         let known = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let known = known.flat_map(|list| list.split(',')).map(str::trim);
-        let is_known = known.map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).any(|tag| tag == page.etag || tag == "*");
+        let is_known =
+            known.map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).any(|tag| tag == page.etag || tag == "*");
         let mut answer = match is_known {
             true => Response::new(Full::default()),
             // hyper sends no body to a HEAD, and counts it all the same.

@@ -6,6 +6,7 @@ use signet_model::{
 };
 use signet_proto::v1;
 
+use crate::federation::held::Held;
 use crate::issuers::KeyState;
 use crate::world::AuthorityState;
 
@@ -27,6 +28,16 @@ pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
         roots_der: authority.roots.iter().map(|der| der.to_vec()).collect(),
         sequence: authority.bundle_sequence,
     }
+}
+
+/// The roots of another trust domain, under our own number; none where nobody of it is believed.
+pub(super) fn federated(domain: &TrustDomain, held: &Held) -> Option<v1::TrustBundle> {
+    let roots = held.document.roots()?;
+    Some(v1::TrustBundle {
+        trust_domain: domain.to_string(),
+        roots_der: roots.roots().map(|der| der.to_vec()).collect(),
+        sequence: held.revision,
+    })
 }
 
 /// Sorted, so that equal sets have equal versions.
@@ -69,7 +80,10 @@ pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Serv
     v1::Service {
         name: service.name.to_string(),
         ports: spec.ports.iter().map(port).collect(),
-        identities: service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+        identities: match &spec.federated_identity {
+            Some(id) => vec![id.to_string()],
+            None => service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+        },
         addresses: spec.addresses.iter().map(|a| a.get().to_string()).collect(),
         endpoints: spec
             .endpoints

@@ -211,7 +211,11 @@ impl Federation {
     }
 
     /// One attempt, in full: what the operator brought, who answers, what it says.
-    async fn attempt(&self, spec: &FederatedSpec, validator: &mut Option<Validator>) -> Result<(), FederationError> {
+    async fn attempt(
+        &self,
+        spec: &FederatedSpec,
+        validator: &mut Option<Validator>,
+    ) -> Result<(), FederationError> {
         let domain = &spec.trust_domain;
         if let EndpointProfile::Spiffe(profile) = &spec.profile {
             self.take_initial(spec, profile, validator).await?;

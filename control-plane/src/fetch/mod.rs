@@ -137,7 +137,10 @@ impl Client {
     ///
     /// # Errors
     /// The work's own, or that it took too long.
-    pub async fn within<T>(&self, work: impl Future<Output = Result<T, FetchError>>) -> Result<T, FetchError> {
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
         tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(FetchError::Timeout(self.timeout)))
     }
 
@@ -269,7 +272,9 @@ impl Target {
         let https = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
             Some(scheme) if *scheme == Scheme::HTTP && allow_http => false,
-            Some(_) => return Err(bad("https (http for issuers only, with `issuers.allowHttp` in development)")),
+            Some(_) => {
+                return Err(bad("https (http for issuers only, with `issuers.allowHttp` in development)"));
+            }
             None => return Err(bad("an absolute URL")),
         };
         let authority = uri.authority().ok_or_else(|| bad("a host"))?;

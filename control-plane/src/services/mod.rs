@@ -1,8 +1,9 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`] for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`] and [`federation`] for operators.
 
 pub mod bootstrap;
 mod convert;
+pub mod federation;
 pub mod identity;
 pub mod operator;
 

@@ -45,18 +45,28 @@ pub struct Operators {
 }
 
 /// One call, logged when it ends, however it ends.
-struct Call {
+pub(super) struct Call {
     name: &'static str,
     uid: u32,
     metrics: Metrics,
 }
 
 impl Call {
+    pub(super) fn begin<T>(
+        name: &'static str,
+        request: &Request<T>,
+        metrics: &Metrics,
+    ) -> Result<Self, Status> {
+        let operator =
+            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
+        Ok(Self { name, uid: operator.uid, metrics: metrics.clone() })
+    }
+
     fn actor(&self) -> String {
         format!("uid:{}", self.uid)
     }
 
-    fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
+    pub(super) fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         let code = format!("{code:?}");
         tracing::info!(target: "signet::operator", call = self.name, uid = self.uid, code, detail, "operator call");
@@ -67,9 +77,7 @@ impl Call {
 
 impl Operators {
     fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
-        let operator =
-            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
-        Ok(Call { name, uid: operator.uid, metrics: self.metrics.clone() })
+        Call::begin(name, request, &self.metrics)
     }
 
     fn status(&self) -> v1::StatusResponse {

@@ -54,7 +54,8 @@ spec:
 ";
 
 fn parse(documents: &[&str]) -> Result<Registry, RegistryErrors> {
-    let options = Options { trust_domain: Some(TrustDomain::parse("demo.signet").unwrap()), ..Options::default() };
+    let options =
+        Options { trust_domain: Some(TrustDomain::parse("demo.signet").unwrap()), ..Options::default() };
     parse_text(Path::new("mesh.yaml"), &documents.join("---"), &options)
 }
 
@@ -72,7 +73,9 @@ fn both_profiles_are_read_and_written_back_the_same() {
     assert_eq!(other.spec.refresh.unwrap().seconds(), 60);
     assert!(matches!(&other.spec.profile, EndpointProfile::Web(web) if web.ca_file.is_none()));
     let EndpointProfile::Spiffe(profile) = &partner.spec.profile else { panic!() };
-    assert!(matches!(&profile.initial_bundle, InitialBundle::File(file) if file.as_str() == "/etc/signet/partner.json"));
+    assert!(
+        matches!(&profile.initial_bundle, InitialBundle::File(file) if file.as_str() == "/etc/signet/partner.json")
+    );
     for object in [partner, other] {
         let read = signet_model::FederatedTrustDomain::from_json(&object.canonical_json()).unwrap();
         assert_eq!(&read, object);
@@ -81,7 +84,8 @@ fn both_profiles_are_read_and_written_back_the_same() {
 
 #[test]
 fn an_initial_bundle_that_stands_in_the_registry_is_read_by_the_standards_rules() {
-    let with = |text: &str| PARTNER.replace("{file: /etc/signet/partner.json}", &format!("{{inline: '{text}'}}"));
+    let with =
+        |text: &str| PARTNER.replace("{file: /etc/signet/partner.json}", &format!("{{inline: '{text}'}}"));
     let of = |domain: &str| {
         signet_bundle::write(&TestCa::new(domain).bundle(), &Jwks::default(), 1, Duration::from_secs(300))
     };
@@ -102,10 +106,17 @@ fn what_cannot_be_federated_is_refused() {
     refused(&[&WEB.replace("1m", "1s")], "spec.refresh", "5s to 24h");
     refused(&[&WEB.replace("{https_web: {}}", "{https_web: {}, https_spiffe: {}}")], "spec.profile", "");
     refused(&[&WEB.replace("{https_web: {}}", "{https: {}}")], "spec.profile", "unknown variant");
-    refused(&[&WEB.replace("{https_web: {}}", "{https_web: {caFile: ca.pem}}")], "spec.profile.https_web.caFile", "absolute");
+    refused(
+        &[&WEB.replace("{https_web: {}}", "{https_web: {caFile: ca.pem}}")],
+        "spec.profile.https_web.caFile",
+        "absolute",
+    );
     let foreign = PARTNER.replace("spiffe://partner.example/", "spiffe://other.example/");
     refused(&[&foreign], "spec.profile.https_spiffe.endpointId", "of a workload of `partner.example`");
-    let root = PARTNER.replace("spiffe://partner.example/ns/signet-system/sa/signet-control-plane", "spiffe://partner.example");
+    let root = PARTNER.replace(
+        "spiffe://partner.example/ns/signet-system/sa/signet-control-plane",
+        "spiffe://partner.example",
+    );
     refused(&[&root], "spec.profile.https_spiffe.endpointId", "of a workload");
 }
 
@@ -123,7 +134,11 @@ fn a_federated_service_is_answered_by_nobody_of_this_mesh() {
     let registry = parse(&[PARTNER, CALLED]).unwrap();
     assert!(registry.services().next().unwrap().identities().is_empty());
     let with = |more: &str| CALLED.replace("spec:\n", &format!("spec:\n  {more}\n"));
-    refused(&[PARTNER, &with("identities: [ns/partners/sa/stock]")], "spec.identities", "beside federatedIdentity");
+    refused(
+        &[PARTNER, &with("identities: [ns/partners/sa/stock]")],
+        "spec.identities",
+        "beside federatedIdentity",
+    );
     refused(&[PARTNER, &with("userContext: original")], "spec.userContext", "stay inside the mesh");
     let named = CALLED.replace("{http: 15009}", "{http: 15009}, identity: ns/partners/sa/stock");
     refused(&[PARTNER, &named], "spec.endpoints[0].identity", "leave it out");

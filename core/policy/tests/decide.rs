@@ -72,14 +72,17 @@ fn a_peer_of_another_trust_domain_is_permitted_only_by_what_names_it_and_forbidd
     assert!(!set_with(&[json!({"effect": "forbid"})], true).decide(&facts).allowed);
     let named = json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/web"]}});
     assert!(allowed(std::slice::from_ref(&named), &facts));
-    let forbidden = json!({"effect": "forbid", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}});
+    let forbidden =
+        json!({"effect": "forbid", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}});
     assert!(!allowed(&[named, forbidden], &facts));
 }
 
 #[test]
 fn a_federated_identity_is_compared_whole_or_by_namespace_and_never_with_our_own() {
-    let exact = [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/web"]}})];
-    let namespace = [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}})];
+    let exact =
+        [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/web"]}})];
+    let namespace =
+        [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}})];
     let odd = [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/spire/agent"]}})];
     for (id, by_name, by_namespace, by_odd) in [
         ("spiffe://other.signet/ns/shop/sa/web", true, true, false),

@@ -4,6 +4,8 @@ use signet_ca::Revocations;
 use signet_identity::{RevocationSet, SpiffeId, TrustDomain};
 
 use super::*;
+use crate::federation::held::accept;
+use crate::federation::{DomainState, Federated};
 use crate::issuers::KeyState;
 
 const MESH: &str = r#"
