@@ -16,7 +16,6 @@ use x509_parser::extensions::ParsedExtension;
 
 use crate::authority::{Authority, Inner};
 use crate::check::{self, CheckError};
-use crate::config::{MAX_SVID_TTL, seconds};
 use crate::error::AuthorityError;
 use crate::hierarchy::{HierarchyError, Issuer};
 use crate::profile::{BACKDATE, ProfileError};
@@ -129,7 +128,7 @@ fn sign(issuer: &Issuer, revoked: BTreeMap<Serial, i64>, number: u64, now: i64) 
     let validity = issuer.certificate.validity;
     let this_update = now.saturating_sub(BACKDATE).max(validity.not_before);
     // Past its own end no signature of the issuer counts.
-    let next_update = now.saturating_add(LIFE.max(seconds(MAX_SVID_TTL))).min(validity.not_after);
+    let next_update = now.saturating_add(LIFE).min(validity.not_after);
     let entry = |(serial, since): (&Serial, &i64)| {
         Ok(RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial.as_bytes()),

@@ -397,4 +397,24 @@ operator: {socket: /run/signet/operator.sock}
         let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
         assert!(message.contains("log.level") && message.contains("trace"), "{message}");
     }
+
+    #[test]
+    fn a_bundle_endpoint_has_bounds_and_presents_our_own_svid_unless_told() {
+        let bundle = parse(&format!("{GOOD}bundle: {{listen: '127.0.0.1:0'}}\n")).unwrap().bundle.unwrap();
+        assert_eq!((bundle.path.as_str(), bundle.refresh_hint.as_secs()), ("/bundle", 300));
+        assert!(bundle.tls.is_none());
+        for (section, field) in [
+            ("{listen: '127.0.0.1:0', path: bundle}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /a/../b}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /crl/x}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /a?b}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', refreshHintSeconds: 1}", "bundle.refreshHintSeconds"),
+            ("{listen: '127.0.0.1:0', tls: {certFile: a.pem, keyFile: /k}}", "bundle.tls.certFile"),
+            ("{listen: '127.0.0.1:0', tls: {certFile: /a.pem}}", "keyFile"),
+            ("{path: /bundle}", "listen"),
+        ] {
+            let message = parse(&format!("{GOOD}bundle: {section}\n")).unwrap_err();
+            assert!(message.contains(field), "{section}: {message}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The authority, used as its callers use it: opened on a directory, asked over its public functions, and
 //! looked at by independent eyes.
 
+mod crl;
 mod hierarchy;
 mod issuance;
 mod join;

@@ -71,6 +71,14 @@ pub struct DomainState {
     attempts: u64,
 }
 
+impl DomainState {
+    /// A domain that was not asked yet by this process.
+    #[must_use]
+    pub fn new(name: String, spec: FederatedSpec, held: Option<Arc<Held>>, confirmed_at: i64) -> Self {
+        Self { name, spec: Arc::new(spec), held, confirmed_at, error: String::new(), attempts: 0 }
+    }
+}
+
 /// States by trust domain.
 pub type Federated = Arc<BTreeMap<TrustDomain, DomainState>>;
 
@@ -135,14 +143,8 @@ impl Federation {
                 for (domain, (name, spec)) in &wanted {
                     next.entry(domain.clone()).or_insert_with(|| {
                         let (held, confirmed_at) = cache.held(spec).unzip();
-                        DomainState {
-                            name: name.clone(),
-                            spec: Arc::new((*spec).clone()),
-                            held: held.map(Arc::new),
-                            confirmed_at: confirmed_at.unwrap_or(0),
-                            error: String::new(),
-                            attempts: 0,
-                        }
+                        let (held, confirmed_at) = (held.map(Arc::new), confirmed_at.unwrap_or(0));
+                        DomainState::new(name.clone(), (*spec).clone(), held, confirmed_at)
                     });
                 }
                 *states = Arc::new(next);

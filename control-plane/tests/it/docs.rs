@@ -40,6 +40,8 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "metrics",
         "svid",
         "issuers",
+        "bundle",
+        "federation",
         "system",
         "log",
     ] {

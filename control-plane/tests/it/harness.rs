@@ -99,6 +99,7 @@ pub(crate) struct Plane {
     pub(crate) bootstrap: SocketAddr,
     pub(crate) mesh: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    pub(crate) bundle: Option<SocketAddr>,
     pub(crate) trigger: Trigger,
     pub(crate) served: JoinHandle<()>,
     pub(crate) operator: OperatorClient<Channel>,
@@ -111,10 +112,19 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_as(limits, "").await
+    }
+
+    /// With these lines added to its configuration.
+    pub(crate) async fn start_configured(lines: &str) -> Self {
+        Self::start_as(Limits::default(), lines).await
+    }
+
+    async fn start_as(limits: Limits, lines: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("registry")).unwrap();
         write_registry(dir.path(), REGISTRY);
-        let config = config(dir.path());
+        let config = config_with(dir.path(), lines);
         let (trigger, shutdown) = signet_daemon::shutdown::channel();
         let running = run::start(&config, limits, shutdown).await.unwrap();
         let operator = operator(&config.operator_socket).await;
@@ -122,6 +132,7 @@ impl Plane {
             bootstrap: running.bootstrap,
             mesh: running.mesh,
             metrics: running.metrics.unwrap(),
+            bundle: running.bundle,
             look: Arc::clone(&running.look),
             served: tokio::spawn(running.serve()),
             trigger,
@@ -150,6 +161,12 @@ impl Plane {
         Member::new(&bundle, issued, &key)
     }
 
+    /// The operators' service for federated trust domains.
+    pub(crate) async fn federation(&self) -> v1::federation_client::FederationClient<Channel> {
+        let channel = operators_channel(&self.dir.path().join("operator.sock")).await;
+        v1::federation_client::FederationClient::new(channel)
+    }
+
     /// One metric's value by its whole line up to the blank.
     pub(crate) async fn metric(&self, line: &str) -> Option<f64> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -166,6 +183,10 @@ fn write_registry(dir: &Path, registry: &str) {
 }
 
 pub(crate) fn config(dir: &Path) -> Config {
+    config_with(dir, "")
+}
+
+fn config_with(dir: &Path, lines: &str) -> Config {
     let dir = dir.display();
     let text = format!(
         "
@@ -178,20 +199,22 @@ listen: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}
 operator: {{socket: {dir}/operator.sock}}
 metrics: {{listen: '127.0.0.1:0'}}
 issuers: {{allowPrivateAddresses: true, allowHttp: true}}
-"
+{lines}"
     );
     Config::parse(Path::new("control-plane.yaml"), &text).unwrap()
 }
 
 async fn operator(socket: &Path) -> OperatorClient<Channel> {
+    OperatorClient::new(operators_channel(socket).await)
+}
+
+async fn operators_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    OperatorClient::new(
-        Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap(),
-    )
+    Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap()
 }
 
 /// A gRPC channel over TLS to `address` as `config` says.

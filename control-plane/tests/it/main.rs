@@ -3,6 +3,7 @@
 mod attacks;
 mod delivery;
 mod docs;
+mod federation;
 mod harness;
 mod joining;
 mod keys;
