@@ -32,9 +32,11 @@ impl Store {
                         .bind(&stored.row.value)
                 }
                 RevocationKind::Identity => {
-                    let id = String::from_utf8(stored.row.value.clone())
-                        .map_err(|_| StoreError::Corrupt { table: "revocations", what: "text is not UTF-8" })?;
-                    query("SELECT serial FROM svids WHERE spiffe_id = $1 AND issuer = $2 AND not_after >= $3").bind(id)
+                    let id = String::from_utf8(stored.row.value.clone()).map_err(|_| {
+                        StoreError::Corrupt { table: "revocations", what: "text is not UTF-8" }
+                    })?;
+                    query("SELECT serial FROM svids WHERE spiffe_id = $1 AND issuer = $2 AND not_after >= $3")
+                        .bind(id)
                 }
                 // No certificate has one.
                 RevocationKind::Delegation => continue,

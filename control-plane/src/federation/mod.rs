@@ -12,6 +12,7 @@ pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,15 +68,15 @@ pub struct DomainState {
     pub confirmed_at: i64,
     /// What is wrong now; empty when nothing.
     pub error: String,
-    /// Finished attempts of this process.
-    attempts: u64,
+    /// The last of an operator's requests that an attempt began after.
+    answered: u64,
 }
 
 impl DomainState {
     /// A domain that was not asked yet by this process.
     #[must_use]
     pub fn new(name: String, spec: FederatedSpec, held: Option<Arc<Held>>, confirmed_at: i64) -> Self {
-        Self { name, spec: Arc::new(spec), held, confirmed_at, error: String::new(), attempts: 0 }
+        Self { name, spec: Arc::new(spec), held, confirmed_at, error: String::new(), answered: 0 }
     }
 }
 
@@ -93,8 +94,15 @@ pub struct Federation {
 
 struct Fetcher {
     spec: Arc<FederatedSpec>,
-    wanted: Arc<Notify>,
+    wanted: Arc<Wanted>,
     task: JoinHandle<()>,
+}
+
+/// Operators' requests to ask now.
+#[derive(Default)]
+struct Wanted {
+    requests: AtomicU64,
+    notify: Notify,
 }
 
 impl Drop for Fetcher {
@@ -154,9 +162,9 @@ impl Federation {
         drop(cache);
         for (domain, (_, spec)) in wanted {
             if !tasks.contains_key(&domain) {
-                let (spec, notify) = (Arc::new(spec.clone()), Arc::new(Notify::new()));
-                let work = Arc::clone(self).run(Arc::clone(&spec), Arc::clone(&notify));
-                tasks.insert(domain, Fetcher { spec, wanted: notify, task: tokio::spawn(work) });
+                let (spec, wanted) = (Arc::new(spec.clone()), Arc::<Wanted>::default());
+                let work = Arc::clone(self).run(Arc::clone(&spec), Arc::clone(&wanted));
+                tasks.insert(domain, Fetcher { spec, wanted, task: tokio::spawn(work) });
             }
         }
     }
@@ -165,9 +173,14 @@ impl Federation {
     /// the fetcher did not finish in time.
     pub async fn refresh(&self, domain: &TrustDomain) -> Option<DomainState> {
         let mut states = self.subscribe();
-        let before = states.borrow_and_update().get(domain)?.attempts;
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(domain)?.wanted.notify_one();
-        let finished = states.wait_for(|now| now.get(domain).is_none_or(|state| state.attempts > before));
+        let wanted = {
+            let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(&tasks.get(domain)?.wanted)
+        };
+        let request = wanted.requests.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        wanted.notify.notify_one();
+        // An attempt that was under way may have seen what was there before.
+        let finished = states.wait_for(|now| now.get(domain).is_none_or(|state| state.answered >= request));
         let states = tokio::time::timeout(REFRESH_WITHIN, finished).await.ok()?.ok()?;
         states.get(domain).cloned()
     }
@@ -177,7 +190,7 @@ impl Federation {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    async fn run(self: Arc<Self>, spec: Arc<FederatedSpec>, wanted: Arc<Notify>) {
+    async fn run(self: Arc<Self>, spec: Arc<FederatedSpec>, wanted: Arc<Wanted>) {
         let domain = &spec.trust_domain;
         let mut schedule = Schedule::new(Pace::BUNDLES, now());
         let mut validator = None;
@@ -185,9 +198,10 @@ impl Federation {
             tokio::select! {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 // An operator who asks is not kept waiting.
-                () = wanted.notified() => {}
+                () = wanted.notify.notified() => {}
             }
             schedule.started(now());
+            let request = wanted.requests.load(Ordering::SeqCst);
             let result = self.attempt(&spec, &mut validator).await;
             let label = result.as_ref().map_or_else(FederationError::label, |()| "ok");
             self.metrics.federation_fetches.with_label_values(&[domain.as_str(), label]).inc();
@@ -202,7 +216,7 @@ impl Federation {
                 }
             }
             self.change(domain, |state| {
-                state.attempts = state.attempts.saturating_add(1);
+                state.answered = request;
                 state.error = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
                 if result.is_ok() {
                     state.confirmed_at = unix_now();

@@ -14,6 +14,8 @@ pub struct Pace {
     pub unsaid: Duration,
     /// The pause between two fetches however many want one; also the first retry after a failure.
     pub spacing: Duration,
+    /// The longest pause while it has never succeeded.
+    pub first_max: Duration,
     /// The longest pause while it fails.
     pub retry_max: Duration,
     /// Whether jitter may only hurry: the pause that was said is then the longest.
@@ -27,6 +29,7 @@ impl Pace {
         soft: (Duration::from_secs(300), Duration::from_secs(3_600)),
         unsaid: Duration::from_secs(3_600),
         spacing: Duration::from_secs(30),
+        first_max: Duration::from_secs(30),
         retry_max: Duration::from_secs(300),
         never_late: false,
     };
@@ -36,6 +39,7 @@ impl Pace {
         soft: (Duration::from_secs(5), Duration::from_secs(86_400)),
         unsaid: Duration::from_secs(300),
         spacing: Duration::from_secs(5),
+        first_max: Duration::from_secs(60),
         retry_max: Duration::from_secs(300),
         never_late: true,
     };
@@ -81,13 +85,13 @@ impl Schedule {
         self.due = now + spread(soft, if self.pace.never_late { -jitter.abs() } else { jitter });
     }
 
-    /// It failed: 1, 2, 4, … s up to the spacing before the first success; then doublings of the spacing.
+    /// It failed: 1, 2, 4, … s before the first success; then doublings of the spacing.
     pub fn failed(&mut self, now: Instant, jitter: f64) {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
         let (first, most) = match self.ever {
             true => (self.pace.spacing, self.pace.retry_max),
-            false => (Duration::from_secs(1), self.pace.spacing),
+            false => (Duration::from_secs(1), self.pace.first_max),
         };
         let pause = first.saturating_mul(1 << doublings).min(most);
         // Never earlier than said: the jitter only delays.
