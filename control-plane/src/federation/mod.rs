@@ -193,15 +193,18 @@ impl Federation {
     async fn run(self: Arc<Self>, spec: Arc<FederatedSpec>, wanted: Arc<Wanted>) {
         let domain = &spec.trust_domain;
         let mut schedule = Schedule::new(Pace::BUNDLES, now());
-        let mut validator = None;
+        let (mut validator, mut answered) = (None, 0);
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 // An operator who asks is not kept waiting.
-                () = wanted.notify.notified() => {}
+                () = wanted.notify.notified() => if wanted.requests.load(Ordering::SeqCst) <= answered {
+                    continue;
+                },
             }
             schedule.started(now());
             let request = wanted.requests.load(Ordering::SeqCst);
+            answered = request;
             let result = self.attempt(&spec, &mut validator).await;
             let label = result.as_ref().map_or_else(FederationError::label, |()| "ok");
             self.metrics.federation_fetches.with_label_values(&[domain.as_str(), label]).inc();
