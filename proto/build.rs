@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "spiffe/workload.proto",
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+        "signet/v1/federation.proto",
     ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::authorise::{Rules, Stop};
 use crate::clock::Clock;
 use crate::config::{AuthorityConfig, seconds};
+use crate::crl::Lists;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::files::{self, FileError};
@@ -74,6 +75,7 @@ pub(crate) struct Inner {
     peer_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
+    pub(crate) lists: Lists,
     pub(crate) audit_key: AuditKey,
     log_retention: i64,
     /// Held as long as the authority lives, so that no second process serves the same directory.
@@ -191,6 +193,7 @@ impl Authority {
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
+            lists: Lists::new(),
             audit_key,
             log_retention: seconds(config.log_retention),
             _lock: lock,
@@ -209,6 +212,7 @@ impl Authority {
             inner.with_vault(|vault| vault.forget_secret(&Role::Founding)).await?;
         }
         replica.settled(&inner.data_dir)?;
+        inner.publish_crls(now).await;
         let inner = Arc::new(inner);
         tokio::spawn(replicas::follow(changes, Arc::downgrade(&inner)));
         Ok(Authority { inner })
@@ -348,7 +352,8 @@ impl Authority {
                 tracing::info!(target: "signet::ca", up_to = last, "removed old records of the issuance log");
             }
             writer.commit().await?;
-            // Also where nothing was swept: should news of another control plane ever be lost, it is for a minute.
+            // Also where nothing was swept: should news of another control plane ever be lost, it is for a minute. With
+            // them go the lists that are due.
             inner.publish_revocations(now).await
         })
         .await

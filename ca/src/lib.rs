@@ -8,7 +8,7 @@
 //! for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
-//! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
+//! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
 //! private key or a token in the database, and never tells a stranger why.
@@ -23,6 +23,7 @@ mod authority;
 mod check;
 mod clock;
 mod config;
+mod crl;
 mod csr;
 mod delegate;
 mod error;
@@ -55,6 +56,7 @@ pub use config::{
     AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL,
     MIN_JWT_SVID_TTL, MIN_SVID_TTL,
 };
+pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;
 pub use error::AuthorityError;
 pub use files::FileError;

@@ -1,6 +1,6 @@
 //! The authority's counters. Labels come from fixed lists only.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::refusal::Refusal;
 use crate::rotation::Phase;
@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) not_after: IntGaugeVec,
     pub(crate) phases: IntGaugeVec,
     pub(crate) given_up: IntCounter,
+    pub(crate) crl_next_update: IntGauge,
 }
 
 impl Metrics {
@@ -74,6 +75,10 @@ impl Metrics {
                 "signet_ca_sidecars_given_up_total",
                 "Sidecars that did not acknowledge a new root or key before the deadline",
             )?,
+            crl_next_update: IntGauge::new(
+                "signet_ca_crl_next_update_timestamp_seconds",
+                "When the first of the revocation lists ends unless it is made anew",
+            )?,
         })
     }
 
@@ -88,7 +93,8 @@ impl Metrics {
         registry.register(Box::new(self.commits.clone()))?;
         registry.register(Box::new(self.phases.clone()))?;
         registry.register(Box::new(self.given_up.clone()))?;
-        registry.register(Box::new(self.not_after.clone()))
+        registry.register(Box::new(self.not_after.clone()))?;
+        registry.register(Box::new(self.crl_next_update.clone()))
     }
 
     /// What the journal holds, and the first end of each kind and phase.

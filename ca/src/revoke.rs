@@ -165,20 +165,20 @@ impl Authority {
 }
 
 impl Inner {
-    /// Reads the set anew and hands it out, unless a later one already was.
+    /// Reads the set anew and hands it out, unless a later one already was; then the lists that follow from it.
     pub(crate) async fn publish_revocations(&self, now: i64) -> Result<(), AuthorityError> {
         let fresh = Arc::new(Revocations::load(&self.store, now).await?);
         // Looked at first: what changes nothing waits for nobody who is reading.
-        if fresh.set.sequence <= self.revocations.borrow().set.sequence {
-            return Ok(());
+        if fresh.set.sequence > self.revocations.borrow().set.sequence {
+            self.revocations.send_if_modified(|current| {
+                let newer = fresh.set.sequence > current.set.sequence;
+                if newer {
+                    *current = fresh;
+                }
+                newer
+            });
         }
-        self.revocations.send_if_modified(|current| {
-            let newer = fresh.set.sequence > current.set.sequence;
-            if newer {
-                *current = fresh;
-            }
-            newer
-        });
+        self.publish_crls(now).await;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod audit;
 mod authority;
 mod authz;
 mod demo;
+mod federation;
 mod mesh;
 mod operator;
 mod rotation;
@@ -42,6 +43,9 @@ enum Command {
     /// The authority's log: what it issued and what it refused.
     #[command(subcommand)]
     Ca(authority::Ca),
+    /// Other trust domains whose workloads are believed.
+    #[command(subcommand)]
+    Federation(federation::Federation),
     /// Why a request was refused.
     #[command(subcommand)]
     Authz(authz::Authz),
@@ -57,6 +61,7 @@ async fn main() -> ExitCode {
         Command::Sidecars => mesh::sidecars(&context).await,
         Command::Join(join) => join.run(&context).await,
         Command::Ca(command) => command.run(&context).await,
+        Command::Federation(command) => command.run(&context).await,
         Command::Authz(command) => command.run(&context).await,
     };
     match done {

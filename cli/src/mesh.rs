@@ -8,6 +8,7 @@ use crate::operator::{Context, refused, table, when};
 pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
     let status =
         context.client().await?.status(StatusRequest {}).await.map_err(|it| refused(&it))?.into_inner();
+    let federated = crate::federation::list(context).await?;
     let certificates: Vec<_> = status
         .certificates
         .iter()
@@ -22,6 +23,7 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
         "version": status.version, "trust_domain": status.trust_domain, "sidecars": status.sidecars,
         "registry": {"loaded_at": status.registry_loaded_at, "errors": status.registry_errors},
         "certificates": certificates, "issuers": issuers, "dev": status.dev,
+        "federated": federated.iter().map(crate::federation::as_json).collect::<Vec<_>>(),
     });
     context.show(json, || {
         let mut text = format!(
@@ -48,6 +50,9 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
                 .map(|it| vec![it.alias.clone(), it.keys.to_string(), when(it.fetched_at), it.error.clone()])
                 .collect();
             text += &format!("\n{}\n", table(&["ISSUER", "KEYS", "FETCHED", "ERROR"], &rows));
+        }
+        if !federated.is_empty() {
+            text += &format!("\n{}\n", crate::federation::overview(&federated));
         }
         text
     })

@@ -30,11 +30,16 @@ impl Context {
     }
 
     pub(crate) async fn audit(&self) -> anyhow::Result<AuditClient<Channel>> {
-        Ok(AuditClient::new(channel(&self.socket()?).await?))
+        Ok(AuditClient::new(self.channel().await?))
     }
 
     pub(crate) async fn rotation(&self) -> anyhow::Result<RotationClient<Channel>> {
-        Ok(RotationClient::new(channel(&self.socket()?).await?))
+        Ok(RotationClient::new(self.channel().await?))
+    }
+
+    /// The same connection, for another service on it.
+    pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
+        channel(&self.socket()?).await
     }
 
     fn socket(&self) -> anyhow::Result<PathBuf> {

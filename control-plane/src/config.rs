@@ -4,6 +4,7 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod bundle;
 mod jwt_svid;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::{attest, istio};
 
 mod rotation;
 
+pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
 pub use rotation::Rotation;
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
@@ -78,6 +80,10 @@ pub struct Config {
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
     pub allow_http: bool,
+    /// Where other trust domains fetch our bundle.
+    pub bundle: Option<Bundle>,
+    /// Whether bundle endpoints may be in private networks.
+    pub federation_private_addresses: bool,
     pub system_namespace: Label,
     pub attestation: attest::config::Attestation,
     pub istio: Option<istio::config::Istio>,
@@ -164,6 +170,9 @@ struct Raw {
     jwt_svid: jwt_svid::RawJwtSvid,
     #[serde(default)]
     issuers: RawIssuers,
+    bundle: Option<bundle::RawBundle>,
+    #[serde(default)]
+    federation: bundle::RawFederation,
     #[serde(default)]
     system: RawSystem,
     #[serde(default)]
@@ -328,6 +337,8 @@ impl Raw {
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
+            bundle: self.bundle.map(bundle::RawBundle::check).transpose()?,
+            federation_private_addresses: self.federation.allow_private_addresses,
             system_namespace,
             attestation,
             istio,
@@ -500,6 +511,26 @@ operator: {socket: /run/signet/operator.sock}
                     assert!(!good && message.contains("jwtSvid.ttlSeconds: expected"), "{message}")
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_bundle_endpoint_has_bounds_and_presents_our_own_svid_unless_told() {
+        let bundle = parse(&format!("{GOOD}bundle: {{listen: '127.0.0.1:0'}}\n")).unwrap().bundle.unwrap();
+        assert_eq!((bundle.path.as_str(), bundle.refresh_hint.as_secs()), ("/bundle", 300));
+        assert!(bundle.tls.is_none());
+        for (section, field) in [
+            ("{listen: '127.0.0.1:0', path: bundle}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /a/../b}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /crl/x}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', path: /a?b}", "bundle.path"),
+            ("{listen: '127.0.0.1:0', refreshHintSeconds: 1}", "bundle.refreshHintSeconds"),
+            ("{listen: '127.0.0.1:0', tls: {certFile: a.pem, keyFile: /k}}", "bundle.tls.certFile"),
+            ("{listen: '127.0.0.1:0', tls: {certFile: /a.pem}}", "keyFile"),
+            ("{path: /bundle}", "listen"),
+        ] {
+            let message = parse(&format!("{GOOD}bundle: {section}\n")).unwrap_err();
+            assert!(message.contains(field), "{section}: {message}");
         }
     }
 }

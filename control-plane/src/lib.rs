@@ -1,22 +1,26 @@
 //! The control plane: who may join, what each sidecar is told, and by whom it is told.
 //!
 //! One process. A folder of YAML ([`registry`]) says what the mesh is; the authority (`signet-ca`) says who
-//! is who; [`issuers`] fetches outside issuers' keys. Whenever one of the three changes, [`world`] makes
-//! one consistent snapshot of them, and [`delivery`] sends each sidecar the part that its identity may have.
+//! is who; [`issuers`] fetches outside issuers' keys, [`federation`] the bundles of other trust domains. Whenever
+//! one of them changes, [`world`] makes one consistent snapshot of them, and [`delivery`] sends each sidecar the part that its identity may have.
 //!
 //! Three doors, apart ([`listen`]): *bootstrap*, where strangers become somebody and nothing else is
-//! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. A fourth, for clients of [`istio`]'s
-//! authority, only where it is asked for. [`attest`] is what pods prove themselves by. [`services`] is what stands
+//! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. Two more, only where they are asked for: one
+//! for clients of [`istio`]'s authority, and one ([`bundle`]) that hands other trust domains our public bundle.
+//! [`attest`] is what pods prove themselves by. [`services`] is what stands
 //! behind each door. [`run`] puts the parts together and takes them down again.
 //!
 //! What it never does: decide on a name that a request states (the TLS peer is who calls), serve half of
 //! a configuration, or keep a connection whose certificate has ended or was revoked.
 
 pub mod attest;
+pub mod bundle;
 pub mod clock;
 pub mod config;
 pub mod decisions;
 pub mod delivery;
+pub mod federation;
+pub mod fetch;
 pub mod issuers;
 pub mod istio;
 pub mod listen;

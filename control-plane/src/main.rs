@@ -9,7 +9,6 @@ use clap::Parser;
 use signet_control_plane::config::Config;
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_control_plane::run;
-use signet_model::Options;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Signet's control plane: the authority, the registry, delivery to sidecars.
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
-        let options = Options { system_namespace: config.system_namespace.clone() };
+        let options = run::registry_options(&config);
         signet_model::parse_folder(&config.registry, &options)
             .map_err(|errors| anyhow!("the registry is refused:\n{errors}"))?;
         eprintln!("{}: good, and so is its registry", arguments.config.display());

@@ -29,6 +29,11 @@ pub struct Metrics {
     pub jwks_fetched_at: IntGaugeVec,
     pub jwks_keys: IntGaugeVec,
     pub jwks_up: IntGaugeVec,
+    pub bundle_requests: IntCounterVec,
+    pub federation_fetches: IntCounterVec,
+    pub federation_confirmed_at: IntGaugeVec,
+    pub federation_roots: IntGaugeVec,
+    pub federation_up: IntGaugeVec,
     pub operator_calls: IntCounterVec,
 }
 
@@ -100,6 +105,31 @@ impl Metrics {
             )?,
             jwks_keys: gauges("jwks_keys", "Usable keys of an issuer", &["issuer"])?,
             jwks_up: gauges("jwks_up", "1 when the last fetch succeeded", &["issuer"])?,
+            bundle_requests: counters(
+                "bundle_requests_total",
+                "Requests answered by the bundle endpoint, by status",
+                &["code"],
+            )?,
+            federation_fetches: counters(
+                "federation_fetches_total",
+                "Fetches of federated bundles, by what came of them",
+                &["trust_domain", "result"],
+            )?,
+            federation_confirmed_at: gauges(
+                "federation_confirmed_timestamp_seconds",
+                "When a federated trust domain's endpoint last confirmed its bundle",
+                &["trust_domain"],
+            )?,
+            federation_roots: gauges(
+                "federation_roots",
+                "Roots held of a federated trust domain",
+                &["trust_domain"],
+            )?,
+            federation_up: gauges(
+                "federation_up",
+                "1 when the last fetch of a federated bundle succeeded",
+                &["trust_domain"],
+            )?,
             operator_calls: counters(
                 "operator_calls_total",
                 "Calls on the operator's socket",

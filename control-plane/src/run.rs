@@ -24,12 +24,17 @@ use tonic::service::Routes;
 
 use crate::attest::Attestation;
 use crate::attest::kubernetes::Kubernetes;
+use crate::bundle::certificate::{Certificate, CertificateError};
+use crate::bundle::door;
+use crate::bundle::page::Pages;
 use crate::config::{Config, Seal};
 use crate::decisions::Decisions;
 use crate::delivery::acks::Acks;
 use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
-use crate::issuers::{Issuers, fetch};
+use crate::federation::Federation;
+use crate::fetch;
+use crate::issuers::Issuers;
 use crate::istio;
 use crate::istio::config::Istio as IstioConfig;
 use crate::listen::{bootstrap, mesh, unix};
@@ -37,7 +42,9 @@ use crate::metrics::Metrics;
 use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
-use crate::services::{bootstrap as attest, identity, operator, rotation};
+use crate::services::{
+    bootstrap as attest, federation as operators_of_federation, identity, operator, rotation,
+};
 use crate::world::{Sources, key_sources};
 
 /// How long connections may take to end once the process drains.
@@ -45,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const MAINTAIN: Duration = Duration::from_secs(60);
 /// How often the control planes of one store tell each other that they live.
 const BEAT: Duration = Duration::from_secs(10);
+/// What an exported bundle says where no endpoint is configured.
+const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(300);
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +70,10 @@ pub enum StartError {
     Socket(#[from] signet_daemon::SocketError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    #[error("the TLS client for key sets: {0}")]
+    #[error("the TLS client for key sets and bundles: {0}")]
     Tls(#[from] rustls::Error),
+    #[error("the bundle endpoint: {0}")]
+    Certificate(#[from] CertificateError),
     #[error(transparent)]
     File(#[from] signet_daemon::FileError),
 }
@@ -73,6 +84,7 @@ pub struct Running {
     pub mesh: SocketAddr,
     pub istio: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
+    pub bundle: Option<SocketAddr>,
     pub authority: Authority,
     /// Look at the registry's folder now.
     pub look: Arc<Notify>,
@@ -80,6 +92,7 @@ pub struct Running {
     connections: Drain,
     background: JoinSet<()>,
     issuers: Arc<Issuers>,
+    federation: Arc<Federation>,
     shutdown: Shutdown,
     files: Vec<PathBuf>,
 }
@@ -94,8 +107,7 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
-    let folder =
-        Folder::open(&config.registry, Options { system_namespace: config.system_namespace.clone() })?;
+    let folder = Folder::open(&config.registry, registry_options(config))?;
     let authority = Authority::open(authority_config(config), Arc::new(SystemClock)).await?;
     authority.register_metrics(&metrics.registry)?;
     let addresses_file = config.data_dir.join("addresses.json");
@@ -105,6 +117,9 @@ pub async fn start(
     let registry = folder.subscribe();
     let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
     let issuers = Issuers::new(client, &config.data_dir.join("issuer-keys.json"));
+    let client = fetch::Client::new(config.federation_private_addresses, false, fetch::TIMEOUT)?;
+    let federation =
+        Federation::new(client, &config.data_dir.join("federated-bundles.json"), metrics.clone());
     let mut sources = Sources {
         dev: config.dev,
         authority: authority.clone(),
@@ -112,9 +127,11 @@ pub async fn start(
         revocations: authority.revocations(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
+        federated: federation.subscribe(),
     };
     let now = sources.now();
     issuers.follow(&key_sources(&now.registry));
+    federation.follow(&now.registry);
     let world = watch::Sender::new(now);
     let names = config.istio.as_ref().map_or(&[][..], |istio| &istio.dns_names);
     let own = Own::begin(authority.clone(), config.system_namespace.as_str(), names, metrics.clone()).await?;
@@ -134,6 +151,8 @@ pub async fn start(
     let (bootstrap_at, mesh_at) =
         (local(&bootstrap_listener, config.bootstrap_listen)?, local(&mesh_listener, config.mesh_listen)?);
 
+    let refresh_hint = config.bundle.as_ref().map_or(DEFAULT_REFRESH_HINT, |bundle| bundle.refresh_hint);
+    let pages = Pages::new(authority.clone(), refresh_hint);
     let listed = FromRegistry {
         trust_domain: trust_domain.clone(),
         registry: registry.clone(),
@@ -165,7 +184,7 @@ pub async fn start(
     };
     let operators = operator::Operators {
         authority: authority.clone(),
-        trust_domain,
+        trust_domain: trust_domain.clone(),
         dev: config.dev,
         advertise_bootstrap: config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string()),
         advertise_mesh: config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string()),
@@ -174,6 +193,14 @@ pub async fn start(
         issuers: Arc::clone(&issuers),
         table,
         decisions,
+        metrics: metrics.clone(),
+    };
+
+    let federated = operators_of_federation::Federated {
+        federation: Arc::clone(&federation),
+        pages: Arc::clone(&pages),
+        trust_domain,
+        control_plane: authority.control_plane_id().clone(),
         metrics: metrics.clone(),
     };
 
@@ -212,6 +239,31 @@ pub async fn start(
             connections.clone(),
         ));
     }
+    let mut bundle_at = None;
+    if let Some(bundle) = &config.bundle {
+        let listener = bind("the bundle endpoint", bundle.listen).await?;
+        let bound = local(&listener, bundle.listen)?;
+        addresses.push(("bundle", bound));
+        bundle_at = Some(bound);
+        let certificate = match &bundle.tls {
+            None => Certificate::own(own.current()),
+            Some(files) => {
+                let (certificate, follow) = Certificate::files(files.clone()).await?;
+                background.spawn(follow);
+                certificate
+            }
+        };
+        let door = door::Door {
+            certificate,
+            pages,
+            path: bundle.path.as_str().into(),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            drain: connections.clone(),
+        };
+        doors.spawn(door::listen(listener, door));
+    }
+
     doors.spawn(bootstrap::listen(
         bootstrap::BOOTSTRAP,
         bootstrap_listener,
@@ -238,7 +290,7 @@ pub async fn start(
         },
     ));
     let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
-    let operator_routes = operator_routes(operators, rotations);
+    let operator_routes = operator_routes(operators, rotations, federated);
     doors.spawn(unix::listen(
         socket,
         uids,
@@ -247,8 +299,8 @@ pub async fn start(
         shutdown.clone(),
         connections.clone(),
     ));
-    background.spawn(crate::observe::follow(registry, issuers.subscribe(), metrics));
-    background.spawn(sources.follow(world, Arc::clone(&issuers)));
+    background.spawn(crate::observe::follow(registry, issuers.subscribe(), federation.subscribe(), metrics));
+    background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation)));
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
@@ -265,12 +317,14 @@ pub async fn start(
         mesh: mesh_at,
         istio: istio_at,
         metrics: metrics_at,
+        bundle: bundle_at,
         authority,
         look,
         doors,
         connections,
         background,
         issuers,
+        federation,
         shutdown,
         files,
     })
@@ -292,6 +346,7 @@ impl Running {
             () = self.shutdown.stopping() => {}
         }
         self.issuers.stop();
+        self.federation.stop();
         self.background.shutdown().await;
         self.authority.close().await;
         tracing::info!(target: "signet::run", "stopped");
@@ -389,7 +444,11 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
 }
 
-fn operator_routes(operators: operator::Operators, rotations: rotation::Rotation) -> Routes {
+fn operator_routes(
+    operators: operator::Operators,
+    rotations: rotation::Rotation,
+    federated: operators_of_federation::Federated,
+) -> Routes {
     let audit = v1::audit_server::AuditServer::new(operators.clone())
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
@@ -398,7 +457,19 @@ fn operator_routes(operators: operator::Operators, rotations: rotation::Rotation
         .max_encoding_message_size(usize::MAX);
     let rotations =
         v1::rotation_server::RotationServer::new(rotations).max_decoding_message_size(operator::MAX_MESSAGE);
-    Routes::new(service).add_service(audit).add_service(rotations).prepare()
+    let federation = v1::federation_server::FederationServer::new(federated)
+        .max_decoding_message_size(operator::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(service).add_service(audit).add_service(rotations).add_service(federation).prepare()
+}
+
+/// What the registry is checked against.
+#[must_use]
+pub fn registry_options(config: &Config) -> Options {
+    Options {
+        system_namespace: config.system_namespace.clone(),
+        trust_domain: Some(config.trust_domain.clone()),
+    }
 }
 
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.

@@ -1,7 +1,7 @@
-//! One consistent view of everything that sidecars are told: registry, issuers' keys, authority.
+//! One consistent view of everything that sidecars are told: registry, issuers' keys, federated bundles, authority.
 //!
-//! Each of the three has an owner and a watch channel; whenever one changes, a new [`World`] is made of the
-//! latest of all three and swapped in. Streams wait for that one channel.
+//! Each of them has an owner and a watch channel; whenever one changes, a new [`World`] is made of the
+//! latest of all and swapped in. Streams wait for that one channel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use signet_model::Registry;
 use tokio::sync::watch;
 
 use crate::delivery::catalog::Catalog;
+use crate::federation::{Federated, Federation};
 use crate::issuers::fetch::Source;
 use crate::issuers::{Issuers, Keys};
 use crate::registry;
@@ -66,6 +67,7 @@ pub struct Sources {
     pub revocations: watch::Receiver<Arc<Revocations>>,
     pub registry: watch::Receiver<registry::State>,
     pub keys: watch::Receiver<Keys>,
+    pub federated: watch::Receiver<Federated>,
 }
 
 impl Sources {
@@ -73,19 +75,26 @@ impl Sources {
     pub fn now(&mut self) -> Arc<World> {
         let registry = Arc::clone(&self.registry.borrow_and_update().registry);
         let keys = Arc::clone(&self.keys.borrow_and_update());
+        let federated = Arc::clone(&self.federated.borrow_and_update());
         let revocations = Arc::clone(&self.revocations.borrow_and_update());
         self.published.mark_unchanged();
         let authority = AuthorityState::of(&self.authority, revocations);
-        let catalog = Catalog::build(self.dev, &registry, &keys, &authority);
+        let catalog = Catalog::build(self.dev, &registry, &keys, &federated, &authority);
         Arc::new(World { bundle: authority.bundle_sequence, registry, catalog })
     }
 
     /// Keeps `world` current until a source is gone.
-    pub async fn follow(mut self, world: watch::Sender<Arc<World>>, issuers: Arc<Issuers>) {
+    pub async fn follow(
+        mut self,
+        world: watch::Sender<Arc<World>>,
+        issuers: Arc<Issuers>,
+        federation: Arc<Federation>,
+    ) {
         loop {
             let changed = tokio::select! {
                 changed = self.registry.changed() => changed,
                 changed = self.keys.changed() => changed,
+                changed = self.federated.changed() => changed,
                 changed = self.revocations.changed() => changed,
                 changed = self.published.changed() => changed,
             };
@@ -94,6 +103,7 @@ impl Sources {
             }
             let now = self.now();
             issuers.follow(&key_sources(&now.registry));
+            federation.follow(&now.registry);
             world.send_replace(now);
         }
     }

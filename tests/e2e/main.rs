@@ -5,6 +5,7 @@ mod context;
 mod delivery;
 mod demo;
 mod edge;
+mod federation;
 mod lifecycle;
 mod pair;
 mod pods;

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod envoy;
+mod federation;
 mod grpc;
 mod istio;
 mod load;

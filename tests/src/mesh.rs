@@ -9,6 +9,7 @@ use std::process::Command;
 
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use signet_proto::v1::federation_client::FederationClient;
 use signet_proto::v1::operator_client::OperatorClient;
 use signet_proto::v1::rotation_client::RotationClient;
 use signet_proto::v1::{CreateJoinTokenRequest, ExplainDecisionRequest, JoinBundle};
@@ -67,11 +68,16 @@ impl Sidecar {
     }
 
     pub fn spiffe_id(&self) -> String {
-        format!("spiffe://{TRUST_DOMAIN}/ns/{}/sa/{}", self.namespace, self.name)
+        self.spiffe_id_in(TRUST_DOMAIN)
+    }
+
+    fn spiffe_id_in(&self, trust_domain: &str) -> String {
+        format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.name)
     }
 }
 
 pub struct MeshBuilder {
+    trust_domain: String,
     registry: Vec<String>,
     sidecars: Vec<Sidecar>,
     svid_seconds: u32,
@@ -82,6 +88,13 @@ pub struct MeshBuilder {
 }
 
 impl MeshBuilder {
+    /// Another name than the tests' usual one, for a mesh beside another.
+    #[must_use]
+    pub fn trust_domain(mut self, name: &str) -> Self {
+        self.trust_domain = name.into();
+        self
+    }
+
     /// Runs the control plane in a network namespace, on this address of it.
     #[must_use]
     pub fn control_plane_in(mut self, netns: &str, address: &str) -> Self {
@@ -125,7 +138,13 @@ impl MeshBuilder {
     pub async fn start(self) -> Mesh {
         let folder = tempfile::Builder::new().prefix("sgt").tempdir().expect("a folder for the mesh");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("closing the folder");
-        let mut mesh = Mesh { control_plane: None, sidecars: BTreeMap::new(), netns: self.place.0, folder };
+        let mut mesh = Mesh {
+            control_plane: None,
+            sidecars: BTreeMap::new(),
+            trust_domain: self.trust_domain,
+            netns: self.place.0,
+            folder,
+        };
         let registry = mesh.path("registry");
         fs::create_dir(&registry).expect("the registry folder");
         let mut documents = vec![format!(
@@ -145,7 +164,7 @@ impl MeshBuilder {
         }
         let path = mesh.folder.path().display().to_string();
         let config = format!(
-            "trustDomain: {TRUST_DOMAIN}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
+            "trustDomain: {trust_domain}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
              registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '{address}:0', mesh: '{address}:0'}}\n\
              operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
              svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
@@ -153,6 +172,7 @@ impl MeshBuilder {
             self.svid_seconds,
             self.control_plane,
             address = self.place.1,
+            trust_domain = mesh.trust_domain,
         );
         fs::write(mesh.path("control-plane.yaml"), config).expect("writing the configuration");
         mesh.start_control_plane().await;
@@ -167,6 +187,7 @@ pub struct Mesh {
     // Ended before the folder goes: fields are dropped in this order.
     pub sidecars: BTreeMap<String, Process>,
     pub control_plane: Option<Process>,
+    pub trust_domain: String,
     netns: Option<String>,
     folder: TempDir,
 }
@@ -174,6 +195,7 @@ pub struct Mesh {
 impl Mesh {
     pub fn builder() -> MeshBuilder {
         MeshBuilder {
+            trust_domain: TRUST_DOMAIN.into(),
             registry: Vec::new(),
             sidecars: Vec::new(),
             svid_seconds: 3600,
@@ -237,8 +259,8 @@ impl Mesh {
         let (addresses, path) = (self.addresses("cp"), home.display());
         let identity = format!(
             "{{kubernetes: {{tokenFile: {path}/token, rootsFile: {path}/roots.pem, bootstrapAddress: {}, \
-             meshAddress: {}, controlPlane: 'spiffe://{TRUST_DOMAIN}/ns/signet-system/sa/signet-control-plane'}}}}",
-            addresses["bootstrap"], addresses["mesh"]
+             meshAddress: {}, controlPlane: 'spiffe://{}/ns/signet-system/sa/signet-control-plane'}}}}",
+            addresses["bootstrap"], addresses["mesh"], self.trust_domain
         );
         self.spawn_as(sidecar, &identity)
     }
@@ -284,7 +306,7 @@ impl Mesh {
 
     /// Lets a workload join: a token from the operator's socket, a sidecar that uses it.
     pub async fn join(&mut self, sidecar: Sidecar) {
-        let bundle = self.join_bundle(&sidecar.spiffe_id(), sidecar.class).await;
+        let bundle = self.join_bundle(&sidecar.spiffe_id_in(&self.trust_domain), sidecar.class).await;
         let mut process = self.spawn_sidecar(&sidecar, &bundle_json(&bundle));
         wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
         self.sidecars.insert(sidecar.name, process);
@@ -307,15 +329,20 @@ impl Mesh {
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
-        OperatorClient::new(self.operators_door().await)
+        OperatorClient::new(self.operators_channel().await)
     }
 
     /// Roots, issuers and keys, as an operator sees them.
     pub async fn rotation(&self) -> RotationClient<Channel> {
-        RotationClient::new(self.operators_door().await)
+        RotationClient::new(self.operators_channel().await)
     }
 
-    async fn operators_door(&self) -> Channel {
+    /// The operators' service for federated trust domains.
+    pub async fn federation(&self) -> FederationClient<Channel> {
+        FederationClient::new(self.operators_channel().await)
+    }
+
+    async fn operators_channel(&self) -> Channel {
         let path = self.path("op.sock");
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();

@@ -23,15 +23,16 @@ pub fn control_plane() -> SpiffeId {
 
 /// The bootstrap service, over TLS that pins the join bundle's root.
 pub async fn bootstrap(bundle: &JoinBundle) -> BootstrapClient<Channel> {
-    let domain: TrustDomain = TRUST_DOMAIN.parse().expect("a trust domain");
+    let domain: TrustDomain = bundle.trust_domain.parse().expect("a trust domain");
+    let control_plane: SpiffeId = bundle.control_plane.parse().expect("an identity");
     let root: KeyId = bundle.root_sha256.parse().expect("a digest");
-    let config = bootstrap_client_config(domain, root, control_plane()).expect("a client config");
+    let config = bootstrap_client_config(domain, root, control_plane.clone()).expect("a client config");
     let address = bundle.bootstrap_address.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let (config, address) = (config.clone(), address.clone());
+        let (config, address, control_plane) = (config.clone(), address.clone(), control_plane.clone());
         async move {
             let tcp = TcpStream::connect(address).await?;
-            let tls = TlsConnector::from(config).connect(server_name(&control_plane()), tcp).await?;
+            let tls = TlsConnector::from(config).connect(server_name(&control_plane), tcp).await?;
             Ok::<_, std::io::Error>(TokioIo::new(tls))
         }
     });
@@ -70,8 +71,13 @@ impl Svid {
     /// A plain rustls client with this certificate, which trusts this mesh's root and checks DNS names, as a
     /// program would that knows nothing of Signet.
     pub fn foreign_client(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+        self.client_of(self.root(), alpn)
+    }
+
+    /// The same, which trusts another mesh's root.
+    pub fn client_of(&self, root: CertificateDer<'static>, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.root()).expect("a root");
+        roots.add(root).expect("a root");
         let mut config = rustls::ClientConfig::builder_with_provider(signet_identity::crypto_provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")

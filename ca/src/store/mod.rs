@@ -17,6 +17,7 @@ mod mac;
 mod postgres;
 mod replicas;
 mod revocations;
+mod revoked;
 mod schema;
 mod sidecars;
 mod signed;

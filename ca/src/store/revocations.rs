@@ -73,9 +73,9 @@ impl SetHead {
 
 /// A row with what is in it beside the revocation. Its MAC was checked.
 pub(super) struct StoredRow {
-    row: RevocationRow,
+    pub(super) row: RevocationRow,
     reason: String,
-    revoked_at: i64,
+    pub(super) revoked_at: i64,
     mac: Vec<u8>,
 }
 

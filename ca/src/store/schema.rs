@@ -41,6 +41,13 @@ const STEPS: &[Step] = &[
         sqlite: "",
         postgres: "",
     },
+    Step {
+        version: 4,
+        name: "svids by identity",
+        sql: include_str!("../../migrations/0004_svids_by_identity.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.

@@ -3,6 +3,7 @@
 
 mod attested;
 mod audit;
+mod crl;
 mod harness;
 mod hierarchy;
 mod issuance;

@@ -2,6 +2,7 @@
 
 mod attested;
 mod audit;
+mod crl;
 mod harness;
 mod hierarchy;
 mod issuance;

@@ -11,7 +11,7 @@ use signet_token::Jwks;
 use tokio::sync::Notify;
 
 use super::api::{Api, ApiError};
-use crate::issuers::jitter;
+use crate::fetch::jitter;
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const KEYS: &str = "/openid/v1/jwks";

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::api::{Api, ApiError};
 use super::metrics::Metrics;
 use super::pods::{List, Pod, Raw};
-use crate::issuers::jitter;
+use crate::fetch::jitter;
 
 const PODS: &str = "/api/v1/pods?fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed";
 const PAGE: usize = 250;

@@ -3,18 +3,22 @@
 //! A resource is encoded and digested once, however many sidecars are sent it. [`Catalog::view`] is the
 //! whole authorisation of delivery: a pure function of the peer's identity and class, of what it asked
 //! for, and of the registry. A peer's own words choose *among* what its identity may have, never more.
+//!
+//! The bundle of a federated trust domain goes to those who can use it and to nobody else: who serves a service
+//! that a policy permits somebody of that domain to call, and who dials a service that is served there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use signet_identity::PeerClass;
-use signet_model::{Registry, UserContext, WorkloadId};
+use signet_identity::{PeerClass, TrustDomain};
+use signet_model::{Effect, MeshPolicy, Registry, UserContext, WorkloadId, WorkloadPattern};
 use signet_proto::v1::{self, resource::Body};
 
 use super::convert;
 use super::session::View;
+use crate::federation::Federated;
 use crate::issuers::Keys;
 use crate::world::AuthorityState;
 
@@ -97,6 +101,8 @@ pub struct Catalog {
     issuers: BTreeMap<String, Arc<Versioned>>,
     services: BTreeMap<String, ServiceEntry>,
     by_address: BTreeMap<IpAddr, String>,
+    /// Bundles of federated trust domains.
+    federated: BTreeMap<TrustDomain, Arc<Versioned>>,
     gateways: Vec<GatewayEntry>,
     /// Whose apps may have certificates of their own, and how it is said.
     apps: BTreeSet<WorkloadId>,
@@ -109,6 +115,10 @@ struct ServiceEntry {
     inbound: Arc<Versioned>,
     identities: BTreeSet<WorkloadId>,
     original: bool,
+    /// Whose workloads a policy permits here.
+    callers: BTreeSet<TrustDomain>,
+    /// Whose workload answers, where it is none of this mesh.
+    answers: Option<TrustDomain>,
 }
 
 #[derive(Debug)]
@@ -121,7 +131,13 @@ struct GatewayEntry {
 
 impl Catalog {
     #[must_use]
-    pub fn build(dev: bool, registry: &Registry, keys: &Keys, authority: &AuthorityState) -> Self {
+    pub fn build(
+        dev: bool,
+        registry: &Registry,
+        keys: &Keys,
+        federated: &Federated,
+        authority: &AuthorityState,
+    ) -> Self {
         let trust_domain = &authority.trust_domain;
         let common = vec![
             versioned("mesh".into(), Body::Mesh(convert::mesh(trust_domain, registry, dev))),
@@ -158,9 +174,18 @@ impl Catalog {
                 ),
                 identities: service.identities().iter().cloned().collect(),
                 original,
+                callers: policies.iter().flat_map(|policy| permitted(policy)).cloned().collect(),
+                answers: service.spec.federated_identity.as_ref().map(|id| id.trust_domain().clone()),
             };
             services.insert(name, entry);
         }
+        let federated = federated
+            .iter()
+            .filter_map(|(domain, state)| {
+                let bundle = convert::federated(domain, state.held.as_deref()?)?;
+                Some((domain.clone(), versioned(format!("bundle/{domain}"), Body::Bundle(bundle))))
+            })
+            .collect();
         let gateways = registry
             .gateways()
             .map(|gateway| GatewayEntry {
@@ -182,7 +207,7 @@ impl Catalog {
         let apps = registry.workloads().filter(|workload| workload.spec.workload_api);
         let apps = apps.map(|workload| workload.name.workload()).collect();
         let app = versioned("workload".into(), Body::Workload(v1::WorkloadApi {}));
-        Self { common, issuers, services, by_address, gateways, apps, app }
+        Self { common, issuers, services, by_address, federated, gateways, apps, app }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -197,13 +222,13 @@ impl Catalog {
         }
         for name in &asked.dials {
             match self.services.get(name) {
-                Some(entry) => granted.add(&entry.service),
+                Some(entry) => self.dialled(&mut granted, entry),
                 None => granted.refuse(name.clone(), NotGranted::UnknownService),
             }
         }
         for address in &asked.addresses {
             match self.by_address.get(address).and_then(|name| self.services.get(name)) {
-                Some(entry) => granted.add(&entry.service),
+                Some(entry) => self.dialled(&mut granted, entry),
                 None => granted.refuse(address.to_string(), NotGranted::UnknownAddress),
             }
         }
@@ -215,6 +240,11 @@ impl Catalog {
                 }
                 Some(entry) => {
                     granted.add(&entry.inbound);
+                    entry
+                        .callers
+                        .iter()
+                        .filter_map(|domain| self.federated.get(domain))
+                        .for_each(|bundle| granted.add(bundle));
                     if entry.original {
                         self.issuers.values().for_each(|issuer| granted.add(issuer));
                     }
@@ -233,6 +263,21 @@ impl Catalog {
         }
         granted
     }
+
+    /// What it takes to call a service.
+    fn dialled(&self, granted: &mut Granted, entry: &ServiceEntry) {
+        granted.add(&entry.service);
+        if let Some(bundle) = entry.answers.as_ref().and_then(|domain| self.federated.get(domain)) {
+            granted.add(bundle);
+        }
+    }
+}
+
+/// The federated trust domains of which this policy permits somebody. One that only forbids lets nobody in, so
+/// that it needs no bundle; a shadow permit does, since it is a trial of letting in.
+fn permitted(policy: &MeshPolicy) -> impl Iterator<Item = &TrustDomain> {
+    let from = policy.spec.from.iter().filter(|_| policy.spec.effect == Effect::Permit);
+    from.flat_map(|from| from.workloads.iter().filter_map(WorkloadPattern::federated_domain))
 }
 
 impl Granted {

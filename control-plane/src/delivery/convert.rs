@@ -5,7 +5,9 @@ use signet_model::{
     Issuer, MeshPolicy, OnExpiry, Protocol, Registry, Service, ServicePort, UserContext, WorkloadId,
 };
 use signet_proto::v1;
+use signet_token::{Jwk, Jwks};
 
+use crate::federation::held::Held;
 use crate::issuers::KeyState;
 use crate::world::AuthorityState;
 
@@ -29,6 +31,28 @@ pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
         tainted: authority.tainted.iter().map(|id| id.as_bytes().to_vec()).collect(),
         jwt_keys: authority.jwt_keys.clone(),
     }
+}
+
+/// The roots and keys of another trust domain, under our own number; none where nobody of it is believed.
+pub(super) fn federated(domain: &TrustDomain, held: &Held) -> Option<v1::TrustBundle> {
+    let roots = held.document.roots()?;
+    Some(v1::TrustBundle {
+        trust_domain: domain.to_string(),
+        roots_der: roots.roots().map(|der| der.to_vec()).collect(),
+        sequence: held.revision,
+        // What a partner tainted it takes out of its bundle.
+        tainted: Vec::new(),
+        jwt_keys: jwt_keys(held.document.jwt_keys()),
+    })
+}
+
+/// A JWK set as JSON; empty where there are none.
+fn jwt_keys(keys: &Jwks) -> String {
+    if keys.is_empty() {
+        return String::new();
+    }
+    let keys: Vec<_> = keys.keys().iter().map(Jwk::to_json).collect();
+    serde_json::json!({ "keys": keys }).to_string()
 }
 
 /// Sorted, so that equal sets have equal versions.
@@ -71,7 +95,10 @@ pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Serv
     v1::Service {
         name: service.name.to_string(),
         ports: spec.ports.iter().map(port).collect(),
-        identities: service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+        identities: match &spec.federated_identity {
+            Some(id) => vec![id.to_string()],
+            None => service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+        },
         addresses: spec.addresses.iter().map(|a| a.get().to_string()).collect(),
         endpoints: spec
             .endpoints

@@ -4,26 +4,23 @@
 //! use for a day after the last success while the issuer cannot be reached; after that the issuer has
 //! no keys, and its tokens are refused as unavailable. There is no fallback key of any kind.
 
-pub mod address;
 mod cache;
 pub mod fetch;
-pub mod schedule;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use signet_token::Jwks;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use cache::Cache;
 use fetch::{Client, FetchError, Fetched, Source, Validator};
-use schedule::{STALE, Schedule};
 
 use crate::clock::unix_now;
+use crate::fetch::schedule::{Pace, STALE, Schedule};
+use crate::fetch::{jitter, now};
 
 /// What is known of one issuer's keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,7 +123,7 @@ impl Issuers {
     }
 
     async fn run(self: Arc<Self>, alias: String, source: Source, wanted: Arc<Notify>) {
-        let mut schedule = Schedule::new(now());
+        let mut schedule = Schedule::new(Pace::ISSUERS, now());
         let mut validator = None;
         loop {
             tokio::select! {
@@ -246,18 +243,6 @@ fn checked(fetched: Fetched) -> Result<Confirmed, FetchError> {
 
 fn stale(fetched_at: i64, now: i64) -> bool {
     u64::try_from(now.saturating_sub(fetched_at)).is_ok_and(|age| age > STALE.as_secs())
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// -1..=1, so that replicas and issuers do not fetch in step.
-pub(crate) fn jitter() -> f64 {
-    let mut bytes = [0_u8; 4];
-    // No randomness is no reason not to fetch.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX) * 2.0 - 1.0
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The next connection; `None` when the process begins to end. Never fails: an accept error is
 /// logged and waited out.
-async fn accept(listener: &TcpListener, shutdown: &Shutdown) -> Option<(TcpStream, SocketAddr)> {
+pub(crate) async fn accept(listener: &TcpListener, shutdown: &Shutdown) -> Option<(TcpStream, SocketAddr)> {
     loop {
         tokio::select! {
             () = shutdown.draining() => return None,
@@ -46,7 +46,7 @@ async fn accept(listener: &TcpListener, shutdown: &Shutdown) -> Option<(TcpStrea
 
 /// TLS with the handshake's time bound. A first byte that cannot begin a TLS record is told apart, so
 /// that the log says "plaintext" and not "corrupt message".
-async fn handshake(
+pub(crate) async fn handshake(
     stream: TcpStream,
     config: Arc<rustls::ServerConfig>,
 ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {

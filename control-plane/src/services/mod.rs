@@ -1,9 +1,10 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`], [`rotation`] and `audit` for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`], [`rotation`], [`federation`] and `audit` for operators.
 
 mod audit;
 pub mod bootstrap;
 mod convert;
+pub mod federation;
 pub mod identity;
 pub mod operator;
 pub mod rotation;

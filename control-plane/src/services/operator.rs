@@ -52,6 +52,16 @@ pub(super) struct Call {
 }
 
 impl Call {
+    pub(super) fn begin<T>(
+        name: &'static str,
+        request: &Request<T>,
+        metrics: &Metrics,
+    ) -> Result<Self, Status> {
+        let operator =
+            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
+        Ok(Self { name, uid: operator.uid, metrics: metrics.clone() })
+    }
+
     pub(super) fn actor(&self) -> String {
         format!("uid:{}", self.uid)
     }
@@ -67,9 +77,7 @@ impl Call {
 
 impl Operators {
     pub(super) fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
-        let operator =
-            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
-        Ok(Call { name, uid: operator.uid, metrics: self.metrics.clone() })
+        Call::begin(name, request, &self.metrics)
     }
 
     fn status(&self) -> v1::StatusResponse {

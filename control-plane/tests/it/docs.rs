@@ -46,6 +46,8 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "rotation",
         "jwtSvid",
         "issuers",
+        "bundle",
+        "federation",
         "system",
         "attestation",
         "attestation.kubernetes",

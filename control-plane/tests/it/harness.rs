@@ -100,6 +100,7 @@ pub(crate) struct Plane {
     pub(crate) mesh: SocketAddr,
     pub(crate) istio: Option<SocketAddr>,
     pub(crate) metrics: SocketAddr,
+    pub(crate) bundle: Option<SocketAddr>,
     pub(crate) trigger: Trigger,
     pub(crate) served: JoinHandle<()>,
     pub(crate) operator: OperatorClient<Channel>,
@@ -113,6 +114,11 @@ impl Plane {
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
         Self::start_as(limits, REGISTRY, |_| String::new()).await
+    }
+
+    /// With these lines added to its configuration.
+    pub(crate) async fn start_configured(lines: &str) -> Self {
+        Self::start_as(Limits::default(), REGISTRY, |_| lines.to_owned()).await
     }
 
     /// With a registry and further lines of configuration, which may refer to the folder.
@@ -133,6 +139,7 @@ impl Plane {
             mesh: running.mesh,
             istio: running.istio,
             metrics: running.metrics.unwrap(),
+            bundle: running.bundle,
             look: Arc::clone(&running.look),
             served: tokio::spawn(running.serve()),
             trigger,
@@ -159,6 +166,12 @@ impl Plane {
         let key = KeyPair::generate().unwrap();
         let issued = attest(&bundle, &bundle.token, csr(&key)).await.unwrap();
         Member::new(&bundle, issued, &key)
+    }
+
+    /// The operators' service for federated trust domains.
+    pub(crate) async fn federation(&self) -> v1::federation_client::FederationClient<Channel> {
+        let channel = operators_channel(&self.dir.path().join("operator.sock")).await;
+        v1::federation_client::FederationClient::new(channel)
     }
 
     /// One metric's value by its whole line up to the blank.
@@ -199,14 +212,16 @@ issuers: {{allowPrivateAddresses: true, allowHttp: true}}
 }
 
 async fn operator(socket: &Path) -> OperatorClient<Channel> {
+    OperatorClient::new(operators_channel(socket).await)
+}
+
+async fn operators_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    OperatorClient::new(
-        Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap(),
-    )
+    Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap()
 }
 
 /// A gRPC channel over TLS to `address` as `config` says.

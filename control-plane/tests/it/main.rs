@@ -4,6 +4,7 @@ mod attacks;
 mod audit;
 mod delivery;
 mod docs;
+mod federation;
 mod harness;
 mod istio;
 mod joining;

@@ -38,7 +38,8 @@ pub fn bootstrap_client_config(
 /// Whom it must be for is the name that is dialled: `server_name(control_plane)`.
 pub fn bootstrap_client_config_with_roots(roots: TrustBundle) -> Result<Arc<ClientConfig>, Error> {
     let algorithms = crypto_provider().signature_verification_algorithms;
-    let chains = Arc::new(Chains::new(Arc::new(Bundles::from(roots)), algorithms, 1));
+    let home = Some(roots.trust_domain().clone());
+    let chains = Arc::new(Chains::new(Arc::new(Bundles::from(roots)), home, algorithms, 1));
     strangers_config(Arc::new(ServerVerifier { chains, algorithms, classes: ClassSet::CONTROL_PLANE }))
 }
 

@@ -27,6 +27,7 @@ use crate::{
     failure::HandshakeFailure,
     key_id::KeyId,
     svid::Svid,
+    trust_domain::TrustDomain,
 };
 
 /// A chain that was verified: what it says, and which root stood behind it.
@@ -53,6 +54,7 @@ pub struct CacheCounts {
 #[derive(Debug)]
 pub(crate) struct Chains {
     bundles: Arc<Bundles>,
+    home: Option<TrustDomain>,
     algorithms: WebPkiSupportedAlgorithms,
     known: Mutex<Known>,
     hits: AtomicU64,
@@ -60,10 +62,17 @@ pub(crate) struct Chains {
 }
 
 impl Chains {
-    /// `capacity` bounds how many verified chains are kept (about 1 KB each).
-    pub(crate) fn new(bundles: Arc<Bundles>, algorithms: WebPkiSupportedAlgorithms, capacity: usize) -> Self {
+    /// `home` is our own trust domain: its certificates are read by our own rules, those of others by the
+    /// standard's. `capacity` bounds how many verified chains are kept (about 1 KB each).
+    pub(crate) fn new(
+        bundles: Arc<Bundles>,
+        home: Option<TrustDomain>,
+        algorithms: WebPkiSupportedAlgorithms,
+        capacity: usize,
+    ) -> Self {
         Self {
             bundles,
+            home,
             algorithms,
             known: Mutex::new(Known { half: capacity.div_euclid(2).max(1), ..Known::default() }),
             hits: AtomicU64::new(0),
@@ -102,7 +111,7 @@ impl Chains {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Verified, HandshakeFailure> {
-        let svid = Svid::parse_parts(leaf, rest)?;
+        let svid = Svid::parse_parts(leaf, rest, |domain| self.home.as_ref() == Some(domain))?;
         let bundle = self.bundles.get(svid.id.trust_domain()).ok_or_else(|| {
             let trusted: Vec<_> = self.bundles.iter().map(|bundle| bundle.trust_domain().as_str()).collect();
             HandshakeFailure::WrongTrustDomain { expected: trusted.join(" or "), received: svid.id.clone() }
@@ -167,7 +176,7 @@ impl ExtendedKeyUsageValidator for BothUsages {
             server |= purpose == SERVER;
             client |= purpose == CLIENT;
         }
-        // An issuer without the extension is not restricted; a leaf without it was refused when it was read.
+        // An issuer without the extension is not restricted; a leaf of ours without it was refused when it was read.
         if !any || (server && client) {
             return Ok(());
         }
@@ -229,7 +238,12 @@ mod tests {
     use crate::{class::PeerClass, provider::crypto_provider};
 
     fn chains(ca: &TestCa, capacity: usize) -> Chains {
-        Chains::new(ca.bundles(), crypto_provider().signature_verification_algorithms, capacity)
+        Chains::new(
+            ca.bundles(),
+            Some(ca.trust_domain().clone()),
+            crypto_provider().signature_verification_algorithms,
+            capacity,
+        )
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl Generation {
         options: GenerationOptions,
     ) -> Result<Arc<Self>, GenerationError> {
         let algorithms = crypto_provider().signature_verification_algorithms;
-        let chains = Arc::new(Chains::new(bundles.clone(), algorithms, options.verified_chains));
+        let home = Some(own.svid().id.trust_domain().clone());
+        let chains = Arc::new(Chains::new(bundles.clone(), home, algorithms, options.verified_chains));
         let own_verified = verify_own(&own, &chains, &options)?;
         let maker = Maker { own: &own, chains: &chains, options: &options, algorithms };
         let server = |alpn: Alpn| maker.server(alpn.accepted_by_server(), ClassSet::DATA_PLANE);

@@ -2,7 +2,9 @@
 //!
 //! The rules are those of the X.509-SVID standard for a leaf and for signing certificates, tightened where
 //! ours are narrower (exactly one class of ours, version 3, no extension twice). A chain that breaks one is
-//! refused whole, with the rule that it broke. Reading proves nothing: signatures are `chain.rs`' work.
+//! refused whole, with the rule that it broke. Certificates of another trust domain may have been made by an
+//! authority that knows nothing of Signet: they need no class, and are then of class `workload`, and no
+//! extended key usage. Reading proves nothing: signatures are `chain.rs`' work.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
@@ -110,14 +112,19 @@ impl Svid {
     /// Reads a chain, leaf first. Never panics, whatever the bytes are.
     pub fn parse(chain: &[CertificateDer<'_>]) -> Result<Self, SvidError> {
         let (leaf, rest) = chain.split_first().ok_or(SvidError::EmptyChain)?;
-        Self::parse_parts(leaf, rest)
+        Self::parse_parts(leaf, rest, |_| true)
     }
 
-    pub(crate) fn parse_parts(leaf: &[u8], rest: &[CertificateDer<'_>]) -> Result<Self, SvidError> {
+    /// `is_ours` says whose certificates follow our own rules.
+    pub(crate) fn parse_parts(
+        leaf: &[u8],
+        rest: &[CertificateDer<'_>],
+        is_ours: impl Fn(&TrustDomain) -> bool,
+    ) -> Result<Self, SvidError> {
         if rest.len() >= MAX_CHAIN {
             return Err(SvidError::ChainTooLong(rest.len().saturating_add(1)));
         }
-        let mut svid = parse_leaf(leaf)?;
+        let mut svid = parse_leaf(leaf, is_ours)?;
         for signer in rest {
             let (facts, domain) = parse_signer(signer)?;
             if let Some(signer) = domain.filter(|domain| !svid.id.is_in(domain)) {
@@ -166,7 +173,7 @@ fn common(der: &[u8]) -> Result<Common<'_>, SvidError> {
     Ok(Common { certificate, serial, key, not_before, not_after })
 }
 
-fn parse_leaf(der: &[u8]) -> Result<Svid, SvidError> {
+fn parse_leaf(der: &[u8], is_ours: impl Fn(&TrustDomain) -> bool) -> Result<Svid, SvidError> {
     let Common { certificate, serial, key, not_before, not_after } = common(der)?;
     let mut names = Names::default();
     let mut classes = Vec::new();
@@ -203,11 +210,13 @@ fn parse_leaf(der: &[u8]) -> Result<Svid, SvidError> {
     if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() {
         return Err(SvidError::KeyUsage);
     }
-    if !extended.is_some_and(|usage| usage.server_auth && usage.client_auth) {
+    let is_ours = is_ours(id.trust_domain());
+    if !extended.map_or(!is_ours, |usage| usage.server_auth && usage.client_auth) {
         return Err(SvidError::ExtendedKeyUsage);
     }
     let class = match classes.as_slice() {
         [Ok(class)] => *class,
+        [] if !is_ours => PeerClass::Workload,
         [Err(unknown)] => return Err(SvidError::UnknownClass(unknown.clone())),
         several => return Err(SvidError::Classes(several.len())),
     };

@@ -263,6 +263,7 @@ impl TestCa {
         let svid = self.svid_short(short, class);
         let algorithms = crypto_provider().signature_verification_algorithms;
         let (leaf, rest) = svid.chain().split_first().unwrap();
-        Peer::of_verified(Chains::new(self.bundles(), algorithms, 1).verify(leaf, rest, test_now()).unwrap())
+        let chains = Chains::new(self.bundles(), Some(self.domain.clone()), algorithms, 1);
+        Peer::of_verified(chains.verify(leaf, rest, test_now()).unwrap())
     }
 }

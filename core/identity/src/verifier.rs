@@ -183,7 +183,8 @@ impl PinnedRootVerifier {
             .ok_or_else(|| HandshakeFailure::RootNotPinned { expected: self.root.to_string() })?;
         let bundle = TrustBundle::new(self.domain.clone(), [CertificateDer::from(root.as_ref())])
             .map_err(|error| HandshakeFailure::BadChain(error.to_string()))?;
-        let chains = Chains::new(Arc::new(Bundles::from(bundle)), self.algorithms, 1);
+        let chains =
+            Chains::new(Arc::new(Bundles::from(bundle)), Some(self.domain.clone()), self.algorithms, 1);
         let verified = chains.verify(leaf, rest, now)?;
         if verified.svid.id != self.control_plane {
             return Err(HandshakeFailure::WrongIdentity {

@@ -7,6 +7,8 @@ use std::fmt::Display;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
 use crate::registry::{Options, Origin, Registry};
+use signet_identity::TrustDomain;
+
 use crate::{
     Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Registration, Service, WorkloadClass, WorkloadId,
 };
@@ -27,6 +29,7 @@ struct Origins {
     workloads: BTreeMap<ObjectName, Origin>,
     services: BTreeMap<ObjectName, Origin>,
     issuers: BTreeMap<Label, Origin>,
+    federated: BTreeMap<Label, Origin>,
     gateways: BTreeMap<ObjectName, Origin>,
     policies: BTreeMap<ObjectName, Origin>,
     registrations: BTreeMap<Label, Origin>,
@@ -65,6 +68,11 @@ pub(crate) fn assemble(
                     registry.issuers.insert(object.name.clone(), object);
                 }
             }
+            Resource::FederatedTrustDomain(object) => {
+                if admit(&mut origins.federated, &object.name, origin, "FederatedTrustDomain", errors) {
+                    registry.federated.insert(object.name.clone(), object);
+                }
+            }
             Resource::Gateway(object) => {
                 if admit(&mut origins.gateways, &object.name, origin, "Gateway", errors) {
                     registry.gateways.insert(object.name.clone(), object);
@@ -86,6 +94,7 @@ pub(crate) fn assemble(
     check.workloads();
     check.services();
     check.issuers();
+    check.federated();
     check.gateways();
     check.policies();
     check.registrations();
@@ -175,6 +184,12 @@ impl Check<'_> {
     }
 
     fn service_identities(&mut self, service: &Service) {
+        if let Some(id) = &service.spec.federated_identity
+            && !self.is_federated(id.trust_domain())
+        {
+            let reason = not_federated(id.trust_domain());
+            self.add(&self.origins.services, &service.name, "spec.federatedIdentity", reason);
+        }
         let is_explicit = service.spec.identities.is_some();
         for (index, id) in service.identities().iter().enumerate() {
             let field =
@@ -205,6 +220,28 @@ impl Check<'_> {
                 );
                 self.add(&self.origins.issuers, &issuer.name, "spec.issuer", reason);
             }
+        }
+    }
+
+    fn is_federated(&self, domain: &TrustDomain) -> bool {
+        self.registry.federated().any(|object| object.spec.trust_domain == *domain)
+    }
+
+    fn federated(&mut self) {
+        let mut seen: BTreeMap<&TrustDomain, &Label> = BTreeMap::new();
+        for object in self.registry.federated() {
+            let domain = &object.spec.trust_domain;
+            let reason = if self.options.trust_domain.as_ref() == Some(domain) {
+                format!("expected another trust domain than the mesh's own, got `{domain}`")
+            } else if let Some(other) = seen.insert(domain, &object.name) {
+                format!(
+                    "expected a trust domain that no other FederatedTrustDomain has, got `{domain}`, which is also \
+                     `{other}`'s"
+                )
+            } else {
+                continue;
+            };
+            self.add(&self.origins.federated, &object.name, "spec.trustDomain", reason);
         }
     }
 
@@ -248,6 +285,11 @@ impl Check<'_> {
                 None => {
                     add("service", format!("expected a service of the registry, got `{}`", route.service))
                 }
+                // A gateway speaks for users, and nobody of another trust domain hears of them.
+                Some(service) if service.spec.federated_identity.is_some() => add(
+                    "service",
+                    format!("expected a service of this mesh, got `{}`, which is federated", route.service),
+                ),
                 Some(service) => match service.port(route.port.as_str()) {
                     None => add(
                         "port",
@@ -325,6 +367,20 @@ impl Check<'_> {
     fn policy(&mut self, policy: &MeshPolicy) {
         let registry = self.registry;
         let namespace = &policy.name.namespace;
+        let patterns = policy.spec.from.iter().flat_map(|from| &from.workloads).enumerate();
+        for (index, pattern) in patterns {
+            let Some(domain) = pattern.federated_domain().filter(|domain| !self.is_federated(domain)) else {
+                continue;
+            };
+            let reason = if self.options.trust_domain.as_ref() == Some(domain) {
+                format!(
+                    "expected `ns/<namespace>/sa/<service-account>` for the mesh's own trust domain, got `{pattern}`"
+                )
+            } else {
+                not_federated(domain)
+            };
+            self.add(&self.origins.policies, &policy.name, format!("spec.from.workloads[{index}]"), reason);
+        }
         let targeted: Vec<&Service> =
             registry.services().filter(|service| policy.targets(&service.name)).collect();
         if let (Some(target), true) = (&policy.spec.target, targeted.is_empty()) {
@@ -341,6 +397,12 @@ impl Check<'_> {
             }
         }
     }
+}
+
+fn not_federated(domain: &TrustDomain) -> String {
+    format!(
+        "expected an identity of a federated trust domain: there is no FederatedTrustDomain of `{domain}`"
+    )
 }
 
 fn reserved(id: &WorkloadId) -> String {

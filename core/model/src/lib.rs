@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
 //! Seven kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`Issuer`], [`Gateway`], [`MeshPolicy`], [`Registration`]. A value of one of these types is valid by
+//! [`Service`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`]. A value of one of these types is valid by
 //! itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -36,6 +36,9 @@ pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
+pub use resources::federated::{
+    EndpointProfile, FederatedSpec, FederatedTrustDomain, FilePath, InitialBundle, SpiffeProfile, WebProfile,
+};
 pub use resources::gateway::{
     ForwardCredential, Gateway, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
 };

@@ -10,7 +10,8 @@ use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
-    Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service, Subdomain, Workload,
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service,
+    Subdomain, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -100,7 +101,8 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
         .ok_or_else(|| Problem::new("kind", format!("expected {KINDS}, got nothing")))
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, Issuer, Gateway, MeshPolicy, Registration";
+const KINDS: &str =
+    "one of Mesh, Workload, Service, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
     let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
@@ -206,6 +208,7 @@ pub enum Resource {
     Workload(Workload),
     Service(Service),
     Issuer(Issuer),
+    FederatedTrustDomain(FederatedTrustDomain),
     Gateway(Gateway),
     MeshPolicy(MeshPolicy),
     Registration(Registration),
@@ -221,6 +224,7 @@ impl Resource {
             "Workload" => namespaced(value).map(Resource::Workload),
             "Service" => namespaced(value).map(Resource::Service),
             "Issuer" => global(value).map(Resource::Issuer),
+            "FederatedTrustDomain" => global(value).map(Resource::FederatedTrustDomain),
             "Gateway" => namespaced(value).map(Resource::Gateway),
             "MeshPolicy" => namespaced(value).map(Resource::MeshPolicy),
             "Registration" => global(value).map(Resource::Registration),

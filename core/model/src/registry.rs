@@ -9,8 +9,11 @@ use crate::decode::Lines;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
 use crate::resources::mesh::MeshSpec;
+use signet_identity::TrustDomain;
+
 use crate::{
-    Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service, Workload, WorkloadId,
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service,
+    Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -19,11 +22,13 @@ pub struct Options {
     /// The namespace of the control plane. Identities there whose account begins with `signet-` are
     /// issued by the authority to itself only, and no resource may name them.
     pub system_namespace: Label,
+    /// The mesh's own trust domain, which cannot be federated. None where it is not known.
+    pub trust_domain: Option<TrustDomain>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { system_namespace: Label::system() }
+        Options { system_namespace: Label::system(), trust_domain: None }
     }
 }
 
@@ -74,6 +79,7 @@ pub struct Registry {
     pub(crate) workloads: BTreeMap<ObjectName, Workload>,
     pub(crate) services: BTreeMap<ObjectName, Service>,
     pub(crate) issuers: BTreeMap<Label, Issuer>,
+    pub(crate) federated: BTreeMap<Label, FederatedTrustDomain>,
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
     pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
     pub(crate) registrations: BTreeMap<Label, Registration>,
@@ -87,6 +93,7 @@ impl Default for Registry {
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
             issuers: BTreeMap::new(),
+            federated: BTreeMap::new(),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
             registrations: BTreeMap::new(),
@@ -117,6 +124,10 @@ impl Registry {
 
     pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
         self.issuers.values()
+    }
+
+    pub fn federated(&self) -> impl Iterator<Item = &FederatedTrustDomain> {
+        self.federated.values()
     }
 
     pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {

@@ -17,7 +17,28 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         examples += 1;
     }
     assert!(examples >= 6);
-    for kind in ["Mesh", "Workload", "Service", "Issuer", "Gateway", "MeshPolicy", "Registration"] {
+    for kind in [
+        "Mesh",
+        "Workload",
+        "Service",
+        "Issuer",
+        "FederatedTrustDomain",
+        "Gateway",
+        "MeshPolicy",
+        "Registration",
+    ] {
         assert!(kinds.iter().any(|k| k == kind), "the page has no example of {kind}");
+    }
+}
+
+#[test]
+fn every_example_of_the_federation_page_is_a_valid_registry() {
+    let page = include_str!("../../../docs/federation.md");
+    let examples: Vec<&str> =
+        page.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 2);
+    for text in examples {
+        parse_text(Path::new("docs/federation.md"), text, &Options::default())
+            .unwrap_or_else(|e| panic!("{e}\n{text}"));
     }
 }

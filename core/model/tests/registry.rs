@@ -199,7 +199,7 @@ fn a_policy_that_nobody_can_mean_is_refused() {
         ("{effect: permit, from: {workloads: [\"*\"]}}", "spec.from.workloads[0]", "no other wildcard"),
         ("{effect: permit, from: {workloads: [\"ns/*/sa/web\"]}}", "spec.from.workloads[0]", "no other wildcard"),
         ("{effect: permit, from: {workloads: [\"ns/shop/sa/w*\"]}}", "spec.from.workloads[0]", "no other wildcard"),
-        ("{effect: permit, from: {workloads: [\"spiffe://td/ns/shop/sa/web\"]}}", "spec.from.workloads[0]", "expected `ns/"),
+        ("{effect: permit, from: {workloads: [\"spiffe://td/ns/shop/sa/web\"]}}", "spec.from.workloads[0]", "there is no FederatedTrustDomain of `td`"),
         ("{effect: permit, user: {}}", "spec.user", "expected `required: true` or conditions"),
         ("{effect: permit, user: }", "spec.user", "empty field"),
         ("{effect: permit, user: null}", "spec.user", "empty field"),

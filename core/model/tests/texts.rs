@@ -173,7 +173,20 @@ fn names_are_strict() {
     ] {
         assert!(text.parse::<WorkloadId>().is_err(), "{text:?} was taken");
     }
-    for text in ["*", "ns/*/sa/b", "ns/a/sa/b*", "ns/a/*", "ns//sa/*", "ns/a/sa/**"] {
+    for text in [
+        "*",
+        "ns/*/sa/b",
+        "ns/a/sa/b*",
+        "ns/a/*",
+        "ns//sa/*",
+        "ns/a/sa/**",
+        "spiffe://td",
+        "spiffe://td/",
+        "spiffe://td/*",
+        "spiffe://td/ns/*/sa/b",
+        "spiffe://TD/ns/a/sa/b",
+        "spiffe://td/a/sa/*",
+    ] {
         assert!(text.parse::<WorkloadPattern>().is_err(), "{text:?} was taken");
     }
 }

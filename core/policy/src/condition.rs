@@ -77,17 +77,24 @@ pub(crate) fn from(spec: &PolicySpec, facts: &Facts<'_>, own: &TrustDomain) -> T
     let is_own = facts.peer.is_in(own);
     match &spec.from {
         None => Truth::of(is_own || spec.effect == Effect::Forbid),
-        Some(from) => Truth::of(is_own && from.workloads.iter().any(|pattern| is_peer(pattern, facts))),
+        Some(from) => Truth::of(from.workloads.iter().any(|pattern| is_peer(pattern, facts, is_own))),
     }
 }
 
-fn is_peer(pattern: &WorkloadPattern, facts: &Facts<'_>) -> bool {
-    let (Some(namespace), Some(account)) = (facts.peer.namespace(), facts.peer.service_account()) else {
-        return false;
-    };
+/// `is_own`: the peer is of the mesh's own trust domain, of which the short forms speak and the long ones never.
+fn is_peer(pattern: &WorkloadPattern, facts: &Facts<'_>, is_own: bool) -> bool {
+    let (namespace, account) = (facts.peer.namespace(), facts.peer.service_account());
     match pattern {
-        WorkloadPattern::Exact(id) => id.namespace == *namespace && id.account == *account,
-        WorkloadPattern::Namespace(wanted) => *wanted == *namespace,
+        WorkloadPattern::Exact(id) => {
+            is_own
+                && namespace.is_some_and(|had| id.namespace == *had)
+                && account.is_some_and(|had| id.account == *had)
+        }
+        WorkloadPattern::Namespace(wanted) => is_own && namespace.is_some_and(|had| *wanted == *had),
+        WorkloadPattern::Federated(id) => !is_own && id == facts.peer,
+        WorkloadPattern::FederatedNamespace(domain, wanted) => {
+            !is_own && facts.peer.is_in(domain) && namespace == Some(&**wanted)
+        }
     }
 }
 

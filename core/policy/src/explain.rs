@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use signet_identity::TrustDomain;
 use signet_model::{ClaimMatch, Effect, Mode};
 
 use crate::condition::{Condition, Truth, from, walk};
@@ -27,7 +28,7 @@ pub struct Explanation {
     /// One sentence: what decided or, where nothing did, what came nearest.
     pub reason: String,
     pub basis: Basis,
-    /// What the mesh does where no policy matches.
+    /// What happens to this peer where no policy matches.
     pub default_allow: bool,
     pub deciding: Vec<Deciding>,
     /// Where nothing matched: the permits that came nearest, at most five. First those that speak of this
@@ -151,9 +152,13 @@ impl PolicySet {
             verdict: if verdict.allowed { Answer::Allow } else { Answer::Deny },
             reason: String::new(),
             basis: verdict.basis,
-            default_allow: self.default_allow,
+            default_allow: self.default_allow && facts.peer.is_in(&self.own),
             deciding,
-            near_misses: near.iter().filter_map(|o| o.near_miss(facts)).take(NEAR_MISSES).collect(),
+            near_misses: near
+                .iter()
+                .filter_map(|o| o.near_miss(facts, &self.own))
+                .take(NEAR_MISSES)
+                .collect(),
             shadow,
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
@@ -213,9 +218,9 @@ impl<'s> Outcome<'s> {
         self.failed.iter().all(Condition::is_on_user)
     }
 
-    fn near_miss(&self, facts: &Facts<'_>) -> Option<NearMiss> {
+    fn near_miss(&self, facts: &Facts<'_>, own: &TrustDomain) -> Option<NearMiss> {
         let (first, others) = self.failed.split_first()?;
-        let had = first.had(facts);
+        let had = first.had(facts, own);
         Some(NearMiss {
             policy: self.policy.name.to_string(),
             failed: first.name(),
@@ -282,10 +287,12 @@ impl Condition<'_> {
         }
     }
 
-    fn had(&self, facts: &Facts<'_>) -> String {
+    fn had(&self, facts: &Facts<'_>, own: &TrustDomain) -> String {
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
         match self {
             Condition::From([]) => facts.peer.as_str().to_owned(),
+            // An identity of another trust domain is shown whole: its path alone could be one of ours.
+            Condition::From(_) if !facts.peer.is_in(own) => facts.peer.as_str().to_owned(),
             Condition::From(_) => facts.peer.short().to_owned(),
             Condition::Ports(_) => facts.port.to_owned(),
             Condition::Methods(_) => or_none(facts.method),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use signet_identity::TrustDomain;
 use signet_model::{Effect, MeshPolicy, Mode, ObjectName, PolicySpec, WorkloadPattern};
 
-use crate::condition::holds;
+use crate::condition::{Truth, from, holds};
 use crate::explain::NotUnderstood;
 use crate::facts::Facts;
 use crate::verdict::{Basis, Few, ShadowOutcome, Verdict};
@@ -41,6 +41,8 @@ pub struct PolicySet {
     namespaces: HashMap<Box<str>, Lane>,
     /// By `ns/<namespace>/sa/<account>`.
     workloads: HashMap<Box<str>, Lane>,
+    /// By federated trust domain: policies that name any workload of it.
+    federated: HashMap<TrustDomain, Lane>,
 }
 
 impl PolicySet {
@@ -78,6 +80,7 @@ impl PolicySet {
             anyone: Lane::default(),
             namespaces: HashMap::new(),
             workloads: HashMap::new(),
+            federated: HashMap::new(),
         };
         for (place, policy) in policies.iter().enumerate() {
             set.index(place, &policy.spec);
@@ -120,7 +123,8 @@ impl PolicySet {
                 verdict.deciding.push(&*policy.name);
                 (true, Basis::Permit)
             }
-            None => (self.default_allow, Basis::Default),
+            // The mesh's default is for its own: somebody of another trust domain needs to be named.
+            None => (self.default_allow && lanes.is_own, Basis::Default),
         };
         let (mut shadow_forbids, mut shadow_permits) = (false, false);
         for policy in self.matching(&lanes, facts, |lane| &lane.shadows) {
@@ -132,18 +136,25 @@ impl PolicySet {
         verdict
     }
 
-    /// The lanes in which policies on this peer stand. A peer of another trust domain has only those that
-    /// speak of anyone.
+    /// The lanes in which policies on this peer stand. A peer of another trust domain has those that speak of
+    /// anyone, and those that name its domain, of which each is asked whether it is meant.
     fn lanes(&self, facts: &Facts<'_>) -> Lanes<'_> {
         if !facts.peer.is_in(&self.own) {
-            return Lanes { anyone: Some(&self.anyone), namespace: None, workload: None, is_own: false };
+            let federated = self.federated.get(facts.peer.trust_domain());
+            return Lanes {
+                anyone: Some(&self.anyone),
+                namespace: None,
+                workload: None,
+                federated,
+                is_own: false,
+            };
         }
         let namespace = match facts.peer.namespace() {
             Some(namespace) if !self.namespaces.is_empty() => self.namespaces.get(namespace),
             _ => None,
         };
         let workload = if self.workloads.is_empty() { None } else { self.workloads.get(facts.peer.short()) };
-        Lanes { anyone: Some(&self.anyone), namespace, workload, is_own: true }
+        Lanes { anyone: Some(&self.anyone), namespace, workload, federated: None, is_own: true }
     }
 
     fn matching<'s, 'q>(
@@ -156,8 +167,9 @@ impl PolicySet {
             .all()
             .flat_map(move |lane| part(lane).iter())
             .filter_map(move |place| self.policies.get(*place))
-            // A permit without `from` is for peers of our own trust domain.
-            .filter(move |policy| lanes.is_own || policy.spec.effect == Effect::Forbid)
+            // The lanes of our own say all of `from`. A permit without it is for our own trust domain, and
+            // whether a federated peer is the one that is named, the policy itself says.
+            .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
             .filter(move |policy| holds(&policy.spec, facts))
     }
 
@@ -169,7 +181,7 @@ impl PolicySet {
             .iter()
             .filter_map(|pattern| match pattern {
                 WorkloadPattern::Namespace(namespace) => Some(namespace),
-                WorkloadPattern::Exact(_) => None,
+                _ => None,
             })
             .collect();
         for pattern in &from.workloads {
@@ -179,6 +191,12 @@ impl PolicySet {
                 }
                 WorkloadPattern::Exact(id) if namespaces.contains(&&id.namespace) => continue,
                 WorkloadPattern::Exact(id) => self.workloads.entry(id.to_string().into()).or_default(),
+                WorkloadPattern::Federated(id) => {
+                    self.federated.entry(id.trust_domain().clone()).or_default()
+                }
+                WorkloadPattern::FederatedNamespace(domain, _) => {
+                    self.federated.entry(domain.clone()).or_default()
+                }
             };
             lane.add(place, spec);
         }
@@ -189,12 +207,13 @@ struct Lanes<'s> {
     anyone: Option<&'s Lane>,
     namespace: Option<&'s Lane>,
     workload: Option<&'s Lane>,
+    federated: Option<&'s Lane>,
     is_own: bool,
 }
 
 impl<'s> Lanes<'s> {
     fn all(&self) -> impl Iterator<Item = &'s Lane> + use<'s> {
-        [self.workload, self.namespace, self.anyone].into_iter().flatten()
+        [self.workload, self.namespace, self.federated, self.anyone].into_iter().flatten()
     }
 }
 

@@ -61,15 +61,57 @@ fn identities_are_compared_whole_or_by_namespace() {
 }
 
 #[test]
-fn a_peer_of_another_trust_domain_is_permitted_by_nothing_and_forbidden_by_what_names_nobody() {
+fn a_peer_of_another_trust_domain_is_permitted_only_by_what_names_it_and_forbidden_by_what_names_nobody() {
     let foreign = signet_identity::SpiffeId::parse("spiffe://other.signet/ns/shop/sa/web").unwrap();
     let facts = http(&foreign, None, "GET", "/");
     assert!(!allowed(&[json!({"effect": "permit"})], &facts));
     assert!(!allowed(&[json!({"effect": "permit", "from": {"workloads": ["ns/shop/sa/web"]}})], &facts));
     assert!(!allowed(&[json!({"effect": "permit", "from": {"workloads": ["ns/shop/sa/*"]}})], &facts));
     let open = set_with(&[json!({"effect": "forbid", "from": {"workloads": ["ns/shop/sa/web"]}})], true);
-    assert!(open.decide(&facts).allowed, "the forbid names another identity");
+    assert!(!open.decide(&facts).allowed, "the mesh's default to allow is for its own");
     assert!(!set_with(&[json!({"effect": "forbid"})], true).decide(&facts).allowed);
+    let named = json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/web"]}});
+    assert!(allowed(std::slice::from_ref(&named), &facts));
+    let forbidden =
+        json!({"effect": "forbid", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}});
+    assert!(!allowed(&[named, forbidden], &facts));
+}
+
+#[test]
+fn a_federated_identity_is_compared_whole_or_by_namespace_and_never_with_our_own() {
+    let exact =
+        [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/web"]}})];
+    let namespace =
+        [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/ns/shop/sa/*"]}})];
+    let odd = [json!({"effect": "permit", "from": {"workloads": ["spiffe://other.signet/spire/agent"]}})];
+    for (id, by_name, by_namespace, by_odd) in [
+        ("spiffe://other.signet/ns/shop/sa/web", true, true, false),
+        ("spiffe://other.signet/ns/shop/sa/web2", false, true, false),
+        ("spiffe://other.signet/ns/shop2/sa/web", false, false, false),
+        ("spiffe://other.signet/ns/shop/sa/web/x", false, false, false),
+        ("spiffe://other.signet/spire/agent", false, false, true),
+        ("spiffe://third.signet/ns/shop/sa/web", false, false, false),
+        ("spiffe://demo.signet/ns/shop/sa/web", false, false, false),
+    ] {
+        let peer = signet_identity::SpiffeId::parse(id).unwrap();
+        let facts = http(&peer, None, "GET", "/");
+        assert_eq!(allowed(&exact, &facts), by_name, "{id}");
+        assert_eq!(allowed(&namespace, &facts), by_namespace, "{id}");
+        assert_eq!(allowed(&odd, &facts), by_odd, "{id}");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_federated_peer_names_it_whole() {
+    let foreign = signet_identity::SpiffeId::parse("spiffe://other.signet/ns/shop/sa/web").unwrap();
+    let set = set_with(&[json!({"effect": "permit", "from": {"workloads": ["ns/shop/sa/web"]}})], true);
+    let told = set.explain(&http(&foreign, None, "GET", "/"));
+    assert_eq!(
+        told.reason,
+        "no policy permits this; nearest is p0.shop: from.workloads expected ns/shop/sa/web, had \
+         spiffe://other.signet/ns/shop/sa/web"
+    );
+    assert!(!told.default_allow);
 }
 
 #[test]

@@ -67,10 +67,20 @@ fn from_truth(spec: &Value, facts: &Facts<'_>) -> Truth {
     if spec["from"].is_null() {
         return Some(is_own || spec["effect"] == "forbid");
     }
-    let path = facts.peer.as_str().strip_prefix("spiffe://demo.signet/").unwrap_or("");
-    Some(texts(&spec["from"]["workloads"]).iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(prefix) => path.strip_prefix(prefix).is_some_and(|rest| !rest.contains('/') && !rest.is_empty()),
-        None => *pattern == path,
+    // Short forms speak of the mesh's own trust domain, whole IDs of the others.
+    Some(texts(&spec["from"]["workloads"]).iter().any(|pattern| {
+        let whole = match pattern.starts_with("spiffe://") {
+            true => (*pattern).to_owned(),
+            false => format!("spiffe://demo.signet/{pattern}"),
+        };
+        match whole.strip_suffix('*') {
+            Some(prefix) => facts
+                .peer
+                .as_str()
+                .strip_prefix(prefix)
+                .is_some_and(|rest| !rest.contains('/') && !rest.is_empty()),
+            None => whole == facts.peer.as_str(),
+        }
     }))
 }
 
@@ -166,7 +176,7 @@ fn verdict<'v>(
     } else if any("permit") {
         (true, Basis::Permit)
     } else {
-        (default_allow, Basis::Default)
+        (default_allow && facts.peer.as_str().starts_with("spiffe://demo.signet/"), Basis::Default)
     }
 }
 
@@ -246,7 +256,18 @@ fn spec() -> impl Strategy<Value = Value> {
     (
         select(&["permit", "forbid"][..]),
         option::weighted(0.2, Just(json!("shadow"))),
-        option::weighted(0.7, some_of(&["ns/shop/sa/web", "ns/shop/sa/*", "ns/edge/sa/gw", "ns/edge/sa/*"])),
+        option::weighted(
+            0.7,
+            some_of(&[
+                "ns/shop/sa/web",
+                "ns/shop/sa/*",
+                "ns/edge/sa/gw",
+                "ns/edge/sa/*",
+                "spiffe://other.signet/ns/shop/sa/web",
+                "spiffe://other.signet/ns/shop/sa/*",
+                "spiffe://third.signet/odd",
+            ]),
+        ),
         option::of(user_match()),
         option::weighted(0.7, to_match()),
         option::weighted(0.3, Just(json!("skip"))),
@@ -323,6 +344,10 @@ fn request() -> impl Strategy<Value = Request> {
         "spiffe://demo.signet/ns/else/sa/web",
         "spiffe://demo.signet/odd",
         "spiffe://other.signet/ns/shop/sa/web",
+        "spiffe://other.signet/ns/shop/sa/other",
+        "spiffe://other.signet/ns/shop",
+        "spiffe://third.signet/odd",
+        "spiffe://third.signet/ns/shop/sa/web",
     ];
     let http = (select(&["GET", "POST"][..]), select(&PATHS[..]), any::<bool>());
     (

@@ -4,6 +4,8 @@ use signet_ca::Revocations;
 use signet_identity::{RevocationSet, SpiffeId, TrustDomain};
 
 use super::*;
+use crate::federation::held::accept;
+use crate::federation::{DomainState, Federated};
 use crate::issuers::KeyState;
 
 const MESH: &str = r#"
@@ -101,7 +103,43 @@ fn authority() -> AuthorityState {
 
 fn catalog_of(yaml: &str, keys: &Keys, authority: &AuthorityState) -> Catalog {
     let registry = signet_model::parse_text(Path::new("mesh.yaml"), yaml, &Default::default()).unwrap();
-    Catalog::build(false, &registry, keys, authority)
+    Catalog::build(false, &registry, keys, &Federated::default(), authority)
+}
+
+/// With two federated trust domains, of which a policy of `orders` names one and a service of ours the other.
+fn federated_catalog(held: &[&str]) -> Catalog {
+    let document = |name: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: FederatedTrustDomain\nmetadata: {{name: {name}}}\n\
+             spec: {{trustDomain: {name}.example, url: 'https://{name}.example/bundle', profile: {{https_web: {{}}}}}}\n"
+        )
+    };
+    let yaml = format!(
+        "{MESH}{}{}---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: partner}}\n\
+         spec: {{effect: permit, target: {{service: orders}}, from: {{workloads: ['spiffe://caller.example/ns/a/sa/b']}}}}\n\
+         ---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: not-them}}\n\
+         spec: {{effect: forbid, target: {{service: web}}, from: {{workloads: ['spiffe://caller.example/ns/a/sa/*']}}}}\n\
+         ---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: stock}}\n\
+         spec: {{federatedIdentity: 'spiffe://called.example/ns/a/sa/b', addresses: [10.96.0.9], ports: [{{name: http, port: 80, protocol: http}}]}}\n",
+        document("caller"),
+        document("called"),
+    );
+    let registry = signet_model::parse_text(Path::new("mesh.yaml"), &yaml, &Default::default()).unwrap();
+    let state = |object: &signet_model::FederatedTrustDomain| {
+        let domain = object.spec.trust_domain.clone();
+        let held = held.contains(&domain.as_str()).then(|| {
+            let bundle = signet_identity::testing::TestCa::new(domain.as_str()).bundle();
+            let hint = std::time::Duration::from_secs(60);
+            let keys =
+                signet_token::Jwks::of([signet_token::SigningKey::generate().unwrap().public_jwk().clone()]);
+            let text = signet_bundle::write(&bundle, &keys, 1, hint);
+            Arc::new(accept(None, &domain, &text, 1_000).unwrap())
+        });
+        let state = DomainState::new(object.name.to_string(), object.spec.clone(), held, 1_000);
+        (domain, state)
+    };
+    let federated: Federated = Arc::new(registry.federated().map(state).collect());
+    Catalog::build(false, &registry, &Keys::default(), &federated, &authority())
 }
 
 fn catalog() -> Catalog {
@@ -123,6 +161,41 @@ fn names(granted: &Granted) -> Vec<&str> {
 }
 
 const WEB: &str = "ns/shop/sa/web";
+
+#[test]
+fn a_federated_bundle_goes_to_whom_a_policy_opens_and_to_who_dials_there_and_to_nobody_else() {
+    let catalog = federated_catalog(&["caller.example", "called.example"]);
+    let orders = workload("ns/shop/sa/orders");
+    let served = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
+    assert_eq!(names(&served), ["bundle/caller.example", "inbound/orders.shop"]);
+    let web = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &["web.shop"]));
+    assert_eq!(names(&web), ["inbound/web.shop", "service/orders.shop"], "a forbid lets nobody in");
+    let dials = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["stock.shop"], &[]));
+    assert_eq!(names(&dials), ["bundle/called.example", "service/stock.shop"]);
+    let mut by_address = Subscriptions::default();
+    by_address.addresses.insert("10.96.0.9".parse().unwrap());
+    let dials = catalog.view(&workload(WEB), PeerClass::Sidecar, &by_address);
+    assert_eq!(names(&dials), ["bundle/called.example", "service/stock.shop"]);
+    let Some(Body::Bundle(bundle)) = &dials.view["bundle/called.example"].resource.body else { panic!() };
+    assert_eq!(
+        (bundle.trust_domain.as_str(), bundle.roots_der.len(), bundle.sequence),
+        ("called.example", 1, 1_000)
+    );
+    let keys = signet_token::Jwks::parse(&bundle.jwt_keys).unwrap();
+    assert_eq!(keys.len(), 1, "apps verify its tokens: {}", bundle.jwt_keys);
+    let Some(Body::Service(service)) = &dials.view["service/stock.shop"].resource.body else { panic!() };
+    assert_eq!(service.identities, ["spiffe://called.example/ns/a/sa/b"]);
+}
+
+#[test]
+fn a_domain_of_which_nothing_is_held_has_no_bundle_and_our_own_is_never_mixed_with_one() {
+    let catalog = federated_catalog(&[]);
+    let orders = workload("ns/shop/sa/orders");
+    let served = catalog.view(&orders, PeerClass::Sidecar, &asked(&["stock.shop"], &["orders.shop"]));
+    assert_eq!(names(&served), ["inbound/orders.shop", "service/stock.shop"]);
+    let Some(Body::Bundle(own)) = &served.view["bundle/demo.signet"].resource.body else { panic!() };
+    assert_eq!(own.trust_domain, "demo.signet");
+}
 
 #[test]
 fn everybody_is_told_mesh_bundle_revocations_and_token_roots_and_nothing_else_unasked() {

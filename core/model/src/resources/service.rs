@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use signet_identity::SpiffeId;
+
 use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
@@ -22,6 +24,10 @@ pub struct ServiceSpec {
     /// [`Service::identities`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identities: Option<Vec<WorkloadId>>,
+    /// A workload of a federated trust domain that answers, instead of any of this mesh: callers here reach
+    /// what is served there. No user context leaves the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federated_identity: Option<SpiffeId>,
     /// Virtual addresses by which it is dialled transparently.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<HostAddress>,
@@ -114,9 +120,11 @@ pub enum UserContext {
 }
 
 impl Service {
-    /// Who may answer for it: the list, or the service account of the service's own name.
+    /// Who of this mesh may answer for it: the list, or the service account of the service's own name; nobody
+    /// where a federated trust domain serves it.
     pub fn identities(&self) -> Cow<'_, [WorkloadId]> {
         match &self.spec.identities {
+            _ if self.spec.federated_identity.is_some() => Cow::Borrowed(&[]),
             Some(list) => Cow::Borrowed(list),
             None => Cow::Owned(vec![self.name.workload()]),
         }
@@ -142,7 +150,10 @@ impl Kind for ServiceSpec {
             ));
         }
         self.check_ports(problems);
-        self.check_identities(name, problems);
+        match &self.federated_identity {
+            Some(id) => self.check_federated(id, problems),
+            None => self.check_identities(name, problems),
+        }
         self.check_endpoints(name, problems);
         for (index, address) in twice(&self.addresses) {
             problems
@@ -183,6 +194,25 @@ impl ServiceSpec {
         }
     }
 
+    fn check_federated(&self, id: &SpiffeId, problems: &mut Vec<Problem>) {
+        let mut problem = |field: &str, reason: &str| problems.push(Problem::new(field, reason));
+        if id.is_root() {
+            problem(
+                "spec.federatedIdentity",
+                "expected the SPIFFE ID of a workload, got a trust domain's own",
+            );
+        }
+        if self.identities.is_some() {
+            problem(
+                "spec.identities",
+                "expected none beside federatedIdentity: nobody of this mesh answers here",
+            );
+        }
+        if self.user_context == UserContext::Original {
+            problem("spec.userContext", "expected none beside federatedIdentity: users stay inside the mesh");
+        }
+    }
+
     fn check_identities(&self, name: &ObjectName, problems: &mut Vec<Problem>) {
         let list = self.identities.as_deref().unwrap_or_default();
         for (index, id) in list.iter().enumerate() {
@@ -214,7 +244,12 @@ impl ServiceSpec {
         let identities = self.identities.as_deref().unwrap_or(&default);
         let mut sockets = Vec::new();
         for (index, endpoint) in self.endpoints.iter().enumerate() {
-            if let Some(id) = &endpoint.identity
+            if let (Some(_), Some(federated)) = (&endpoint.identity, &self.federated_identity) {
+                problems.push(Problem::new(
+                    format!("spec.endpoints[{index}].identity"),
+                    format!("expected none, as `{federated}` answers at every endpoint: leave it out"),
+                ));
+            } else if let Some(id) = &endpoint.identity
                 && !identities.contains(id)
             {
                 problems.push(Problem::new(

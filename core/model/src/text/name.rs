@@ -139,20 +139,49 @@ impl fmt::Display for WorkloadId {
 }
 serde_as_text!(WorkloadId, WORKLOAD_ID);
 
-/// Which workloads a policy speaks of: one, or all of a namespace. Not a pattern language.
+/// Which workloads a policy speaks of: one, or all of a namespace, of this mesh or of a federated trust domain.
+/// Not a pattern language.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WorkloadPattern {
     Exact(WorkloadId),
     /// `ns/<namespace>/sa/*`
     Namespace(Label),
+    /// One workload of another trust domain, by its whole SPIFFE ID, of whatever shape.
+    Federated(SpiffeId),
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/*`
+    FederatedNamespace(TrustDomain, Box<str>),
 }
 
-const WORKLOAD_PATTERN: &str =
-    "`ns/<namespace>/sa/<service-account>` or `ns/<namespace>/sa/*` (no other wildcard exists)";
+const WORKLOAD_PATTERN: &str = "`ns/<namespace>/sa/<service-account>`, `ns/<namespace>/sa/*`, or the same with `spiffe://<trust domain>/` before \
+     it for a federated trust domain (no other wildcard exists)";
+
+impl WorkloadPattern {
+    /// The federated trust domain that it speaks of; none where it speaks of the mesh's own.
+    pub fn federated_domain(&self) -> Option<&TrustDomain> {
+        match self {
+            WorkloadPattern::Exact(_) | WorkloadPattern::Namespace(_) => None,
+            WorkloadPattern::Federated(id) => Some(id.trust_domain()),
+            WorkloadPattern::FederatedNamespace(domain, _) => Some(domain),
+        }
+    }
+}
+
+fn federated(text: &str) -> Option<WorkloadPattern> {
+    if let Some(front) = text.strip_suffix("/sa/*") {
+        // Any account stands for all of them; the rest is read as the ID that it is.
+        let id = SpiffeId::parse(format!("{front}/sa/any")).ok()?;
+        return Some(WorkloadPattern::FederatedNamespace(id.trust_domain().clone(), id.namespace()?.into()));
+    }
+    let id = SpiffeId::parse(text).ok().filter(|id| !id.is_root())?;
+    Some(WorkloadPattern::Federated(id))
+}
 
 impl FromStr for WorkloadPattern {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<WorkloadPattern, Invalid> {
+        if text.starts_with("spiffe://") {
+            return federated(text).ok_or_else(|| Invalid::new(WORKLOAD_PATTERN, text));
+        }
         if let Some(namespace) = text.strip_prefix("ns/").and_then(|rest| rest.strip_suffix("/sa/*")) {
             return Ok(WorkloadPattern::Namespace(namespace.parse()?));
         }
@@ -168,6 +197,10 @@ impl fmt::Display for WorkloadPattern {
         match self {
             WorkloadPattern::Exact(id) => id.fmt(f),
             WorkloadPattern::Namespace(namespace) => write!(f, "ns/{namespace}/sa/*"),
+            WorkloadPattern::Federated(id) => id.fmt(f),
+            WorkloadPattern::FederatedNamespace(domain, namespace) => {
+                write!(f, "spiffe://{domain}/ns/{namespace}/sa/*")
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! What the app says about users and callers is dropped, with one exception: a transaction token that this
 //! sidecar received in an exchange that is still open (decision 20). It travels on as `forwarded`, which
-//! only sidecars may say. The service comes from the listener or the original destination, never from
-//! the request.
+//! only sidecars may say. It never travels to another trust domain, where nobody could verify it and everybody
+//! could read it. The service comes from the listener or the original destination, never from the request.
 
 use std::sync::Arc;
 
@@ -84,11 +84,15 @@ impl Stage for Outbound {
         };
         let port = self.find(view, service, port).await?;
         let timeouts = port.timeouts;
+        let own = view.tls.generation.own().svid().id.trust_domain();
+        let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
         let mut forward = Forward::to(Target::Service(port), timeouts);
         let mut stripped = head.protected_count();
         let via = match head.get(Known::TxnToken) {
             None => Via::None,
-            Some(token) if self.shared.exchanges.is_open(&exchange::hash(token), crate::pool::now()) => {
+            Some(token)
+                if is_ours && self.shared.exchanges.is_open(&exchange::hash(token), crate::pool::now()) =>
+            {
                 stripped = stripped.saturating_sub(1);
                 forward.edits.keep(Known::TxnToken);
                 forward
@@ -100,8 +104,11 @@ impl Stage for Outbound {
         };
         conn.metrics.context(via);
         conn.metrics.stripped.inc_by(u64::from(stripped));
-        // Who answers is a sidecar or gateway, proven: its refusals reach our app with their ids.
-        forward.answer_edits.keep_all_protected();
+        // Who answers is a sidecar or gateway of ours, proven: its refusals reach our app with their ids. What
+        // somebody of another trust domain says in our own words is dropped.
+        if is_ours {
+            forward.answer_edits.keep_all_protected();
+        }
         Ok(forward)
     }
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod drain;
+mod federation;
 mod http1;
 mod http2;
 mod identity;

@@ -1,6 +1,6 @@
-//! Which addresses a key set may be fetched from.
+//! Which addresses a document may be fetched from.
 //!
-//! The URL of an issuer is configuration, but the answer of a resolver is not: a name that points
+//! The URL is configuration, but the answer of a resolver is not: a name that points
 //! inward would turn the control plane into a probe of its own network and of the cloud's metadata
 //! service. So the check is made on the address that is about to be dialled, after resolution, for
 //! every dial, redirects included.
@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Why an address is not dialled; `None` when it may be.
 ///
-/// `allow_private` (development only) opens loopback and private ranges. Link-local addresses, where
-/// the clouds' metadata services live, are never opened: no issuer lives there.
+/// `allow_private` opens loopback and private ranges. Link-local addresses, where
+/// the clouds' metadata services live, are never opened: nobody serves anything there.
 #[must_use]
 pub fn forbidden(address: IpAddr, allow_private: bool) -> Option<&'static str> {
     let reach = match address {
