@@ -84,7 +84,7 @@ impl Inner {
         let before = self.lists.current.borrow().clone();
         let mut lists = Vec::new();
         for entry in signers(&view, &self.replica, now) {
-            let certificate = entry.signing_certificate().map_err(HierarchyError::from)?;
+            let certificate = entry.signing_certificate()?;
             let serial = certificate.serial;
             let mut revoked = BTreeMap::new();
             for (serial, since) in self.store.revoked_under(serial.as_bytes(), now).await? {

@@ -161,11 +161,11 @@ impl Federation {
         });
         drop(cache);
         for (domain, (_, spec)) in wanted {
-            if !tasks.contains_key(&domain) {
+            tasks.entry(domain).or_insert_with(|| {
                 let (spec, wanted) = (Arc::new(spec.clone()), Arc::<Wanted>::default());
                 let work = Arc::clone(self).run(Arc::clone(&spec), Arc::clone(&wanted));
-                tasks.insert(domain, Fetcher { spec, wanted, task: tokio::spawn(work) });
-            }
+                Fetcher { spec, wanted, task: tokio::spawn(work) }
+            });
         }
     }
 

@@ -84,15 +84,14 @@ impl Partner {
                         let does = doing.lock().unwrap().clone();
                         async move {
                             let response = Response::builder();
-                            let answer = match does {
+                            match does {
                                 Does::Serve(text) => response.body(Full::new(Bytes::from(text))),
                                 Does::Redirect(to) => {
                                     response.status(302).header("location", to).body(Full::default())
                                 }
                                 Does::Fail => response.status(500).body(Full::default()),
                                 Does::Hang => std::future::pending().await,
-                            };
-                            answer
+                            }
                         }
                     });
                     let _ = hyper::server::conn::http1::Builder::new()
