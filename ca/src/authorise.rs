@@ -13,6 +13,7 @@ use crate::check;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::issue::MIN_LEAF_LIFE;
+use crate::operator::Person;
 use crate::refusal::Refusal;
 use crate::store::{Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer};
 
@@ -50,6 +51,8 @@ pub(crate) enum Grant {
         parent: Serial,
         lineage: LineageRow,
     },
+    /// A person who logged in; the words are for the log.
+    Login(String),
     /// The control plane's own.
     OwnSvid,
     /// A throwaway certificate, by which the authority proves itself before it serves.
@@ -77,7 +80,7 @@ impl Authorized {
     pub(crate) fn ends_at(&self) -> Option<i64> {
         match &self.grant {
             Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
-            Grant::OwnSvid | Grant::Proof => None,
+            Grant::Login(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
 }
@@ -260,6 +263,23 @@ impl Rules {
             dns_names,
             grant: Grant::Renewal { parent: serial, lineage },
         }))
+    }
+
+    /// A person whose login was verified, for the key that the login was made for.
+    pub(crate) async fn by_login(
+        &self,
+        writer: &mut Writer,
+        person: &Person,
+        words: String,
+        key: &ProvenKey,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let id = self.operator_id(person).map_err(|refusal| Stop::Refused(refusal, None))?;
+        let class = PeerClass::Operator;
+        // People are in no registry: who has a role was asked before.
+        let anybody = |_: &SpiffeId, _: PeerClass| Some(Vec::new());
+        let dns_names = self.last_checks(writer, &id, class, key, &anybody, now).await?;
+        Ok(Authorized { id, class, dns_names, grant: Grant::Login(words) })
     }
 
     /// The control plane's right to its own certificate. There is no request: the caller is this process.

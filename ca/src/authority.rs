@@ -49,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) renewals: Mutex<Renewals>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
+    pub(crate) operator_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) token_key: SigningKey,
@@ -132,6 +133,7 @@ impl Authority {
             renewals: Mutex::new(Renewals::new()),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
+            operator_budget: Mutex::new(RecordBudget::new(100, 2)),
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
             token_key,
@@ -244,11 +246,12 @@ impl Authority {
             let mut writer = inner.store.begin_alone().await?;
             note_issuer(&mut writer, &issuer, now).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
+            writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
             let swept = writer.sweep_revocations(now).await?;
             if swept {
                 writer.mark_revocations(now).await?;
             }
-            for budget in [&inner.bootstrap_budget, &inner.peer_budget] {
+            for budget in [&inner.bootstrap_budget, &inner.peer_budget, &inner.operator_budget] {
                 let suppressed = budget.lock().unwrap_or_else(PoisonError::into_inner).flush();
                 if suppressed > 0 {
                     let mut entry = Entry::new(now, Event::Refused, "authority").because("not-recorded");

@@ -121,7 +121,12 @@ pub(crate) async fn issue(
             (Event::Issued, Some(lineage), None)
         }
         Grant::Renewal { parent, lineage } => (Event::Renewed, Some(lineage), Some(parent)),
+        Grant::Login(_) => (Event::LoggedIn, None, None),
         Grant::OwnSvid | Grant::Proof => (Event::SelfIssued, None, None),
+    };
+    let reason = match authorized.grant() {
+        Grant::Login(words) => words.clone(),
+        _ => lineage_end(authorized.ends_at()),
     };
     let LeafProfile { id, class, serial, validity, .. } = signed.profile;
     writer
@@ -142,7 +147,7 @@ pub(crate) async fn issue(
             Entry::new(now, event, actor)
                 .about(id.as_str(), class.as_str())
                 .certificate(&serial.to_string(), validity.not_after)
-                .because(&lineage_end(authorized.ends_at())),
+                .because(&reason),
         )
         .await?;
     Ok(Issued {

@@ -4,7 +4,7 @@
 //! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
 //! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
 //! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
-//! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
+//! certificate issued before (`renew`), of a person's login (`operator`) or of being the control plane itself; `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
@@ -30,6 +30,7 @@ mod join;
 mod keys;
 mod limits;
 mod metrics;
+mod operator;
 mod profile;
 mod record;
 mod refusal;
@@ -52,6 +53,7 @@ pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use keys::KeyError;
+pub use operator::{Login, LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorSession, Person, login_nonce};
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};

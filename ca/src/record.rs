@@ -33,10 +33,14 @@ pub enum Event {
     Alert,
     /// A delegation to a gateway's key was signed.
     Delegated,
+    /// A person logged in, and got a certificate of class `operator`.
+    LoggedIn,
+    /// An operator called, and it changed something or was refused.
+    OperatorCall,
 }
 
 impl Event {
-    const ALL: [Event; 12] = [
+    const ALL: [Event; 14] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -49,6 +53,8 @@ impl Event {
         Event::Reinstated,
         Event::Alert,
         Event::Delegated,
+        Event::LoggedIn,
+        Event::OperatorCall,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -65,6 +71,8 @@ impl Event {
             Event::Reinstated => "reinstated",
             Event::Alert => "alert",
             Event::Delegated => "delegated",
+            Event::LoggedIn => "logged-in",
+            Event::OperatorCall => "operator-call",
         }
     }
 
@@ -172,7 +180,7 @@ pub struct Record {
     /// A typed reason where something was refused, an operator's words where something was revoked or lifted,
     /// the end of the chain of renewals where something was issued.
     pub reason: String,
-    /// Who asked: the peer's SPIFFE ID, `uid:<n>`, or an address at bootstrap.
+    /// Who asked: the peer's SPIFFE ID, a person as `oidc:<provider>|<sub>` or `uid:<n>`, or an address at bootstrap.
     pub actor: String,
     /// Refusals that this one stands for beside itself (alone, where the reason is `not-recorded`).
     pub suppressed: u64,

@@ -12,6 +12,8 @@ use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
 
+use crate::operators::config::{Operators, RawOperators, Surroundings};
+
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
 /// Below this an SVID is for development only: clocks of real machines differ by minutes.
@@ -52,6 +54,8 @@ pub struct Config {
     pub operator_socket: PathBuf,
     /// Empty means: the uid that the control plane runs as.
     pub operator_uids: Vec<u32>,
+    /// Who may log in, and who may do what.
+    pub operators: Operators,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
     /// Days after a join until the workload must join again.
@@ -128,6 +132,8 @@ struct Raw {
     #[serde(default)]
     advertise: RawAdvertise,
     operator: RawOperator,
+    #[serde(default)]
+    operators: RawOperators,
     metrics: Option<RawMetrics>,
     #[serde(default)]
     svid: RawSvid,
@@ -250,6 +256,11 @@ impl Raw {
         if self.issuers.allow_http && !self.dev {
             return Err(("issuers.allowHttp", "only allowed together with `dev: true`".into()));
         }
+        let operators = self.operators.check(&Surroundings {
+            dev: self.dev,
+            allow_http: self.issuers.allow_http,
+            uids: &self.operator.uids,
+        })?;
         let system_namespace: Label = self
             .system
             .namespace
@@ -267,6 +278,7 @@ impl Raw {
             advertise_mesh: host_port("advertise.mesh", self.advertise.mesh)?,
             operator_socket: absolute("operator.socket", self.operator.socket)?,
             operator_uids: self.operator.uids,
+            operators,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
             lineage_days,
@@ -383,5 +395,45 @@ operator: {socket: /run/signet/operator.sock}
         assert!(message.contains("advertise.mesh") && message.contains("host:port"), "{message}");
         let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
         assert!(message.contains("log.level") && message.contains("trace"), "{message}");
+    }
+
+    #[test]
+    fn people_and_roles_are_checked_by_field() {
+        let good = "operators:
+  oidc: [{name: corp, issuer: 'https://login.example.com', clientId: signet, groupsClaim: groups}]
+  roles:
+    - {role: security-admin, groups: ['corp|mesh-admins']}
+    - {role: namespace-operator, users: ['corp|ada@example.com'], namespaces: [shop]}
+  secondPerson: [ca-revoke]
+";
+        let config = parse(&format!("{GOOD}{good}")).unwrap().operators;
+        assert_eq!(config.providers[0].party.username_claim, "email");
+        assert_eq!((config.session.as_secs(), config.roles.0.len()), (3_600, 2));
+        assert!(config.second_person.contains("ca-revoke"));
+        for (from, to, field) in [
+            ("https://login", "http://login", "operators.oidc.issuer"),
+            ("name: corp", "name: Corp", "operators.oidc.name"),
+            ("clientId: signet", "clientId: ''", "operators.oidc.clientId"),
+            ("clientId: signet", "clientId: signet, algorithms: [none]", "operators.oidc.algorithms"),
+            ("clientId: signet", "clientId: signet, algorithms: [HS256]", "operators.oidc.algorithms"),
+            ("corp|mesh-admins", "mesh-admins", "operators.roles.groups"),
+            ("corp|ada", "other|ada", "operators.roles.users"),
+            (", namespaces: [shop]", "", "operators.roles.namespaces"),
+            ("groups: ['corp|mesh-admins']", "namespaces: [shop]", "operators.roles.namespaces"),
+            ("groups: ['corp|mesh-admins']", "users: []", "operators.roles"),
+            ("role: security-admin", "role: root", "operators.roles"),
+            ("secondPerson: [ca-revoke]", "secondPerson: [whoami]", "operators.secondPerson"),
+            ("secondPerson: [ca-revoke]", "sessionSeconds: 7200", "operators.sessionSeconds"),
+            ("secondPerson: [ca-revoke]", "sessionSeconds: 60", "operators.sessionSeconds"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let message = parse(&format!("{GOOD}{}", good.replace(from, to))).expect_err(to);
+            assert!(message.contains(field), "{to}: {message}");
+        }
+        let unlisted = format!(
+            "{}operators: {{roles: [{{role: viewer, uids: [7]}}]}}\n",
+            GOOD.replace("operator.sock}", "operator.sock, uids: [0]}")
+        );
+        assert!(parse(&unlisted).unwrap_err().contains("operators.roles.uids"));
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Three doors, apart ([`listen`]): *bootstrap*, where strangers become somebody and nothing else is
 //! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. [`services`] is what stands
-//! behind each door. [`run`] puts the parts together and takes them down again.
+//! behind each door, and [`operators`] who may do what behind two of them. [`run`] puts the parts together and takes them down again.
 //!
 //! What it never does: decide on a name that a request states (the TLS peer is who calls), serve half of
 //! a configuration, or keep a connection whose certificate has ended or was revoked.
@@ -19,6 +19,7 @@ pub mod issuers;
 pub mod listen;
 pub mod metrics;
 mod observe;
+pub mod operators;
 pub mod own;
 pub mod registrar;
 pub mod registry;

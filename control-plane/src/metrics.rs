@@ -30,6 +30,8 @@ pub struct Metrics {
     pub jwks_keys: IntGaugeVec,
     pub jwks_up: IntGaugeVec,
     pub operator_calls: IntCounterVec,
+    /// Calls that the guard of the operator's services stopped, by call and code.
+    pub operator_calls_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -102,7 +104,12 @@ impl Metrics {
             jwks_up: gauges("jwks_up", "1 when the last fetch succeeded", &["issuer"])?,
             operator_calls: counters(
                 "operator_calls_total",
-                "Calls on the operator's socket",
+                "Calls of operators that reached their service",
+                &["call", "code"],
+            )?,
+            operator_calls_refused: counters(
+                "operator_calls_refused_total",
+                "Calls of operators that were refused, or wait for a second person",
                 &["call", "code"],
             )?,
             registry,

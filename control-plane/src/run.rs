@@ -4,6 +4,7 @@
 //! opens; `addresses.json` appears when all of them are open. On the way down doors close first, streams
 //! are told, and the authority closes its store last.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,11 +28,13 @@ use crate::delivery::table::Table;
 use crate::issuers::{Issuers, fetch};
 use crate::listen::{bootstrap, mesh, unix};
 use crate::metrics::Metrics;
+use crate::operators::guard::{Desk, Guarded};
+use crate::operators::login::Logins;
 use crate::own::{Own, OwnError};
 use crate::registrar::FromRegistry;
 use crate::registry::Folder;
-use crate::services::{bootstrap as attest, identity, operator};
-use crate::world::{Sources, key_sources};
+use crate::services::{bootstrap as attest, identity, operator, people};
+use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -101,9 +104,10 @@ pub async fn start(
         revocations: authority.revocations(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
+        providers: provider_sources(config),
     };
     let now = sources.now();
-    issuers.follow(&key_sources(&now.registry));
+    issuers.follow(&sources.key_sources(&now.registry));
     let world = watch::Sender::new(now);
     let own = Own::begin(authority.clone(), config.system_namespace.as_str(), metrics.clone()).await?;
 
@@ -136,12 +140,33 @@ pub async fn start(
         registry: registry.clone(),
         metrics: metrics.clone(),
     };
+    let desk = Arc::new(Desk {
+        config: config.operators.clone(),
+        authority: authority.clone(),
+        approvals: Default::default(),
+        metrics: metrics.clone(),
+        max_message: operator::MAX_MESSAGE,
+    });
+    let advertise_bootstrap = config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string());
+    let advertise_mesh = config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string());
+    let logins = Logins {
+        config: config.operators.clone(),
+        authority: authority.clone(),
+        issuers: Arc::clone(&issuers),
+    };
+    let people = people::People {
+        desk: Arc::clone(&desk),
+        authority: authority.clone(),
+        trust_domain: trust_domain.clone(),
+        advertise_bootstrap: advertise_bootstrap.clone(),
+        advertise_mesh: advertise_mesh.clone(),
+    };
     let operators = operator::Operators {
         authority: authority.clone(),
         trust_domain,
         dev: config.dev,
-        advertise_bootstrap: config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string()),
-        advertise_mesh: config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string()),
+        advertise_bootstrap,
+        advertise_mesh,
         registry: registry.clone(),
         generation: own.current(),
         issuers: Arc::clone(&issuers),
@@ -171,12 +196,13 @@ pub async fn start(
     doors.spawn(bootstrap::listen(
         bootstrap_listener,
         own.current(),
-        stranger_routes(authority.clone(), registrar),
+        stranger_routes(authority.clone(), registrar, logins),
         limits,
         metrics.clone(),
         shutdown.clone(),
         connections.clone(),
     ));
+    let operator_routes = operator_routes(operators, people, &desk);
     doors.spawn(mesh::listen(
         mesh_listener,
         mesh::Mesh {
@@ -185,12 +211,12 @@ pub async fn start(
             registry: registry.clone(),
             trust_domain: config.trust_domain.clone(),
             routes: peer_routes(peers, delivery),
+            operators: (!config.operators.providers.is_empty()).then(|| operator_routes.clone()),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             drain: connections.clone(),
         },
     ));
-    let operator_routes = operator_routes(operators);
     doors.spawn(unix::listen(
         socket,
         uids,
@@ -263,8 +289,8 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority
 }
 
-fn stranger_routes(authority: Authority, registrar: SharedRegistrar) -> Routes {
-    let service = v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar })
+fn stranger_routes(authority: Authority, registrar: SharedRegistrar, logins: Logins) -> Routes {
+    let service = v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar, logins })
         .max_decoding_message_size(attest::MAX_MESSAGE);
     Routes::new(service).prepare()
 }
@@ -279,11 +305,25 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
 }
 
-fn operator_routes(operators: operator::Operators) -> Routes {
-    let service = v1::operator_server::OperatorServer::new(operators)
+/// For both doors: each service behind the guard that asks who may.
+fn operator_routes(operators: operator::Operators, people: people::People, desk: &Arc<Desk>) -> Routes {
+    let operators = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(service).prepare()
+    let people =
+        v1::people_server::PeopleServer::new(people).max_decoding_message_size(operator::MAX_MESSAGE);
+    Routes::new(Guarded::new(operators, Arc::clone(desk)))
+        .add_service(Guarded::new(people, Arc::clone(desk)))
+        .prepare()
+}
+
+/// Where the keys of the providers are with which operators log in.
+fn provider_sources(config: &Config) -> BTreeMap<String, fetch::Source> {
+    let source = |it: &crate::operators::config::Provider| fetch::Source {
+        issuer: it.party.issuer.clone(),
+        jwks_uri: it.jwks_uri.clone(),
+    };
+    config.operators.providers.iter().map(|it| (it.alias(), source(it))).collect()
 }
 
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.

@@ -19,13 +19,22 @@ struct Step {
     postgres: &'static str,
 }
 
-const STEPS: &[Step] = &[Step {
-    version: 1,
-    name: "first form",
-    sql: include_str!("../../migrations/0001_first_form.sql"),
-    sqlite: include_str!("../../migrations/0001_first_form.sqlite.sql"),
-    postgres: include_str!("../../migrations/0001_first_form.postgres.sql"),
-}];
+const STEPS: &[Step] = &[
+    Step {
+        version: 1,
+        name: "first form",
+        sql: include_str!("../../migrations/0001_first_form.sql"),
+        sqlite: include_str!("../../migrations/0001_first_form.sqlite.sql"),
+        postgres: include_str!("../../migrations/0001_first_form.postgres.sql"),
+    },
+    Step {
+        version: 2,
+        name: "operators",
+        sql: include_str!("../../migrations/0002_operators.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.
 const WORDS: [(&str, &str); 5] = [

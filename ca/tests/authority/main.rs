@@ -5,6 +5,7 @@ mod hierarchy;
 mod issuance;
 mod join;
 mod log;
+mod operators;
 mod renewal;
 mod revocation;
 mod store;

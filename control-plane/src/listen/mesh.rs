@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use signet_ca::Revocations;
 use signet_daemon::{Drain, Shutdown};
 use signet_identity::{
-    Expected, Generation, HandshakeFailure, Peer, RevocationSet, Serial, SpiffeId, TrustDomain,
+    Expected, Generation, HandshakeFailure, Peer, PeerClass, RevocationSet, Serial, SpiffeId, TrustDomain,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -125,6 +125,8 @@ pub struct Mesh {
     pub registry: watch::Receiver<State>,
     pub trust_domain: TrustDomain,
     pub routes: Routes,
+    /// What stands behind the door for the class `operator`, which gets nothing else; absent where nobody logs in.
+    pub operators: Option<Routes>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     pub drain: Drain,
@@ -194,11 +196,17 @@ fn check(
     generation.check(certificates, &Expected::MeshClient, revoked, UnixTime::now())
 }
 
-fn is_registered(state: &State, peer: &Peer, trust_domain: &TrustDomain) -> bool {
-    registrar::is_listed(&state.registry, peer.id(), peer.class(), trust_domain)
-}
-
 impl Mesh {
+    /// What this peer may call; nothing if it may not be here. People are in no registry, and have nothing to do
+    /// with what workloads call.
+    fn admit(&self, state: &State, peer: &Peer) -> Option<&Routes> {
+        if peer.class() == PeerClass::Operator {
+            return self.operators.as_ref();
+        }
+        let listed = registrar::is_listed(&state.registry, peer.id(), peer.class(), &self.trust_domain);
+        listed.then_some(&self.routes)
+    }
+
     async fn serve<S>(
         &self,
         stream: S,
@@ -208,10 +216,10 @@ impl Mesh {
     ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        if !is_registered(&self.registry.borrow(), &peer, &self.trust_domain) {
+        let Some(routes) = self.admit(&self.registry.borrow(), &peer).cloned() else {
             self.note(&peer, &Ended::Unregistered);
             return;
-        }
+        };
         let (say, heard) = watch::channel(None);
         let caller = Caller {
             peer: peer.clone(),
@@ -225,7 +233,7 @@ impl Mesh {
             self.note(&peer, &ended);
             let _ = say.send(Some(ended));
         };
-        serve(stream, self.routes.clone(), caller, BOUNDS, end).await;
+        serve(stream, routes, caller, BOUNDS, end).await;
     }
 
     fn note(&self, peer: &Peer, ended: &Ended) {
@@ -249,7 +257,7 @@ impl Mesh {
             if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
             }
-            if !is_registered(&registry.borrow_and_update(), peer, &self.trust_domain) {
+            if self.admit(&registry.borrow_and_update(), peer).is_none() {
                 return Ended::Unregistered;
             }
             let left = peer.not_after().saturating_sub(unix_now());

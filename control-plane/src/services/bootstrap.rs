@@ -5,10 +5,11 @@ use signet_proto::v1::{self, attest_request::Evidence};
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use crate::operators::login::Logins;
 use crate::listen::bootstrap::Stranger;
 use crate::world::AuthorityState;
 
-/// A CSR is under 8 KiB and a token under a hundred bytes.
+/// A CSR is under 8 KiB, a join token under a hundred bytes, an ID token under 32 KiB.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The service.
@@ -16,6 +17,7 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 pub struct Bootstrap {
     pub authority: Authority,
     pub registrar: SharedRegistrar,
+    pub logins: Logins,
 }
 
 #[tonic::async_trait]
@@ -27,15 +29,18 @@ impl v1::bootstrap_server::Bootstrap for Bootstrap {
             .copied()
             .ok_or_else(|| Status::internal("a call without a connection"))?;
         let v1::AttestRequest { csr_der, evidence } = request.into_inner();
-        let Some(Evidence::JoinToken(token)) = evidence else {
-            return Err(Status::invalid_argument("expected evidence: a join token"));
-        };
         let source = stranger.address.ip().to_canonical().to_string();
-        let issued = self
-            .authority
-            .attest_join_token(&token, &csr_der, &source, self.registrar.clone())
-            .await
-            .map_err(|error| convert::status(&error))?;
+        let issued = match evidence {
+            Some(Evidence::JoinToken(token)) => self
+                .authority
+                .attest_join_token(&token, &csr_der, &source, self.registrar.clone())
+                .await
+                .map_err(|error| convert::status(&error))?,
+            Some(Evidence::Oidc(oidc)) => self.logins.attest(&oidc.id_token, &csr_der, &source).await?,
+            None => {
+                return Err(Status::invalid_argument("expected evidence: a join token, or an ID token"));
+            }
+        };
         let revocations = self.authority.revocations().borrow().clone();
         let state = AuthorityState::of(&self.authority, revocations);
         Ok(Response::new(convert::issued(&issued, &state)))

@@ -1,10 +1,11 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`] for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`] and [`people`] for operators.
 
 pub mod bootstrap;
-mod convert;
+pub(crate) mod convert;
 pub mod identity;
 pub mod operator;
+pub mod people;
 
 use tonic::{Request, Status};
 

@@ -110,6 +110,11 @@ impl<'t> Compact<'t> {
         self.header.get("typ")?.as_str().map(short_media_type)
     }
 
+    /// Whether `typ` is absent or a string: another value is no media type, and not "none" either.
+    pub fn typ_is_text(&self) -> bool {
+        self.header.get("typ").is_none_or(Value::is_string)
+    }
+
     /// A header member as a string.
     pub fn header_text(&self, member: &'static str) -> Result<&str, JoseError> {
         self.header.get(member).and_then(Value::as_str).ok_or(JoseError::Header { member })
