@@ -229,6 +229,7 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
             registry,
             trust_domain: TrustDomain::parse("demo.signet").unwrap(),
             routes: tonic::service::Routes::default(),
+            operators: None,
             metrics: metrics.clone(),
             shutdown,
             drain: signet_daemon::Drain::new(),

@@ -111,10 +111,15 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_configured(limits, "").await
+    }
+
+    /// With further lines of configuration.
+    pub(crate) async fn start_configured(limits: Limits, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("registry")).unwrap();
         write_registry(dir.path(), REGISTRY);
-        let config = config(dir.path());
+        let config = config_with(dir.path(), more);
         let (trigger, shutdown) = signet_daemon::shutdown::channel();
         let running = run::start(&config, limits, shutdown).await.unwrap();
         let operator = operator(&config.operator_socket).await;
@@ -166,6 +171,10 @@ fn write_registry(dir: &Path, registry: &str) {
 }
 
 pub(crate) fn config(dir: &Path) -> Config {
+    config_with(dir, "")
+}
+
+pub(crate) fn config_with(dir: &Path, more: &str) -> Config {
     let dir = dir.display();
     let text = format!(
         "
@@ -178,20 +187,22 @@ listen: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}
 operator: {{socket: {dir}/operator.sock}}
 metrics: {{listen: '127.0.0.1:0'}}
 issuers: {{allowPrivateAddresses: true, allowHttp: true}}
-"
+{more}"
     );
     Config::parse(Path::new("control-plane.yaml"), &text).unwrap()
 }
 
 async fn operator(socket: &Path) -> OperatorClient<Channel> {
+    OperatorClient::new(socket_channel(socket).await)
+}
+
+pub(crate) async fn socket_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    OperatorClient::new(
-        Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap(),
-    )
+    Endpoint::from_static("http://operator").connect_with_connector(connector).await.unwrap()
 }
 
 /// A gRPC channel over TLS to `address` as `config` says.
@@ -224,11 +235,18 @@ pub(crate) async fn attest(
     token: &str,
     csr_der: Vec<u8>,
 ) -> Result<v1::IssuedSvid, Status> {
+    attest_by(bundle, v1::attest_request::Evidence::JoinToken(token.into()), csr_der).await
+}
+
+pub(crate) async fn attest_by(
+    bundle: &v1::JoinBundle,
+    evidence: v1::attest_request::Evidence,
+    csr_der: Vec<u8>,
+) -> Result<v1::IssuedSvid, Status> {
     let address = bundle.bootstrap_address.parse().unwrap();
     let channel =
         dial(address, bootstrap_config(bundle)).await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let evidence = Some(v1::attest_request::Evidence::JoinToken(token.into()));
-    let request = v1::AttestRequest { csr_der, evidence };
+    let request = v1::AttestRequest { csr_der, evidence: Some(evidence) };
     Ok(soon(BootstrapClient::new(channel).attest(request)).await?.into_inner())
 }
 

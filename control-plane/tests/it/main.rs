@@ -7,3 +7,4 @@ mod harness;
 mod joining;
 mod keys;
 mod operator;
+mod operators;
