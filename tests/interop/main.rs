@@ -2,5 +2,6 @@
 
 mod grpc;
 mod load;
+mod logins;
 mod openid;
 mod tls;
