@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use bytes::Bytes;
 use hyper::Response;
@@ -14,6 +14,8 @@ use crate::peers::{node_modules, root};
 pub struct Provider {
     pub address: String,
     child: Child,
+    // It warns there of being a test, and would end if nobody could hear it.
+    _out: BufReader<ChildStdout>,
 }
 
 impl Provider {
@@ -31,9 +33,9 @@ impl Provider {
             .spawn()
             .expect("node");
         let mut port = String::new();
-        let out = child.stdout.take().expect("its standard output");
-        BufReader::new(out).read_line(&mut port).expect("its port");
-        Some(Self { address: format!("127.0.0.1:{}", port.trim()), child })
+        let mut out = BufReader::new(child.stdout.take().expect("its standard output"));
+        out.read_line(&mut port).expect("its port");
+        Some(Self { address: format!("127.0.0.1:{}", port.trim()), child, _out: out })
     }
 
     pub fn url(&self) -> String {

@@ -14,12 +14,15 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// For the person to find their second factor.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 const PATH: &str = "/callback";
+/// Connections at once.
+const MOST: usize = 8;
 
 pub(crate) struct Loopback {
     listener: TcpListener,
@@ -57,42 +60,52 @@ impl Loopback {
     /// The authorisation code.
     pub(crate) async fn code(self, expected: Expected) -> anyhow::Result<String> {
         let (tell, mut told) = mpsc::channel(1);
-        let serve = async {
-            loop {
-                let Ok((stream, _)) = self.listener.accept().await else { continue };
-                let (expected, tell) = (expected.clone(), tell.clone());
-                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                    let (answer, page) = judge(&request, &expected);
-                    if let Some(answer) = answer {
-                        // The first one counts.
-                        let _ = tell.try_send(answer);
+        let mut connections = JoinSet::new();
+        let end = tokio::time::sleep(PATIENCE);
+        tokio::pin!(end);
+        let answer = loop {
+            tokio::select! {
+                answer = told.recv() => break answer,
+                () = &mut end => break None,
+                accepted = self.listener.accept() => {
+                    // Whoever floods the port waits; the browser's connection may be among those that are open.
+                    while connections.len() >= MOST {
+                        connections.join_next().await;
                     }
-                    async move { Ok::<_, Infallible>(page) }
-                });
-                tokio::spawn(async move {
-                    let connection = hyper::server::conn::http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(Duration::from_secs(5))
-                        .max_buf_size(16 * 1024)
-                        .keep_alive(false)
-                        .serve_connection(TokioIo::new(stream), service);
-                    let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
-                });
+                    if let Ok((stream, _)) = accepted {
+                        connections.spawn(serve(stream, expected.clone(), tell.clone()));
+                    }
+                }
             }
         };
-        let answer = tokio::select! {
-            answer = told.recv() => answer,
-            () = serve => None,
-            () = tokio::time::sleep(PATIENCE) => None,
-        };
-        // The page is on its way by a task of its own: a moment for it, since the process ends soon.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The page is on its way, and the process may end soon.
+        let sent = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
         match answer {
             Some(Answer::Code(code)) => Ok(code),
             Some(Answer::Refused(why)) => bail!("the provider refused the login: {}", crate::operator::one_line(&why)),
             None => bail!("nobody came back from the browser within {} minutes", PATIENCE.as_secs() / 60),
         }
     }
+}
+
+/// One connection: one question, one page.
+async fn serve(stream: TcpStream, expected: Expected, tell: mpsc::Sender<Answer>) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (answer, page) = judge(&request, &expected);
+        if let Some(answer) = answer {
+            // The first one counts.
+            let _ = tell.try_send(answer);
+        }
+        async move { Ok::<_, Infallible>(page) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(5))
+        .max_buf_size(16 * 1024)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(Duration::from_secs(10), connection).await;
 }
 
 fn judge(request: &Request<Incoming>, expected: &Expected) -> (Option<Answer>, Response<Full<Bytes>>) {
