@@ -53,7 +53,9 @@ pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use keys::KeyError;
-pub use operator::{Login, LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorSession, Person, login_nonce};
+pub use operator::{
+    Login, LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorSession, Person, login_nonce,
+};
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};

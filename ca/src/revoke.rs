@@ -96,9 +96,7 @@ impl Authority {
                     Some(Refusal::TrustDomain)
                 }
                 // A person is reserved for the authority to issue to, and may be shut out all the same.
-                Revocation::Identity(id)
-                    if inner.rules.is_reserved(id) && !inner.rules.is_operator(id) =>
-                {
+                Revocation::Identity(id) if inner.rules.is_reserved(id) && !inner.rules.is_operator(id) => {
                     Some(Refusal::Reserved)
                 }
                 Revocation::Delegation(text) if !is_thumbprint(text) => Some(Refusal::Thumbprint),

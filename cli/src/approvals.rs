@@ -57,7 +57,14 @@ async fn list(context: &Context) -> anyhow::Result<()> {
         .collect();
     context.show(json, || {
         let row = |it: &Approval| {
-            vec![it.id.clone(), it.actor.clone(), it.method.clone(), it.arguments.clone(), when(it.expires_at), state(it)]
+            vec![
+                it.id.clone(),
+                it.actor.clone(),
+                it.method.clone(),
+                it.arguments.clone(),
+                when(it.expires_at),
+                state(it),
+            ]
         };
         let rows: Vec<_> = approvals.iter().map(row).collect();
         table(&["ID", "WHO", "CALL", "ARGUMENTS", "UNTIL", "STATE"], &rows)

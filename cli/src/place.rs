@@ -160,8 +160,9 @@ impl Session {
         std::io::Read::read_to_string(&mut file, &mut text)
             .with_context(|| format!("reading {}", path.display()))?;
         // The parser's message could quote what it read.
-        serde_json::from_str(&text)
-            .map_err(|_| anyhow::anyhow!("{}: not a session of this version: run `signet login`", path.display()))
+        serde_json::from_str(&text).map_err(|_| {
+            anyhow::anyhow!("{}: not a session of this version: run `signet login`", path.display())
+        })
     }
 
     pub(crate) fn save(&self) -> anyhow::Result<PathBuf> {

@@ -74,9 +74,8 @@ async fn connect(target: &Target) -> std::io::Result<tokio_rustls::client::TlsSt
 /// What a session is good for: the TLS of one who has its certificate.
 pub(crate) fn credentials(session: &Session) -> anyhow::Result<(SpiffeId, Arc<Generation>)> {
     let damaged = || "the session's file is damaged: run `signet login`";
-    let der = |text: &String| {
-        STANDARD.decode(text).map(CertificateDer::from).map_err(|_| anyhow!("{}", damaged()))
-    };
+    let der =
+        |text: &String| STANDARD.decode(text).map(CertificateDer::from).map_err(|_| anyhow!("{}", damaged()));
     let chain = session.chain.iter().map(der).collect::<anyhow::Result<Vec<_>>>()?;
     let roots = session.roots.iter().map(der).collect::<anyhow::Result<Vec<_>>>()?;
     let key = Zeroizing::new(STANDARD.decode(session.key.as_str()).map_err(|_| anyhow!("{}", damaged()))?);

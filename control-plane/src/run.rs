@@ -290,8 +290,9 @@ fn authority_config(config: &Config) -> AuthorityConfig {
 }
 
 fn stranger_routes(authority: Authority, registrar: SharedRegistrar, logins: Logins) -> Routes {
-    let service = v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar, logins })
-        .max_decoding_message_size(attest::MAX_MESSAGE);
+    let service =
+        v1::bootstrap_server::BootstrapServer::new(attest::Bootstrap { authority, registrar, logins })
+            .max_decoding_message_size(attest::MAX_MESSAGE);
     Routes::new(service).prepare()
 }
 

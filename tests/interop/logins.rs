@@ -53,7 +53,8 @@ impl Scene {
             ))
             .start()
             .await;
-        let told = run(signet(&mesh, &["--socket", "op.sock", "login-settings", "--out", "config.yaml"])).await;
+        let told =
+            run(signet(&mesh, &["--socket", "op.sock", "login-settings", "--out", "config.yaml"])).await;
         assert!(told.status.success(), "{}", said(&told));
         Some(Self { mesh, inbound, _provider: provider })
     }
@@ -133,7 +134,8 @@ async fn people_log_in_by_browser_and_by_device_and_are_known_by_name() {
     let refused = machine.bad(&["whoami"]).await;
     assert!(refused.contains("not logged in") && refused.contains("signet login"), "{refused}");
 
-    ends_well(machine.log_in(&scene.mesh, "ada", &["--no-browser"], "code_challenge_method=S256").await).await;
+    ends_well(machine.log_in(&scene.mesh, "ada", &["--no-browser"], "code_challenge_method=S256").await)
+        .await;
     let me: Value = serde_json::from_str(&machine.good(&["--json", "whoami"]).await).unwrap();
     assert_eq!((&me["actor"], &me["role"]), (&"oidc:corp|ada".into(), &"security-admin".into()));
     assert_eq!((&me["name"], &me["username"]), (&"ada of the test".into(), &"ada@example.com".into()));

@@ -88,7 +88,8 @@ impl Store {
         .await?;
         let Some(found) = found else { return Ok(None) };
         let groups: String = found.try_get(7)?;
-        let corrupt = |_| StoreError::Corrupt { table: TABLE, what: "the groups are no JSON array of strings" };
+        let corrupt =
+            |_| StoreError::Corrupt { table: TABLE, what: "the groups are no JSON array of strings" };
         let row = OperatorRow {
             serial: found.try_get(0)?,
             spiffe_id: found.try_get(1)?,

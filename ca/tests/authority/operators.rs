@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use signet_ca::{AuthorityError, Event, Issued, Login, OperatorCall, Person, Refusal, Revocation, login_nonce};
+use signet_ca::{
+    AuthorityError, Event, Issued, Login, OperatorCall, Person, Refusal, Revocation, login_nonce,
+};
 use signet_identity::{PeerClass, Svid};
 
 use crate::{HOUR, Mesh, START, csr, key, mesh, refusal};

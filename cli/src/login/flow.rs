@@ -173,7 +173,8 @@ fn refused<T: ErrorResponse>(error: RequestTokenError<WebError, T>) -> anyhow::E
 fn open_browser(url: &str) {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let null = std::process::Stdio::null;
-    let started = std::process::Command::new(opener).arg(url).stdin(null()).stdout(null()).stderr(null()).spawn();
+    let started =
+        std::process::Command::new(opener).arg(url).stdin(null()).stdout(null()).stderr(null()).spawn();
     if started.is_err() {
         eprintln!("(no browser could be started here: open the address yourself, or use --device)\n");
     }

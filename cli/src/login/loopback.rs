@@ -83,7 +83,9 @@ impl Loopback {
         let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
         match answer {
             Some(Answer::Code(code)) => Ok(code),
-            Some(Answer::Refused(why)) => bail!("the provider refused the login: {}", crate::operator::one_line(&why)),
+            Some(Answer::Refused(why)) => {
+                bail!("the provider refused the login: {}", crate::operator::one_line(&why))
+            }
             None => bail!("nobody came back from the browser within {} minutes", PATIENCE.as_secs() / 60),
         }
     }
@@ -113,10 +115,13 @@ fn judge(request: &Request<Incoming>, expected: &Expected) -> (Option<Answer>, R
         return (None, page(StatusCode::NOT_FOUND, "There is nothing here."));
     }
     match read(request.uri().query().unwrap_or_default(), expected) {
-        Ok(answer @ Answer::Code(_)) => {
-            (Some(answer), page(StatusCode::OK, "You are back: the terminal says how it went. You may close this window."))
+        Ok(answer @ Answer::Code(_)) => (
+            Some(answer),
+            page(StatusCode::OK, "You are back: the terminal says how it went. You may close this window."),
+        ),
+        Ok(answer) => {
+            (Some(answer), page(StatusCode::OK, "The provider refused the login. You may close this window."))
         }
-        Ok(answer) => (Some(answer), page(StatusCode::OK, "The provider refused the login. You may close this window.")),
         Err(why) => {
             eprintln!("an answer was left aside: {why}");
             (None, page(StatusCode::BAD_REQUEST, "This is not the answer that was waited for."))

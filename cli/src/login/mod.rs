@@ -156,9 +156,8 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     if facts.mode() & 0o077 != 0 {
         bail!("{}: expected mode 0600, found {:o}", path.display(), facts.mode() & 0o777);
     }
-    let text = Zeroizing::new(
-        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
-    );
+    let text =
+        Zeroizing::new(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?);
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().trim().to_owned()))
 }
 
@@ -218,12 +217,17 @@ fn keep(settings: &Settings, issued: &IssuedSvid, key: &rcgen::KeyPair) -> anyho
 pub(crate) fn logout(context: &Context) -> anyhow::Result<()> {
     let removed = Session::remove()?;
     context.show(json!({ "removed": removed }), || {
-        if removed { "logged out: key and certificate are removed".into() } else { "nobody was logged in".into() }
+        if removed {
+            "logged out: key and certificate are removed".into()
+        } else {
+            "nobody was logged in".into()
+        }
     })
 }
 
 pub(crate) async fn whoami(context: &Context) -> anyhow::Result<()> {
-    let me = context.people().await?.who_am_i(WhoAmIRequest {}).await.map_err(|it| refused(&it))?.into_inner();
+    let me =
+        context.people().await?.who_am_i(WhoAmIRequest {}).await.map_err(|it| refused(&it))?.into_inner();
     let json = json!({
         "actor": me.actor, "name": me.name, "username": me.username, "role": me.role, "namespaces": me.namespaces,
         "not_after": me.not_after, "spiffe_id": me.spiffe_id,
@@ -274,7 +278,9 @@ impl LoginSettings {
         };
         let Some(provider) = provider else {
             match names.as_slice() {
-                [] => bail!("nobody can log in: operators.oidc of the control plane's configuration is empty"),
+                [] => {
+                    bail!("nobody can log in: operators.oidc of the control plane's configuration is empty")
+                }
                 names => bail!("name one of the providers with --provider: {}", names.join(", ")),
             }
         };

@@ -212,7 +212,9 @@ mod tests {
         for local in ["http://127.0.0.1:5556/token", "http://[::1]:5556/", "http://localhost/"] {
             assert!(target(local).is_ok_and(|it| !it.https), "{local}");
         }
-        for bad in ["http://login.example.com/", "http://127.0.0.1.example.com/", "http://10.0.0.1/", "/token"] {
+        for bad in
+            ["http://login.example.com/", "http://127.0.0.1.example.com/", "http://10.0.0.1/", "/token"]
+        {
             assert!(target(bad).is_err(), "{bad}");
         }
     }

@@ -162,12 +162,7 @@ impl Approvals {
     ///
     /// # Errors
     /// [`Refused`]; the request stays as it was.
-    pub fn deny(
-        &self,
-        id: &str,
-        (actor, standing): (&str, &Standing),
-        now: i64,
-    ) -> Result<Request, Refused> {
+    pub fn deny(&self, id: &str, (actor, standing): (&str, &Standing), now: i64) -> Result<Request, Refused> {
         let mut requests = self.current(now);
         let at = requests.iter().position(|it| it.id == id).ok_or(Refused::Unknown)?;
         if requests[at].actor != actor && !standing.may(&requests[at].need) {

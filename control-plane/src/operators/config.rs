@@ -128,11 +128,8 @@ pub(crate) struct Surroundings<'a> {
 
 impl RawOperators {
     pub(crate) fn check(self, around: &Surroundings<'_>) -> Result<Operators, Refused> {
-        let providers = self
-            .oidc
-            .into_iter()
-            .map(|raw| raw.check(around.allow_http))
-            .collect::<Result<Vec<_>, _>>()?;
+        let providers =
+            self.oidc.into_iter().map(|raw| raw.check(around.allow_http)).collect::<Result<Vec<_>, _>>()?;
         for (at, provider) in providers.iter().enumerate() {
             let before = providers.iter().take(at);
             if before.clone().any(|it| it.name == provider.name) {
@@ -144,8 +141,11 @@ impl RawOperators {
             }
         }
         let names: BTreeSet<&str> = providers.iter().map(|it| it.name.as_str()).collect();
-        let roles =
-            self.roles.into_iter().map(|raw| raw.check(&names, around.uids)).collect::<Result<Vec<_>, _>>()?;
+        let roles = self
+            .roles
+            .into_iter()
+            .map(|raw| raw.check(&names, around.uids))
+            .collect::<Result<Vec<_>, _>>()?;
         let least = if around.dev { MIN_DEV_SESSION_SECONDS } else { MIN_SESSION_SECONDS };
         let session = self.session_seconds;
         if !(least..=MAX_SESSION_SECONDS).contains(&session) {
@@ -155,12 +155,7 @@ impl RawOperators {
             ));
         }
         let second_person = self.second_person.iter().map(|name| waiting(name)).collect::<Result<_, _>>()?;
-        Ok(Operators {
-            providers,
-            roles: Roles(roles),
-            session: Duration::from_secs(session),
-            second_person,
-        })
+        Ok(Operators { providers, roles: Roles(roles), session: Duration::from_secs(session), second_person })
     }
 }
 
@@ -174,10 +169,8 @@ fn waiting(name: &str) -> Result<&'static str, Refused> {
 
 impl RawProvider {
     fn check(self, allow_http: bool) -> Result<Provider, Refused> {
-        let _: Label = self
-            .name
-            .parse()
-            .map_err(|e: signet_model::Invalid| ("operators.oidc.name", e.to_string()))?;
+        let _: Label =
+            self.name.parse().map_err(|e: signet_model::Invalid| ("operators.oidc.name", e.to_string()))?;
         let web = |url: &str| {
             let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
                 (Some(rest), _) => rest,
@@ -242,13 +235,17 @@ impl RawBinding {
                 format!("the role {} names nobody: expected users, groups or uids", self.role),
             ));
         }
-        for (field, names) in [("operators.roles.users", &self.users), ("operators.roles.groups", &self.groups)] {
+        for (field, names) in
+            [("operators.roles.users", &self.users), ("operators.roles.groups", &self.groups)]
+        {
             for name in names {
                 let provider = name.split_once('|').filter(|(_, name)| !name.is_empty());
                 if !provider.is_some_and(|(provider, _)| providers.contains(provider)) {
                     return Err((
                         field,
-                        format!("expected <provider>|<name> with a provider of operators.oidc, found {name:?}"),
+                        format!(
+                            "expected <provider>|<name> with a provider of operators.oidc, found {name:?}"
+                        ),
                     ));
                 }
             }

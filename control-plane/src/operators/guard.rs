@@ -174,8 +174,7 @@ impl Desk {
             stop("", Status::invalid_argument(format!("the request cannot be read: {error}")))
         })?;
         if !who.standing.may(&ask.need) {
-            let text =
-                format!("{} needs the role {}, you are {}", row.name, ask.need, who.standing);
+            let text = format!("{} needs the role {}, you are {}", row.name, ask.need, who.standing);
             return Err(stop(&ask.words, Status::permission_denied(text)));
         }
         if !self.config.second_person.contains(row.name) {

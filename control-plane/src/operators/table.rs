@@ -110,10 +110,8 @@ fn plain<M: Message + Default>(row: &Row, message: &[u8]) -> Result<Ask, DecodeE
 
 fn join(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
     let asked = v1::CreateJoinTokenRequest::decode(message)?;
-    let words = format!(
-        "identity={:?} class={:?} ttl={}",
-        asked.spiffe_id, asked.peer_class, asked.ttl_seconds
-    );
+    let words =
+        format!("identity={:?} class={:?} ttl={}", asked.spiffe_id, asked.peer_class, asked.ttl_seconds);
     Ok(Ask { need: about(&asked.spiffe_id), words })
 }
 
@@ -193,8 +191,7 @@ mod tests {
             calls.extend(service.method.iter().map(|method| (name.clone(), method.name().to_owned())));
         }
         // What stands behind the other doors.
-        let others =
-            ["signet.v1.Bootstrap", "signet.v1.Identity", "signet.v1.Tokens", "signet.v1.Delivery"];
+        let others = ["signet.v1.Bootstrap", "signet.v1.Identity", "signet.v1.Tokens", "signet.v1.Delivery"];
         for other in others {
             assert!(services.remove(other), "{other} is gone");
         }

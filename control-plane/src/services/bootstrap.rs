@@ -5,8 +5,8 @@ use signet_proto::v1::{self, attest_request::Evidence};
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::operators::login::Logins;
 use crate::listen::bootstrap::Stranger;
+use crate::operators::login::Logins;
 use crate::world::AuthorityState;
 
 /// A CSR is under 8 KiB, a join token under a hundred bytes, an ID token under 32 KiB.

@@ -12,15 +12,15 @@ use serde_json::{Map, Value, json};
 use signet_ca::login_nonce;
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_proto::v1::{
-    self, attest_request::Evidence, operator_client::OperatorClient,
-    people_client::PeopleClient, reinstate_request, revoke_request::What,
+    self, attest_request::Evidence, operator_client::OperatorClient, people_client::PeopleClient,
+    reinstate_request, revoke_request::What,
 };
 use signet_token::{Jwks, SigningKey};
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::harness::{Member, ORDERS, Plane, WEB, attest_by, csr, hello, soon, socket_channel};
+use crate::harness::{Member, ORDERS, Plane, WEB, attest_by, csr, hello, socket_channel, soon};
 
 const GATEWAY: &str = crate::harness::GATEWAY;
 
@@ -204,9 +204,15 @@ async fn a_person_who_logged_in_is_known_by_name_and_role_and_so_is_what_they_do
     assert_eq!(events, ["logged-in", "revoked", "operator-call", "joined", "operator-call"]);
     assert_eq!(
         of_ada[2].reason,
-        format!("ca-revoke serial=\"{:032x}\" reason=\"a test\": Ok, as security-admin, from 127.0.0.1, \"ada\"", 7)
+        format!(
+            "ca-revoke serial=\"{:032x}\" reason=\"a test\": Ok, as security-admin, from 127.0.0.1, \"ada\"",
+            7
+        )
     );
-    assert_eq!((of_ada[2].spiffe_id.as_str(), of_ada[2].peer_class.as_str()), (me.spiffe_id.as_str(), "operator"));
+    assert_eq!(
+        (of_ada[2].spiffe_id.as_str(), of_ada[2].peer_class.as_str()),
+        (me.spiffe_id.as_str(), "operator")
+    );
     assert!(!of_ada[2].serial.is_empty());
     // Neither the ID token nor the join token that was made is anywhere in it.
     let texts: String = log.iter().map(|it| format!("{}{}{}", it.reason, it.actor, it.spiffe_id)).collect();
@@ -238,9 +244,11 @@ async fn an_id_token_that_is_stolen_wrong_or_of_another_kind_brings_nobody_in() 
         ("alg none", unsigned, "login-token"),
         ("an access token", with(json!({"typ": "at+jwt"}), json!({})), "login-token"),
         ("another issuer", other.token("ada", &["staff"], &honest), "login-token"),
-        ("another issuer's key", {
-            other.token_with("ada", &["staff"], &honest, &json!({}), &json!({"iss": scene.provider.url}))
-        }, "login-token"),
+        (
+            "another issuer's key",
+            { other.token_with("ada", &["staff"], &honest, &json!({}), &json!({"iss": scene.provider.url})) },
+            "login-token",
+        ),
         ("not a token", "x".repeat(100), "login-token"),
     ] {
         let refused = scene.exchange(&token, &honest).await.unwrap_err();
@@ -290,7 +298,8 @@ async fn each_role_may_no_more_than_the_table_says() {
     let last = scene.log(1).await.remove(0);
     assert_eq!((last.event.as_str(), last.actor.as_str()), ("operator-call", "oidc:corp|sub-vera"));
     assert!(last.reason.contains(": PermissionDenied, refused, as viewer"), "{}", last.reason);
-    let counted = "signet_control_plane_operator_calls_refused_total{call=\"ca-revoke\",code=\"PermissionDenied\"} ";
+    let counted =
+        "signet_control_plane_operator_calls_refused_total{call=\"ca-revoke\",code=\"PermissionDenied\"} ";
     assert_eq!(scene.plane.metric(counted).await, Some(3.0));
 
     let mut shop = scene.log_in("sam", &["shop-team"]).await;
@@ -346,15 +355,17 @@ async fn a_person_who_is_shut_out_loses_open_connections_at_once_and_gets_no_oth
         while olga.operator.status(v1::StatusRequest {}).await.is_ok() {}
     })
     .await;
-    let mut again = OperatorClient::new(match crate::harness::dial(
-        scene.settings.mesh_address.parse().unwrap(),
-        Arc::clone(&olga.member.config),
-    )
-    .await
-    {
-        Ok(channel) => channel,
-        Err(_) => return,
-    });
+    let mut again = OperatorClient::new(
+        match crate::harness::dial(
+            scene.settings.mesh_address.parse().unwrap(),
+            Arc::clone(&olga.member.config),
+        )
+        .await
+        {
+            Ok(channel) => channel,
+            Err(_) => return,
+        },
+    );
     assert!(soon(again.status(v1::StatusRequest {})).await.is_err());
     let key = KeyPair::generate().unwrap();
     let token = scene.provider.token("olga", &["on-call"], &key);

@@ -81,7 +81,8 @@ fn each_claim_of_a_login_is_required_and_compared() {
 #[test]
 fn an_address_that_nobody_verified_names_nobody() {
     let forger = Forger::new();
-    for change in [json!({"email_verified": false}), json!({"email_verified": "true"}), json!({"email_verified": null})]
+    for change in
+        [json!({"email_verified": false}), json!({"email_verified": "true"}), json!({"email_verified": null})]
     {
         assert_eq!(judged(&forger, &plain(), &change).unwrap().username, None, "{change}");
     }
@@ -90,13 +91,15 @@ fn an_address_that_nobody_verified_names_nobody() {
 #[test]
 fn other_kinds_of_tokens_and_other_algorithms_are_no_id_tokens() {
     let forger = Forger::new();
-    for typ in [json!("at+jwt"), json!("txntoken+jwt"), json!("logout+jwt"), json!("secevent+jwt"), json!(7)] {
+    for typ in [json!("at+jwt"), json!("txntoken+jwt"), json!("logout+jwt"), json!("secevent+jwt"), json!(7)]
+    {
         let refused = judged(&forger, &json!({ "typ": typ }), &json!({})).unwrap_err();
         assert_eq!(refused, IdTokenError::WrongType, "{typ}");
     }
     let jwks = forger.jwks();
     let keys = Some((&jwks, NOW - 60));
-    let unsigned = format!("{}.{}.", b64(r#"{"alg":"none","typ":"JWT"}"#), b64(claims(&json!({})).to_string()));
+    let unsigned =
+        format!("{}.{}.", b64(r#"{"alg":"none","typ":"JWT"}"#), b64(claims(&json!({})).to_string()));
     let refused = party().verify(&unsigned, keys, NOW).unwrap_err();
     assert!(matches!(refused, IdTokenError::Jose(JoseError::Algorithm { .. })), "{refused}");
     let good = forger.with_header(&plain(), &claims(&json!({})));
