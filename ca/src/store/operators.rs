@@ -68,10 +68,7 @@ impl Writer {
 
     /// Forgets whose certificates ended long ago: what they did stands in the log.
     pub(crate) async fn sweep_operators(&mut self, ended_before: i64) -> Result<(), StoreError> {
-        query("DELETE FROM operators WHERE not_after < $1")
-            .bind(ended_before)
-            .execute(self.tx())
-            .await?;
+        query("DELETE FROM operators WHERE not_after < $1").bind(ended_before).execute(self.tx()).await?;
         Ok(())
     }
 }

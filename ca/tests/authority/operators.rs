@@ -89,7 +89,10 @@ async fn a_writer_of_the_store_cannot_give_itself_a_group() {
     let mesh = mesh().await;
     let key = key();
     let issued = enter(&mesh, login(&key), &csr(&key)).await.unwrap();
-    sqlx::query("UPDATE operators SET group_names = '[\"root\"]'").execute(&mesh.intruder().await).await.unwrap();
+    sqlx::query("UPDATE operators SET group_names = '[\"root\"]'")
+        .execute(&mesh.intruder().await)
+        .await
+        .unwrap();
     let error = mesh.authority.operator_session(issued.serial).await.unwrap_err();
     assert!(error.to_string().contains("operators does not carry the authority's mark"), "{error}");
 }

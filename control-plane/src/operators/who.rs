@@ -58,9 +58,10 @@ impl Who {
             tracing::error!(target: "signet::operator", %error, peer = %peer.id(), "a session cannot be read");
             Status::unavailable("the session cannot be looked up now")
         })?;
-        let session = session
-            .filter(|session| session.spiffe_id == *peer.id())
-            .ok_or_else(|| Status::unauthenticated("the session is not known here: log in again"))?;
+        let Some(session) = session.filter(|session| session.spiffe_id == *peer.id()) else {
+            tracing::warn!(target: "signet::audit", peer = %peer.id(), serial = %peer.serial(), "a session is not known");
+            return Err(Status::unauthenticated("the session is not known here: log in again"));
+        };
         Ok(Self {
             actor: session.person.actor(),
             standing: roles.of_person(&session.person),
