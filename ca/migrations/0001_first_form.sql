@@ -4,7 +4,7 @@
 -- Whose store this is: without this row there is no authority that wrote here.
 CREATE TABLE founded (
     id   INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    root BLOB    NOT NULL,                     -- SHA-256 of the root certificate
+    mesh BLOB    NOT NULL,                     -- the mesh's name, made of the key of the marks
     mac  BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
@@ -113,3 +113,26 @@ CREATE TABLE log_heads (
     hash     BLOB    NOT NULL,
     mac      BLOB    NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Where the log ended and when, signed with the audit key: the newest of each replica.
+CREATE TABLE log_signed_heads (
+    replica   TEXT    NOT NULL PRIMARY KEY,
+    sequence  INTEGER NOT NULL,
+    hash      BLOB    NOT NULL,
+    at        INTEGER NOT NULL,
+    signature BLOB    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What stands for records that were removed, signed with the audit key. Only what one of these stands for can be
+-- removed.
+CREATE TABLE log_checkpoints (
+    replica   TEXT    NOT NULL,
+    sequence  INTEGER NOT NULL,
+    hash      BLOB    NOT NULL,
+    at        INTEGER NOT NULL,
+    signature BLOB    NOT NULL,
+    PRIMARY KEY (replica, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX log_by_identity ON log (spiffe_id, at);
+CREATE INDEX log_by_serial ON log (serial);
+CREATE INDEX log_by_time ON log (at);

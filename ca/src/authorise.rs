@@ -53,6 +53,11 @@ pub(crate) enum Grant {
     },
     /// A person who logged in; the words are for the log.
     Login(String),
+    /// For the app beside the holder of a certificate of this lineage; never longer than that certificate.
+    Workload {
+        lineage: LineageRow,
+        parent_ends_at: i64,
+    },
     /// The control plane's own.
     OwnSvid,
     /// A throwaway certificate, by which the authority proves itself before it serves.
@@ -80,6 +85,7 @@ impl Authorized {
     pub(crate) fn ends_at(&self) -> Option<i64> {
         match &self.grant {
             Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
+            Grant::Workload { lineage, parent_ends_at } => Some(lineage.ends_at.min(*parent_ends_at)),
             Grant::Login(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
@@ -126,6 +132,16 @@ pub(crate) enum Renewal {
     Again(SvidRow),
     /// A second key for one parent: the lineage is to be revoked.
     Reused(LineageRow),
+}
+
+/// Who asks, by a certificate that was issued here.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pub(crate) serial: Serial,
+    pub(crate) id: SpiffeId,
+    pub(crate) class: PeerClass,
+    pub(crate) lineage: LineageRow,
+    pub(crate) not_after: i64,
 }
 
 /// What does not change from one request to the next.
@@ -204,6 +220,46 @@ impl Rules {
         registrar: &dyn Registrar,
         now: i64,
     ) -> Result<Renewal, Stop> {
+        let Holder { serial, id, class, lineage, .. } = self.holder(writer, presented, now).await?;
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if class == PeerClass::Workload {
+            return Err(refuse(Refusal::NotAProxy));
+        }
+        if let Some(child) = writer.child_of(serial.as_bytes()).await? {
+            if child.key_hash != key.sha256() {
+                return Ok(Renewal::Reused(lineage));
+            }
+            if now > child.not_after {
+                return Err(refuse(Refusal::SvidExpired));
+            }
+            if writer.is_revoked(RevocationKind::Serial, &child.serial, now).await? {
+                return Err(refuse(Refusal::SerialRevoked));
+            }
+            if registrar.dns_names(&id, class).is_none() {
+                return Err(refuse(Refusal::NotRegistered));
+            }
+            return Ok(Renewal::Again(child));
+        }
+        if lineage.ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(refuse(Refusal::LineageEnded));
+        }
+        let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
+        Ok(Renewal::Granted(Authorized {
+            id,
+            class,
+            dns_names,
+            grant: Grant::Renewal { parent: serial, lineage },
+        }))
+    }
+
+    /// Who presented this certificate, if it is one that was issued here and may still ask for something: known byte
+    /// for byte, within its dates, and neither it nor its key, identity or lineage revoked.
+    pub(crate) async fn holder(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        now: i64,
+    ) -> Result<Holder, Stop> {
         let serial = check::parse(presented)
             .ok()
             .and_then(|certificate| Serial::from_der_integer(certificate.raw_serial()).ok())
@@ -235,34 +291,62 @@ impl Rules {
         if lineage.revoked_at.is_some() {
             return Err(refuse(Refusal::LineageRevoked));
         }
-        if lineage.spiffe_id != row.spiffe_id || lineage.class != row.class {
+        // A certificate for an app is of its sidecar's lineage, and of a class of its own.
+        let of_lineage = lineage.class == row.class || class == PeerClass::Workload;
+        if lineage.spiffe_id != row.spiffe_id || !of_lineage {
             return Err(refuse(Refusal::RowTampered));
         }
-        if let Some(child) = writer.child_of(serial.as_bytes()).await? {
-            if child.key_hash != key.sha256() {
-                return Ok(Renewal::Reused(lineage));
-            }
-            if now > child.not_after {
-                return Err(refuse(Refusal::SvidExpired));
-            }
-            if writer.is_revoked(RevocationKind::Serial, &child.serial, now).await? {
-                return Err(refuse(Refusal::SerialRevoked));
-            }
-            if registrar.dns_names(&id, class).is_none() {
-                return Err(refuse(Refusal::NotRegistered));
-            }
-            return Ok(Renewal::Again(child));
+        if writer.is_given_up(&row).await? {
+            return Err(refuse(Refusal::Stale));
         }
-        if lineage.ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
-            return Err(refuse(Refusal::LineageEnded));
+        let not_after = row.not_after;
+        Ok(Holder { serial, id, class, lineage, not_after })
+    }
+
+    /// The right to a certificate of class workload, for the app beside whoever presented this one: a sidecar or a
+    /// gateway whose Workload opts in.
+    pub(crate) async fn by_proxy(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let holder = self.proxy(writer, presented, registrar, now).await?;
+        let class = PeerClass::Workload;
+        let parent_ends_at = holder.not_after;
+        if parent_ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(Stop::Refused(Refusal::SvidExpired, Some((holder.id, class))));
         }
-        let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
-        Ok(Renewal::Granted(Authorized {
-            id,
-            class,
-            dns_names,
-            grant: Grant::Renewal { parent: serial, lineage },
-        }))
+        let dns_names = match self.last_checks(writer, &holder.id, class, key, registrar, now).await {
+            Err(Stop::Refused(Refusal::NotRegistered, about)) => {
+                return Err(Stop::Refused(Refusal::WorkloadApiOff, about));
+            }
+            checked => checked?,
+        };
+        let grant = Grant::Workload { lineage: holder.lineage, parent_ends_at };
+        Ok(Authorized { id: holder.id, class, dns_names, grant })
+    }
+
+    /// Whoever presented this certificate, if it may ask for its app: a sidecar or a gateway that is still registered
+    /// as one.
+    pub(crate) async fn proxy(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Holder, Stop> {
+        let holder = self.holder(writer, presented, now).await?;
+        let about = || Some((holder.id.clone(), holder.class));
+        if !matches!(holder.class, PeerClass::Sidecar | PeerClass::Gateway) {
+            return Err(Stop::Refused(Refusal::NotAProxy, about()));
+        }
+        if registrar.dns_names(&holder.id, holder.class).is_none() {
+            return Err(Stop::Refused(Refusal::NotRegistered, about()));
+        }
+        Ok(holder)
     }
 
     /// A person whose login was verified, for the key that the login was made for.

@@ -1,18 +1,20 @@
 //! The authority as its caller sees it.
 //!
-//! Opening it checks the data directory, opens or makes the hierarchy, opens the store, checks the end of
-//! the issuance log and proves on a throwaway key that a certificate made here is one that peers accept.
+//! Opening it checks the data directory, opens the store, checks the end of the issuance log, and takes into force
+//! what the journal of authorities says; a new issuer proves on a throwaway key that what it signs is accepted by peers.
 //! Every act that changes something runs in a task of its own: a caller that goes away does not tear it.
 
 use std::fs::File;
 use std::future::Future;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls_pki_types::CertificateDer;
+use signet_audit::AuditKey;
 use signet_identity::{BundleError, KeyId, OwnSvid, Serial, SpiffeId, TrustBundle};
-use signet_token::SigningKey;
 use tokio::sync::{broadcast, watch};
+use zeroize::Zeroizing;
 
 use crate::authorise::{Rules, Stop};
 use crate::clock::Clock;
@@ -20,15 +22,19 @@ use crate::config::{AuthorityConfig, seconds};
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::files::{self, FileError};
-use crate::hierarchy::{Hierarchy, HierarchyError, Lives, pem};
-use crate::issue::{self, Issued, note_issuer};
+use crate::hierarchy::{HierarchyError, Issuer, pem};
+use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
-use crate::limits::{Attempts, RecordBudget, Renewals};
+use crate::limits::{Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Renewals};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
+use crate::replicas;
 use crate::revoke::Revocations;
-use crate::seal::{Role, Sealer};
-use crate::store::{Owner, RowMac, Store, StoreError, Verified};
+use crate::rotation::view::View;
+use crate::rotation::{Kind, Phase, Published, RotationConfig};
+use crate::seal::Role;
+use crate::store::{GivenUp, Lead, Owner, Replica, RowMac, Store, StoreError, Verified};
+use crate::vault::Vault;
 
 const DATABASE: &str = "authority.db";
 
@@ -42,19 +48,44 @@ pub(crate) struct Inner {
     pub(crate) rules: Rules,
     pub(crate) svid_ttl: i64,
     pub(crate) join_token_ttl: i64,
-    pub(crate) hierarchy: Hierarchy,
+    pub(crate) lives: Lives,
+    pub(crate) rotation: RotationConfig,
+    pub(crate) replica: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) vault: Arc<Mutex<Vault>>,
+    /// What is in force: none only before the first journal was read.
+    pub(crate) view: RwLock<Option<Arc<View>>>,
+    pub(crate) published: watch::Sender<Arc<Published>>,
+    /// The first start is not finished: the journal may still be empty.
+    pub(crate) founding: AtomicBool,
+    /// The right to do what only one control plane may do, while this one has it.
+    pub(crate) leading: tokio::sync::Mutex<Option<Lead>>,
+    /// Held while steps of a rotation are planned and performed.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
+    pub(crate) given_up: broadcast::Sender<Arc<Vec<GivenUp>>>,
+    pub(crate) jwt_svid_ttl: i64,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) attempts: Mutex<Attempts>,
     pub(crate) renewals: Mutex<Renewals>,
+    pub(crate) workloads: Mutex<Renewals>,
+    pub(crate) jwt_svids: Mutex<Renewals>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
     pub(crate) operator_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
-    pub(crate) token_key: SigningKey,
+    pub(crate) audit_key: AuditKey,
+    log_retention: i64,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
+}
+
+/// How long roots and issuers live, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lives {
+    pub(crate) root: i64,
+    pub(crate) issuer: i64,
 }
 
 /// Who was refused, which decides from which budget the record is paid: strangers cannot use up the room
@@ -70,6 +101,8 @@ pub(crate) enum Caller {
 pub struct CertificateStatus {
     /// `root` or `issuer`.
     pub role: &'static str,
+    /// Where it stands in its rotation.
+    pub phase: &'static str,
     pub serial: Serial,
     pub subject: String,
     pub not_after: i64,
@@ -82,67 +115,105 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Opens the authority of a data directory, or makes a new one in an empty directory. Where a root is, its
+    /// Opens the authority of a data directory, or makes a new one in an empty directory. Where keys are, their
     /// store must be: one that is gone, empty or another's is refused.
     pub async fn open(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
+        // Large, and done once.
+        Box::pin(Self::opened(config, clock)).await
+    }
+
+    async fn opened(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
         config.validate()?;
         let now = clock.unix_seconds();
         // Passphrases are stretched and files synced: not on a thread that serves others.
-        let (config, lock, hierarchy) = tokio::task::spawn_blocking(move || {
-            let directory = config.data_dir.as_path();
-            files::private_directory(directory)?;
-            let lock = lock(directory)?;
-            let sealer = Sealer::open(directory, config.trust_domain.as_str(), &config.seal)?;
-            let lives = Lives { root: seconds(config.root_life), issuer: seconds(config.issuer_life) };
-            let present =
-                [Role::Issuer.file_name(), Role::RowMac.file_name(), Role::TokenRoot.file_name(), DATABASE]
-                    .into_iter()
-                    .find(|name| directory.join(name).exists());
-            let hierarchy = Hierarchy::open(directory, &config.trust_domain, lives, sealer, present, now)?;
-            Ok::<_, AuthorityError>((config, lock, hierarchy))
-        })
-        .await
-        .map_err(interrupted)??;
+        let (config, lock, vault, (row_mac, founding), mut replica, audit_key) =
+            tokio::task::spawn_blocking(move || {
+                files::private_directory(&config.data_dir)?;
+                let lock = lock(&config.data_dir)?;
+                let shared = config.shared_keys.as_deref().unwrap_or(&config.data_dir);
+                let mut vault =
+                    Vault::open(&config.data_dir, shared, config.trust_domain.as_str(), &config.seal)?;
+                let replica = Replica::open(&config.data_dir, config.replica.as_deref())?;
+                let row_mac = row_mac(&mut vault, &config.data_dir)?;
+                let audit_key = audit_key(&mut vault, row_mac.1)?;
+                // For whoever verifies an export: it is public, and written anew each time.
+                files::write_public(
+                    &config.data_dir.join("audit.pem"),
+                    audit_key.public().to_pem().as_bytes(),
+                )?;
+                Ok::<_, AuthorityError>((config, lock, vault, row_mac, replica, audit_key))
+            })
+            .await
+            .map_err(interrupted)??;
 
-        let row_mac = hierarchy.secret(Role::RowMac, keys::generate_mac)?;
-        let token_key = hierarchy.secret(Role::TokenRoot, keys::generate)?;
-        let token_key = SigningKey::from_pkcs8(&token_key)?;
-        let owner = Owner {
-            mac: RowMac::new(&row_mac),
-            replica: &config.replica,
-            root: hierarchy.root.sha256(),
-            founding: hierarchy.founding,
-        };
-        let store = Store::open(&config.data_dir.join(DATABASE), owner).await?;
-        let has_log = store.check_head(hierarchy.founding).await?;
-        let revocations = Revocations::load(&store, now).await?;
+        let mac = RowMac::new(&row_mac);
         let metrics = Metrics::new()?;
+        let owner = Owner {
+            mesh: mac.mesh(),
+            mac,
+            replica: &replica,
+            founding,
+            dev: config.dev,
+            commits: metrics.commits.clone(),
+        };
+        let store = Store::open(&config.store, &config.data_dir.join(DATABASE), owner, now).await?;
+        // Before the set is read, so that nothing that changes meanwhile is missed.
+        let changes = store.changes();
+        let has_log = store.check_head(replica.fresh).await?;
+        let revocations = Revocations::load(&store, now).await?;
         let inner = Inner {
             rules: Rules {
                 control_plane: config.control_plane_id()?,
-                trust_domain: config.trust_domain,
-                system_namespace: config.system_namespace,
+                trust_domain: config.trust_domain.clone(),
+                system_namespace: config.system_namespace.clone(),
                 lineage_life: seconds(config.lineage_life),
             },
             svid_ttl: seconds(config.svid_ttl),
             join_token_ttl: seconds(config.join_token_ttl),
-            hierarchy,
+            lives: Lives { root: seconds(config.root_life), issuer: seconds(config.issuer_life) },
+            rotation: config.rotation,
+            replica: replica.name.clone(),
+            data_dir: config.data_dir,
+            vault: Arc::new(Mutex::new(vault)),
+            view: RwLock::new(None),
+            published: watch::Sender::new(Arc::default()),
+            founding: AtomicBool::new(founding),
+            leading: tokio::sync::Mutex::new(None),
+            rotating: tokio::sync::Mutex::new(()),
+            given_up: broadcast::channel(16).0,
+            jwt_svid_ttl: seconds(config.jwt_svid_ttl),
             store,
             clock,
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
             renewals: Mutex::new(Renewals::new()),
+            workloads: Mutex::new(Renewals::new()),
+            jwt_svids: Mutex::new(Renewals::per_minute(JWT_SVIDS_PER_MINUTE)),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             operator_budget: Mutex::new(RecordBudget::new(100, 2)),
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
-            token_key,
+            audit_key,
+            log_retention: seconds(config.log_retention),
             _lock: lock,
         };
-        inner.prove(now)?;
-        inner.note_hierarchy(has_log, now).await?;
-        inner.hierarchy.founded()?;
-        Ok(Authority { inner: Arc::new(inner) })
+        if !has_log && !founding {
+            let version = concat!("version ", env!("CARGO_PKG_VERSION"));
+            let mut writer = inner.store.begin().await?;
+            writer.record(Entry::new(now, Event::ReplicaJoined, "authority").because(version)).await?;
+            writer.commit().await?;
+        }
+        inner.begin_in_step(now).await?;
+        inner.issuer(now).await?;
+        inner.check_root().await?;
+        if founding {
+            inner.founding.store(false, Ordering::Release);
+            inner.with_vault(|vault| vault.forget_secret(&Role::Founding)).await?;
+        }
+        replica.settled(&inner.data_dir)?;
+        let inner = Arc::new(inner);
+        tokio::spawn(replicas::follow(changes, Arc::downgrade(&inner)));
+        Ok(Authority { inner })
     }
 
     /// Runs an act that changes something to its end, whatever becomes of the caller.
@@ -169,12 +240,14 @@ impl Authority {
             let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
             let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
             let authorized = inner.rules.own_svid(dns_names);
-            let issuer = inner.issuer(now)?;
+            let issuer = inner.issuer(now).await?;
             let mut writer = inner.store.begin().await?;
             let issued =
                 issue::issue(&mut writer, &authorized, &key, &issuer, (inner.svid_ttl, now), "authority")
                     .await?;
-            let own = OwnSvid::new(issued.chain.clone(), pkcs8)?;
+            // Peers that know only an older root find the way from ours to theirs.
+            let cross = inner.published.borrow().cross.clone();
+            let own = OwnSvid::new(issued.chain.iter().cloned().chain(cross).collect(), pkcs8)?;
             writer.commit().await?;
             inner.issued("self", &issued);
             Ok((own, issued))
@@ -187,33 +260,44 @@ impl Authority {
         &self.inner.rules.control_plane
     }
 
-    pub fn root(&self) -> &CertificateDer<'static> {
-        &self.inner.hierarchy.root.der
+    /// The root that signs now.
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.inner
+            .view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map_or_else(|| CertificateDer::from(Vec::new()), |view| view.root.anchor.clone())
     }
 
-    /// PEM text of the root, as it lies in `root.pem`.
+    /// PEM text of every root by which this trust domain is verified, as it lies in `root.pem`.
     pub fn root_pem(&self) -> String {
-        pem(self.root())
+        self.inner.published.borrow().roots.iter().map(|root| pem(root)).collect()
     }
 
     /// SHA-256 of the root's DER, which join bundles pin.
     pub fn root_sha256(&self) -> KeyId {
-        self.inner.hierarchy.root.sha256()
+        KeyId::of(&self.root())
+    }
+
+    /// The mesh's name, which stays through every rotation: to it belong the store and the keys of one backup.
+    pub fn mesh(&self) -> KeyId {
+        self.inner.store.mesh()
     }
 
     /// The roots by which this trust domain is verified.
     pub fn trust_bundle(&self) -> Result<TrustBundle, BundleError> {
-        TrustBundle::new(self.inner.rules.trust_domain.clone(), [self.root().clone()])
+        TrustBundle::new(self.inner.rules.trust_domain.clone(), self.inner.published.borrow().roots.clone())
     }
 
-    /// Counts up when the roots change.
+    /// Counts up when what verifiers are told changes.
     pub fn bundle_sequence(&self) -> u64 {
-        1
+        self.inner.published.borrow().sequence
     }
 
-    /// Root and issuer, for status and expiry alerts.
+    /// Roots and issuers that are believed or about to be, for status and expiry alerts.
     pub fn certificates(&self) -> Vec<CertificateStatus> {
-        self.inner.certificates()
+        self.inner.view().map(|view| certificates(&view)).unwrap_or_default()
     }
 
     /// The last records of the issuance log, oldest first; ten thousand at most.
@@ -223,7 +307,8 @@ impl Authority {
 
     /// Walks the whole issuance log and the revocations beside it. Any edit, gap or cut is an error.
     pub async fn verify_chain(&self) -> Result<Verified, StoreError> {
-        self.inner.store.verify_chain().await
+        let domain = self.inner.rules.trust_domain.as_str();
+        self.inner.store.verify_chain(&self.inner.audit_key.public(), domain).await
     }
 
     /// Records from the next one on, in the order of the log. A subscriber that lags loses records and is
@@ -237,14 +322,15 @@ impl Authority {
         Ok(self.inner.metrics.register(registry)?)
     }
 
-    /// What time does by itself: a new issuer when it is due, ended revocations and long dead join tokens
+    /// What time does by itself: the steps of rotations that are due, ended revocations and long dead join tokens
     /// forgotten, refusals that were only counted written down as one record. To be called about once a minute.
     pub async fn maintain(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
-            let issuer = inner.issuer(now)?;
+            inner.advance(now).await?;
+            inner.tidy(now).await?;
             let mut writer = inner.store.begin_alone().await?;
-            note_issuer(&mut writer, &issuer, now).await?;
+            writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
             let swept = writer.sweep_revocations(now).await?;
@@ -259,11 +345,14 @@ impl Authority {
                     writer.record(entry).await?;
                 }
             }
-            writer.commit().await?;
-            if swept {
-                inner.publish_revocations(now).await?;
+            let domain = inner.rules.trust_domain.as_str();
+            let times = (now.saturating_sub(inner.log_retention), now);
+            if let Some(last) = writer.trim_log(&inner.audit_key, domain, times).await? {
+                tracing::info!(target: "signet::ca", up_to = last, "removed old records of the issuance log");
             }
-            Ok(())
+            writer.commit().await?;
+            // Also where nothing was swept: should news of another control plane ever be lost, it is for a minute.
+            inner.publish_revocations(now).await
         })
         .await
     }
@@ -275,53 +364,29 @@ impl Authority {
 }
 
 impl Inner {
-    /// The issuer that signs now, its expiry gauge brought up to date.
-    pub(crate) fn issuer(&self, now: i64) -> Result<Arc<crate::hierarchy::Issuer>, AuthorityError> {
-        let issuer = self.hierarchy.issuer(now)?;
-        self.show_expiry();
-        Ok(issuer)
+    /// What is in force.
+    pub(crate) fn view(&self) -> Result<Arc<View>, AuthorityError> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(view.ok_or(HierarchyError::NotActive { kind: "root" })?)
     }
 
-    fn certificates(&self) -> Vec<CertificateStatus> {
-        let issuer = self.hierarchy.current();
-        [("root", &self.hierarchy.root), ("issuer", &issuer.certificate)]
-            .into_iter()
-            .map(|(role, certificate)| CertificateStatus {
-                role,
-                serial: certificate.serial,
-                subject: certificate.subject.clone(),
-                not_after: certificate.validity.not_after,
-            })
-            .collect()
-    }
-
-    fn show_expiry(&self) {
-        for status in self.certificates() {
-            self.metrics.not_after.with_label_values(&[status.role]).set(status.not_after);
+    /// The issuer that signs now; a new one first, where it is due. On failure one that is still valid goes on.
+    pub(crate) async fn issuer(&self, now: i64) -> Result<Arc<Issuer>, AuthorityError> {
+        let mut view = self.view()?;
+        if view.is_issuer_due(now, &self.rotation) {
+            if let Err(error) = self.advance(now).await {
+                tracing::error!(target: "signet::ca", %error, "a new issuer could not be made; the old one goes on while it is valid");
+            }
+            view = self.view()?;
         }
-    }
-
-    /// Issues to a throwaway key, and verifies the chain with the library that peers use.
-    fn prove(&self, now: i64) -> Result<(), AuthorityError> {
-        let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
-        let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
-        let issuer = self.issuer(now)?;
-        let signed = issue::sign(&self.rules.proof(), &key, &issuer, self.svid_ttl, now)?;
-        self.hierarchy.verify_like_a_peer(&signed.der, &issuer.certificate.der, now)?;
-        Ok(())
-    }
-
-    async fn note_hierarchy(&self, has_log: bool, now: i64) -> Result<(), AuthorityError> {
-        let issuer = self.issuer(now)?;
-        let mut writer = self.store.begin().await?;
-        if !has_log {
-            let root = &self.hierarchy.root;
-            let entry = Entry::new(now, Event::RootMade, "authority")
-                .certificate(&root.serial.to_string(), root.validity.not_after);
-            writer.record(entry).await?;
+        let root = view.root.certificate.validity;
+        if now > root.not_after {
+            return Err(HierarchyError::RootEnded { not_after: root.not_after, now }.into());
         }
-        note_issuer(&mut writer, &issuer, now).await?;
-        Ok(writer.commit().await?)
+        if now < root.not_before {
+            return Err(HierarchyError::ClockBeforeRoot { not_before: root.not_before, now }.into());
+        }
+        Ok(Arc::clone(&view.issuer))
     }
 
     pub(crate) fn issued(&self, by: &str, issued: &Issued) {
@@ -370,8 +435,67 @@ impl Inner {
     }
 }
 
-fn interrupted(error: tokio::task::JoinError) -> AuthorityError {
+pub(crate) fn interrupted(error: tokio::task::JoinError) -> AuthorityError {
     AuthorityError::Interrupted(error.to_string())
+}
+
+/// The key of the marks on stored rows, without which nothing in the store is believed; made by the first start. With
+/// it, whether the first start is not finished yet.
+fn row_mac(vault: &mut Vault, data_dir: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), HierarchyError> {
+    let founding = vault.secret(&Role::Founding)?.is_some();
+    if let Some(row_mac) = vault.secret(&Role::RowMac)? {
+        return Ok((row_mac, founding));
+    }
+    let held = vault.held()?.into_iter().next();
+    let present = held
+        .map(|(kind, id)| Role::Authority { kind, id }.file_name())
+        .or_else(|| data_dir.join(DATABASE).exists().then(|| DATABASE.to_owned()));
+    if let Some(present) = present {
+        return Err(HierarchyError::SecretMissing { file: Role::RowMac.file_name(), present });
+    }
+    vault.keep_secret(&Role::Founding, &[])?;
+    let row_mac = keys::generate_mac()?;
+    vault.keep_secret(&Role::RowMac, &row_mac)?;
+    Ok((row_mac, true))
+}
+
+/// The key that signs ends and checkpoints of the issuance log; made by the first start.
+fn audit_key(vault: &mut Vault, founding: bool) -> Result<AuditKey, AuthorityError> {
+    let pkcs8 = match vault.secret(&Role::Audit)? {
+        Some(pkcs8) => pkcs8,
+        None if founding => {
+            let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
+            vault.keep_secret(&Role::Audit, &pkcs8)?;
+            pkcs8
+        }
+        None => {
+            let (file, present) = (Role::Audit.file_name(), Role::RowMac.file_name());
+            return Err(HierarchyError::SecretMissing { file, present }.into());
+        }
+    };
+    Ok(AuditKey::from_pkcs8(&pkcs8).map_err(StoreError::from)?)
+}
+
+/// Roots and issuers, without those that are gone.
+fn certificates(view: &View) -> Vec<CertificateStatus> {
+    let mut all: Vec<CertificateStatus> = view
+        .entries
+        .iter()
+        .filter(|entry| entry.slot.phase != Phase::Removed && entry.slot.phase != Phase::Requested)
+        .filter(|entry| matches!(entry.slot.kind, Kind::Root | Kind::Issuer))
+        .filter_map(|entry| {
+            let certificate = entry.signing_certificate().ok()?;
+            Some(CertificateStatus {
+                role: entry.slot.kind.as_str(),
+                phase: entry.slot.phase.as_str(),
+                serial: certificate.serial,
+                subject: certificate.subject,
+                not_after: certificate.validity.not_after,
+            })
+        })
+        .collect();
+    all.sort_by_key(|status| (status.role != "root", status.phase != "active", status.not_after));
+    all
 }
 
 fn lock(directory: &Path) -> Result<File, AuthorityError> {

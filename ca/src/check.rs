@@ -70,7 +70,7 @@ pub(crate) fn leaf(
     compare(&parse(der)?, &meant, &parse(issuer)?, false)
 }
 
-/// Compares a root (which is its own issuer) or an issuer with what was meant.
+/// Compares a root (which is its own issuer), a root certified by another, or an issuer with what was meant.
 pub(crate) fn authority(der: &[u8], meant: &CaProfile, spki: &[u8], issuer: &[u8]) -> Result<(), CheckError> {
     let root = meant.kind == CaKind::Root;
     let meant = Meant {
@@ -80,12 +80,29 @@ pub(crate) fn authority(der: &[u8], meant: &CaProfile, spki: &[u8], issuer: &[u8
         dns_names: &[],
         spki,
         key_usage: KEY_CERT_SIGN_AND_CRL_SIGN,
-        basic: (true, if root { None } else { Some(0) }),
+        basic: (true, if meant.kind == CaKind::Issuer { Some(0) } else { None }),
         policies: None,
         client_and_server: false,
         empty_subject: false,
     };
     compare(&parse(der)?, &meant, &parse(issuer)?, root)
+}
+
+/// The trust domain that an authority's certificate names.
+pub(crate) fn domain_of(der: &[u8]) -> Result<TrustDomain, CheckError> {
+    let certificate = parse(der)?;
+    let names = extension(&certificate, &OID_X509_EXT_SUBJECT_ALT_NAME, "its names repeat")?;
+    let Some(ParsedExtension::SubjectAlternativeName(names)) = names.map(|e| e.parsed_extension()) else {
+        return Err(CheckError("it names no trust domain"));
+    };
+    names
+        .general_names
+        .iter()
+        .find_map(|name| match name {
+            GeneralName::URI(uri) => TrustDomain::parse(uri.strip_prefix("spiffe://")?).ok(),
+            _ => None,
+        })
+        .ok_or(CheckError("it names no trust domain"))
 }
 
 pub(crate) fn domain_uri(domain: &TrustDomain) -> String {

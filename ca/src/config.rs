@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::rotation::RotationConfig;
+use crate::rotation::machine::SIGNED_BY_KEY;
 use crate::seal::SealConfig;
+use crate::store::StoreConfig;
 
 /// The longest life of a SVID.
 pub const MAX_SVID_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -15,6 +18,12 @@ pub const MIN_SVID_TTL: Duration = Duration::from_secs(300);
 pub const MIN_DEV_SVID_TTL: Duration = Duration::from_secs(10);
 /// The longest life of a join token.
 pub const MAX_JOIN_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The longest life of a JWT-SVID, and the shortest outside development.
+pub const MAX_JWT_SVID_TTL: Duration = Duration::from_secs(3600);
+pub const MIN_JWT_SVID_TTL: Duration = Duration::from_secs(60);
+
+/// Less would not outlive a chain of renewals, and an incident that is noticed after a weekend.
+const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
 
 const DAY: u64 = 24 * 3600;
 
@@ -32,12 +41,21 @@ pub struct AuthorityConfig {
     pub dev: bool,
     pub svid_ttl: Duration,
     pub join_token_ttl: Duration,
+    /// The life of JWT-SVIDs, which nothing can take back.
+    pub jwt_svid_ttl: Duration,
     /// How long a workload may renew before it must be attested again.
     pub lineage_life: Duration,
     pub issuer_life: Duration,
     pub root_life: Duration,
-    /// Names this process's log; each replica has its own.
-    pub replica: String,
+    /// When a root, issuer or key follows another.
+    pub rotation: RotationConfig,
+    /// Holds the keys that all replicas share; the data directory itself where there is one control plane.
+    pub shared_keys: Option<PathBuf>,
+    /// Names this process's log; each replica has its own. None: the machine's name and a few letters, made up once.
+    pub replica: Option<String>,
+    pub store: StoreConfig,
+    /// Older records of the issuance log are removed; a signed checkpoint stands for them.
+    pub log_retention: Duration,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
 }
@@ -60,10 +78,15 @@ impl AuthorityConfig {
             dev: false,
             svid_ttl: Duration::from_secs(3600),
             join_token_ttl: Duration::from_secs(600),
+            jwt_svid_ttl: Duration::from_secs(300),
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),
             root_life: Duration::from_secs(3650 * DAY),
-            replica: "main".into(),
+            rotation: RotationConfig::default(),
+            shared_keys: None,
+            replica: None,
+            store: StoreConfig::Sqlite,
+            log_retention: Duration::from_secs(90 * DAY),
             failed_attempts_per_minute: 60,
         }
     }
@@ -95,6 +118,18 @@ impl AuthorityConfig {
                 format!("must be between 1 and {} seconds", MAX_JOIN_TOKEN_TTL.as_secs()),
             );
         }
+        let least = if self.dev { MIN_DEV_SVID_TTL } else { MIN_JWT_SVID_TTL };
+        if self.jwt_svid_ttl < least || self.jwt_svid_ttl > MAX_JWT_SVID_TTL {
+            return error(
+                "jwtSvid.ttlSeconds",
+                format!(
+                    "must be between {} and {} seconds, not {}",
+                    least.as_secs(),
+                    MAX_JWT_SVID_TTL.as_secs(),
+                    self.jwt_svid_ttl.as_secs()
+                ),
+            );
+        }
         // An issuer is renewed in its last third: with less, leaves would be clipped by it.
         if self.issuer_life < self.svid_ttl.saturating_mul(3) {
             return error("issuer.life", "must be at least three times the life of a SVID".into());
@@ -102,11 +137,20 @@ impl AuthorityConfig {
         if self.root_life < self.issuer_life {
             return error("root.life", "must be at least the life of an issuer".into());
         }
+        let least = Duration::from_secs(3 * u64::try_from(SIGNED_BY_KEY).unwrap_or(u64::MAX));
+        if self.rotation.key_life < least {
+            return error("rotation.keyLife", format!("must be at least {} seconds", least.as_secs()));
+        }
         if self.lineage_life < self.svid_ttl {
             return error("lineage.life", "must be at least the life of a SVID".into());
         }
-        if self.replica.is_empty() || self.replica.len() > 128 {
-            return error("replica", "must have 1 to 128 characters".into());
+        if self.log_retention < MIN_LOG_RETENTION {
+            return error("issuanceLog.retentionDays", "must be at least 7 days".into());
+        }
+        if let Some(name) = &self.replica
+            && (name.is_empty() || name.len() > 128 || name.chars().any(char::is_control))
+        {
+            return error("replica.name", "must have 1 to 128 bytes, without control characters".into());
         }
         self.control_plane_id().map(|_| ())
     }

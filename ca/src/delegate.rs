@@ -1,11 +1,11 @@
-//! The token key: under it, delegations to gateways' own keys are believed.
+//! The token keys: under one, delegations to gateways' own keys are believed.
 //!
 //! A gateway signs transaction tokens with a key that it made; what makes them believed is a short-lived
 //! delegation, signed here and carried with the token. Sidecars hold the public half (the token roots)
-//! before any token reaches them.
+//! before any token reaches them. They rotate as all keys do (`rotation`).
 
 use signet_identity::{PeerClass, SpiffeId};
-use signet_token::{Delegation, Jwk, SigningKey};
+use signet_token::Delegation;
 
 use crate::authorise::Stop;
 use crate::authority::{Authority, Caller};
@@ -14,19 +14,9 @@ use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
 
 impl Authority {
-    /// The key under which delegations to gateways are believed: its public half.
-    pub fn token_root(&self) -> &Jwk {
-        self.inner.token_key.public_jwk()
-    }
-
-    /// The token roots as a JWK set, ready to be delivered.
+    /// The keys under which delegations to gateways are believed, a JWK set as JSON.
     pub fn token_roots_json(&self) -> String {
-        serde_json::json!({ "keys": [self.token_root().to_json()] }).to_string()
-    }
-
-    /// Signs with the token key, for tokens that the control plane itself issues.
-    pub fn token_key(&self) -> &SigningKey {
-        &self.inner.token_key
+        self.inner.published.borrow().token_keys.clone()
     }
 
     /// Signs a delegation to a gateway's key, and records it. The caller has checked that the peer is listed
@@ -56,7 +46,7 @@ impl Authority {
                     .refuse(Stop::Refused(refusal, about), Caller::Peer, subject.as_str(), now)
                     .await);
             }
-            let signed = signet_token::delegation::issue(&inner.token_key, &terms)?;
+            let signed = signet_token::delegation::issue(&*inner.view()?.token()?, &terms)?;
             let mut writer = inner.store.begin().await?;
             let mut entry = Entry::new(now, Event::Delegated, subject.as_str())
                 .about(subject.as_str(), PeerClass::Gateway.as_str())

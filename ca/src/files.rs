@@ -78,6 +78,21 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fi
     Ok(Some(bytes))
 }
 
+/// Reads a file that anybody may read, whole; `None` when there is none.
+pub(crate) fn read_public(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io("open", path)(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io("read", path))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(FileError::TooLong { path: path.to_path_buf() });
+    }
+    Ok(Some(bytes))
+}
+
 /// Whether a private file is there, of any length. One that is not private is refused.
 pub(crate) fn private_exists(path: &Path) -> Result<bool, FileError> {
     match std::fs::symlink_metadata(path) {

@@ -1,23 +1,18 @@
-//! The root, and the issuer under it.
+//! Certificates of authorities: how a root, an issuer and a cross certificate are made and read back.
 //!
-//! The root's private key is opened only to sign an issuer and forgotten at once. The issuer's is held for
-//! as long as the issuer signs: seven days by default, and a new one with a new key is made when less than
-//! a third of its life is left, so that a leaf is never clipped. Nothing is issued past its parent's end.
-//! Certificate and key of each lie in one sealed file, so that a crash never leaves a key without its
-//! certificate.
-
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+//! Pure functions of keys and a clock. Whatever is made is read again by other eyes ([`check`]) before it is handed
+//! on, nothing ends after its parent, and a chain is verified with the library that peers use before anything is
+//! issued under it. When what is made is decided in [`crate::rotation`]; where keys lie, in [`crate::vault`].
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use signet_identity::{KeyId, Serial, TrustDomain};
-use zeroize::Zeroizing;
+use signet_identity::{Serial, TrustDomain};
 
 use crate::check::{self, CheckError};
-use crate::files::{self, FileError};
-use crate::keys::{self, CaKey, KeyError};
+use crate::csr::ProvenKey;
+use crate::files::FileError;
+use crate::keys::{CaKey, KeyError};
 use crate::profile::{BACKDATE, CaKind, CaProfile, ProfileError, Validity};
-use crate::seal::{Role, SealError, Sealer};
+use crate::seal::SealError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HierarchyError {
@@ -31,16 +26,18 @@ pub enum HierarchyError {
     Profile(#[from] ProfileError),
     #[error(transparent)]
     Check(#[from] CheckError),
-    #[error("{file} does not hold a certificate and its key")]
-    Content { file: &'static str },
     #[error(
-        "root.sealed is missing although {present} exists: restore it from a backup, or move the whole data directory away to begin a new mesh"
+        "{file} is missing although the journal has its {kind}: restore it from a backup, or taint the {kind} and let another take over"
     )]
-    RootMissing { present: &'static str },
+    KeyMissing { file: String, kind: &'static str },
     #[error(
-        "{file} is missing although root.sealed exists: restore it from a backup, or move the whole data directory away to begin a new mesh"
+        "{file} is missing although {present} exists: restore it from a backup, or move the whole data directory away to begin a new mesh"
     )]
-    SecretMissing { file: &'static str },
+    SecretMissing { file: String, present: String },
+    #[error("the private key in {file} is not that of the certificate in the journal")]
+    KeyMismatch { file: String },
+    #[error("the journal has no active {kind} that can sign: see `signet ca status`")]
+    NotActive { kind: &'static str },
     #[error(
         "the root ended at {not_after} (now {now}, seconds since the epoch): a new root is needed before anything can be issued"
     )]
@@ -51,6 +48,8 @@ pub enum HierarchyError {
     ClockBeforeRoot { not_before: i64, now: i64 },
     #[error("the authority could not prove itself on a throwaway key: {0}")]
     Proof(String),
+    #[error("the certificate signed elsewhere cannot be used: {0}")]
+    External(String),
 }
 
 /// A root's or an issuer's certificate, as read back from its DER.
@@ -60,10 +59,12 @@ pub(crate) struct CaCertificate {
     pub(crate) serial: Serial,
     pub(crate) subject: String,
     pub(crate) validity: Validity,
+    /// SubjectPublicKeyInfo.
+    pub(crate) spki: Vec<u8>,
 }
 
 impl CaCertificate {
-    fn read(der: &[u8]) -> Result<CaCertificate, CheckError> {
+    pub(crate) fn read(der: &[u8]) -> Result<CaCertificate, CheckError> {
         let parsed = check::parse(der)?;
         Ok(CaCertificate {
             serial: Serial::from_der_integer(parsed.raw_serial())
@@ -73,283 +74,159 @@ impl CaCertificate {
                 not_before: parsed.validity().not_before.timestamp(),
                 not_after: parsed.validity().not_after.timestamp(),
             },
+            spki: parsed.public_key().raw.to_vec(),
             der: CertificateDer::from(der.to_vec()),
         })
     }
 
-    /// SHA-256 of the whole certificate: how a join bundle names the root.
-    pub(crate) fn sha256(&self) -> KeyId {
-        KeyId::of(&self.der)
+    /// Whether this is the key that the certificate names.
+    pub(crate) fn is_of(&self, key: &CaKey) -> bool {
+        rcgen::PublicKeyData::subject_public_key_info(key) == self.spki
+    }
+
+    /// Ready to sign.
+    pub(crate) fn with_key(self, key: CaKey, file: &str) -> Result<Issuer, HierarchyError> {
+        if !self.is_of(&key) {
+            return Err(HierarchyError::KeyMismatch { file: file.to_owned() });
+        }
+        let signer = rcgen::Issuer::from_ca_cert_der(&self.der, key).map_err(ProfileError::from)?;
+        Ok(Issuer { id: String::new(), certificate: self, signer, parents: Vec::new() })
     }
 }
 
-/// What signs leaves.
+/// A certificate with its key: what signs.
 #[derive(Debug)]
 pub(crate) struct Issuer {
+    /// Its name in the journal.
+    pub(crate) id: String,
     pub(crate) certificate: CaCertificate,
     pub(crate) signer: rcgen::Issuer<'static, CaKey>,
+    /// What stands between it and the anchor: an intermediate, where the root is kept elsewhere.
+    pub(crate) parents: Vec<CertificateDer<'static>>,
 }
 
 impl Issuer {
-    /// Whether less than a third of its life is left.
-    fn is_due(&self, now: i64) -> bool {
-        let Validity { not_before, not_after } = self.certificate.validity;
-        let life = not_after.saturating_sub(not_before);
-        not_after.saturating_sub(now).saturating_mul(3) < life
+    /// What travels after a leaf: the issuer itself, and what stands above it below the anchor.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = CertificateDer<'static>> {
+        std::iter::once(self.certificate.der.clone()).chain(self.parents.iter().cloned())
     }
 }
 
-/// How long the two live, in seconds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Lives {
-    pub(crate) root: i64,
-    pub(crate) issuer: i64,
-}
-
-pub(crate) struct Hierarchy {
-    trust_domain: TrustDomain,
-    lives: Lives,
-    sealer: Mutex<Sealer>,
-    pub(crate) root: CaCertificate,
-    issuer: RwLock<Arc<Issuer>>,
-    /// The first start has not been finished yet: what is missing beside the root was never made.
-    pub(crate) founding: bool,
-}
-
-impl Hierarchy {
-    /// Loads root and issuer, or makes what is missing. `present` names something that a lost root would
-    /// orphan: with it, a missing root is an error and not a new mesh.
-    pub(crate) fn open(
-        directory: &Path,
-        trust_domain: &TrustDomain,
-        lives: Lives,
-        mut sealer: Sealer,
-        present: Option<&'static str>,
-        now: i64,
-    ) -> Result<Hierarchy, HierarchyError> {
-        let root = match sealer.read(Role::Root)? {
-            Some(content) => unpack(Role::Root, &content)?.0,
-            None => match present {
-                Some(present) => return Err(HierarchyError::RootMissing { present }),
-                None => {
-                    sealer.write(Role::Founding, &[])?;
-                    make_root(trust_domain, lives.root, &mut sealer, now)?
-                }
-            },
-        };
-        let founding = sealer.read(Role::Founding)?.is_some();
-        if now > root.validity.not_after {
-            return Err(HierarchyError::RootEnded { not_after: root.validity.not_after, now });
-        }
-        if now < root.validity.not_before {
-            return Err(HierarchyError::ClockBeforeRoot { not_before: root.validity.not_before, now });
-        }
-        let loaded = match sealer.read(Role::Issuer)? {
-            Some(content) => Some(load_issuer(&content, trust_domain, &root)?),
-            None => None,
-        };
-        let issuer = match loaded {
-            Some(issuer) if !issuer.is_due(now) => issuer,
-            _ => make_issuer(trust_domain, lives.issuer, &root, &mut sealer, now)?,
-        };
-        // For people and for join bundles: it is public, and written anew each time.
-        files::write_public(&directory.join("root.pem"), pem(&root.der).as_bytes())?;
-        Ok(Hierarchy {
-            trust_domain: trust_domain.clone(),
-            lives,
-            sealer: Mutex::new(sealer),
-            root,
-            issuer: RwLock::new(Arc::new(issuer)),
-            founding,
-        })
-    }
-
-    /// The first start is finished: from now on nothing may be missing.
-    pub(crate) fn founded(&self) -> Result<(), HierarchyError> {
-        if self.founding {
-            self.sealer.lock().unwrap_or_else(PoisonError::into_inner).remove(Role::Founding)?;
-        }
-        Ok(())
-    }
-
-    /// The issuer at hand, due or not.
-    pub(crate) fn current(&self) -> Arc<Issuer> {
-        Arc::clone(&self.issuer.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The issuer that signs now; a new one when the old is in its last third. The root's key is opened
-    /// only then. On failure an issuer that is still valid goes on.
-    pub(crate) fn issuer(&self, now: i64) -> Result<Arc<Issuer>, HierarchyError> {
-        let current = self.current();
-        if !current.is_due(now) {
-            return Ok(current);
-        }
-        let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.current();
-        if !current.is_due(now) {
-            return Ok(current);
-        }
-        let end = current.certificate.validity.not_after;
-        // Under a root that is about to end a new issuer would end no later than the present one.
-        if end >= self.root.validity.not_after && now < end {
-            return Ok(current);
-        }
-        match make_issuer(&self.trust_domain, self.lives.issuer, &self.root, &mut sealer, now) {
-            Ok(issuer) => {
-                let issuer = Arc::new(issuer);
-                *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&issuer);
-                Ok(issuer)
-            }
-            Err(error) if now < end => {
-                tracing::error!(target: "signet::ca", %error, not_after = end, "a new issuer could not be made; the old one goes on");
-                Ok(current)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Opens another secret that lies sealed beside the keys; the first start makes it.
-    pub(crate) fn secret(
-        &self,
-        role: Role,
-        make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, KeyError>,
-    ) -> Result<Zeroizing<Vec<u8>>, HierarchyError> {
-        let mut sealer = self.sealer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(secret) = sealer.read(role)? {
-            return Ok(secret);
-        }
-        if !self.founding {
-            return Err(HierarchyError::SecretMissing { file: role.file_name() });
-        }
-        let secret = make()?;
-        sealer.write(role, &secret)?;
-        Ok(secret)
-    }
-
-    /// Verifies a chain as a peer would, with the library that peers use.
-    pub(crate) fn verify_like_a_peer(
-        &self,
-        leaf: &CertificateDer<'_>,
-        issuer: &CertificateDer<'_>,
-        now: i64,
-    ) -> Result<(), HierarchyError> {
-        let failed = |e: webpki::Error| HierarchyError::Proof(e.to_string());
-        let anchor = webpki::anchor_from_trusted_cert(&self.root.der).map_err(failed)?;
-        let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(failed)?;
-        let time =
-            UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-        for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
-            end_entity
-                .verify_for_usage(
-                    webpki::ALL_VERIFICATION_ALGS,
-                    std::slice::from_ref(&anchor),
-                    std::slice::from_ref(issuer),
-                    time,
-                    usage,
-                    None,
-                    None,
-                )
-                .map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-fn make_root(
+/// Makes a root's certificate for its key.
+pub(crate) fn make_root(
     trust_domain: &TrustDomain,
+    key: &CaKey,
     life: i64,
-    sealer: &mut Sealer,
     now: i64,
 ) -> Result<CaCertificate, HierarchyError> {
-    let pkcs8 = keys::generate()?;
-    let key = CaKey::from_pkcs8(&pkcs8)?;
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Root,
         serial: Serial::random().map_err(|_| KeyError::Generate)?,
         validity: Validity { not_before: now.saturating_sub(BACKDATE), not_after: now.saturating_add(life) },
     };
-    let der = profile.params()?.self_signed(&key).map_err(ProfileError::from)?.der().clone();
-    check::authority(&der, &profile, &rcgen::PublicKeyData::subject_public_key_info(&key), &der)?;
-    sealer.write(Role::Root, &pack(&der, &pkcs8))?;
-    tracing::info!(target: "signet::ca", serial = %profile.serial, not_after = profile.validity.not_after, "made a root");
+    let der = profile.params()?.self_signed(key).map_err(ProfileError::from)?.der().clone();
+    check::authority(&der, &profile, &rcgen::PublicKeyData::subject_public_key_info(key), &der)?;
     Ok(CaCertificate::read(&der)?)
 }
 
-fn make_issuer(
+/// Certifies an issuer's key under a root.
+pub(crate) fn make_issuer(
     trust_domain: &TrustDomain,
+    key: &ProvenKey,
     life: i64,
-    root: &CaCertificate,
-    sealer: &mut Sealer,
+    root: &Issuer,
     now: i64,
-) -> Result<Issuer, HierarchyError> {
-    let content =
-        sealer.read(Role::Root)?.ok_or(HierarchyError::RootMissing { present: "the running authority" })?;
-    let (sealed_root, root_pkcs8) = unpack(Role::Root, &content)?;
-    if sealed_root.der != root.der {
-        return Err(HierarchyError::Content { file: Role::Root.file_name() });
+) -> Result<CaCertificate, HierarchyError> {
+    let profile = under(trust_domain, CaKind::Issuer, life, root, now)?;
+    signed(&profile, key, root)
+}
+
+/// Certifies the key of a new root under the one before it, for as long as both live.
+pub(crate) fn make_cross(
+    trust_domain: &TrustDomain,
+    new: &CaCertificate,
+    new_key: &CaKey,
+    old: &Issuer,
+    now: i64,
+) -> Result<CaCertificate, HierarchyError> {
+    let life = new.validity.not_after.saturating_sub(now);
+    let profile = under(trust_domain, CaKind::Cross(new.serial), life, old, now)?;
+    signed(&profile, new_key, old)
+}
+
+fn under(
+    trust_domain: &TrustDomain,
+    kind: CaKind,
+    life: i64,
+    parent: &Issuer,
+    now: i64,
+) -> Result<CaProfile, HierarchyError> {
+    let Validity { not_before, not_after } = parent.certificate.validity;
+    if now >= not_after {
+        return Err(HierarchyError::RootEnded { not_after, now });
     }
-    if now >= root.validity.not_after {
-        return Err(HierarchyError::RootEnded { not_after: root.validity.not_after, now });
-    }
-    let root_signer = rcgen::Issuer::from_ca_cert_der(&root.der, CaKey::from_pkcs8(root_pkcs8)?)
-        .map_err(ProfileError::from)?;
-    let pkcs8 = keys::generate()?;
-    let key = CaKey::from_pkcs8(&pkcs8)?;
-    let profile = CaProfile {
+    Ok(CaProfile {
         trust_domain: trust_domain.clone(),
-        kind: CaKind::Issuer,
+        kind,
         serial: Serial::random().map_err(|_| KeyError::Generate)?,
         validity: Validity {
-            not_before: now.saturating_sub(BACKDATE).max(root.validity.not_before),
-            not_after: now.saturating_add(life).min(root.validity.not_after),
+            not_before: now.saturating_sub(BACKDATE).max(not_before),
+            not_after: now.saturating_add(life).min(not_after),
         },
-    };
-    let der = profile.params()?.signed_by(&key, &root_signer).map_err(ProfileError::from)?.der().clone();
-    check::authority(&der, &profile, &rcgen::PublicKeyData::subject_public_key_info(&key), &root.der)?;
-    sealer.write(Role::Issuer, &pack(&der, &pkcs8))?;
-    tracing::info!(target: "signet::ca", serial = %profile.serial, not_after = profile.validity.not_after, "made an issuer");
-    Ok(Issuer {
-        certificate: CaCertificate::read(&der)?,
-        signer: rcgen::Issuer::from_ca_cert_der(&der, key).map_err(ProfileError::from)?,
     })
 }
 
-fn load_issuer(
-    content: &[u8],
+fn signed(
+    profile: &CaProfile,
+    key: &impl rcgen::PublicKeyData,
+    parent: &Issuer,
+) -> Result<CaCertificate, HierarchyError> {
+    let der = profile.params()?.signed_by(key, &parent.signer).map_err(ProfileError::from)?.der().clone();
+    check::authority(&der, profile, &key.subject_public_key_info(), &parent.certificate.der)?;
+    Ok(CaCertificate::read(&der)?)
+}
+
+/// Reads an issuer's certificate as it was meant, under its root.
+pub(crate) fn check_issuer(
     trust_domain: &TrustDomain,
+    certificate: &CaCertificate,
     root: &CaCertificate,
-) -> Result<Issuer, HierarchyError> {
-    let (certificate, pkcs8) = unpack(Role::Issuer, content)?;
-    let key = CaKey::from_pkcs8(pkcs8)?;
+) -> Result<(), HierarchyError> {
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Issuer,
         serial: certificate.serial,
         validity: certificate.validity,
     };
-    let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
-    check::authority(&certificate.der, &profile, &spki, &root.der)?;
-    let signer = rcgen::Issuer::from_ca_cert_der(&certificate.der, key).map_err(ProfileError::from)?;
-    Ok(Issuer { certificate, signer })
+    Ok(check::authority(&certificate.der, &profile, &certificate.spki, &root.der)?)
 }
 
-/// Certificate length (u32), certificate, PKCS #8 key.
-fn pack(certificate: &[u8], pkcs8: &[u8]) -> Zeroizing<Vec<u8>> {
-    let length = u32::try_from(certificate.len()).unwrap_or(u32::MAX);
-    let mut content = Zeroizing::new(Vec::with_capacity(4 + certificate.len() + pkcs8.len()));
-    content.extend_from_slice(&length.to_be_bytes());
-    content.extend_from_slice(certificate);
-    content.extend_from_slice(pkcs8);
-    content
-}
-
-fn unpack(role: Role, content: &[u8]) -> Result<(CaCertificate, &[u8]), HierarchyError> {
-    let error = || HierarchyError::Content { file: role.file_name() };
-    let (length, rest) = content.split_first_chunk::<4>().ok_or_else(error)?;
-    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| error())?;
-    let (certificate, pkcs8) = rest.split_at_checked(length).ok_or_else(error)?;
-    Ok((CaCertificate::read(certificate)?, pkcs8))
+/// Verifies a chain as a peer would, with the library that peers use.
+pub(crate) fn verify_like_a_peer(
+    anchor: &CertificateDer<'_>,
+    leaf: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    now: i64,
+) -> Result<(), HierarchyError> {
+    let failed = |e: webpki::Error| HierarchyError::Proof(e.to_string());
+    let anchor = webpki::anchor_from_trusted_cert(anchor).map_err(failed)?;
+    let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(failed)?;
+    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0)));
+    for usage in [webpki::KeyUsage::server_auth(), webpki::KeyUsage::client_auth()] {
+        end_entity
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                std::slice::from_ref(&anchor),
+                between,
+                time,
+                usage,
+                None,
+                None,
+            )
+            .map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// RFC 7468 text of a certificate.
@@ -368,58 +245,82 @@ pub(crate) fn pem(der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seal::SealConfig;
+    use crate::keys;
+    use crate::profile::LeafProfile;
 
-    fn open(dir: &Path, now: i64) -> Hierarchy {
-        let mut config = SealConfig::key_file(dir.join("key"));
-        config.create_if_missing = true;
-        let sealer = Sealer::open(dir, "demo.signet", &config).unwrap();
-        let lives = Lives { root: 1_000_000, issuer: 10_000 };
-        Hierarchy::open(dir, &TrustDomain::parse("demo.signet").unwrap(), lives, sealer, None, now).unwrap()
+    const NOW: i64 = 1_800_000_000;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("demo.signet").unwrap()
+    }
+
+    fn key() -> CaKey {
+        CaKey::from_pkcs8(&keys::generate().unwrap()).unwrap()
+    }
+
+    struct Line {
+        root: Issuer,
+        issuer: Issuer,
+    }
+
+    fn line() -> Line {
+        let root_key = key();
+        let root = make_root(&domain(), &root_key, 1_000_000, NOW).unwrap().with_key(root_key, "r").unwrap();
+        let issuer_key = key();
+        let issuer = make_issuer(&domain(), &ProvenKey::own(&issuer_key), 10_000, &root, NOW).unwrap();
+        Line { root, issuer: issuer.with_key(issuer_key, "i").unwrap() }
+    }
+
+    fn leaf(line: &Line) -> CertificateDer<'static> {
+        let profile = LeafProfile {
+            id: signet_identity::SpiffeId::parse("spiffe://demo.signet/ns/a/sa/b").unwrap(),
+            dns_names: Vec::new(),
+            class: signet_identity::PeerClass::Sidecar,
+            serial: Serial::random().unwrap(),
+            validity: Validity { not_before: NOW - 60, not_after: NOW + 60 },
+        };
+        profile.params().unwrap().signed_by(&key(), &line.issuer.signer).unwrap().der().clone()
     }
 
     #[test]
     fn the_proof_fails_for_a_chain_that_peers_would_not_accept() {
-        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let now = 1_800_000_000;
-        let (mine, other) = (open(a.path(), now), open(b.path(), now));
-        let leaf = |hierarchy: &Hierarchy| {
-            let key = CaKey::from_pkcs8(&keys::generate().unwrap()).unwrap();
-            let profile = crate::profile::LeafProfile {
-                id: signet_identity::SpiffeId::parse("spiffe://demo.signet/ns/a/sa/b").unwrap(),
-                dns_names: Vec::new(),
-                class: signet_identity::PeerClass::Sidecar,
-                serial: Serial::random().unwrap(),
-                validity: Validity { not_before: now - 60, not_after: now + 60 },
-            };
-            let issuer = hierarchy.current();
-            let der = profile.params().unwrap().signed_by(&key, &issuer.signer).unwrap().der().clone();
-            (der, issuer.certificate.der.clone())
-        };
-        let (good, issuer) = leaf(&mine);
-        mine.verify_like_a_peer(&good, &issuer, now).unwrap();
-        assert!(mine.verify_like_a_peer(&good, &issuer, now + 61).is_err());
-        let (foreign, foreign_issuer) = leaf(&other);
-        let error = mine.verify_like_a_peer(&foreign, &foreign_issuer, now).unwrap_err();
+        let (mine, other) = (line(), line());
+        let issuer = [mine.issuer.certificate.der.clone()];
+        let good = leaf(&mine);
+        verify_like_a_peer(&mine.root.certificate.der, &good, &issuer, NOW).unwrap();
+        assert!(verify_like_a_peer(&mine.root.certificate.der, &good, &issuer, NOW + 61).is_err());
+        let foreign = [other.issuer.certificate.der.clone()];
+        let error = verify_like_a_peer(&mine.root.certificate.der, &leaf(&other), &foreign, NOW).unwrap_err();
         assert!(matches!(error, HierarchyError::Proof(_)), "{error}");
     }
 
     #[test]
-    fn an_issuer_of_another_root_does_not_load() {
-        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::fs::copy(open_and_key(a.path()), b.path().join("key")).unwrap();
-        drop(open(b.path(), 1_800_000_000));
-        std::fs::copy(a.path().join("issuer.sealed"), b.path().join("issuer.sealed")).unwrap();
-        let sealer =
-            Sealer::open(b.path(), "demo.signet", &SealConfig::key_file(b.path().join("key"))).unwrap();
-        let lives = Lives { root: 1_000_000, issuer: 10_000 };
-        let domain = TrustDomain::parse("demo.signet").unwrap();
-        let opened = Hierarchy::open(b.path(), &domain, lives, sealer, None, 1_800_000_000);
-        assert!(matches!(opened.map(|_| ()), Err(HierarchyError::Check(_))));
+    fn a_cross_certificate_leads_from_a_new_chain_to_the_root_before() {
+        let (old, new) = (line(), line());
+        let root_key = key();
+        let root = make_root(&domain(), &root_key, 1_000_000, NOW).unwrap();
+        let cross = make_cross(&domain(), &root, &root_key, &old.root, NOW).unwrap();
+        assert_eq!(cross.subject, root.subject);
+        let root = root.with_key(root_key, "r").unwrap();
+        let issuer_key = key();
+        let issuer = make_issuer(&domain(), &ProvenKey::own(&issuer_key), 10_000, &root, NOW).unwrap();
+        let fresh = Line { issuer: issuer.with_key(issuer_key, "i").unwrap(), root };
+        let leaf = leaf(&fresh);
+        let between = [fresh.issuer.certificate.der.clone(), cross.der.clone()];
+        for anchor in [&old.root.certificate.der, &fresh.root.certificate.der] {
+            verify_like_a_peer(anchor, &leaf, &between, NOW).unwrap();
+        }
+        assert!(verify_like_a_peer(&new.root.certificate.der, &leaf, &between, NOW).is_err());
+        let without = [fresh.issuer.certificate.der.clone()];
+        assert!(verify_like_a_peer(&old.root.certificate.der, &leaf, &without, NOW).is_err());
     }
 
-    fn open_and_key(dir: &Path) -> std::path::PathBuf {
-        drop(open(dir, 1_800_000_000));
-        dir.join("key")
+    #[test]
+    fn an_issuer_of_another_root_and_a_key_of_another_certificate_are_refused() {
+        let (mine, other) = (line(), line());
+        check_issuer(&domain(), &mine.issuer.certificate, &mine.root.certificate).unwrap();
+        check_issuer(&domain(), &other.issuer.certificate, &mine.root.certificate).unwrap_err();
+        let error = mine.root.certificate.clone().with_key(key(), "root-1.sealed").unwrap_err();
+        assert!(error.to_string().contains("root-1.sealed"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use crate::authorise::{Authorized, Grant};
 use crate::check::{self, CheckError};
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
-use crate::hierarchy::Issuer;
+use crate::hierarchy::{HierarchyError, Issuer};
 use crate::profile::{BACKDATE, LeafProfile, ProfileError, Validity};
 use crate::record::{Entry, Event};
 use crate::store::{SvidRow, Writer};
@@ -113,8 +113,15 @@ pub(crate) async fn issue(
     (ttl, now): (i64, i64),
     actor: &str,
 ) -> Result<Issued, AuthorityError> {
+    // Another replica may have ended this issuer since it was taken into force here.
+    if !writer.signs(&issuer.id).await? {
+        return Err(HierarchyError::NotActive { kind: "issuer" }.into());
+    }
     let signed = sign(authorized, key, issuer, ttl, now)?;
-    note_issuer(writer, issuer, now).await?;
+    let certificate = &issuer.certificate;
+    writer
+        .insert_issuer(certificate.serial.as_bytes(), &certificate.der, certificate.validity.not_after)
+        .await?;
     let (event, lineage, parent) = match authorized.grant() {
         Grant::Joined(lineage) => {
             writer.insert_lineage(lineage).await?;
@@ -122,26 +129,32 @@ pub(crate) async fn issue(
         }
         Grant::Renewal { parent, lineage } => (Event::Renewed, Some(lineage), Some(parent)),
         Grant::Login(_) => (Event::LoggedIn, None, None),
+        // No parent: that one renews once, and this is no renewal of it.
+        Grant::Workload { lineage, .. } => (Event::Issued, Some(lineage), None),
         Grant::OwnSvid | Grant::Proof => (Event::SelfIssued, None, None),
     };
     let reason = match authorized.grant() {
         Grant::Login(words) => words.clone(),
+        Grant::Workload { .. } => String::new(),
         _ => lineage_end(authorized.ends_at()),
     };
     let LeafProfile { id, class, serial, validity, .. } = signed.profile;
-    writer
-        .insert_svid(&SvidRow {
-            serial: serial.as_bytes().to_vec(),
-            lineage: lineage.map(|lineage| lineage.id),
-            spiffe_id: id.as_str().to_owned(),
-            class: class.as_str().to_owned(),
-            parent: parent.map(|serial| serial.as_bytes().to_vec()),
-            key_hash: key.sha256(),
-            issuer: issuer.certificate.serial.as_bytes().to_vec(),
-            certificate: signed.der.to_vec(),
-            not_after: validity.not_after,
-        })
-        .await?;
+    let row = SvidRow {
+        serial: serial.as_bytes().to_vec(),
+        lineage: lineage.map(|lineage| lineage.id),
+        spiffe_id: id.as_str().to_owned(),
+        class: class.as_str().to_owned(),
+        parent: parent.map(|serial| serial.as_bytes().to_vec()),
+        key_hash: key.sha256(),
+        issuer: issuer.certificate.serial.as_bytes().to_vec(),
+        certificate: signed.der.to_vec(),
+        not_after: validity.not_after,
+    };
+    writer.insert_svid(&row).await?;
+    // An app's certificate is of the sidecar's lineage, and is not what the sidecar goes by.
+    if !matches!(authorized.grant(), Grant::Workload { .. }) {
+        writer.sidecar_renewed(&row).await?;
+    }
     writer
         .record(
             Entry::new(now, event, actor)
@@ -154,7 +167,7 @@ pub(crate) async fn issue(
         spiffe_id: id,
         class,
         serial,
-        chain: vec![signed.der, issuer.certificate.der.clone()],
+        chain: std::iter::once(signed.der).chain(issuer.chain()).collect(),
         not_before: validity.not_before,
         not_after: validity.not_after,
         renew_at: renew_at(now, validity.not_after),
@@ -168,22 +181,6 @@ pub(crate) fn lineage_end(ends_at: Option<i64>) -> String {
     let Some(at) = ends_at else { return String::new() };
     let text = time::OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(&Rfc3339).ok());
     format!("renewable until {}", text.unwrap_or_else(|| at.to_string()))
-}
-
-/// Writes down an issuer the first time it is seen.
-pub(crate) async fn note_issuer(
-    writer: &mut Writer,
-    issuer: &Issuer,
-    now: i64,
-) -> Result<(), AuthorityError> {
-    let certificate = &issuer.certificate;
-    let not_after = certificate.validity.not_after;
-    if writer.insert_issuer(certificate.serial.as_bytes(), &certificate.der, not_after).await? {
-        let entry = Entry::new(now, Event::IssuerMade, "authority")
-            .certificate(&certificate.serial.to_string(), not_after);
-        writer.record(entry).await?;
-    }
-    Ok(())
 }
 
 /// Lower-case letters, digits and hyphens in labels of 1 to 63, 253 in all, no wildcard. Names under which

@@ -161,7 +161,7 @@ impl Inner {
             return Err(refuse(Refusal::TokenUnknown));
         }
         let key = ProvenKey::from_csr(&csr).map_err(refuse)?;
-        let issuer = self.issuer(now)?;
+        let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Origin(&hash), Guarded::Key(&key_hash)]).await?;
         let authorized = self.rules.by_join_token(&mut writer, &hash, &key, &*registrar, now).await?;

@@ -1,11 +1,12 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
-//! [`Authority`] is the whole of it. Underneath, from the bottom up: `files` and `seal` keep private keys at
-//! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
-//! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
-//! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
-//! certificate issued before (`renew`), of a person's login (`operator`) or of being the control plane itself; `issue` is the one place that
-//! signs, and takes only such a right. `store` remembers, in SQLite; every act is one `record` of a hash
+//! [`Authority`] is the whole of it. Underneath, from the bottom up: `files`, `seal` and `vault` keep private keys at
+//! rest, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
+//! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
+//! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
+//! certificate issued before (`renew`), of a person's login (`operator`), of being the control plane itself, or for the
+//! app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
+//! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
@@ -15,6 +16,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod audit;
 mod authorise;
 mod authority;
 mod check;
@@ -27,6 +29,7 @@ mod files;
 mod hierarchy;
 mod issue;
 mod join;
+mod jwt;
 mod keys;
 mod limits;
 mod metrics;
@@ -35,16 +38,21 @@ mod profile;
 mod record;
 mod refusal;
 mod renew;
+mod replicas;
 mod revoke;
+mod rotation;
 mod seal;
 mod store;
+mod vault;
+mod workload;
 
 pub use authorise::{Registrar, SharedRegistrar};
 pub use authority::{Authority, CertificateStatus};
 pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
-    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL, MIN_SVID_TTL,
+    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL,
+    MIN_JWT_SVID_TTL, MIN_SVID_TTL,
 };
 pub use csr::MAX_CSR;
 pub use error::AuthorityError;
@@ -52,13 +60,18 @@ pub use files::FileError;
 pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
+pub use jwt::JwtSvid;
 pub use keys::KeyError;
 pub use operator::{
-    Login, LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorSession, Person, login_nonce,
+    LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorLogin, OperatorSession, Person, login_nonce,
 };
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
+pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
-pub use store::{ChainError, StoreError, Taken, Verified};
+pub use store::{
+    Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
+    Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
+};

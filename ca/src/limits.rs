@@ -59,20 +59,27 @@ impl Attempts {
     }
 }
 
-/// Renewals per lineage and minute. Only who holds a valid certificate is counted, so there are never more
+/// Renewals, certificates of class workload or JWT-SVIDs per lineage and minute. Only who holds a valid certificate is counted, so there are never more
 /// entries than lineages.
 #[derive(Debug)]
 pub(crate) struct Renewals {
+    allowed: u32,
     began: i64,
     counts: HashMap<[u8; 16], u32>,
 }
 
 /// The shortest certificates, of a minute, renew three times in it; the rest is for answers that were lost.
 pub(crate) const RENEWALS_PER_MINUTE: u32 = 30;
+/// A sidecar keeps a JWT-SVID for half of its life: so many audiences can be asked for anew each minute.
+pub(crate) const JWT_SVIDS_PER_MINUTE: u32 = 600;
 
 impl Renewals {
     pub(crate) fn new() -> Renewals {
-        Renewals { began: i64::MIN, counts: HashMap::new() }
+        Renewals::per_minute(RENEWALS_PER_MINUTE)
+    }
+
+    pub(crate) fn per_minute(allowed: u32) -> Renewals {
+        Renewals { allowed, began: i64::MIN, counts: HashMap::new() }
     }
 
     /// Counts one renewal of this lineage; whether it may be.
@@ -83,7 +90,7 @@ impl Renewals {
         }
         let count = self.counts.entry(lineage).or_default();
         *count = count.saturating_add(1);
-        *count <= RENEWALS_PER_MINUTE
+        *count <= self.allowed
     }
 }
 

@@ -3,6 +3,8 @@
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::refusal::Refusal;
+use crate::rotation::Phase;
+use crate::rotation::material::Entry;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -13,7 +15,10 @@ pub(crate) struct Metrics {
     pub(crate) lineages_ending: IntCounter,
     pub(crate) unrecorded: IntCounter,
     pub(crate) failures: IntCounter,
+    pub(crate) commits: IntCounter,
     pub(crate) not_after: IntGaugeVec,
+    pub(crate) phases: IntGaugeVec,
+    pub(crate) given_up: IntCounter,
 }
 
 impl Metrics {
@@ -50,12 +55,24 @@ impl Metrics {
                 "signet_ca_failures_total",
                 "Acts that failed through no fault of the caller (store, keys, checks)",
             )?,
+            commits: IntCounter::new(
+                "signet_ca_store_commits_total",
+                "Transactions of the store; acts that wait share one",
+            )?,
             not_after: IntGaugeVec::new(
                 Opts::new(
                     "signet_ca_certificate_not_after_seconds",
                     "When a certificate of the authority ends",
                 ),
-                &["role"],
+                &["role", "phase"],
+            )?,
+            phases: IntGaugeVec::new(
+                Opts::new("signet_ca_authorities", "Roots, issuers and keys, by kind and phase of rotation"),
+                &["kind", "phase"],
+            )?,
+            given_up: IntCounter::new(
+                "signet_ca_sidecars_given_up_total",
+                "Sidecars that did not acknowledge a new root or key before the deadline",
             )?,
         })
     }
@@ -68,7 +85,22 @@ impl Metrics {
         registry.register(Box::new(self.lineages_ending.clone()))?;
         registry.register(Box::new(self.unrecorded.clone()))?;
         registry.register(Box::new(self.failures.clone()))?;
+        registry.register(Box::new(self.commits.clone()))?;
+        registry.register(Box::new(self.phases.clone()))?;
+        registry.register(Box::new(self.given_up.clone()))?;
         registry.register(Box::new(self.not_after.clone()))
+    }
+
+    /// What the journal holds, and the first end of each kind and phase.
+    pub(crate) fn show_authorities(&self, entries: &[Entry]) {
+        self.phases.reset();
+        self.not_after.reset();
+        for slot in entries.iter().map(|entry| &entry.slot).filter(|slot| slot.phase != Phase::Removed) {
+            let labels = [slot.kind.as_str(), slot.phase.as_str()];
+            self.phases.with_label_values(&labels).inc();
+            let first = self.not_after.with_label_values(&labels);
+            first.set(if first.get() == 0 { slot.not_after } else { first.get().min(slot.not_after) });
+        }
     }
 
     pub(crate) fn refuse(&self, refusal: Refusal) {

@@ -53,7 +53,7 @@ impl Person {
 
 /// A login that was verified.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub struct OperatorLogin {
     pub person: Person,
     /// The ID token's.
     pub nonce: String,
@@ -123,7 +123,7 @@ impl Authority {
     /// (which is then recorded). `source` is the caller's address without the port.
     pub async fn attest_operator(
         &self,
-        login: Result<Login, LoginRefused>,
+        login: Result<OperatorLogin, LoginRefused>,
         csr: &[u8],
         source: &str,
     ) -> Result<Issued, AuthorityError> {
@@ -204,7 +204,7 @@ impl Authority {
 impl Inner {
     async fn login(
         &self,
-        login: Result<Login, Refusal>,
+        login: Result<OperatorLogin, Refusal>,
         csr: Result<Vec<u8>, Refusal>,
         source: &str,
         now: i64,
@@ -213,13 +213,13 @@ impl Inner {
         if !self.attempts.lock().unwrap_or_else(PoisonError::into_inner).allows(source, now) {
             return Err(refuse(Refusal::TooManyAttempts));
         }
-        let Login { person, nonce, life } = login.map_err(refuse)?;
+        let OperatorLogin { person, nonce, life } = login.map_err(refuse)?;
         let csr = csr.map_err(refuse)?;
         let key = ProvenKey::from_csr(&csr).map_err(refuse)?;
         if nonce != login_nonce(&rcgen::PublicKeyData::subject_public_key_info(&key)) {
             return Err(refuse(Refusal::LoginKey));
         }
-        let issuer = self.issuer(now)?;
+        let issuer = self.issuer(now).await?;
         let life = seconds(life.min(MAX_OPERATOR_LIFE));
         let actor = person.actor();
         let words = format!("{} from {source}", person.name.as_deref().unwrap_or(&person.subject));

@@ -33,6 +33,8 @@ pub(crate) struct CaProfile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CaKind {
     Root,
+    /// The root with this serial again, its key certified by the root before it.
+    Cross(Serial),
     Issuer,
 }
 
@@ -75,18 +77,19 @@ fn uri(text: &str) -> Result<SanType, ProfileError> {
 impl CaProfile {
     pub(crate) fn params(&self) -> Result<CertificateParams, ProfileError> {
         let mut params = base(&self.serial, self.validity)?;
-        let (title, constraint) = match self.kind {
-            CaKind::Root => ("Signet root", BasicConstraints::Unconstrained),
-            CaKind::Issuer => ("Signet issuer", BasicConstraints::Constrained(0)),
+        let (title, named, constraint) = match self.kind {
+            CaKind::Root => ("Signet root", self.serial, BasicConstraints::Unconstrained),
+            CaKind::Cross(root) => ("Signet root", root, BasicConstraints::Unconstrained),
+            CaKind::Issuer => ("Signet issuer", self.serial, BasicConstraints::Constrained(0)),
         };
         // A common name has at most 64 characters; a trust domain may have 255 and stands in the URI.
-        let mut short: String = self.serial.to_string();
+        let mut short: String = named.to_string();
         short.truncate(16);
         params.distinguished_name.push(DnType::CommonName, format!("{title} {short}"));
         params.subject_alt_names = vec![uri(&format!("spiffe://{}", self.trust_domain))?];
         params.is_ca = IsCa::Ca(constraint);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.use_authority_key_identifier_extension = self.kind == CaKind::Issuer;
+        params.use_authority_key_identifier_extension = self.kind != CaKind::Root;
         Ok(params)
     }
 }

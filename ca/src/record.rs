@@ -6,8 +6,6 @@
 
 use std::fmt;
 
-use ring::digest::{Context, SHA256};
-
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -33,6 +31,26 @@ pub enum Event {
     Alert,
     /// A delegation to a gateway's key was signed.
     Delegated,
+    /// A control plane wrote to the store for the first time.
+    ReplicaJoined,
+    /// Old records were removed; a signed checkpoint stands for them.
+    LogTrimmed,
+    /// A token key or a JWT key was made.
+    KeyMade,
+    /// Verifiers are told of a root or key that will follow another.
+    Published,
+    /// A root, issuer or key signs from now on, instead of another.
+    Activated,
+    /// A root, issuer or key is believed no more, and its private key is destroyed.
+    Removed,
+    /// An operator asked for a rotation, or for its next step.
+    RotationAsked,
+    /// An operator said that a private key may be in other hands.
+    Tainted,
+    /// A sidecar did not acknowledge a new root or key in time.
+    GaveUp,
+    /// A JWT-SVID was signed.
+    JwtIssued,
     /// A person logged in, and got a certificate of class `operator`.
     LoggedIn,
     /// An operator called, and it changed something or was refused.
@@ -40,7 +58,7 @@ pub enum Event {
 }
 
 impl Event {
-    const ALL: [Event; 14] = [
+    const ALL: [Event; 24] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -53,6 +71,16 @@ impl Event {
         Event::Reinstated,
         Event::Alert,
         Event::Delegated,
+        Event::ReplicaJoined,
+        Event::LogTrimmed,
+        Event::KeyMade,
+        Event::Published,
+        Event::Activated,
+        Event::Removed,
+        Event::RotationAsked,
+        Event::Tainted,
+        Event::GaveUp,
+        Event::JwtIssued,
         Event::LoggedIn,
         Event::OperatorCall,
     ];
@@ -71,6 +99,16 @@ impl Event {
             Event::Reinstated => "reinstated",
             Event::Alert => "alert",
             Event::Delegated => "delegated",
+            Event::ReplicaJoined => "replica-joined",
+            Event::LogTrimmed => "log-trimmed",
+            Event::KeyMade => "key-made",
+            Event::Published => "published",
+            Event::Activated => "activated",
+            Event::Removed => "removed",
+            Event::RotationAsked => "rotation-asked",
+            Event::Tainted => "tainted",
+            Event::GaveUp => "gave-up",
+            Event::JwtIssued => "jwt-issued",
             Event::LoggedIn => "logged-in",
             Event::OperatorCall => "operator-call",
         }
@@ -138,6 +176,7 @@ impl Entry {
     pub(crate) fn chain(self, replica: &str, sequence: u64, previous: [u8; 32]) -> Record {
         let hash = hash(replica, sequence, &self, &previous);
         Record {
+            replica: replica.to_owned(),
             sequence,
             at: self.at,
             event: self.event,
@@ -167,6 +206,8 @@ fn bounded(text: &str) -> String {
 /// One record of the issuance log. Empty strings mean that the field does not apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// Whose log it is in.
+    pub replica: String,
     /// Counts from 1, without gaps.
     pub sequence: u64,
     /// Seconds since the epoch.
@@ -191,7 +232,7 @@ pub struct Record {
 
 impl Record {
     /// Whether the hash is that of the content.
-    pub(crate) fn is_intact(&self, replica: &str) -> bool {
+    pub(crate) fn is_intact(&self) -> bool {
         let entry = Entry {
             at: self.at,
             event: self.event,
@@ -203,39 +244,26 @@ impl Record {
             actor: self.actor.clone(),
             suppressed: self.suppressed,
         };
-        hash(replica, self.sequence, &entry, &self.previous) == self.hash
+        hash(&self.replica, self.sequence, &entry, &self.previous) == self.hash
     }
 }
 
 fn hash(replica: &str, sequence: u64, entry: &Entry, previous: &[u8; 32]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(b"signet issuance log 1\0");
-    context.update(previous);
-    context.update(&sequence.to_be_bytes());
-    context.update(&entry.at.to_be_bytes());
-    context.update(&entry.suppressed.to_be_bytes());
-    match entry.not_after {
-        None => context.update(&[0]),
-        Some(at) => {
-            context.update(&[1]);
-            context.update(&at.to_be_bytes());
-        }
-    }
-    for text in [
+    signet_audit::Content {
         replica,
-        entry.event.as_str(),
-        &entry.spiffe_id,
-        &entry.class,
-        &entry.serial,
-        &entry.reason,
-        &entry.actor,
-    ] {
-        context.update(&(text.len() as u64).to_be_bytes());
-        context.update(text.as_bytes());
+        sequence,
+        at: entry.at,
+        event: entry.event.as_str(),
+        spiffe_id: &entry.spiffe_id,
+        class: &entry.class,
+        serial: &entry.serial,
+        not_after: entry.not_after,
+        reason: &entry.reason,
+        actor: &entry.actor,
+        suppressed: entry.suppressed,
+        previous,
     }
-    let mut out = [0u8; 32];
-    out.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    out
+    .hash()
 }
 
 #[cfg(test)]

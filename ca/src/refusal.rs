@@ -75,6 +75,20 @@ pub enum Refusal {
     ParentReused,
     /// The same was being done at the same moment by another control plane.
     Contended,
+    /// The workload has not acknowledged the trust bundle that the mesh goes by.
+    Stale,
+    /// No root, issuer or key of the journal has this name.
+    NotInTheJournal,
+    /// Only what has not been active yet can be activated.
+    NotASuccessor,
+    /// The registry's Workload does not let its app have certificates of its own.
+    WorkloadApiOff,
+    /// Only a sidecar or a gateway asks for its app; an app asks for nobody.
+    NotAProxy,
+    /// A JWT-SVID was asked for somebody else.
+    NotTheCaller,
+    /// The audiences of a JWT-SVID are none, too many or too long.
+    Audience,
 }
 
 /// What the caller is told.
@@ -86,7 +100,7 @@ pub enum Outward {
     Unauthenticated,
     /// The peer may not have this (PERMISSION_DENIED).
     Denied,
-    /// Make a new key and ask again (FAILED_PRECONDITION).
+    /// Do something else first (a new key, an acknowledgement) and ask again (FAILED_PRECONDITION).
     Precondition,
     /// Slow down (RESOURCE_EXHAUSTED).
     Exhausted,
@@ -132,6 +146,13 @@ impl Refusal {
             Refusal::LineageEnded => "lineage-ended",
             Refusal::ParentReused => "parent-reused",
             Refusal::Contended => "contended",
+            Refusal::Stale => "stale",
+            Refusal::NotInTheJournal => "not-in-the-journal",
+            Refusal::NotASuccessor => "not-a-successor",
+            Refusal::WorkloadApiOff => "workload-api-off",
+            Refusal::NotAProxy => "not-a-proxy",
+            Refusal::NotTheCaller => "not-the-caller",
+            Refusal::Audience => "audience",
         }
     }
 
@@ -164,7 +185,7 @@ impl Refusal {
                 "a stored row does not carry the authority's mark: somebody else wrote to the store"
             }
             Refusal::TooManyAttempts => {
-                "too many attempts from this source, or renewals of this lineage: wait a minute"
+                "too many attempts from this source, or certificates or tokens of this lineage: wait a minute"
             }
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
@@ -193,6 +214,23 @@ impl Refusal {
             Refusal::Contended => {
                 "the certificate was being renewed at the same moment at another control plane: ask again"
             }
+            Refusal::Stale => {
+                "the newest trust bundle was not acknowledged in time: open the delivery stream, acknowledge it and ask again"
+            }
+            Refusal::NotInTheJournal => {
+                "no root, issuer or key is named so: give six characters of its id or more, as `signet ca status` shows it"
+            }
+            Refusal::NotASuccessor => {
+                "only a root, issuer or key that has not been active yet can be activated"
+            }
+            Refusal::WorkloadApiOff => {
+                "the registry's Workload does not opt in: `workloadApi: true` lets its app have certificates and tokens"
+            }
+            Refusal::NotAProxy => "the caller is neither a sidecar nor a gateway: an app asks its sidecar",
+            Refusal::NotTheCaller => "a JWT-SVID is issued for the caller's own identity only",
+            Refusal::Audience => {
+                "a JWT-SVID names 1 to 16 audiences of 1 to 1024 bytes without control characters"
+            }
         }
     }
 
@@ -211,7 +249,10 @@ impl Refusal {
             | Refusal::TrustDomain
             | Refusal::IdentityShape
             | Refusal::Lifetime
-            | Refusal::Thumbprint => Outward::Invalid,
+            | Refusal::Thumbprint
+            | Refusal::NotInTheJournal
+            | Refusal::NotASuccessor
+            | Refusal::Audience => Outward::Invalid,
             Refusal::TokenMalformed
             | Refusal::TokenUnknown
             | Refusal::TokenUsed
@@ -222,7 +263,7 @@ impl Refusal {
             | Refusal::LoginKey
             | Refusal::RowTampered => Outward::Unauthenticated,
             Refusal::TooManyAttempts | Refusal::Contended => Outward::Exhausted,
-            Refusal::KeyUsed => Outward::Precondition,
+            Refusal::KeyUsed | Refusal::Stale => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::NoRole
             | Refusal::IdentityRevoked
@@ -233,7 +274,10 @@ impl Refusal {
             | Refusal::SvidExpired
             | Refusal::LineageRevoked
             | Refusal::LineageEnded
-            | Refusal::ParentReused => Outward::Denied,
+            | Refusal::ParentReused
+            | Refusal::WorkloadApiOff
+            | Refusal::NotAProxy
+            | Refusal::NotTheCaller => Outward::Denied,
         }
     }
 

@@ -60,7 +60,7 @@ impl Inner {
     ) -> Result<(&'static str, Issued), Stop> {
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
-        let issuer = self.issuer(now)?;
+        let issuer = self.issuer(now).await?;
         let (parent, key_hash) = (serial_of(presented), key.sha256());
         let parent = parent.as_ref().map_or(&[][..], Serial::as_bytes);
         let mut writer = self.store.begin_once(&[Guarded::Parent(parent), Guarded::Key(&key_hash)]).await?;
@@ -191,7 +191,7 @@ fn serial_of(certificate: &CertificateDer<'_>) -> Option<Serial> {
 }
 
 /// Who asks, as the presented certificate says; for the record only.
-fn presenter(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn presenter(certificate: &CertificateDer<'_>) -> String {
     signet_identity::Svid::parse(std::slice::from_ref(certificate))
         .map_or_else(|_| "a peer without a readable SVID".to_owned(), |svid| svid.id.to_string())
 }

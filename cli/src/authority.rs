@@ -11,10 +11,12 @@ use signet_proto::v1::reinstate_request::What as Lifted;
 use signet_proto::v1::revoke_request::What;
 use signet_proto::v1::{
     CreateJoinTokenRequest, IssuanceRecord, JoinBundle, ListIssuancesRequest, ReinstateRequest,
-    RevokeRequest, VerifyLogRequest, WatchIssuancesRequest,
+    RevokeRequest, WatchIssuancesRequest,
 };
 
+use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
+use crate::rotation;
 
 #[derive(Args)]
 pub(crate) struct Join {
@@ -91,6 +93,23 @@ pub(crate) enum Ca {
     /// Check the whole issuance log and the revocations: that nothing was changed, removed or cut off. Exit code 1
     /// if something was.
     Verify,
+    /// The log for those who look into it: verified, searched, exported.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Roots, issuers and keys: where each stands in its rotation, and when the next step is due.
+    Status {
+        /// The removed ones of the last month too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make and publish a successor; it takes over by schedule, or with `activate`.
+    Prepare(rotation::Which),
+    /// Make and publish a successor, and let it take over as soon as the sidecars have acknowledged it.
+    Rotate(rotation::Which),
+    /// Let a successor take over.
+    Activate(rotation::Activate),
+    /// Say that a private key may be in other hands: it is replaced and removed as fast as the mesh can follow.
+    Taint(rotation::Named),
 }
 
 #[derive(Args)]
@@ -147,7 +166,13 @@ impl Ca {
             Self::Log { limit, follow } => log(context, limit, follow).await,
             Self::Revoke(revoke) => revoke.run(context).await,
             Self::Reinstate(reinstate) => reinstate.run(context).await,
-            Self::Verify => verify(context).await,
+            Self::Verify => audit::online(context).await,
+            Self::Audit(command) => command.run(context).await,
+            Self::Status { all } => rotation::status(context, all).await,
+            Self::Prepare(which) => rotation::prepare(context, which).await,
+            Self::Rotate(which) => rotation::rotate(context, which).await,
+            Self::Activate(activate) => rotation::activate(context, activate).await,
+            Self::Taint(named) => rotation::taint(context, named).await,
         }
     }
 }
@@ -182,24 +207,6 @@ impl Reinstate {
     }
 }
 
-/// A broken log is the control plane's answer DATA_LOSS, and so this command's exit code 1.
-async fn verify(context: &Context) -> anyhow::Result<()> {
-    let found = context
-        .client()
-        .await?
-        .verify_log(VerifyLogRequest {})
-        .await
-        .map_err(|it| refused(&it))?
-        .into_inner();
-    let json = json!({"records": found.records, "head": found.head, "revocations": found.revocations});
-    context.show(json, || {
-        format!(
-            "{} records and {} revocations are as they were written\nthe log ends with {}",
-            found.records, found.revocations, found.head
-        )
-    })
-}
-
 async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> {
     let mut client = context.client().await?;
     let live = if follow {
@@ -229,13 +236,13 @@ async fn log(context: &Context, limit: u32, follow: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn as_json(it: &IssuanceRecord) -> serde_json::Value {
+pub(crate) fn as_json(it: &IssuanceRecord) -> serde_json::Value {
     json!({"sequence": it.sequence, "at": it.at, "event": it.event, "spiffe_id": it.spiffe_id,
            "class": it.peer_class, "serial": it.serial, "not_after": it.not_after, "reason": it.reason,
            "actor": it.actor, "hash": it.hash})
 }
 
-fn as_row(it: &IssuanceRecord) -> Vec<String> {
+pub(crate) fn as_row(it: &IssuanceRecord) -> Vec<String> {
     let detail = [it.serial.as_str(), it.reason.as_str()];
     let detail = detail.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
     vec![

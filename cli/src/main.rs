@@ -4,6 +4,7 @@
 //! who logged in, shown as text or, with `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
 
 mod approvals;
+mod audit;
 mod authority;
 mod authz;
 mod demo;
@@ -11,6 +12,7 @@ mod login;
 mod mesh;
 mod operator;
 mod place;
+mod rotation;
 mod tls;
 
 use std::path::PathBuf;

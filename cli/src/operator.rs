@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
+use signet_proto::v1::audit_client::AuditClient;
 use signet_proto::v1::operator_client::OperatorClient;
 use signet_proto::v1::people_client::PeopleClient;
+use signet_proto::v1::rotation_client::RotationClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::UnixStream;
@@ -34,6 +36,14 @@ impl Context {
 
     pub(crate) async fn people(&self) -> anyhow::Result<PeopleClient<Channel>> {
         Ok(PeopleClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn audit(&self) -> anyhow::Result<AuditClient<Channel>> {
+        Ok(AuditClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn rotation(&self) -> anyhow::Result<RotationClient<Channel>> {
+        Ok(RotationClient::new(self.channel().await?))
     }
 
     /// By the flags, else by the configuration, else by the login where there is one, else by the socket.

@@ -4,15 +4,24 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod jwt_svid;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
+use signet_ca::StoreConfig;
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
 
 use crate::operators::config::{Operators, RawOperators, Surroundings};
+use crate::store::{RawIssuanceLog, RawReplica, RawStore};
+
+mod rotation;
+
+pub use rotation::Rotation;
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
 pub const MAX_SVID_TTL_SECONDS: u64 = 86_400;
@@ -44,6 +53,13 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub data_dir: PathBuf,
     pub seal: Seal,
+    pub store: StoreConfig,
+    /// How this control plane is called among those of one store; none: it makes a name up once.
+    pub replica: Option<String>,
+    /// What all control planes of one store share; none: the data directory.
+    pub shared_keys: Option<PathBuf>,
+    /// Older records of the issuance log are removed.
+    pub log_retention: Duration,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -58,12 +74,15 @@ pub struct Config {
     pub operators: Operators,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
+    /// Life of the tokens for apps.
+    pub jwt_svid_ttl_seconds: u64,
     /// Days after a join until the workload must join again.
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
     pub allow_http: bool,
     pub system_namespace: Label,
     pub log: Log,
+    pub rotation: Rotation,
 }
 
 /// How and how much is logged.
@@ -126,6 +145,12 @@ struct Raw {
     data_dir: PathBuf,
     seal: RawSeal,
     #[serde(default)]
+    store: RawStore,
+    #[serde(default)]
+    replica: RawReplica,
+    #[serde(default)]
+    issuance_log: RawIssuanceLog,
+    #[serde(default)]
     dev: bool,
     registry: RawRegistry,
     listen: RawListen,
@@ -138,11 +163,15 @@ struct Raw {
     #[serde(default)]
     svid: RawSvid,
     #[serde(default)]
+    jwt_svid: jwt_svid::RawJwtSvid,
+    #[serde(default)]
     issuers: RawIssuers,
     #[serde(default)]
     system: RawSystem,
     #[serde(default)]
     log: Log,
+    #[serde(default)]
+    rotation: rotation::Raw,
 }
 
 #[derive(Deserialize)]
@@ -261,6 +290,7 @@ impl Raw {
             allow_http: self.issuers.allow_http,
             uids: &self.operator.uids,
         })?;
+        let jwt_svid_ttl = self.jwt_svid.check(self.dev)?;
         let system_namespace: Label = self
             .system
             .namespace
@@ -270,6 +300,13 @@ impl Raw {
             trust_domain,
             data_dir,
             seal,
+            store: self.store.check(self.dev)?,
+            shared_keys: match self.replica.shared_keys {
+                Some(folder) => Some(absolute("replica.sharedKeys", folder)?),
+                None => None,
+            },
+            replica: self.replica.name,
+            log_retention: self.issuance_log.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,
@@ -281,11 +318,13 @@ impl Raw {
             operators,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
+            jwt_svid_ttl_seconds: jwt_svid_ttl,
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
             system_namespace,
             log: self.log,
+            rotation: self.rotation.check(self.dev)?,
         })
     }
 }
@@ -329,6 +368,7 @@ operator: {socket: /run/signet/operator.sock}
         assert_eq!(config.system_namespace.as_str(), "signet-system");
         assert!(!config.dev && !config.allow_http && !config.allow_private_addresses);
         assert_eq!(config.seal, Seal::KeyFile("/var/lib/signet/seal.key".into()));
+        assert_eq!((config.store, config.replica), (StoreConfig::Sqlite, None));
     }
 
     #[test]
@@ -435,5 +475,21 @@ operator: {socket: /run/signet/operator.sock}
             GOOD.replace("operator.sock}", "operator.sock, uids: [0]}")
         );
         assert!(parse(&unlisted).unwrap_err().contains("operators.roles.uids"));
+    }
+
+    #[test]
+    fn a_token_for_an_app_lives_for_minutes() {
+        assert_eq!(parse(GOOD).unwrap().jwt_svid_ttl_seconds, 300);
+        for (ttl, dev, good) in
+            [(60, false, true), (59, false, false), (3601, false, false), (10, true, true), (9, true, false)]
+        {
+            let parsed = parse(&format!("{GOOD}dev: {dev}\njwtSvid: {{ttlSeconds: {ttl}}}\n"));
+            match parsed {
+                Ok(config) => assert!(good && config.jwt_svid_ttl_seconds == ttl, "{ttl}"),
+                Err(message) => {
+                    assert!(!good && message.contains("jwtSvid.ttlSeconds: expected"), "{message}")
+                }
+            }
+        }
     }
 }

@@ -25,4 +25,5 @@ pub mod registrar;
 pub mod registry;
 pub mod run;
 pub mod services;
+mod store;
 pub mod world;

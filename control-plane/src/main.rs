@@ -22,6 +22,10 @@ struct Arguments {
     /// Check the configuration and the registry, and exit.
     #[arg(long)]
     check: bool,
+    /// Bring the schema of `store.postgres` up to date, let its user work with it, and exit. The file holds a URL of
+    /// the tables' owner; without one, the configured user is the owner.
+    #[arg(long, value_name = "URL_FILE", num_args = 0..=1)]
+    migrate: Option<Option<PathBuf>>,
 }
 
 fn main() -> ExitCode {
@@ -48,7 +52,14 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     // Before the first key is in memory.
     signet_daemon::harden().map_err(|error| anyhow!("the process cannot be hardened: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    match &arguments.migrate {
+        None => runtime.block_on(serve(config)),
+        Some(url_file) => {
+            runtime.block_on(run::migrate(&config, url_file.as_deref()))?;
+            eprintln!("{}: the schema is up to date", arguments.config.display());
+            Ok(())
+        }
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

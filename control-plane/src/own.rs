@@ -1,6 +1,6 @@
 //! The control plane's own SVID, and the TLS generation made of it.
 //!
-//! A new key and certificate at a third of life, swapped in while serving: connections under way keep the
+//! A new key and certificate at a third of life, and whenever the roots change, swapped in while serving: connections under way keep the
 //! generation that they began with, new ones take the new one. On failure the certificate at hand goes on
 //! and the next try comes sooner.
 
@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use signet_ca::{Authority, AuthorityError};
+use signet_ca::{Authority, AuthorityError, Published};
 use signet_identity::{
     BundleError, Bundles, Generation, GenerationError, GenerationOptions, service_dns_name,
 };
+
+use tokio::sync::watch;
 
 use crate::clock::unix_now;
 use crate::metrics::Metrics;
@@ -39,6 +41,7 @@ pub struct Own {
     number: u64,
     renew_at: i64,
     current: Arc<ArcSwap<Generation>>,
+    published: watch::Receiver<Arc<Published>>,
     metrics: Metrics,
 }
 
@@ -49,9 +52,10 @@ impl Own {
     /// [`OwnError`]: without it nothing can be served.
     pub async fn begin(authority: Authority, namespace: &str, metrics: Metrics) -> Result<Self, OwnError> {
         let dns_name = service_dns_name("signet-control-plane", namespace);
+        let published = authority.published();
         let (generation, renew_at) = issue(&authority, &dns_name, 1, &metrics).await?;
         let current = Arc::new(ArcSwap::new(generation));
-        Ok(Self { authority, dns_name, number: 1, renew_at, current, metrics })
+        Ok(Self { authority, dns_name, number: 1, renew_at, current, published, metrics })
     }
 
     /// The generation that new connections take.
@@ -80,7 +84,16 @@ impl Own {
         loop {
             let left = u64::try_from(self.renew_at.saturating_sub(unix_now())).unwrap_or(0);
             if left > 0 {
-                tokio::time::sleep(Duration::from_secs(left.min(LOOK_AT_CLOCK))).await;
+                let nap = tokio::time::sleep(Duration::from_secs(left.min(LOOK_AT_CLOCK)));
+                tokio::select! {
+                    () = nap => {}
+                    // Peers are verified by other roots from now on, and verify us by them.
+                    changed = self.published.changed() => if changed.is_ok() {
+                        self.renew_at = 0;
+                    } else {
+                        return;
+                    },
+                }
                 continue;
             }
             match self.renew().await {

@@ -23,7 +23,14 @@ impl Registrar for FromRegistry {
     fn dns_names(&self, id: &SpiffeId, class: PeerClass) -> Option<Vec<String>> {
         let registry = Arc::clone(&self.registry.borrow().registry);
         let workload = WorkloadId::of(id, &self.trust_domain)?;
-        if !is_listed(&registry, id, class, &self.trust_domain) {
+        let is_listed = match class {
+            // No class that a Workload has: what its app may have, where it opts in.
+            PeerClass::Workload => {
+                registry.workload(&workload).is_some_and(|listed| listed.spec.workload_api)
+            }
+            class => is_listed(&registry, id, class, &self.trust_domain),
+        };
+        if !is_listed {
             return None;
         }
         let name =
@@ -62,6 +69,11 @@ metadata: {namespace: shop, name: web}
 spec: {class: sidecar}
 ---
 apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: shop, name: apps}
+spec: {class: sidecar, workloadApi: true}
+---
+apiVersion: signet.mesh/v1alpha1
 kind: Service
 metadata: {namespace: shop, name: web}
 spec: {ports: [{name: http, port: 80, protocol: http}]}
@@ -85,6 +97,12 @@ spec: {identities: [ns/shop/sa/web], ports: [{name: http, port: 80, protocol: ht
     fn a_workload_gets_the_names_of_every_service_that_lists_it() {
         let names = ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Sidecar).unwrap();
         assert_eq!(names, ["storefront.shop.signet.internal", "web.shop.signet.internal"]);
+    }
+
+    #[test]
+    fn an_app_has_certificates_of_its_own_only_where_its_workload_opts_in() {
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/apps", PeerClass::Workload), Some(Vec::new()));
+        assert_eq!(ask("spiffe://demo.signet/ns/shop/sa/web", PeerClass::Workload), None);
     }
 
     #[test]

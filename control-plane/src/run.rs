@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use signet_ca::{
-    Authority, AuthorityConfig, AuthorityError, SealConfig, SealSource, SharedRegistrar, SystemClock,
+    Authority, AuthorityConfig, AuthorityError, Login, PostgresConfig, SealConfig, SealSource,
+    SharedRegistrar, StoreConfig, StoreError, SystemClock,
 };
 use signet_daemon::{Drain, MetricsServer, Shutdown};
 use signet_model::{Options, RegistryErrors};
@@ -23,6 +24,7 @@ use tonic::service::Routes;
 
 use crate::config::{Config, Seal};
 use crate::decisions::Decisions;
+use crate::delivery::acks::Acks;
 use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
 use crate::issuers::{Issuers, fetch};
@@ -33,12 +35,14 @@ use crate::operators::login::Logins;
 use crate::own::{Own, OwnError};
 use crate::registrar::FromRegistry;
 use crate::registry::Folder;
-use crate::services::{bootstrap as attest, identity, operator, people};
+use crate::services::{bootstrap as attest, identity, operator, people, rotation};
 use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
 const MAINTAIN: Duration = Duration::from_secs(60);
+/// How often the control planes of one store tell each other that they live.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +105,7 @@ pub async fn start(
     let mut sources = Sources {
         dev: config.dev,
         authority: authority.clone(),
+        published: authority.published(),
         revocations: authority.revocations(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
@@ -126,9 +131,12 @@ pub async fn start(
         Arc::new(FromRegistry { trust_domain: trust_domain.clone(), registry: registry.clone() });
     let table = Arc::new(Table::default());
     let decisions = Arc::new(Decisions::default());
+    let acks = Arc::new(Acks::default());
     let delivery = Delivery {
         world: world.subscribe(),
         table: Arc::clone(&table),
+        acks: Arc::clone(&acks),
+        authority: authority.clone(),
         decisions: Arc::clone(&decisions),
         issuers: Arc::clone(&issuers),
         metrics: metrics.clone(),
@@ -202,12 +210,14 @@ pub async fn start(
         shutdown.clone(),
         connections.clone(),
     ));
-    let operator_routes = operator_routes(operators, people, &desk);
+    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
+    let operator_routes = operator_routes(operators, people, rotations, &desk);
     doors.spawn(mesh::listen(
         mesh_listener,
         mesh::Mesh {
             generation: own.current(),
             revocations: authority.revocations(),
+            published: authority.published(),
             registry: registry.clone(),
             trust_domain: config.trust_domain.clone(),
             routes: peer_routes(peers, delivery),
@@ -230,6 +240,8 @@ pub async fn start(
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
+    background.spawn(beat(authority.clone()));
+    background.spawn(acks.pass_on(authority.clone()));
 
     signet_daemon::write_addresses(&config.data_dir, addresses)?;
     tracing::info!(
@@ -286,7 +298,35 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.dev = config.dev;
     authority.lineage_life = Duration::from_secs(config.lineage_days.saturating_mul(24 * 3600));
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
+    authority.store = config.store.clone();
+    authority.replica = config.replica.clone();
+    authority.shared_keys = config.shared_keys.clone();
+    authority.log_retention = config.log_retention;
+    authority.rotation = config.rotation.when;
+    authority.root_life = config.rotation.root_life;
+    authority.jwt_svid_ttl = Duration::from_secs(config.jwt_svid_ttl_seconds);
     authority
+}
+
+/// Makes the tables of the configured PostgreSQL, as their owner, whose URL is in `url_file`; the configured user may
+/// then use them. Without a file that user is the owner.
+///
+/// # Errors
+/// A configuration without PostgreSQL, or what the store says.
+pub async fn migrate(config: &Config, url_file: Option<&Path>) -> Result<(), MigrateError> {
+    let StoreConfig::Postgres(runtime) = &config.store else { return Err(MigrateError::NotPostgres) };
+    let login = url_file.map_or_else(|| runtime.login.clone(), |file| Login::UrlFile(file.to_owned()));
+    let owner = PostgresConfig { login, ..runtime.clone() };
+    Ok(signet_ca::migrate(&owner, Some(&runtime.user()?), config.dev).await?)
+}
+
+/// Why the schema was not brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("store: expected postgres: SQLite's tables are made at each start")]
+    NotPostgres,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 fn stranger_routes(authority: Authority, registrar: SharedRegistrar, logins: Logins) -> Routes {
@@ -307,14 +347,26 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
 }
 
 /// For both doors: each service behind the guard that asks who may.
-fn operator_routes(operators: operator::Operators, people: people::People, desk: &Arc<Desk>) -> Routes {
+fn operator_routes(
+    operators: operator::Operators,
+    people: people::People,
+    rotations: rotation::Rotation,
+    desk: &Arc<Desk>,
+) -> Routes {
+    let audit = v1::audit_server::AuditServer::new(operators.clone())
+        .max_decoding_message_size(operator::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
     let operators = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
     let people =
         v1::people_server::PeopleServer::new(people).max_decoding_message_size(operator::MAX_MESSAGE);
+    let rotations =
+        v1::rotation_server::RotationServer::new(rotations).max_decoding_message_size(operator::MAX_MESSAGE);
     Routes::new(Guarded::new(operators, Arc::clone(desk)))
+        .add_service(Guarded::new(audit, Arc::clone(desk)))
         .add_service(Guarded::new(people, Arc::clone(desk)))
+        .add_service(Guarded::new(rotations, Arc::clone(desk)))
         .prepare()
 }
 
@@ -347,6 +399,14 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, St
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::Listen { what: "a door", address, source })
+}
+
+async fn beat(authority: Authority) {
+    loop {
+        // As below.
+        let _ = authority.beat().await;
+        tokio::time::sleep(BEAT).await;
+    }
 }
 
 async fn maintain(authority: Authority) {

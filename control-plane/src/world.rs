@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use signet_ca::{Authority, Revocations};
-use signet_identity::TrustDomain;
+use signet_ca::{Authority, Published, Revocations};
+use signet_identity::{KeyId, TrustDomain};
 use signet_model::Registry;
 use tokio::sync::watch;
 
@@ -22,22 +22,29 @@ use crate::registry;
 pub struct AuthorityState {
     pub trust_domain: TrustDomain,
     pub roots: Vec<CertificateDer<'static>>,
+    /// SHA-256 of what among roots and issuers may be in other hands.
+    pub tainted: Vec<KeyId>,
     pub bundle_sequence: u64,
     pub revocations: Arc<Revocations>,
     /// A JWK set as JSON.
     pub token_roots: String,
+    /// The keys that sign JWT-SVIDs, a JWK set as JSON.
+    pub jwt_keys: String,
 }
 
 impl AuthorityState {
     /// What `authority` says, with these revocations.
     #[must_use]
     pub fn of(authority: &Authority, revocations: Arc<Revocations>) -> Self {
+        let published = authority.published().borrow().clone();
         Self {
             trust_domain: authority.control_plane_id().trust_domain().clone(),
-            roots: vec![authority.root().clone()],
-            bundle_sequence: authority.bundle_sequence(),
+            roots: published.roots.clone(),
+            tainted: published.tainted.clone(),
+            bundle_sequence: published.sequence,
             revocations,
-            token_roots: authority.token_roots_json(),
+            token_roots: published.token_keys.clone(),
+            jwt_keys: published.jwt_keys.clone(),
         }
     }
 }
@@ -45,6 +52,8 @@ impl AuthorityState {
 /// A moment of the mesh.
 #[derive(Debug)]
 pub struct World {
+    /// Number of the bundle of roots and keys in it.
+    pub bundle: u64,
     pub registry: Arc<Registry>,
     pub catalog: Catalog,
 }
@@ -53,6 +62,7 @@ pub struct World {
 pub struct Sources {
     pub dev: bool,
     pub authority: Authority,
+    pub published: watch::Receiver<Arc<Published>>,
     pub revocations: watch::Receiver<Arc<Revocations>>,
     pub registry: watch::Receiver<registry::State>,
     pub keys: watch::Receiver<Keys>,
@@ -66,9 +76,10 @@ impl Sources {
         let registry = Arc::clone(&self.registry.borrow_and_update().registry);
         let keys = Arc::clone(&self.keys.borrow_and_update());
         let revocations = Arc::clone(&self.revocations.borrow_and_update());
+        self.published.mark_unchanged();
         let authority = AuthorityState::of(&self.authority, revocations);
         let catalog = Catalog::build(self.dev, &registry, &keys, &authority);
-        Arc::new(World { registry, catalog })
+        Arc::new(World { bundle: authority.bundle_sequence, registry, catalog })
     }
 
     /// Keeps `world` current until a source is gone.
@@ -78,6 +89,7 @@ impl Sources {
                 changed = self.registry.changed() => changed,
                 changed = self.keys.changed() => changed,
                 changed = self.revocations.changed() => changed,
+                changed = self.published.changed() => changed,
             };
             if changed.is_err() {
                 return;

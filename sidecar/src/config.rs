@@ -9,6 +9,7 @@
 mod address;
 mod error;
 mod text;
+mod workload;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use signet_model::{ObjectName, Protocol};
 pub use address::{AppAddress, ListenAddress};
 pub use error::ConfigError;
 pub use text::{from_json, from_yaml};
+pub use workload::{SocketMode, WorkloadApi};
 
 /// One process, as its configuration file describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -47,6 +49,9 @@ pub struct Config {
     /// The Unix socket for whoever runs this process.
     #[serde(default)]
     pub admin: Option<Admin>,
+    /// The Unix socket from which the app gets an identity of its own.
+    #[serde(default)]
+    pub workload_api: Option<WorkloadApi>,
     /// The TCP listener for probes and Prometheus.
     #[serde(default)]
     pub metrics: Option<Metrics>,
@@ -272,6 +277,16 @@ impl Config {
         if let Some(admin) = &self.admin {
             paths.push(("admin.socket".to_owned(), &admin.socket));
         }
+        if let Some(workload) = &self.workload_api {
+            paths.push(("workloadApi.socket".to_owned(), &workload.socket));
+            if workload.allowed_uids.as_ref().is_some_and(Vec::is_empty) {
+                return wrong(
+                    "workloadApi.allowedUids".to_owned(),
+                    "at least one uid, or no list",
+                    "an empty list, which serves nobody".to_owned(),
+                );
+            }
+        }
         for (at, inbound) in self.inbound.iter().enumerate() {
             if let AppAddress::Unix(path) = &inbound.app {
                 paths.push((format!("inbound[{at}].app"), path));
@@ -374,6 +389,10 @@ impl Config {
         }
         if let Some(admin) = &self.admin {
             all.push(("admin.socket".to_owned(), ListenAddress::Unix(admin.socket.clone())));
+        }
+        if let Some(workload) = &self.workload_api {
+            let socket = ListenAddress::Unix(workload.socket.clone());
+            all.push(("workloadApi.socket".to_owned(), socket));
         }
         if let Some(metrics) = &self.metrics {
             all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));

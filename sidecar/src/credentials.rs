@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::{
-    BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure,
-    OwnSvid, RevocationSet, SpiffeId, TrustBundle, TrustDomain,
+    BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure, KeyId,
+    OwnSvid, RevocationSet, SpiffeId, Svid, TrustBundle, TrustDomain,
 };
 use signet_proxy::state::{State, Tls};
+use signet_token::Jwks;
 use tokio::sync::watch;
 
 /// Why a change was not published.
@@ -34,6 +35,10 @@ pub struct Delivered {
     pub bundle: TrustBundle,
     /// Grows with each change of this trust domain's roots.
     pub sequence: u64,
+    /// Whose private key may be in other hands: SHA-256 of a root's certificate or an issuer's public key.
+    pub tainted: Vec<KeyId>,
+    /// The keys that sign its JWT-SVIDs; none of ours depends on them.
+    pub jwt_keys: Jwks,
 }
 
 /// See the module's story.
@@ -118,6 +123,24 @@ impl Credentials {
         parts.number = generation.number();
         self.publish(&parts, generation);
         Ok(true)
+    }
+
+    /// Whether our own certificate is under a root or issuer whose key may be in other hands: it is to be renewed at
+    /// once.
+    pub fn is_tainted(&self) -> bool {
+        let Some(tls) = self.current() else { return false };
+        let parts = self.parts();
+        let Some(own) = parts.bundles.get(&self.domain) else { return false };
+        let svid = tls.generation.own().svid();
+        let issuers = svid.issuers.iter().map(|issuer| issuer.key);
+        issuers.chain([tls.generation.own_root()]).any(|key| own.tainted.contains(&key))
+    }
+
+    /// Whether one of this certificate's issuers is such a one.
+    pub fn taints(&self, svid: &Svid) -> bool {
+        let parts = self.parts();
+        let own = parts.bundles.get(&self.domain);
+        own.is_some_and(|own| svid.issuers.iter().any(|issuer| own.tainted.contains(&issuer.key)))
     }
 
     /// News of revocation. An older set than the one held is ignored.

@@ -32,9 +32,9 @@ use crate::metrics::Metrics;
 /// One call, from first byte to answer: the authority signs in milliseconds.
 const CALL: Duration = Duration::from_secs(10);
 /// A certificate with its chain and bundle; anything larger is not one.
-const MAX_ANSWER: usize = 256 * 1024;
+pub(crate) const MAX_ANSWER: usize = 256 * 1024;
 /// Long waits are slept in pieces, so that a clock that was set, or a suspended machine, is noticed.
-const NAP: Duration = Duration::from_secs(30);
+pub(crate) const NAP: Duration = Duration::from_secs(30);
 
 /// Why there is no new certificate.
 #[derive(Debug, thiserror::Error)]
@@ -307,11 +307,18 @@ fn renewal(term: Term) -> impl Fn() -> Duration {
 
 /// A twentieth of life, so that many attempts fit into what is left, between 2 s and 5 min.
 fn longest_backoff(term: Term) -> Duration {
-    let life = u64::try_from(term.not_after.saturating_sub(term.issued_at)).unwrap_or_default();
+    longest_of_life(term.not_after.saturating_sub(term.issued_at))
+}
+
+/// The same, of a life in seconds.
+pub(crate) fn longest_of_life(life: i64) -> Duration {
+    let life = u64::try_from(life).unwrap_or_default();
     Duration::from_secs((life / 20).clamp(2, 300))
 }
 
-async fn call<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+pub(crate) async fn call<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match tokio::time::timeout(CALL, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL.as_secs()))),
@@ -319,7 +326,7 @@ async fn call<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>)
 }
 
 /// The server's words, bounded and on one line.
-fn said(status: &Status) -> String {
+pub(crate) fn said(status: &Status) -> String {
     let words: String = status.message().chars().filter(|c| !c.is_control()).take(300).collect();
     if words.is_empty() { status.code().description().to_owned() } else { words }
 }

@@ -9,6 +9,7 @@
 //! * [`config`]: what this process is told. [`join`]: how it finds the authority the first time.
 //! * [`identity`]: the first certificate and its renewal; [`credentials`]: what is in force now.
 //! * [`control`]: the delivery stream; [`publish`]: from what was delivered to what the data plane reads.
+//! * [`workload`]: the app's own certificate and tokens, where it may have some.
 //! * [`gateway`]: the edge's configuration and its right to mint.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
 //! * [`run`]: the process from start to drain.
@@ -34,3 +35,4 @@ pub mod metrics;
 pub mod publish;
 pub mod run;
 pub mod status;
+pub mod workload;

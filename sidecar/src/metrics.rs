@@ -14,6 +14,7 @@ use crate::clock;
 pub struct Metrics {
     not_after: IntGaugeVec,
     renewals: IntCounterVec,
+    workload_issuances: IntCounterVec,
     /// 1 while a delivery stream is open.
     pub connected: IntGauge,
     /// Deltas applied.
@@ -41,6 +42,10 @@ impl Metrics {
                 Opts::new("signet_svid_renewals_total", "Attempts to renew our SVID"),
                 &["outcome"],
             )?,
+            workload_issuances: IntCounterVec::new(
+                Opts::new("signet_workload_issuances_total", "Attempts to get something for the app"),
+                &["kind", "outcome"],
+            )?,
             connected: IntGauge::new("signet_control_connected", "1 while the delivery stream is open")?,
             deltas: IntCounter::new("signet_delivery_deltas_total", "Deltas applied")?,
             rejected: IntGauge::new(
@@ -58,6 +63,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.not_after.clone()))?;
         registry.register(Box::new(metrics.renewals.clone()))?;
+        registry.register(Box::new(metrics.workload_issuances.clone()))?;
         for gauge in [&metrics.connected, &metrics.rejected, &metrics.clock_skew] {
             registry.register(Box::new(gauge.clone()))?;
         }
@@ -73,6 +79,22 @@ impl Metrics {
         if let Some(issuer) = svid.issuers.first() {
             self.not_after.with_label_values(&["issuer"]).set(issuer.not_after);
         }
+    }
+
+    /// The app's certificate.
+    pub fn workload(&self, svid: &Svid) {
+        self.not_after.with_label_values(&["workload"]).set(svid.not_after);
+    }
+
+    /// The app's certificate is gone.
+    pub fn no_workload(&self) {
+        // There may have been none.
+        let _ = self.not_after.remove_label_values(&["workload"]);
+    }
+
+    /// Something for the app (`svid`, `jwt-svid`) was issued, or was not.
+    pub fn workload_issued(&self, kind: &'static str, worked: bool) {
+        self.workload_issuances.with_label_values(&[kind, if worked { "ok" } else { "failed" }]).inc();
     }
 
     /// A renewal worked, or did not.

@@ -10,12 +10,14 @@ use signet_model::ObjectName;
 use signet_policy::PolicySet;
 use signet_proxy::state::{Keys, MeshSettings, Minter, Served, State};
 use signet_token::{Issuers, TokenRoots};
+use signet_workload::JwtBundle;
 use tokio::sync::watch;
 
 use crate::control::convert::{Inbound, Item, Mesh};
 use crate::control::delivery::{Changed, Deliveries};
 use crate::credentials::Credentials;
 use crate::identity::{Identity, needs_renewal};
+use crate::workload::News;
 
 /// See the module's story.
 pub struct Publisher {
@@ -26,6 +28,8 @@ pub struct Publisher {
     gateway: Option<ObjectName>,
     /// How often the gateway's configuration changed.
     gateway_changed: watch::Sender<u64>,
+    /// What concerns our app.
+    workload: watch::Sender<News>,
 }
 
 impl Publisher {
@@ -36,7 +40,8 @@ impl Publisher {
         identity: Arc<Identity>,
         gateway: Option<ObjectName>,
     ) -> Self {
-        Self { state, credentials, identity, gateway, gateway_changed: watch::Sender::new(0) }
+        let (gateway_changed, workload) = (watch::Sender::new(0), watch::Sender::new(News::default()));
+        Self { state, credentials, identity, gateway, gateway_changed, workload }
     }
 
     /// Brings the state up to what `deliveries` says, where it changed.
@@ -61,6 +66,7 @@ impl Publisher {
         if changed.gateway {
             self.gateway(deliveries);
         }
+        self.workload(deliveries, changed);
         if !changed.services.is_empty() {
             self.endpoints(deliveries, changed);
         }
@@ -91,6 +97,11 @@ impl Publisher {
         self.gateway_changed.subscribe()
     }
 
+    /// Told of what concerns our app.
+    pub fn watch_workload(&self) -> watch::Receiver<News> {
+        self.workload.subscribe()
+    }
+
     /// What transaction tokens are minted with, from now on.
     pub fn minter(&self, minter: Minter) {
         self.state.update_keys(|keys| Keys { minter: Some(minter.clone()), ..keys.next() });
@@ -111,6 +122,30 @@ impl Publisher {
                 }
             }
         }
+        if self.credentials.is_tainted() {
+            tracing::warn!(target: "signet::control", "the authority behind our certificate is tainted; renewing now");
+            self.identity.renew_at_once();
+        }
+    }
+
+    fn workload(&self, deliveries: &Deliveries, changed: &Changed) {
+        let granted = matches!(deliveries.get("workload"), Some(Item::Workload));
+        self.workload.send_if_modified(|news| {
+            let mut next = News { granted: Some(granted), ..news.clone() };
+            if changed.bundles {
+                let bundles = deliveries.items().filter_map(|item| match item {
+                    Item::Bundle(delivered) if !delivered.jwt_keys.is_empty() => Some(delivered),
+                    _ => None,
+                });
+                let keys = bundles.map(|delivered| {
+                    (delivered.bundle.trust_domain().clone(), JwtBundle::new(&delivered.jwt_keys))
+                });
+                next.jwt = Arc::new(keys.collect());
+            }
+            let modified = *news != next;
+            *news = next;
+            modified
+        });
     }
 
     fn keys(&self, deliveries: &Deliveries) {

@@ -18,7 +18,7 @@ use signet_gateway::Edge;
 use signet_identity::GenerationOptions;
 use signet_proxy::decision::DecisionSink;
 use signet_proxy::listener::{Bind, Kind, ListenerSpec};
-use signet_proxy::state::{App, AppAddress as ProxyApp, State};
+use signet_proxy::state::{App as AppSocket, AppAddress as ProxyApp, State};
 use signet_proxy::{Limits, Proxy, Running, Shared, StartError};
 use tokio::task::JoinSet;
 
@@ -33,6 +33,7 @@ use crate::join::JoinBundle;
 use crate::metrics::{Judged, Metrics};
 use crate::publish::Publisher;
 use crate::status::Status;
+use crate::workload::App;
 
 /// Decision records that may wait for the stream.
 const DECISIONS: usize = 1024;
@@ -91,6 +92,9 @@ pub enum RunError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The workload socket cannot be made.
+    #[error("workloadApi.socket: {0}")]
+    Workload(SocketError),
     /// The data plane did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -148,6 +152,14 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
         tasks.spawn(server.run(shutdown.clone()));
     }
 
+    // Bound now, so that a mistake is found before the token is used; whoever connects early waits.
+    let workload = config.workload_api.as_ref().map(|api| {
+        let bound = signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits());
+        addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
+        bound.map(|listener| (listener, api.allowed_uids.clone()))
+    });
+    let workload = workload.transpose().map_err(RunError::Workload)?;
+
     let term = tokio::select! {
         joined = identity.join(&bundle) => joined?,
         () = shutdown.draining() => return Ok(Outcome::Drained),
@@ -165,6 +177,21 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
     let shared = Shared::new(state.clone(), Limits::default(), sink.clone(), &registry)?;
     let resource = config.gateway.as_ref().map(|gateway| gateway.resource.clone());
     let publisher = Arc::new(Publisher::new(state.clone(), credentials.clone(), identity.clone(), resource));
+    if let Some((listener, uids)) = workload {
+        let news = publisher.watch_workload();
+        let app = App::new(plane.clone(), credentials.clone(), metrics.clone(), news);
+        let listen = signet_workload::Listen {
+            provider: app.clone(),
+            clock: Arc::new(SystemClock),
+            metrics: signet_workload::Metrics::new(&registry)?,
+            uids,
+            bounds: signet_workload::Bounds::default(),
+            shutdown: shutdown.clone(),
+        };
+        tasks.spawn(app.keep());
+        // Ends with the drain, which is no failure.
+        tokio::spawn(signet_workload::listen(listener, listen));
+    }
     let discovery = Discovery::new(Parts {
         plane: plane.clone(),
         credentials: credentials.clone(),
@@ -176,6 +203,7 @@ pub async fn run(config: Config, bundle: JoinBundle, logs: Option<LogHandle>) ->
         sink,
         dialled: config.dialled().iter().map(ToString::to_string).collect(),
         served,
+        shutdown: shutdown.clone(),
     });
     tasks.spawn(discovery.run());
     tasks.spawn(async move { identity.keep(term).await });
@@ -299,7 +327,7 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
         let kind = Kind::Inbound {
             service: inbound.service.to_string().into(),
             port: inbound.port.as_str().into(),
-            app: App::new(app),
+            app: AppSocket::new(app),
         };
         let name = format!("inbound/{}/{}", inbound.service, inbound.port);
         all.push((name, ListenerSpec { bind: Bind::Tcp(inbound.listen), kind }));

@@ -28,6 +28,8 @@ struct Joined {
     state: Arc<State>,
     status: Arc<Status>,
     sink: Arc<DecisionSink>,
+    /// The process does not end while a test looks.
+    _trigger: signet_daemon::Trigger,
 }
 
 async fn joined() -> Joined {
@@ -47,7 +49,9 @@ async fn joined() -> Joined {
         Publisher::new(state.clone(), sidecar.credentials.clone(), sidecar.identity.clone(), None);
     let (sink, decisions) = DecisionSink::new(16);
     let sink = Arc::new(sink);
+    let (trigger, shutdown) = signet_daemon::shutdown::channel();
     let discovery = Discovery::new(Parts {
+        shutdown,
         plane: sidecar.plane.clone(),
         credentials: sidecar.credentials.clone(),
         publisher: Arc::new(publisher),
@@ -60,7 +64,7 @@ async fn joined() -> Joined {
         served: names("web.shop"),
     });
     tokio::spawn(discovery.run());
-    Joined { plane, sidecar, state, status, sink }
+    Joined { plane, sidecar, state, status, sink, _trigger: trigger }
 }
 
 impl Joined {

@@ -10,6 +10,7 @@ use signet_sidecar::join::JoinBundle;
 
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const WORKLOAD_API: &str = include_str!("../../docs/workload-api.md");
 
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let open = format!("```{language}\n");
@@ -67,6 +68,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("gateway: {listeners: [{none: 1}]}", "gateway.listeners[]."),
         ("gateway: {listeners: [{tls: {none: 1}}]}", "gateway.listeners[].tls."),
         ("admin: {none: 1}", "admin."),
+        ("workloadApi: {none: 1}", "workloadApi."),
         ("metrics: {none: 1}", "metrics."),
         ("tls: {none: 1}", "tls."),
         ("log: {none: 1}", "log."),
@@ -128,6 +130,7 @@ fn every_metric_of_the_data_plane_has_its_row() {
         include_str!("../proxy/src/metrics.rs"),
         include_str!("../gateway/src/events.rs"),
         include_str!("../src/metrics.rs"),
+        include_str!("../workload/src/metrics.rs"),
     ] {
         let quoted = source.split('"').filter(|text| text.starts_with("signet_"));
         names.extend(quoted.filter(|text| text.bytes().all(|b| b == b'_' || b.is_ascii_lowercase())));
@@ -137,4 +140,24 @@ fn every_metric_of_the_data_plane_has_its_row() {
     for name in names {
         assert!(table.contains(&format!("\n| `{name}` | ")), "{name} has no row in docs/operations.md");
     }
+}
+
+#[test]
+fn the_page_on_the_workload_socket_is_read_by_the_real_parsers_and_says_the_real_bounds() {
+    let blocks = blocks(WORKLOAD_API, "yaml");
+    let registry = blocks.iter().find(|text| text.contains("kind: Workload")).expect("a Workload");
+    let registry = signet_model::parse_text(Path::new("registry.yaml"), registry, &Default::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert!(registry.workloads().all(|workload| workload.spec.workload_api));
+    let socket = blocks.iter().find(|text| text.starts_with("workloadApi:")).expect("a socket");
+    let config = format!("{{role: sidecar, identity: {{joinBundle: /j}}, dataDir: /d, {}}}", socket.trim());
+    assert!(parse(&config).expect("a configuration").workload_api.is_some());
+    let bounds = signet_workload::Bounds::default();
+    let said = format!(
+        "cut after {} seconds; one user has at most {} connections, and a connection {}\ncalls at once",
+        bounds.unread.as_secs(),
+        bounds.connections_of_uid,
+        bounds.streams
+    );
+    assert!(WORKLOAD_API.contains(&said), "docs/workload-api.md does not say: {said}");
 }

@@ -280,8 +280,8 @@ async fn nothing_secret_and_no_lever_lies_beside_the_processes() {
     // Nobody else may read what the processes wrote, and nobody may write to it.
     fn look(path: &Path, found: &mut Vec<String>) {
         let metadata = std::fs::symlink_metadata(path).unwrap();
-        // The root certificate is for everybody to read.
-        let closed = if path.ends_with("root.pem") { 0o022 } else { 0o077 };
+        // The root certificate and the audit key's public half are for everybody to read.
+        let closed = if path.ends_with("root.pem") || path.ends_with("audit.pem") { 0o022 } else { 0o077 };
         if metadata.permissions().mode() & closed != 0 {
             found.push(format!("{:o} {}", metadata.permissions().mode(), path.display()));
         }

@@ -10,14 +10,14 @@ use signet_tests::client::{get, send};
 use crate::pair::Pair;
 
 /// Requests from several clients until told to stop; how many went well, and what went wrong.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     good: Arc<AtomicUsize>,
     clients: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn start(address: &str, clients: usize) -> Self {
+    pub(crate) fn start(address: &str, clients: usize) -> Self {
         let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients = (0..clients)
             .map(|_| {
@@ -44,7 +44,7 @@ impl Load {
         Self { stop, good, clients }
     }
 
-    async fn end(self) -> (usize, Vec<String>) {
+    pub(crate) async fn end(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::SeqCst);
         let mut failures = Vec::new();
         for client in self.clients {

@@ -8,4 +8,5 @@ mod edge;
 mod lifecycle;
 mod pair;
 mod readme;
+mod rotation;
 mod traffic;

@@ -8,12 +8,13 @@ state=$PWD/.signet
 mkdir -p "$state"
 
 # Debian's: command=package
-needed=(openssl=openssl curl=curl ip=iproute2 iptables=iptables h2load=nghttp2-client wrk=wrk cc=gcc python3=python3 npm=npm)
+needed=(openssl=openssl certtool=gnutls-bin curl=curl ip=iproute2 iptables=iptables h2load=nghttp2-client wrk=wrk cc=gcc python3=python3 npm=npm)
 missing=()
 for pair in "${needed[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
 done
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -q

@@ -10,6 +10,7 @@ use std::process::Command;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::rotation_client::RotationClient;
 use signet_proto::v1::{CreateJoinTokenRequest, ExplainDecisionRequest, JoinBundle};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -30,6 +31,8 @@ pub struct Sidecar {
     pub netns: Option<String>,
     /// The user to run as; needs root.
     pub uid: Option<u32>,
+    /// Whether its app may have certificates of its own.
+    pub workload_api: bool,
 }
 
 impl Sidecar {
@@ -43,7 +46,14 @@ impl Sidecar {
             config: config.into(),
             netns: None,
             uid: None,
+            workload_api: false,
         }
+    }
+
+    /// Gives its app the workload socket, and the right to it.
+    #[must_use]
+    pub fn with_workload_api(self) -> Self {
+        Self { workload_api: true, ..self }
     }
 
     /// Runs it in a network namespace, as another user: as in a pod.
@@ -123,8 +133,9 @@ impl MeshBuilder {
             self.default_action
         )];
         documents.extend(self.sidecars.iter().map(|it| {
+            let opts_in = if it.workload_api { ", workloadApi: true" } else { "" };
             format!(
-                "kind: Workload\nmetadata: {{namespace: {}, name: {}}}\nspec: {{class: {}}}\n",
+                "kind: Workload\nmetadata: {{namespace: {}, name: {}}}\nspec: {{class: {}{opts_in}}}\n",
                 it.namespace, it.name, it.class
             )
         }));
@@ -220,9 +231,13 @@ impl Mesh {
         serde_json::to_writer(file, bundle).expect("writing the join bundle");
         let path = home.display();
         let role = sidecar.class;
+        let socket = match sidecar.workload_api {
+            true => format!("workloadApi: {{socket: {path}/workload.sock}}\n"),
+            false => String::new(),
+        };
         let config = format!(
             "role: {role}\nidentity: {{joinBundle: {path}/join.json}}\ndataDir: {path}/data\nadmin: {{socket: {path}/admin.sock}}\n\
-             metrics: {{listen: '127.0.0.1:0'}}\nworkers: 1\ndrainSeconds: 5\nlog: {{format: text, level: debug}}\n{}",
+             metrics: {{listen: '127.0.0.1:0'}}\nworkers: 1\ndrainSeconds: 5\nlog: {{format: text, level: debug}}\n{socket}{}",
             sidecar.config
         );
         fs::write(home.join("sidecar.yaml"), config).expect("writing a sidecar's configuration");
@@ -259,13 +274,22 @@ impl Mesh {
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.operators_door().await)
+    }
+
+    /// Roots, issuers and keys, as an operator sees them.
+    pub async fn rotation(&self) -> RotationClient<Channel> {
+        RotationClient::new(self.operators_door().await)
+    }
+
+    async fn operators_door(&self) -> Channel {
         let path = self.path("op.sock");
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://operator");
-        OperatorClient::new(endpoint.connect_with_connector(connector).await.expect("the operator's socket"))
+        endpoint.connect_with_connector(connector).await.expect("the operator's socket")
     }
 
     /// The explanation of a decision, once it has reached the control plane.
@@ -290,6 +314,11 @@ impl Mesh {
 
     pub fn sidecar(&self, name: &str) -> &Process {
         &self.sidecars[name]
+    }
+
+    /// The workload socket of a sidecar that has one.
+    pub fn workload_socket(&self, name: &str) -> PathBuf {
+        self.path(name).join("workload.sock")
     }
 
     /// A listener's address as a sidecar or the control plane (`cp`) published it.

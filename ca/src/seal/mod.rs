@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::files::{self, FileError};
+use crate::rotation::Kind;
 
 const MAGIC: &[u8; 8] = b"SIGNETS1";
 const HEADER: usize = 8 + 1 + 12 + 16 + 16 + 12;
@@ -123,25 +124,36 @@ enum Material {
 }
 
 /// What the file is for, part of what is authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Role {
-    Root,
-    Issuer,
-    TokenRoot,
+    /// The private key of one authority; the id is hex.
+    Authority {
+        kind: Kind,
+        id: String,
+    },
     RowMac,
-    /// There from before the root until the store is bound to it: says that a missing store was never made.
+    /// Signs ends and checkpoints of the issuance log, and nothing else.
+    Audit,
+    /// There from before the mesh has a store until the store is bound to it: says that a missing store was never
+    /// made.
     Founding,
 }
 
 impl Role {
-    pub(crate) fn file_name(self) -> &'static str {
+    pub(crate) fn file_name(&self) -> String {
         match self {
-            Role::Root => "root.sealed",
-            Role::Issuer => "issuer.sealed",
-            Role::TokenRoot => "token-root.sealed",
-            Role::RowMac => "row-mac.sealed",
-            Role::Founding => "founding.sealed",
+            Role::Authority { kind, id } => format!("{}-{id}.sealed", kind.as_str()),
+            Role::RowMac => "row-mac.sealed".into(),
+            Role::Audit => "audit.sealed".into(),
+            Role::Founding => "founding.sealed".into(),
         }
+    }
+
+    /// The authority whose private key lies in the file of this name.
+    pub(crate) fn of_file_name(name: &str) -> Option<(Kind, String)> {
+        let (kind, id) = name.strip_suffix(".sealed")?.split_once('-')?;
+        let hex = !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
+        Some((Kind::parse(kind).filter(|_| hex)?, id.to_owned()))
     }
 }
 
@@ -200,12 +212,12 @@ impl Sealer {
         })
     }
 
-    pub(crate) fn path(&self, role: Role) -> PathBuf {
+    pub(crate) fn path(&self, role: &Role) -> PathBuf {
         self.directory.join(role.file_name())
     }
 
     /// Seals the secret into the role's file, replacing what was there.
-    pub(crate) fn write(&mut self, role: Role, secret: &[u8]) -> Result<(), SealError> {
+    pub(crate) fn write(&mut self, role: &Role, secret: &[u8]) -> Result<(), SealError> {
         let path = self.path(role);
         let (kdf, cost, salt) = match self.material {
             Material::Key(_) => (KDF_KEY_FILE, Argon2Cost { memory_kib: 0, passes: 0, lanes: 0 }, [0; 16]),
@@ -240,12 +252,12 @@ impl Sealer {
     }
 
     /// Removes the role's file for good.
-    pub(crate) fn remove(&self, role: Role) -> Result<(), SealError> {
+    pub(crate) fn remove(&self, role: &Role) -> Result<(), SealError> {
         Ok(files::remove(&self.path(role))?)
     }
 
     /// Opens the role's file; `None` when there is none.
-    pub(crate) fn read(&mut self, role: Role) -> Result<Option<Zeroizing<Vec<u8>>>, SealError> {
+    pub(crate) fn read(&mut self, role: &Role) -> Result<Option<Zeroizing<Vec<u8>>>, SealError> {
         let path = self.path(role);
         let Some(bytes) = files::read_private(&path)? else { return Ok(None) };
         let format = || SealError::Format { path: path.clone() };
@@ -292,7 +304,7 @@ impl Sealer {
         Ok(Some(body))
     }
 
-    fn associated(&self, role: Role, header: &[u8]) -> Vec<u8> {
+    fn associated(&self, role: &Role, header: &[u8]) -> Vec<u8> {
         let mut aad = header.to_vec();
         aad.extend_from_slice(role.file_name().as_bytes());
         aad.push(0);

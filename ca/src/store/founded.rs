@@ -1,7 +1,7 @@
 //! Whose store this is.
 //!
-//! One marked row names the root of the authority that made the store, and with it begins the set of revocations.
-//! Both are written once, by the first start; from then on a store without them, or with those of another root, is
+//! One marked row names the mesh whose authority made the store, and with it begins the set of revocations.
+//! Both are written once, by the first start; from then on a store without them, or with those of another mesh, is
 //! refused: beginning anew would forget every revocation without a word.
 
 use super::mac::Column;
@@ -12,15 +12,15 @@ use signet_identity::KeyId;
 const TABLE: &str = "founded";
 
 pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result<(), StoreError> {
-    let columns = [Column::Bytes(owner.root.as_bytes())];
+    let columns = [Column::Bytes(owner.mesh.as_bytes())];
     let mut tx = pool.write().await?;
-    let row = query("SELECT root, mac FROM founded WHERE id = 1").fetch_optional(&mut tx).await?;
+    let row = query("SELECT mesh, mac FROM founded WHERE id = 1").fetch_optional(&mut tx).await?;
     let Some(row) = row else {
         if !owner.founding {
-            return Err(StoreError::Unbound { place: place.to_owned(), root: owner.root.to_string() });
+            return Err(StoreError::Unbound { place: place.to_owned(), mesh: owner.mesh.to_string() });
         }
-        query("INSERT INTO founded (id, root, mac) VALUES (1, $1, $2)")
-            .bind(owner.root.as_bytes().as_slice())
+        query("INSERT INTO founded (id, mesh, mac) VALUES (1, $1, $2)")
+            .bind(owner.mesh.as_bytes().as_slice())
             .bind(owner.mac.tag(TABLE, &columns))
             .execute(&mut tx)
             .await?;
@@ -28,10 +28,10 @@ pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result
         return Ok(tx.commit().await?);
     };
     let found = KeyId::from_bytes(tokens::hash(row.try_get(0)?, TABLE)?);
-    if found != owner.root {
+    if found != owner.mesh {
         return Err(StoreError::Foreign {
             place: place.to_owned(),
-            root: owner.root.to_string(),
+            mesh: owner.mesh.to_string(),
             found: found.to_string(),
         });
     }

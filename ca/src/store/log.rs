@@ -1,9 +1,12 @@
 //! The issuance log in the store: append, read, verify.
 
+use signet_audit::PublicKey;
+use sqlx::AssertSqlSafe;
+
 use super::mac::{Column, RowMac};
 use super::sql::{Row, Run, Tx, query};
 use super::writer::Known;
-use super::{Store, StoreError, revocations, tokens};
+use super::{Store, StoreError, revocations, signed, tokens};
 use crate::record::{Entry, Event, Record};
 
 const HEADS: &str = "log_heads";
@@ -22,6 +25,8 @@ pub enum ChainError {
     Missing(u64),
     #[error("the issuance log ends at record {found}, but its head says {head}: records were cut off")]
     Cut { found: u64, head: u64 },
+    #[error("the checkpoint of the issuance log at record {0} does not carry the audit key's signature")]
+    Checkpoint(u64),
     #[error("the head of the issuance log does not carry the authority's mark")]
     Head,
     #[error("the issuance log was set back: this process wrote record {written}, the store is at {found}")]
@@ -46,7 +51,7 @@ pub(super) struct Head {
 }
 
 fn head_columns<'a>(replica: &'a str, head: &'a Head) -> [Column<'a>; 3] {
-    [Column::Text(replica), Column::Number(signed(head.sequence)), Column::Bytes(&head.hash)]
+    [Column::Text(replica), Column::Number(number_of(head.sequence)), Column::Bytes(&head.hash)]
 }
 
 /// The marked head.
@@ -73,7 +78,7 @@ pub(super) async fn write_head(
          ON CONFLICT (replica) DO UPDATE SET sequence = $2, hash = $3, mac = $4",
     )
     .bind(replica)
-    .bind(signed(head.sequence))
+    .bind(number_of(head.sequence))
     .bind(head.hash.as_slice())
     .bind(mac.tag(HEADS, &head_columns(replica, head)))
     .execute(tx)
@@ -95,7 +100,7 @@ pub(super) async fn append(
          suppressed, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(replica)
-    .bind(signed(sequence))
+    .bind(number_of(sequence))
     .bind(record.at)
     .bind(record.event.as_str())
     .bind(&record.spiffe_id)
@@ -104,7 +109,7 @@ pub(super) async fn append(
     .bind(record.not_after)
     .bind(&record.reason)
     .bind(&record.actor)
-    .bind(signed(record.suppressed))
+    .bind(number_of(record.suppressed))
     .bind(record.previous.as_slice())
     .bind(record.hash.as_slice())
     .execute(tx)
@@ -113,27 +118,28 @@ pub(super) async fn append(
     Ok((record, head))
 }
 
+pub(super) const RECORD: &str = "SELECT replica, sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, \
+                               suppressed, previous, hash FROM log";
+
 impl Store {
-    /// The last records, oldest first.
+    /// The last records of this replica, oldest first.
     pub(crate) async fn records(&self, limit: u32) -> Result<Vec<Record>, StoreError> {
-        let rows = query(
-            "SELECT sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, suppressed, \
-             previous, hash FROM log WHERE replica = $1 ORDER BY sequence DESC LIMIT $2",
-        )
-        .bind(&*self.desk.replica)
-        .bind(i64::from(limit))
-        .fetch_all(&mut self.desk.pool.read().await?)
-        .await?;
+        let sql = format!("{RECORD} WHERE replica = $1 ORDER BY sequence DESC LIMIT $2");
+        let rows = query(AssertSqlSafe(sql))
+            .bind(&*self.desk.replica)
+            .bind(i64::from(limit))
+            .fetch_all(&mut self.desk.pool.read().await?)
+            .await?;
         rows.iter().rev().map(record).collect()
     }
 
-    /// Checks that the log ends where its marked head says; whether there is a log at all, which only a first
-    /// start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
-    pub(crate) async fn check_head(&self, founding: bool) -> Result<bool, StoreError> {
+    /// Checks that the log ends where its marked head says; whether there is a log at all, which only a
+    /// replica's first start may do without. Cheap, for every start; [`Store::verify_chain`] is the whole truth.
+    pub(crate) async fn check_head(&self, fresh: bool) -> Result<bool, StoreError> {
         let head = head(&mut self.desk.pool.read().await?, &self.desk.mac, &self.desk.replica).await?;
         let last = self.records(1).await?.pop();
         match (head, last) {
-            (None, None) if founding => Ok(false),
+            (None, None) if fresh => Ok(false),
             (Some(head), Some(last)) if (head.sequence, head.hash) == (last.sequence, last.hash) => {
                 self.desk.turn.lock().await.known = Known::at(head);
                 Ok(true)
@@ -146,69 +152,99 @@ impl Store {
         }
     }
 
-    /// Walks the whole chain up to its marked head, and counts the revocations that the head marks.
-    pub(crate) async fn verify_chain(&self) -> Result<Verified, StoreError> {
+    /// Walks the chain of every replica from its checkpoint up to its marked head, and counts the revocations.
+    pub(crate) async fn verify_chain(
+        &self,
+        key: &PublicKey,
+        trust_domain: &str,
+    ) -> Result<Verified, StoreError> {
         let seen = self.set_seen();
         let mut tx = self.desk.pool.view().await?;
-        let head = head(&mut tx, &self.desk.mac, &self.desk.replica).await?;
-        let (mut last, mut previous) = (0u64, [0u8; 32]);
-        loop {
-            let page = query(
-                "SELECT sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, suppressed, \
-                 previous, hash FROM log WHERE replica = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",
-            )
-            .bind(&*self.desk.replica)
-            .bind(signed(last))
-            .bind(PAGE)
+        let names = query("SELECT replica FROM log_heads UNION SELECT replica FROM log ORDER BY 1")
             .fetch_all(&mut tx)
             .await?;
-            if page.is_empty() {
-                break;
-            }
-            for row in &page {
-                let record = record(row)?;
-                let expected = last.saturating_add(1);
-                if record.sequence != expected {
-                    return Err(ChainError::Missing(expected).into());
-                }
-                if record.previous != previous {
-                    return Err(ChainError::Broken(record.sequence).into());
-                }
-                if !record.is_intact(&self.desk.replica) {
-                    return Err(ChainError::Changed(record.sequence).into());
-                }
-                last = record.sequence;
-                previous = record.hash;
+        let (mut records, mut own) = (0u64, None);
+        for name in names {
+            let name: String = name.try_get(0)?;
+            let (count, head) = walk(&mut tx, &self.desk.mac, (&name, trust_domain), key).await?;
+            records = records.saturating_add(count);
+            if *name == *self.desk.replica {
+                own = Some(head);
             }
         }
-        let Some(head) = head else { return Err(ChainError::Head.into()) };
-        if head.sequence != last {
-            return Err(ChainError::Cut { found: last, head: head.sequence }.into());
-        }
-        if head.hash != previous {
-            return Err(ChainError::Changed(last).into());
-        }
+        let Some(head) = own else { return Err(ChainError::Head.into()) };
         let (_, revocations) = revocations::read(&mut tx, &self.desk.mac, seen).await?;
         let revocations = u64::try_from(revocations.len()).unwrap_or(u64::MAX);
-        Ok(Verified { records: last, head: head.hash, revocations })
+        Ok(Verified { records, head: head.hash, revocations })
     }
 }
 
-fn record(row: &Row) -> Result<Record, StoreError> {
-    let event: String = row.try_get(2)?;
+/// One replica's chain: how many records there are, and its head.
+async fn walk(
+    tx: &mut Tx,
+    mac: &RowMac,
+    (replica, trust_domain): (&str, &str),
+    key: &PublicKey,
+) -> Result<(u64, Head), StoreError> {
+    let head = head(tx, mac, replica).await?;
+    let (mut last, mut previous) = (0u64, [0u8; 32]);
+    if let Some(checkpoint) = signed::checkpoint(tx, replica, trust_domain).await? {
+        if !key.verifies(&checkpoint) {
+            return Err(ChainError::Checkpoint(checkpoint.statement.sequence).into());
+        }
+        (last, previous) = (checkpoint.statement.sequence, checkpoint.statement.hash);
+    }
+    let mut count = 0u64;
+    loop {
+        let sql = format!("{RECORD} WHERE replica = $1 AND sequence > $2 ORDER BY sequence LIMIT $3");
+        let page =
+            query(AssertSqlSafe(sql)).bind(replica).bind(number_of(last)).bind(PAGE).fetch_all(tx).await?;
+        if page.is_empty() {
+            break;
+        }
+        for row in &page {
+            let record = record(row)?;
+            let expected = last.saturating_add(1);
+            if record.sequence != expected {
+                return Err(ChainError::Missing(expected).into());
+            }
+            if record.previous != previous {
+                return Err(ChainError::Broken(record.sequence).into());
+            }
+            if !record.is_intact() {
+                return Err(ChainError::Changed(record.sequence).into());
+            }
+            last = record.sequence;
+            previous = record.hash;
+            count = count.saturating_add(1);
+        }
+    }
+    let Some(head) = head else { return Err(ChainError::Head.into()) };
+    if head.sequence != last {
+        return Err(ChainError::Cut { found: last, head: head.sequence }.into());
+    }
+    if head.hash != previous {
+        return Err(ChainError::Changed(last).into());
+    }
+    Ok((count, head))
+}
+
+pub(super) fn record(row: &Row) -> Result<Record, StoreError> {
+    let event: String = row.try_get(3)?;
     Ok(Record {
-        sequence: number(row.try_get(0)?)?,
-        at: row.try_get(1)?,
+        replica: row.try_get(0)?,
+        sequence: number(row.try_get(1)?)?,
+        at: row.try_get(2)?,
         event: Event::parse(&event).ok_or(StoreError::Corrupt { table: TABLE, what: "an unknown event" })?,
-        spiffe_id: row.try_get(3)?,
-        class: row.try_get(4)?,
-        serial: row.try_get(5)?,
-        not_after: row.try_get(6)?,
-        reason: row.try_get(7)?,
-        actor: row.try_get(8)?,
-        suppressed: number(row.try_get(9)?)?,
-        previous: tokens::hash(row.try_get(10)?, TABLE)?,
-        hash: tokens::hash(row.try_get(11)?, TABLE)?,
+        spiffe_id: row.try_get(4)?,
+        class: row.try_get(5)?,
+        serial: row.try_get(6)?,
+        not_after: row.try_get(7)?,
+        reason: row.try_get(8)?,
+        actor: row.try_get(9)?,
+        suppressed: number(row.try_get(10)?)?,
+        previous: tokens::hash(row.try_get(11)?, TABLE)?,
+        hash: tokens::hash(row.try_get(12)?, TABLE)?,
     })
 }
 
@@ -217,6 +253,6 @@ fn number(value: i64) -> Result<u64, StoreError> {
 }
 
 /// SQLite's integers are signed; a sequence never comes near the top.
-pub(super) fn signed(value: u64) -> i64 {
+pub(super) fn number_of(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -6,6 +6,7 @@
 //! the unique columns (one lineage per token, one child per parent, one certificate per key).
 
 use ring::hmac;
+use signet_identity::KeyId;
 
 use super::StoreError;
 
@@ -23,6 +24,11 @@ pub(super) enum Column<'a> {
 impl RowMac {
     pub(crate) fn new(key: &[u8]) -> RowMac {
         RowMac(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// The mesh's name: whoever has this key writes for this mesh, and nobody else.
+    pub(crate) fn mesh(&self) -> KeyId {
+        KeyId::of(hmac::sign(&self.0, b"signet: the name of the mesh").as_ref())
     }
 
     pub(super) fn tag(&self, table: &'static str, columns: &[Column<'_>]) -> Vec<u8> {

@@ -4,16 +4,22 @@
 //! The SQL is one ([`sql`]), and so are the steps that make the schema ([`schema`]). All writing goes through a
 //! [`Writer`]: one act, which holds the issuance log's end, so that an act and its record are one. No
 //! private key or bearer secret is ever stored. Rows that grant or take back carry a MAC that is checked on every
-//! read, and one row binds the store to its authority's root: a store that is gone, empty or another's is refused.
+//! read, and one row binds the store to its mesh's key for them: a store that is gone, empty or another's is refused.
 
+mod authorities;
 mod changes;
 mod founded;
+mod lead;
 mod lineages;
 mod log;
 mod mac;
 mod operators;
+mod postgres;
+mod replicas;
 mod revocations;
 mod schema;
+mod sidecars;
+mod signed;
 mod sql;
 mod sqlite;
 mod svids;
@@ -24,18 +30,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use prometheus::IntCounter;
+use signet_audit::{AuditKey, Signed};
 use signet_identity::KeyId;
 use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
 
 use crate::record::Record;
 
+pub(crate) use authorities::Journal;
 pub(crate) use changes::Change;
+pub(crate) use lead::Lead;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
 pub(crate) use operators::OperatorRow;
+use postgres::Way;
+pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
+pub(crate) use replicas::Replica;
+pub use replicas::ReplicaStatus;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
-use sql::query;
+pub use sidecars::{Acknowledged, GivenUp};
+pub use signed::{Cursor, Search};
+use sql::{Pool, query};
 pub(crate) use svids::SvidRow;
 pub(crate) use tokens::{Consumed, TokenRow};
 use writer::{Desk, TURN};
@@ -65,17 +82,17 @@ pub enum StoreError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error(
-        "{path} does not exist although root.sealed does: expected the store of the root {root}; restore it from a backup (without it all revocations and the issuance log would be forgotten), or move the whole data directory away to begin a new mesh"
+        "{path} does not exist although row-mac.sealed does: expected the store of the mesh {mesh}; restore it from a backup (without it all revocations and the issuance log would be forgotten), or move the whole data directory away to begin a new mesh"
     )]
-    Missing { path: PathBuf, root: String },
+    Missing { path: PathBuf, mesh: String },
     #[error(
-        "{place} is empty or was never finished: expected the store of the root {root}, which root.sealed holds; restore it from a backup, or move the whole data directory away to begin a new mesh"
+        "{place} is empty or was never finished: expected the store of the mesh {mesh}, to which row-mac.sealed belongs; restore it from a backup, or move the whole data directory away to begin a new mesh"
     )]
-    Unbound { place: String, root: String },
+    Unbound { place: String, mesh: String },
     #[error(
-        "{place} is another authority's: expected the store of the root {root}, which root.sealed holds, found that of the root {found}; restore the two of one backup together"
+        "{place} is another mesh's: expected the store of the mesh {mesh}, to which row-mac.sealed belongs, found that of the mesh {found}; restore the two of one backup together"
     )]
-    Foreign { place: String, root: String, found: String },
+    Foreign { place: String, mesh: String, found: String },
     #[error(
         "the revocations are not those that the authority wrote: expected {expected} (list number {sequence}), found {found}, or the same number of others; somebody else wrote to the store: restore it from a backup"
     )]
@@ -86,6 +103,26 @@ pub enum StoreError {
     RevocationsSetBack { seen: u64, found: u64 },
     #[error("the store was busy for {} s", TURN.as_secs())]
     Busy,
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error("{} does not say who this control plane is: restore it from a backup", path.display())]
+    ReplicaFile { path: PathBuf },
+    #[error(
+        "the configuration names this control plane {configured}, but its data directory is that of {found}: name it so, or give it a directory of its own"
+    )]
+    ReplicaName { configured: String, found: String },
+    #[error(
+        "another data directory has the name {name} in this store: give this control plane another (replica.name), or bring its own directory back"
+    )]
+    ReplicaTaken { name: String },
+    #[error(
+        "the store does not know {name}, which wrote to it before: it is another or an older one; restore it from a newer backup"
+    )]
+    ReplicaForgotten { name: String },
+    #[error("the audit key: {0}")]
+    Audit(#[from] signet_audit::KeyError),
+    #[error("another control plane leads now: an act of epoch {epoch} is refused")]
+    NotLeading { epoch: i64 },
 }
 
 /// What can be there once only.
@@ -138,28 +175,71 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// Where the store is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum StoreConfig {
+    /// A file in the data directory.
+    #[default]
+    Sqlite,
+    Postgres(PostgresConfig),
+}
+
 /// Whose store it is.
 pub(crate) struct Owner<'a> {
     pub(crate) mac: RowMac,
-    pub(crate) replica: &'a str,
-    /// SHA-256 of the root certificate.
-    pub(crate) root: KeyId,
+    pub(crate) replica: &'a Replica,
+    /// The mesh's name, see [`RowMac::mesh`].
+    pub(crate) mesh: KeyId,
     /// The first start has not been finished: the store may be made.
     pub(crate) founding: bool,
+    /// PostgreSQL may be reached without TLS.
+    pub(crate) dev: bool,
+    /// Counts transactions.
+    pub(crate) commits: IntCounter,
 }
 
 pub(crate) struct Store {
     desk: Desk,
     /// Number of the newest set of revocations that was read here.
     set_seen: AtomicU64,
+    /// Hears other control planes; none on SQLite.
+    listener: Option<AbortHandle>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(listener) = &self.listener {
+            listener.abort();
+        }
+    }
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, owner: Owner<'_>) -> Result<Store, StoreError> {
-        let pool = sqlite::open(path, &owner).await?;
-        founded::check(&pool, &path.display().to_string(), &owner).await?;
-        let desk = Desk::new(pool, owner.mac, owner.replica, LIVE_RECORDS);
-        Ok(Store { desk, set_seen: AtomicU64::new(0) })
+    /// Opens the store. `file` is where SQLite's lies.
+    pub(crate) async fn open(
+        config: &StoreConfig,
+        file: &Path,
+        owner: Owner<'_>,
+        now: i64,
+    ) -> Result<Store, StoreError> {
+        let (pool, place) = match config {
+            StoreConfig::Sqlite => (sqlite::open(file, &owner).await?, file.display().to_string()),
+            StoreConfig::Postgres(config) => {
+                let way = Way::read(config)?;
+                way.require_protected(owner.dev)?;
+                (Pool::Postgres(postgres::open(&way, config.migrate).await?), way.place)
+            }
+        };
+        founded::check(&pool, &place, &owner).await?;
+        replicas::join(&pool, &owner.mac, owner.replica, now).await?;
+        let desk = Desk::new(pool, owner.mac, &owner.replica.name, (LIVE_RECORDS, owner.commits));
+        let listener = match &desk.pool {
+            Pool::Sqlite { .. } => None,
+            Pool::Postgres(pool) => {
+                Some(tokio::spawn(postgres::listen(pool.clone(), desk.changes.clone())).abort_handle())
+            }
+        };
+        Ok(Store { desk, set_seen: AtomicU64::new(0), listener })
     }
 
     /// Waits for its turn and begins to write. Dropping the writer undoes everything that it did.
@@ -176,6 +256,11 @@ impl Store {
     /// plane until it is done.
     pub(crate) async fn begin_alone(&self) -> Result<Writer, StoreError> {
         self.desk.begin(true, &[]).await
+    }
+
+    /// The mesh's name.
+    pub(crate) fn mesh(&self) -> KeyId {
+        self.desk.mac.mesh()
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
@@ -197,6 +282,21 @@ impl Store {
         Ok(found.is_some())
     }
 
+    /// Says that this control plane is alive, and signs where its log ends.
+    pub(crate) async fn beat(
+        &self,
+        key: &AuditKey,
+        trust_domain: &str,
+        now: i64,
+    ) -> Result<Option<Signed>, StoreError> {
+        let mut writer = self.begin().await?;
+        let name = self.desk.replica.to_string();
+        replicas::beat(writer.tx(), &name, now).await?;
+        let signed = writer.sign_head(key, trust_domain, now).await?;
+        writer.commit().await?;
+        Ok(signed)
+    }
+
     pub(crate) async fn close(&self) {
         self.desk.pool.close().await;
     }
@@ -205,4 +305,11 @@ impl Store {
 /// Reads a blob of a fixed length.
 fn fixed<const N: usize>(bytes: Vec<u8>, table: &'static str) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt { table, what: "a value has the wrong length" })
+}
+
+/// Makes the tables of a PostgreSQL store, as their owner, and lets `role` use them. Nothing else is touched.
+pub async fn migrate(config: &PostgresConfig, role: Option<&str>, dev: bool) -> Result<(), StoreError> {
+    let way = Way::read(config)?;
+    way.require_protected(dev)?;
+    postgres::bring_up_to_date(&way, role).await
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use ring::digest::{Context, SHA256};
 
 use super::changes::Change;
-use super::log::signed;
+use super::log::number_of;
 use super::mac::{Column, RowMac, optional_number};
 use super::sql::{Row, Run, Tx, query};
 use super::{Store, StoreError, Writer, tokens};
@@ -113,15 +113,19 @@ async fn all(on: &mut impl Run, mac: &RowMac) -> Result<Vec<StoredRow>, StoreErr
 }
 
 fn head_columns(head: &SetHead) -> [Column<'_>; 3] {
-    [Column::Number(signed(head.sequence)), Column::Number(signed(head.count)), Column::Bytes(&head.digest)]
+    [
+        Column::Number(number_of(head.sequence)),
+        Column::Number(number_of(head.count)),
+        Column::Bytes(&head.digest),
+    ]
 }
 
 /// The set begins, empty.
 pub(super) async fn found(tx: &mut Tx, mac: &RowMac) -> Result<(), StoreError> {
     let head = SetHead::of(0, &[]);
     query("INSERT INTO revocation_head (id, sequence, size, digest, mac) VALUES (1, $1, $2, $3, $4)")
-        .bind(signed(head.sequence))
-        .bind(signed(head.count))
+        .bind(number_of(head.sequence))
+        .bind(number_of(head.count))
         .bind(head.digest.as_slice())
         .bind(mac.tag(HEAD, &head_columns(&head)))
         .execute(tx)
@@ -271,8 +275,8 @@ impl Writer {
         let sequence = before.sequence.saturating_add(1).max(u64::try_from(now).unwrap_or(0));
         let head = SetHead::of(sequence, &rows);
         query("UPDATE revocation_head SET sequence = $1, size = $2, digest = $3, mac = $4 WHERE id = 1")
-            .bind(signed(head.sequence))
-            .bind(signed(head.count))
+            .bind(number_of(head.sequence))
+            .bind(number_of(head.count))
             .bind(head.digest.as_slice())
             .bind(mac.tag(HEAD, &head_columns(&head)))
             .execute(self.tx())

@@ -29,8 +29,15 @@ const STEPS: &[Step] = &[
     },
     Step {
         version: 2,
+        name: "authorities",
+        sql: include_str!("../../migrations/0002_authorities.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+    Step {
+        version: 3,
         name: "operators",
-        sql: include_str!("../../migrations/0002_operators.sql"),
+        sql: include_str!("../../migrations/0003_operators.sql"),
         sqlite: "",
         postgres: "",
     },

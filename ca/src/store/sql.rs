@@ -5,6 +5,8 @@
 //! [`Query`] and give the same [`Row`]. Chosen over the driver's own `Any`, which knows a database by its URL only: a
 //! password would travel in one, and what makes SQLite durable could not be said.
 
+use std::time::Duration;
+
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
@@ -122,7 +124,7 @@ impl Tx {
     pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Tx::Sqlite(tx) => tx.commit().await,
-            Tx::Postgres(tx) => tx.commit().await,
+            Tx::Postgres(tx) => patient(tx.commit()).await,
             Tx::Over => Err(over()),
         }
     }
@@ -176,7 +178,7 @@ impl Pool {
     pub(crate) async fn write(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
             Pool::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-            Pool::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Pool::Postgres(pool) => Tx::Postgres(patient(pool.begin()).await?),
         })
     }
 
@@ -184,9 +186,9 @@ impl Pool {
     pub(crate) async fn view(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
             Pool::Sqlite { reader, .. } => Tx::Sqlite(reader.begin().await?),
-            Pool::Postgres(pool) => {
-                Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
-            }
+            Pool::Postgres(pool) => Tx::Postgres(
+                patient(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?,
+            ),
         })
     }
 
@@ -207,6 +209,16 @@ impl Pool {
             Pool::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// What is waited for an answer of PostgreSQL: longer than the server lets a statement run, so that this ends only
+/// what a server or a network that went silent would leave hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn patient<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let silent =
+        |_| sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "PostgreSQL is silent"));
+    tokio::time::timeout(PATIENCE, answer).await.map_err(silent)?
 }
 
 type Filled<DB> = sqlx::query::Query<'static, DB, <DB as Database>::Arguments>;
@@ -235,7 +247,7 @@ impl Query {
     pub(crate) async fn execute(self, on: &mut impl Run) -> Result<Done, sqlx::Error> {
         Ok(Done(match on.connection() {
             Connection::Sqlite(c) => self.fill::<Sqlite>().execute(c).await?.rows_affected(),
-            Connection::Postgres(c) => self.fill::<Postgres>().execute(c).await?.rows_affected(),
+            Connection::Postgres(c) => patient(self.fill::<Postgres>().execute(c)).await?.rows_affected(),
             Connection::Over => return Err(over()),
         }))
     }
@@ -243,7 +255,9 @@ impl Query {
     pub(crate) async fn fetch_optional(self, on: &mut impl Run) -> Result<Option<Row>, sqlx::Error> {
         Ok(match on.connection() {
             Connection::Sqlite(c) => self.fill::<Sqlite>().fetch_optional(c).await?.map(Row::Sqlite),
-            Connection::Postgres(c) => self.fill::<Postgres>().fetch_optional(c).await?.map(Row::Postgres),
+            Connection::Postgres(c) => {
+                patient(self.fill::<Postgres>().fetch_optional(c)).await?.map(Row::Postgres)
+            }
             Connection::Over => return Err(over()),
         })
     }
@@ -258,7 +272,7 @@ impl Query {
                 self.fill::<Sqlite>().fetch_all(c).await?.into_iter().map(Row::Sqlite).collect()
             }
             Connection::Postgres(c) => {
-                self.fill::<Postgres>().fetch_all(c).await?.into_iter().map(Row::Postgres).collect()
+                patient(self.fill::<Postgres>().fetch_all(c)).await?.into_iter().map(Row::Postgres).collect()
             }
             Connection::Over => return Err(over()),
         })

@@ -15,7 +15,7 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(super) async fn open(path: &Path, owner: &Owner<'_>) -> Result<Pool, StoreError> {
     if !crate::files::private_exists(path)? {
         if !owner.founding {
-            return Err(StoreError::Missing { path: path.to_owned(), root: owner.root.to_string() });
+            return Err(StoreError::Missing { path: path.to_owned(), mesh: owner.mesh.to_string() });
         }
         // Made here, so that it is 0600 from its first moment; SQLite gives its journals the same mode.
         crate::files::write_private(path, b"")?;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use ring::digest::{Context, SHA256};
 use tokio::sync::{Mutex, OwnedMutexGuard, broadcast, watch};
 
@@ -175,10 +176,11 @@ pub(super) struct Desk {
     waiting: Arc<AtomicUsize>,
     pub(super) live: broadcast::Sender<Arc<Record>>,
     pub(super) changes: broadcast::Sender<Change>,
+    commits: IntCounter,
 }
 
 impl Desk {
-    pub(super) fn new(pool: Pool, mac: RowMac, replica: &str, live: usize) -> Desk {
+    pub(super) fn new(pool: Pool, mac: RowMac, replica: &str, (live, commits): (usize, IntCounter)) -> Desk {
         Desk {
             pool,
             mac,
@@ -187,6 +189,7 @@ impl Desk {
             waiting: Arc::default(),
             live: broadcast::channel(live).0,
             changes: broadcast::channel(64).0,
+            commits,
         }
     }
 
@@ -266,6 +269,7 @@ impl Desk {
             outcome.send_replace(Some(Err(Arc::new(error))));
             return;
         }
+        self.commits.inc();
         if let Some(head) = head {
             turn.known = Known::at(head);
         }
@@ -303,24 +307,32 @@ impl Writer {
         &mut self.batch.tx
     }
 
+    /// Who writes.
+    pub(super) fn replica(&self) -> &str {
+        &self.desk.replica
+    }
+
     pub(super) fn set_checked(&mut self) -> &mut SetChecked {
         &mut self.batch.set
     }
 
+    /// Where the log ends, this act's records counted; it must be where this process left it.
+    pub(super) async fn log_head(&mut self) -> Result<Option<Head>, StoreError> {
+        if let Some(head) = self.batch.head {
+            return Ok(head);
+        }
+        let stored = log::head(&mut self.batch.tx, &self.mac, &self.desk.replica).await?;
+        if let Some(turn) = &self.turn {
+            turn.known.check(stored)?;
+        }
+        self.batch.head = Some(stored);
+        self.mark.head = Some(stored);
+        Ok(stored)
+    }
+
     /// Adds a record to the log, as part of this act.
     pub(crate) async fn record(&mut self, entry: Entry) -> Result<(), StoreError> {
-        let stored = match self.batch.head {
-            Some(head) => head,
-            None => {
-                let stored = log::head(&mut self.batch.tx, &self.mac, &self.desk.replica).await?;
-                if let Some(turn) = &self.turn {
-                    turn.known.check(stored)?;
-                }
-                self.batch.head = Some(stored);
-                self.mark.head = Some(stored);
-                stored
-            }
-        };
+        let stored = self.log_head().await?;
         let (record, head) = log::append(&mut self.batch.tx, &self.desk.replica, stored, entry).await?;
         self.batch.head = Some(Some(head));
         self.batch.records.push(Arc::new(record));

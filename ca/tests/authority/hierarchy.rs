@@ -7,6 +7,17 @@ use x509_parser::parse_x509_certificate;
 
 use crate::*;
 
+/// The sealed file of the active (or only) authority of a kind.
+fn sealed(mesh: &Mesh, kind: &str) -> std::path::PathBuf {
+    let data = mesh.dir.path().join("data");
+    let is_of_kind = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(&format!("{kind}-")) && name.ends_with(".sealed")
+    };
+    let mut found = std::fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).filter(is_of_kind);
+    found.next().unwrap()
+}
+
 fn role(mesh: &Mesh, role: &str) -> signet_ca::CertificateStatus {
     mesh.authority.certificates().into_iter().find(|status| status.role == role).unwrap()
 }
@@ -23,7 +34,8 @@ async fn a_restart_keeps_root_issuer_token_key_and_memory() {
     assert_eq!(mesh.authority.token_roots_json(), token_root);
     mesh.renew(&issued, &key()).await.unwrap();
     let made: Vec<Event> = mesh.authority.records(100).await.unwrap().iter().map(|r| r.event).collect();
-    assert_eq!(made, [Event::RootMade, Event::IssuerMade, Event::TokenMade, Event::Issued, Event::Renewed]);
+    let first = [Event::RootMade, Event::IssuerMade, Event::KeyMade, Event::KeyMade];
+    assert_eq!(made, [&first[..], &[Event::TokenMade, Event::Issued, Event::Renewed]].concat());
 }
 
 #[tokio::test]
@@ -37,13 +49,14 @@ async fn nothing_in_the_data_directory_can_be_read_by_others_but_the_root_certif
     for entry in std::fs::read_dir(&data).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert_eq!(mode(&path), if name == "root.pem" { 0o644 } else { 0o600 }, "{name}");
+        assert_eq!(mode(&path), if name.ends_with(".pem") { 0o644 } else { 0o600 }, "{name}");
         seen.push(name);
     }
-    for expected in ["root.sealed", "issuer.sealed", "token-root.sealed", "row-mac.sealed", "authority.db"] {
-        assert!(seen.iter().any(|name| name == expected), "{expected} among {seen:?}");
+    let database = if server().is_none() { "authority.db" } else { "lock" };
+    for expected in ["root-", "issuer-", "token-", "jwt-", "row-mac.sealed", database] {
+        assert!(seen.iter().any(|name| name.starts_with(expected)), "{expected} among {seen:?}");
     }
-    std::fs::set_permissions(data.join("root.sealed"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(sealed(&mesh, "root"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = mesh.reopen_with(|_| ()).await.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("chmod 0600"), "{error}");
 }
@@ -84,21 +97,43 @@ async fn a_passphrase_seals_and_opens_and_a_wrong_one_says_so() {
 #[tokio::test]
 async fn a_tampered_root_file_is_named_in_the_error() {
     let mesh = mesh().await;
-    let path = mesh.dir.path().join("data/root.sealed");
+    let path = sealed(&mesh, "root");
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let error = mesh.reopen_with(|_| ()).await.map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("root.sealed"), "{error}");
+    assert!(error.to_string().contains("root-"), "{error}");
     assert!(error.to_string().contains("changed"), "{error}");
 }
 
 #[tokio::test]
 async fn a_lost_root_is_an_error_and_not_a_new_mesh() {
     let mesh = mesh().await;
-    std::fs::remove_file(mesh.dir.path().join("data/root.sealed")).unwrap();
-    let error = mesh.reopen_with(|_| ()).await.map(|_| ()).unwrap_err();
-    assert!(matches!(error, AuthorityError::Hierarchy(HierarchyError::RootMissing { .. })), "{error}");
+    std::fs::remove_file(sealed(&mesh, "root")).unwrap();
+    let Mesh { authority, clock, dir } = mesh;
+    authority.close().await;
+    drop(authority);
+    let error = Authority::open(config(dir.path()), clock.clone()).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, AuthorityError::Hierarchy(HierarchyError::KeyMissing { .. })), "{error}");
+    // Nor are the marks on stored rows begun anew.
+    std::fs::remove_file(dir.path().join("data/row-mac.sealed")).unwrap();
+    let error = Authority::open(config(dir.path()), clock).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, AuthorityError::Hierarchy(HierarchyError::SecretMissing { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_key_of_one_control_plane_is_replaced_by_another() {
+    let mesh = mesh().await;
+    let issued = mesh.join("web").await;
+    let root = mesh.authority.root_sha256();
+    for kind in ["issuer", "token", "jwt"] {
+        std::fs::remove_file(sealed(&mesh, kind)).unwrap();
+    }
+    let mesh = mesh.reopen().await;
+    assert_eq!(mesh.authority.root_sha256(), root);
+    let renewed = mesh.renew(&issued, &key()).await.unwrap();
+    assert_ne!(renewed.chain[1], issued.chain[1]);
+    mesh.reopen().await.join("orders").await;
 }
 
 #[tokio::test]
@@ -108,11 +143,16 @@ async fn a_first_start_that_stopped_before_its_store_was_made_is_finished_by_the
     let database = dir.path().join("data/authority.db");
     std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("data")).unwrap();
     std::os::unix::fs::symlink("nowhere", &database).unwrap();
-    Authority::open(config(dir.path()), clock.clone()).await.map(|_| ()).unwrap_err();
-    let root = std::fs::read(dir.path().join("data/root.pem")).unwrap();
+    let mut unreachable = config(dir.path());
+    if let Some(server) = server() {
+        unreachable.store = StoreConfig::Postgres(server.login("nowhere", "nobody"));
+    }
+    Authority::open(unreachable, clock.clone()).await.map(|_| ()).unwrap_err();
+    let marks = std::fs::read(dir.path().join("data/row-mac.sealed")).unwrap();
     std::fs::remove_file(&database).unwrap();
     let authority = Authority::open(config(dir.path()), clock.clone()).await.unwrap();
-    assert_eq!(authority.root_pem().as_bytes(), root);
+    assert_eq!(std::fs::read(dir.path().join("data/row-mac.sealed")).unwrap(), marks);
+    assert_eq!(std::fs::read(dir.path().join("data/root.pem")).unwrap(), authority.root_pem().as_bytes());
     let mesh = Mesh { authority, clock, dir };
     mesh.join("web").await;
     mesh.reopen().await.join("web").await;
@@ -150,7 +190,12 @@ async fn an_issuer_in_its_last_third_is_replaced_by_one_with_a_new_key() {
 
 #[tokio::test]
 async fn nothing_outlives_its_parent() {
-    let mesh = mesh_with(|c| c.root_life = Duration::from_secs(10 * DAY as u64)).await;
+    // A root that only an operator rotates, and none did.
+    let mesh = mesh_with(|c| {
+        c.root_life = Duration::from_secs(10 * DAY as u64);
+        c.rotation.automatic = false;
+    })
+    .await;
     let end = START + 10 * DAY;
     mesh.clock.set(end - 5 * DAY);
     let issued = mesh.join("web").await;

@@ -61,7 +61,7 @@ async fn one_token_used_by_many_at_once_joins_exactly_one() {
             assert_eq!(error.refusal(), Some(Refusal::TokenUsed));
         }
     }
-    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 4 + 31);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, FOUNDING + 2 + 31);
 }
 
 #[tokio::test]

@@ -14,10 +14,7 @@ async fn with_history() -> Mesh {
 
 async fn as_intruder(mesh: &Mesh, statements: &'static [&'static str]) {
     let intruder = mesh.intruder().await;
-    for sql in ["DROP TRIGGER log_is_append_only_update", "DROP TRIGGER log_is_append_only_delete"]
-        .iter()
-        .chain(statements)
-    {
+    for sql in [without_trigger("update"), without_trigger("delete")].iter().chain(statements) {
         sqlx::query(*sql).execute(&intruder).await.unwrap();
     }
 }
@@ -33,13 +30,13 @@ fn chain_error(result: Result<Verified, StoreError>) -> ChainError {
 #[tokio::test]
 async fn an_untouched_log_verifies_also_after_a_restart() {
     let mesh = with_history().await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 7);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, FOUNDING + 5);
     let mesh = mesh.reopen().await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 7);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, FOUNDING + 5);
     mesh.join("web").await;
-    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, 9);
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().records, FOUNDING + 7);
     let last = mesh.authority.records(2).await.unwrap();
-    assert_eq!([last[0].sequence, last[1].sequence], [8, 9]);
+    assert_eq!([last[0].sequence, last[1].sequence], [FOUNDING + 6, FOUNDING + 7]);
 }
 
 #[tokio::test]
@@ -64,7 +61,10 @@ async fn a_removed_record_is_detected() {
 async fn a_cut_end_is_detected_at_once_and_at_the_next_start() {
     let mesh = with_history().await;
     as_intruder(&mesh, &["DELETE FROM log WHERE sequence >= 6"]).await;
-    assert_eq!(chain_error(mesh.authority.verify_chain().await), ChainError::Cut { found: 5, head: 7 });
+    assert_eq!(
+        chain_error(mesh.authority.verify_chain().await),
+        ChainError::Cut { found: 5, head: FOUNDING + 5 }
+    );
     let error = mesh.reopen_with(|_| ()).await.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("records were cut off"), "{error}");
 }
@@ -93,9 +93,9 @@ async fn a_log_that_was_set_back_under_a_running_authority_is_noticed() {
         sqlx::query_as("SELECT sequence, hash, mac FROM log_heads").fetch_one(&intruder).await.unwrap();
     drop(intruder);
     mesh.join("web").await;
-    as_intruder(&mesh, &["DELETE FROM log WHERE sequence > 2"]).await;
+    as_intruder(&mesh, &["DELETE FROM log WHERE sequence > 4"]).await;
     let intruder = mesh.intruder().await;
-    sqlx::query("UPDATE log_heads SET sequence = ?1, hash = ?2, mac = ?3")
+    sqlx::query("UPDATE log_heads SET sequence = $1, hash = $2, mac = $3")
         .bind(old.0)
         .bind(old.1)
         .bind(old.2)
@@ -104,7 +104,7 @@ async fn a_log_that_was_set_back_under_a_running_authority_is_noticed() {
         .unwrap();
     let result = mesh.authority.self_issue(vec![]).await;
     let Err(AuthorityError::Store(StoreError::Chain(error))) = result else { panic!("{result:?}") };
-    assert_eq!(error, ChainError::SetBack { written: 4, found: 2 });
+    assert_eq!(error, ChainError::SetBack { written: FOUNDING + 2, found: FOUNDING });
 }
 
 #[tokio::test]
@@ -112,14 +112,11 @@ async fn what_cannot_be_recorded_is_not_issued() {
     let mesh = mesh().await;
     let token = mesh.token("web").await;
     let intruder = mesh.intruder().await;
-    sqlx::query("CREATE TRIGGER full BEFORE INSERT ON log BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-        .execute(&intruder)
-        .await
-        .unwrap();
+    break_log(&intruder).await;
     let request = csr(&key());
     let result = mesh.attest(&token, &request).await;
     assert!(matches!(result, Err(AuthorityError::Store(_))), "{result:?}");
-    sqlx::query("DROP TRIGGER full").execute(&intruder).await.unwrap();
+    mend_log(&intruder).await;
     // Nothing of the failed act is left: token and key are as before.
     mesh.attest(&token, &request).await.unwrap();
 }
@@ -146,7 +143,7 @@ async fn subscribers_see_every_record_once_in_the_order_of_the_log() {
             Err(error) => panic!("{error}"),
         }
     }
-    assert_eq!(seen, (3..=18).collect::<Vec<u64>>());
+    assert_eq!(seen, (FOUNDING + 1..=FOUNDING + 16).collect::<Vec<u64>>());
 }
 
 #[tokio::test]

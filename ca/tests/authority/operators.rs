@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use signet_ca::{
-    AuthorityError, Event, Issued, Login, OperatorCall, Person, Refusal, Revocation, login_nonce,
+    AuthorityError, Event, Issued, OperatorCall, OperatorLogin, Person, Refusal, Revocation, login_nonce,
 };
 use signet_identity::{PeerClass, Svid};
 
@@ -21,12 +21,12 @@ fn ada() -> Person {
     }
 }
 
-fn login(key: &rcgen::KeyPair) -> Login {
+fn login(key: &rcgen::KeyPair) -> OperatorLogin {
     let nonce = login_nonce(&rcgen::PublicKeyData::subject_public_key_info(key));
-    Login { person: ada(), nonce, life: Duration::from_secs(3600) }
+    OperatorLogin { person: ada(), nonce, life: Duration::from_secs(3600) }
 }
 
-async fn enter(mesh: &Mesh, login: Login, csr: &[u8]) -> Result<Issued, AuthorityError> {
+async fn enter(mesh: &Mesh, login: OperatorLogin, csr: &[u8]) -> Result<Issued, AuthorityError> {
     mesh.authority.attest_operator(Ok(login), csr, "192.0.2.7").await
 }
 
@@ -54,7 +54,7 @@ async fn a_login_yields_one_certificate_of_class_operator_for_an_hour_and_no_ren
 async fn a_session_never_lasts_longer_than_an_hour_whatever_is_asked() {
     let mesh = mesh().await;
     let key = key();
-    let long = Login { life: Duration::from_secs(86_400), ..login(&key) };
+    let long = OperatorLogin { life: Duration::from_secs(86_400), ..login(&key) };
     assert_eq!(enter(&mesh, long, &csr(&key)).await.unwrap().not_after, START + HOUR);
 }
 

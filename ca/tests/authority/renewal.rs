@@ -71,8 +71,8 @@ async fn a_second_key_for_one_parent_revokes_the_lineage_and_raises_an_alert() {
     // Both holders are out, and sidecars hear of it.
     assert_eq!(refusal(mesh.renew(&second, &key()).await), Refusal::SerialRevoked);
     assert!(revocations.has_changed().unwrap());
-    let serials = &revocations.borrow_and_update().set.serials;
-    assert_eq!(*serials, [first.serial, second.serial].into());
+    let set = revocations.borrow_and_update().clone();
+    assert_eq!(set.set.serials, [first.serial, second.serial].into());
     // Nobody else is touched, and the workload may join again.
     mesh.renew(&bystander, &key()).await.unwrap();
     let joined = mesh.join("web").await;

@@ -98,6 +98,9 @@ pub struct Catalog {
     services: BTreeMap<String, ServiceEntry>,
     by_address: BTreeMap<IpAddr, String>,
     gateways: Vec<GatewayEntry>,
+    /// Whose apps may have certificates of their own, and how it is said.
+    apps: BTreeSet<WorkloadId>,
+    app: Arc<Versioned>,
 }
 
 #[derive(Debug)]
@@ -176,7 +179,10 @@ impl Catalog {
                     .collect(),
             })
             .collect();
-        Self { common, issuers, services, by_address, gateways }
+        let apps = registry.workloads().filter(|workload| workload.spec.workload_api);
+        let apps = apps.map(|workload| workload.name.workload()).collect();
+        let app = versioned("workload".into(), Body::Workload(v1::WorkloadApi {}));
+        Self { common, issuers, services, by_address, gateways, apps, app }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -185,6 +191,9 @@ impl Catalog {
         let mut granted = Granted::default();
         for resource in &self.common {
             granted.add(resource);
+        }
+        if self.apps.contains(peer) {
+            granted.add(&self.app);
         }
         for name in &asked.dials {
             match self.services.get(name) {

@@ -26,6 +26,8 @@ pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
         trust_domain: authority.trust_domain.to_string(),
         roots_der: authority.roots.iter().map(|der| der.to_vec()).collect(),
         sequence: authority.bundle_sequence,
+        tainted: authority.tainted.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        jwt_keys: authority.jwt_keys.clone(),
     }
 }
 

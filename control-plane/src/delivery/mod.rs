@@ -1,9 +1,10 @@
 //! What each sidecar is told, and nothing more.
 //!
 //! [`catalog`] holds everything that could be sent and decides who may have what; [`session`] makes
-//! deltas of it and follows their answers; both are pure. [`stream`] is the gRPC shell around them, and
-//! [`table`] remembers who is connected.
+//! deltas of it and follows their answers; both are pure. [`stream`] is the gRPC shell around them,
+//! [`table`] remembers who is connected, and [`acks`] hands on who goes by which bundle of roots and keys.
 
+pub mod acks;
 pub mod catalog;
 mod convert;
 pub mod session;

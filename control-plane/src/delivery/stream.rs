@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use signet_identity::PeerClass;
+use signet_ca::{Authority, GivenUp};
+use signet_identity::{PeerClass, Serial};
 use signet_model::WorkloadId;
 use signet_proto::v1::{self, from_sidecar::Message as Said, to_sidecar::Message as Tell};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::acks::Acks;
 use super::catalog::{MAX_SUBSCRIPTIONS, NotGranted, Subscriptions};
 use super::session::{Session, View};
 use super::table::{Entry, Table};
@@ -45,6 +47,9 @@ const DECISIONS_PER_SECOND: f64 = 100.0;
 pub struct Delivery {
     pub world: watch::Receiver<Arc<World>>,
     pub table: Arc<Table>,
+    pub acks: Arc<Acks>,
+    /// Sidecars that the authority gives up on.
+    pub authority: Authority,
     pub decisions: Arc<Decisions>,
     pub issuers: Arc<Issuers>,
     pub metrics: Metrics,
@@ -77,6 +82,9 @@ impl v1::delivery_server::Delivery for Delivery {
         let stream = Stream {
             delivery: self.clone(),
             peer: caller.peer.id().to_string(),
+            serial: caller.peer.serial(),
+            offered: 0,
+            goes_by: 0,
             workload,
             class: caller.peer.class(),
             tell,
@@ -111,6 +119,10 @@ impl End {
 struct Stream {
     delivery: Delivery,
     peer: String,
+    serial: Serial,
+    /// Number of the bundle in what is under way to the sidecar, and of the last that it took.
+    offered: u64,
+    goes_by: u64,
     workload: WorkloadId,
     class: PeerClass,
     tell: mpsc::Sender<Result<v1::ToSidecar, Status>>,
@@ -163,10 +175,11 @@ impl Stream {
             return end;
         }
         let mut world = self.delivery.world.clone();
-        let mut view = match self.look(&mut world).await {
-            Ok(view) => view,
+        let (mut view, mut bundle) = match self.look(&mut world).await {
+            Ok(seen) => seen,
             Err(end) => return end,
         };
+        let mut given_up = self.delivery.authority.given_up();
         let mut answer_by = tokio::time::Instant::now();
         loop {
             if let Some(delta) = session.next(&view, unix_now()) {
@@ -174,7 +187,11 @@ impl Stream {
                 if let Err(end) = self.tell(Tell::Delta(delta)).await {
                     return end;
                 }
+                self.offered = bundle;
                 answer_by = tokio::time::Instant::now() + ANSWER_WITHIN;
+            } else if !session.waits() {
+                // Nothing of it differs from what the sidecar has.
+                self.took(bundle, &session);
             }
             progress(&entry, &session);
             let look = tokio::select! {
@@ -193,13 +210,19 @@ impl Stream {
                     Ok(Some(v1::FromSidecar { message: None })) => false,
                     Ok(None) | Err(_) => return End::Gone,
                 },
+                lost = given_up.recv() => match self.is_lost(lost) {
+                    true => return End::Told("stale", Status::failed_precondition(
+                        "the newest roots and keys were not acknowledged in time: connect again and take them"
+                    )),
+                    false => false,
+                },
                 () = tokio::time::sleep_until(answer_by), if session.waits() => {
                     return End::Told("slow", Status::deadline_exceeded("no answer to a delta"));
                 }
             };
             if look {
-                view = match self.look(&mut world).await {
-                    Ok(view) => view,
+                (view, bundle) = match self.look(&mut world).await {
+                    Ok(seen) => seen,
                     Err(end) => return end,
                 };
             }
@@ -207,7 +230,7 @@ impl Stream {
     }
 
     /// What this peer may have now; new refusals are said at once.
-    async fn look(&mut self, world: &mut watch::Receiver<Arc<World>>) -> Result<View, End> {
+    async fn look(&mut self, world: &mut watch::Receiver<Arc<World>>) -> Result<(View, u64), End> {
         let now = Arc::clone(&world.borrow_and_update());
         let granted = now.catalog.view(&self.workload, self.class, &self.asked);
         let new: Vec<_> = granted.refused.difference(&self.refused).cloned().collect();
@@ -217,7 +240,7 @@ impl Stream {
             tracing::info!(target: "signet::delivery", peer = %self.peer, ?service, reason = why.label(), "subscription refused");
             self.tell(Tell::Refused(v1::Refused { service, reason: why.reason().into() })).await?;
         }
-        Ok(granted.view)
+        Ok((granted.view, now.bundle))
     }
 
     /// True when the view must be looked at again.
@@ -230,7 +253,9 @@ impl Stream {
             }
             Said::Ack(v1::Ack { nonce }) => {
                 metrics.deltas.with_label_values(&["acked"]).inc();
-                session.ack(nonce).map(|()| false).map_err(|e| End::protocol(e.to_string()))
+                session.ack(nonce).map_err(|e| End::protocol(e.to_string()))?;
+                self.took(self.offered, session);
+                Ok(false)
             }
             Said::Nack(v1::Nack { nonce, rejected }) => {
                 metrics.deltas.with_label_values(&["nacked"]).inc();
@@ -238,6 +263,7 @@ impl Stream {
                 for (name, reason) in session.rejected() {
                     tracing::warn!(target: "signet::delivery", peer = %self.peer, name, ?reason, "resource rejected");
                 }
+                self.took(self.offered, session);
                 Ok(false)
             }
             Said::Decisions(v1::Decisions { records, dropped }) => {
@@ -245,11 +271,34 @@ impl Stream {
                 records.into_iter().for_each(|record| self.record(record));
                 Ok(false)
             }
+            Said::Leaving(v1::Leaving {}) => {
+                self.delivery.acks.leaves(self.serial);
+                Ok(false)
+            }
             Said::UnknownKey(v1::UnknownKey { issuer_alias }) => {
                 self.delivery.issuers.want(&issuer_alias);
                 Ok(false)
             }
         }
+    }
+
+    /// The sidecar goes by the bundle with this number, if it took the roots and keys in it.
+    fn took(&mut self, bundle: u64, session: &Session) {
+        let of_bundle = |name: &String| {
+            name.starts_with("bundle/") || name.starts_with("jwt-bundle/") || name == "token-roots"
+        };
+        if bundle > self.goes_by && !session.rejected().keys().any(of_bundle) {
+            self.goes_by = bundle;
+            self.delivery.acks.goes_by(self.serial, bundle);
+        }
+    }
+
+    /// Whether this sidecar is one of those that were given up on. Who lags behind the news of it looks again when
+    /// it renews.
+    fn is_lost(&self, lost: Result<Arc<Vec<GivenUp>>, broadcast::error::RecvError>) -> bool {
+        lost.is_ok_and(|lost| {
+            lost.iter().any(|one| one.spiffe_id == self.peer && self.goes_by < one.sequence)
+        })
     }
 
     fn subscribe(

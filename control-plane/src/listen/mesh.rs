@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use signet_ca::Revocations;
+use signet_ca::{Published, Revocations};
 use signet_daemon::{Drain, Shutdown};
 use signet_identity::{
-    Expected, Generation, HandshakeFailure, Peer, PeerClass, RevocationSet, Serial, SpiffeId, TrustDomain,
+    Expected, Generation, HandshakeFailure, KeyId, Peer, PeerClass, RevocationSet, Serial, SpiffeId,
+    TrustDomain,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -57,6 +58,8 @@ const BOUNDS: Bounds = Bounds {
 pub enum Ended {
     Expired,
     Revoked(String),
+    /// The root behind its certificate is believed no more.
+    RootRemoved,
     /// The registry no longer lists the workload with this class.
     Unregistered,
     Draining,
@@ -70,6 +73,7 @@ impl Ended {
         match self {
             Self::Expired => "expired",
             Self::Revoked(_) => "revoked",
+            Self::RootRemoved => "root_removed",
             Self::Unregistered => "unregistered",
             Self::Draining => "draining",
             Self::Gone => "gone",
@@ -82,6 +86,9 @@ impl Ended {
         match self {
             Self::Expired => tonic::Status::unauthenticated("the certificate of this connection has ended"),
             Self::Revoked(_) => tonic::Status::permission_denied("revoked"),
+            Self::RootRemoved => tonic::Status::unauthenticated(
+                "the root behind the certificate of this connection was removed",
+            ),
             Self::Unregistered => {
                 tonic::Status::permission_denied("unregistered: the registry has no such Workload")
             }
@@ -122,6 +129,8 @@ pub struct Caller {
 pub struct Mesh {
     pub generation: Arc<ArcSwap<Generation>>,
     pub revocations: watch::Receiver<Arc<Revocations>>,
+    /// The roots that are believed.
+    pub published: watch::Receiver<Arc<Published>>,
     pub registry: watch::Receiver<State>,
     pub trust_domain: TrustDomain,
     pub routes: Routes,
@@ -253,7 +262,12 @@ impl Mesh {
     /// Resolves when this peer may no longer be connected.
     async fn end(&self, peer: &Peer) -> Ended {
         let (mut revocations, mut registry) = (self.revocations.clone(), self.registry.clone());
+        let mut published = self.published.clone();
         loop {
+            let root = peer.root();
+            if !published.borrow_and_update().roots.iter().any(|one| KeyId::of(one) == root) {
+                return Ended::RootRemoved;
+            }
             if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
             }
@@ -266,6 +280,9 @@ impl Mesh {
                 () = tokio::time::sleep(Duration::from_secs(left).min(LOOK_AT_CLOCK)) => {}
                 () = self.shutdown.draining() => return Ended::Draining,
                 changed = registry.changed() => if changed.is_err() {
+                    return Ended::Draining;
+                },
+                changed = published.changed() => if changed.is_err() {
                     return Ended::Draining;
                 },
                 changed = revocations.changed() => if changed.is_err() {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_ca::{Authority, Issued, Login, LoginRefused, Person, Refusal};
+use signet_ca::{Authority, Issued, LoginRefused, OperatorLogin, Person, Refusal};
 use signet_token::{IdToken, IdTokenError, Jwks, unverified_issuer};
 use tonic::Status;
 
@@ -70,7 +70,7 @@ impl Logins {
         }
     }
 
-    async fn login(&self, id_token: &str) -> Result<Login, Refused> {
+    async fn login(&self, id_token: &str) -> Result<OperatorLogin, Refused> {
         let refused = |refusal, actor| Refused::By(LoginRefused { refusal, actor });
         if self.config.providers.is_empty() {
             return Err(refused(Refusal::LoginOff, None));
@@ -105,7 +105,7 @@ impl Logins {
         if self.config.roles.of_person(&person).is_nobody() {
             return Err(refused(Refusal::NoRole, Some(person.actor())));
         }
-        Ok(Login { person, nonce, life: self.config.session })
+        Ok(OperatorLogin { person, nonce, life: self.config.session })
     }
 
     fn verify(&self, provider: &Provider, id_token: &str) -> Result<IdToken, IdTokenError> {

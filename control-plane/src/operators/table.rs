@@ -65,10 +65,12 @@ pub fn find(service: &str, method: &str) -> Option<&'static Row> {
 }
 
 const OPERATOR: &str = "signet.v1.Operator";
+const AUDIT: &str = "signet.v1.Audit";
+const ROTATION: &str = "signet.v1.Rotation";
 const PEOPLE: &str = "signet.v1.People";
 
 use Kind::{Change, Decide, Look, Read};
-use Role::{NamespaceOperator, Viewer};
+use Role::{NamespaceOperator, SecurityAdmin, Viewer};
 
 /// The table.
 #[rustfmt::skip]
@@ -83,6 +85,14 @@ pub static TABLE: &[Row] = &[
     row(OPERATOR, "VerifyLog", "ca-verify", Read, Viewer, plain::<v1::VerifyLogRequest>),
     row(OPERATOR, "ExplainDecision", "authz-explain", Read, Viewer, explain),
     row(OPERATOR, "ListDecisions", "authz-list", Read, Viewer, plain::<v1::ListDecisionsRequest>),
+    row(AUDIT, "Search", "audit-search", Read, Viewer, search),
+    row(AUDIT, "Export", "audit-export", Read, Viewer, plain::<v1::ExportLogRequest>),
+    row(AUDIT, "Key", "audit-key", Read, Viewer, plain::<v1::AuditKeyRequest>),
+    row(ROTATION, "ListAuthorities", "ca-status", Read, Viewer, plain::<v1::ListAuthoritiesRequest>),
+    row(ROTATION, "PrepareAuthority", "ca-prepare", Change, SecurityAdmin, prepare),
+    row(ROTATION, "RotateAuthority", "ca-rotate", Change, SecurityAdmin, rotate),
+    row(ROTATION, "ActivateAuthority", "ca-activate", Change, SecurityAdmin, activate),
+    row(ROTATION, "TaintAuthority", "ca-taint", Change, SecurityAdmin, taint),
     row(PEOPLE, "WhoAmI", "whoami", Look, Viewer, plain::<v1::WhoAmIRequest>),
     row(PEOPLE, "LoginSettings", "login-settings", Look, Viewer, plain::<v1::LoginSettingsRequest>),
     row(PEOPLE, "ListApprovals", "approvals-list", Look, Viewer, plain::<v1::ListApprovalsRequest>),
@@ -147,6 +157,32 @@ fn reinstate(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
 
 fn explain(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
     let asked = v1::ExplainDecisionRequest::decode(message)?;
+    Ok(Ask { need: Need::of(row.least), words: format!("id={:?}", asked.id) })
+}
+
+fn search(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::SearchLogRequest::decode(message)?;
+    let words = format!("identity={:?} serial={:?} event={:?}", asked.spiffe_id, asked.serial, asked.event);
+    Ok(Ask { need: Need::of(row.least), words })
+}
+
+fn prepare(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::PrepareAuthorityRequest::decode(message)?;
+    Ok(Ask { need: Need::of(row.least), words: format!("kind={:?}", asked.kind) })
+}
+
+fn rotate(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::RotateAuthorityRequest::decode(message)?;
+    Ok(Ask { need: Need::of(row.least), words: format!("kind={:?}", asked.kind) })
+}
+
+fn activate(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::ActivateAuthorityRequest::decode(message)?;
+    Ok(Ask { need: Need::of(row.least), words: format!("id={:?} force={}", asked.id, asked.force) })
+}
+
+fn taint(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::TaintAuthorityRequest::decode(message)?;
     Ok(Ask { need: Need::of(row.least), words: format!("id={:?}", asked.id) })
 }
 

@@ -33,14 +33,18 @@ pub(crate) fn operator_status(error: &AuthorityError) -> Status {
 
 /// The store is not what the authority wrote: trying again does not help.
 fn is_damage(error: &AuthorityError) -> bool {
+    let AuthorityError::Store(error) = error else { return false };
+    let mut error = error;
+    while let StoreError::Shared(inner) = error {
+        error = inner;
+    }
     matches!(
         error,
-        AuthorityError::Store(
-            StoreError::Chain(_)
-                | StoreError::Tampered { .. }
-                | StoreError::Corrupt { .. }
-                | StoreError::Revocations { .. }
-        )
+        StoreError::Chain(_)
+            | StoreError::Tampered { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Revocations { .. }
+            | StoreError::RevocationsSetBack { .. }
     )
 }
 

@@ -1,4 +1,4 @@
-//! Renew and Delegate: what a peer may have by virtue of the certificate that it came with.
+//! Renew, IssueWorkload, IssueJwtSvid and Delegate: what a peer may have by virtue of the certificate that it came with.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,9 +46,43 @@ impl v1::identity_server::Identity for Peers {
             .renew(leaf, &csr, self.registrar.clone())
             .await
             .map_err(|error| convert::status(&error))?;
-        let revocations = self.authority.revocations().borrow().clone();
-        let state = AuthorityState::of(&self.authority, revocations);
-        Ok(Response::new(convert::issued(&issued, &state)))
+        Ok(Response::new(self.answer(&issued)))
+    }
+
+    async fn issue_workload(
+        &self,
+        request: Request<v1::IssueWorkloadRequest>,
+    ) -> Result<Response<v1::IssuedSvid>, Status> {
+        let caller = caller(&request)?;
+        let leaf = caller.chain.first().ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let csr = request.into_inner().csr_der;
+        let issued = self
+            .authority
+            .issue_workload(leaf, &csr, self.registrar.clone())
+            .await
+            .map_err(|error| convert::status(&error))?;
+        Ok(Response::new(self.answer(&issued)))
+    }
+
+    async fn issue_jwt_svid(
+        &self,
+        request: Request<v1::IssueJwtSvidRequest>,
+    ) -> Result<Response<v1::IssuedJwtSvid>, Status> {
+        let caller = caller(&request)?;
+        let leaf = caller.chain.first().ok_or_else(|| Status::unauthenticated("no certificate"))?;
+        let v1::IssueJwtSvidRequest { audiences, spiffe_id } = request.into_inner();
+        let wanted = (!spiffe_id.is_empty()).then_some(spiffe_id);
+        let svid = self
+            .authority
+            .sign_jwt_svid(leaf, audiences, wanted, self.registrar.clone())
+            .await
+            .map_err(|error| convert::status(&error))?;
+        Ok(Response::new(v1::IssuedJwtSvid {
+            token: svid.token,
+            spiffe_id: svid.spiffe_id.to_string(),
+            issued_at: svid.issued_at,
+            expires_at: svid.expires_at,
+        }))
     }
 }
 
@@ -101,6 +135,11 @@ impl v1::tokens_server::Tokens for Peers {
 }
 
 impl Peers {
+    fn answer(&self, issued: &signet_ca::Issued) -> v1::IssuedSvid {
+        let revocations = self.authority.revocations().borrow().clone();
+        convert::issued(issued, &AuthorityState::of(&self.authority, revocations))
+    }
+
     /// The issuers whose users this gateway may speak for; `None` when the registry lists no such gateway.
     fn aliases(&self, peer: &signet_identity::Peer) -> Option<BTreeSet<String>> {
         let registry = Arc::clone(&self.registry.borrow().registry);

@@ -1,11 +1,13 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`] and [`people`] for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`], [`people`], [`rotation`] and `audit` for operators.
 
+mod audit;
 pub mod bootstrap;
 pub(crate) mod convert;
 pub mod identity;
 pub mod operator;
 pub mod people;
+pub mod rotation;
 
 use tonic::{Request, Status};
 

@@ -45,18 +45,18 @@ pub struct Operators {
 }
 
 /// One call, counted when it ends, however it ends.
-struct Call {
+pub(super) struct Call {
     name: &'static str,
     actor: String,
     metrics: Metrics,
 }
 
 impl Call {
-    fn actor(&self) -> String {
+    pub(super) fn actor(&self) -> String {
         self.actor.clone()
     }
 
-    fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
+    pub(super) fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         let code = format!("{code:?}");
         tracing::debug!(target: "signet::operator", call = self.name, actor = self.actor, code, detail, "operator call");
@@ -66,7 +66,7 @@ impl Call {
 }
 
 impl Operators {
-    fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
+    pub(super) fn call<T>(&self, name: &'static str, request: &Request<T>) -> Result<Call, Status> {
         let actor = people::who(request)?.actor.clone();
         Ok(Call { name, actor, metrics: self.metrics.clone() })
     }
@@ -79,7 +79,10 @@ impl Operators {
             .certificates()
             .into_iter()
             .map(|c| v1::CertificateStatus {
-                role: c.role.to_owned(),
+                role: match c.phase {
+                    "active" => c.role.to_owned(),
+                    phase => format!("{} ({phase})", c.role),
+                },
                 serial: c.serial.to_string(),
                 subject: c.subject,
                 not_after: c.not_after,

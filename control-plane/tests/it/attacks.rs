@@ -221,11 +221,15 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
     let state = registry::State { registry: Arc::new(web), loaded_at: 0, errors: Vec::new(), refused: 0 };
     let (_registry, registry) = watch::channel(state);
     let metrics = Metrics::new().unwrap();
+    let roots = vec![ca.root().clone()];
+    let (_published, published) =
+        watch::channel(Arc::new(signet_ca::Published { roots, ..Default::default() }));
     tokio::spawn(mesh::listen(
         listener,
         mesh::Mesh {
             generation: Arc::new(ArcSwap::new(server)),
             revocations,
+            published,
             registry,
             trust_domain: TrustDomain::parse("demo.signet").unwrap(),
             routes: tonic::service::Routes::default(),

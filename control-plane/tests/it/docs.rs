@@ -35,6 +35,10 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     for section in [
         "",
         "seal",
+        "store",
+        "store.postgres",
+        "replica",
+        "issuanceLog",
         "registry",
         "listen",
         "advertise",
@@ -42,13 +46,21 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "operators",
         "metrics",
         "svid",
+        "rotation",
+        "jwtSvid",
         "issuers",
         "system",
         "log",
     ] {
         let (text, within) = match section {
             "" => ("none: 1".to_owned(), String::new()),
-            _ => (format!("{section}: {{none: 1}}"), format!("{section}.")),
+            _ => {
+                let nested = section
+                    .split('.')
+                    .rev()
+                    .fold("{none: 1}".to_owned(), |inner, name| format!("{{{name}: {inner}}}"));
+                (nested, format!("{section}."))
+            }
         };
         let message = parse(&text).unwrap_err();
         let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));

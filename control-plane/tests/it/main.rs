@@ -1,6 +1,7 @@
 //! The control plane from outside: real sockets, a real authority, real clients.
 
 mod attacks;
+mod audit;
 mod delivery;
 mod docs;
 mod harness;
@@ -8,3 +9,4 @@ mod joining;
 mod keys;
 mod operator;
 mod operators;
+mod workloads;

@@ -22,4 +22,4 @@ pub use harden::{Hardened, harden};
 pub use metrics::MetricsServer;
 pub use secret::Secret;
 pub use shutdown::{Drain, DrainGuard, Phase, Shutdown, Trigger};
-pub use socket::{SocketError, bind_open_socket, bind_private_socket};
+pub use socket::{SocketError, bind_open_socket, bind_private_socket, bind_socket_with_mode};

@@ -46,6 +46,11 @@ pub fn bind_open_socket(path: &Path) -> Result<UnixListener, SocketError> {
     bind_with_mode(path, 0o666)
 }
 
+/// As [`bind_private_socket`], with the mode that somebody chose who knows whom the folder lets in.
+pub fn bind_socket_with_mode(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
+    bind_with_mode(path, mode & 0o777)
+}
+
 fn bind_with_mode(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

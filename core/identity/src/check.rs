@@ -33,7 +33,8 @@ pub enum Expected<'a> {
     AnyTrusted,
     /// The control plane: this identity with the class `control-plane`.
     ControlPlane(&'a SpiffeId),
-    /// Seen from the control plane's mesh listener: anyone of our own trust domain but a control plane.
+    /// Seen from the control plane's mesh listener: anyone of our own trust domain but a control plane
+    /// and an app that holds a key itself.
     MeshClient,
 }
 

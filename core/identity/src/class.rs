@@ -126,14 +126,10 @@ impl ClassSet {
     pub const DATA_PLANE: Self = Self::of(&[PeerClass::Sidecar, PeerClass::Gateway, PeerClass::Workload]);
     /// The control plane alone.
     pub const CONTROL_PLANE: Self = Self::of(&[PeerClass::ControlPlane]);
-    /// Whom the control plane's mesh listener speaks with: everyone but another control plane.
-    pub const MESH_CLIENTS: Self = Self::of(&[
-        PeerClass::Sidecar,
-        PeerClass::Gateway,
-        PeerClass::Agent,
-        PeerClass::Operator,
-        PeerClass::Workload,
-    ]);
+    /// Whom the control plane's mesh listener speaks with: everyone but another control plane, and apps that hold a
+    /// key themselves. Those get what they may have from their sidecar.
+    pub const MESH_CLIENTS: Self =
+        Self::of(&[PeerClass::Sidecar, PeerClass::Gateway, PeerClass::Agent, PeerClass::Operator]);
 
     /// The set of these.
     pub const fn of(classes: &[PeerClass]) -> Self {

@@ -48,6 +48,15 @@ impl<'a> Claims<'a> {
         self.text(claim)?.ok_or(ClaimError::Missing { claim })
     }
 
+    /// `sub` of any length that the token's own bound allows: a SPIFFE ID may have 2048 bytes.
+    pub(crate) fn required_subject(&self) -> Result<&'a str, ClaimError> {
+        match self.0.get("sub") {
+            None => Err(ClaimError::Missing { claim: "sub" }),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(ClaimError::Type { claim: "sub", expected: "a string", found: kind(other) }),
+        }
+    }
+
     /// A NumericDate (RFC 7519 §2), whole seconds only: a fraction is refused, as no issuer of the
     /// field sends one and a float that is silently rounded is a date that nobody signed.
     pub(crate) fn date(&self, claim: &'static str) -> Result<Option<u64>, ClaimError> {

@@ -115,6 +115,14 @@ impl<'t> Compact<'t> {
         self.header.get("typ").is_none_or(Value::is_string)
     }
 
+    /// The header's `typ` as it stands, if there is one.
+    pub fn typ(&self) -> Result<Option<&str>, JoseError> {
+        match self.header.get("typ") {
+            None => Ok(None),
+            Some(typ) => typ.as_str().map(Some).ok_or(JoseError::Header { member: "typ" }),
+        }
+    }
+
     /// A header member as a string.
     pub fn header_text(&self, member: &'static str) -> Result<&str, JoseError> {
         self.header.get(member).and_then(Value::as_str).ok_or(JoseError::Header { member })

@@ -14,6 +14,7 @@
 //! - [`Issuers`]: outside issuers by exact `iss`, yielding an [`AccessToken`]
 //! - [`RelyingParty`]: ID tokens of a provider for one client, yielding an [`IdToken`]
 //! - [`delegation`], [`TokenRoots`]: who may mint; [`txn`], [`DelegatedMinter`]: what is minted
+//! - [`jwt_svid`]: workloads' identities as tokens, ours and those of federated trust domains
 //! - [`TokenCache`]: verified tokens by SHA-256, bounded, dropped when what they rest on changes
 #![cfg_attr(
     not(test),
@@ -38,6 +39,7 @@ pub mod json;
 mod jwk;
 mod jwks;
 pub mod jws;
+pub mod jwt_svid;
 mod key;
 mod minter;
 mod secret;

@@ -128,3 +128,18 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Path::new("/nonexistent/sidecar.yaml")).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/sidecar.yaml"), "{error}");
 }
+
+#[test]
+fn the_workload_socket_is_off_by_default_and_open_only_as_far_as_it_says() {
+    assert!(parse(SIDECAR).unwrap().workload_api.is_none());
+    let with = |rest: &str| parse(&format!("{SIDECAR}workloadApi: {{socket: /run/w.sock{rest}}}\n"));
+    let mode = |rest: &str| with(rest).unwrap().workload_api.unwrap().mode_bits();
+    assert_eq!(mode(""), 0o600);
+    assert_eq!(mode(", mode: '0660'"), 0o660);
+    assert_eq!(mode(", allowedUids: [1000]"), 0o666);
+    assert_eq!(mode(", mode: '0600', allowedUids: [0]"), 0o600);
+    assert!(with(", mode: '0777'").unwrap_err().contains("0600"));
+    assert!(with(", allowedUids: []").unwrap_err().contains("workloadApi.allowedUids"));
+    refused(&format!("{SIDECAR}workloadApi: {{socket: w.sock}}\n"), &["workloadApi.socket"]);
+    refused(&format!("{SIDECAR}workloadApi: {{socket: /run/signet/admin.sock}}\n"), &["workloadApi.socket"]);
+}

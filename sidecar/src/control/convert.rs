@@ -39,6 +39,8 @@ pub enum Item {
     Inbound(Inbound),
     /// The gateway that we are.
     Gateway(Arc<Gateway>),
+    /// Our app may have certificates of its own.
+    Workload,
 }
 
 /// Settings of the mesh.
@@ -104,6 +106,7 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
         Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
+        Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
         Body::Gateway(body) => {
             let gateway = Gateway::from_json(&body.json).map_err(|error| error.to_string())?;
             let name = format!("gateway/{}.{}", gateway.name.name, gateway.name.namespace);
@@ -137,7 +140,16 @@ pub fn bundle(body: &v1::TrustBundle) -> Result<Delivered, Reason> {
     let bundle =
         TrustBundle::new(domain, body.roots_der.iter().map(|der| CertificateDer::from(der.as_slice())))
             .map_err(|error| error.to_string())?;
-    Ok(Delivered { bundle, sequence: body.sequence })
+    let tainted = body.tainted.iter().map(|id| {
+        let id: [u8; 32] = id.as_slice().try_into().map_err(|_| "tainted: expected 32 bytes".to_owned())?;
+        Ok(KeyId::from_bytes(id))
+    });
+    let tainted = tainted.collect::<Result<_, Reason>>()?;
+    let jwt_keys = match body.jwt_keys.as_str() {
+        "" => Jwks::default(),
+        keys => Jwks::parse(keys).map_err(|error| format!("jwt_keys: {error}"))?,
+    };
+    Ok(Delivered { bundle, sequence: body.sequence, tainted, jwt_keys })
 }
 
 fn revocations(body: &v1::Revocations) -> Result<Revocations, Reason> {

@@ -42,6 +42,8 @@ pub struct Changed {
     pub keys: bool,
     /// The gateway's configuration.
     pub gateway: bool,
+    /// Whether our app may have certificates of its own.
+    pub workload: bool,
     /// Services that we dial, by `name.namespace`: new, changed or gone.
     pub services: BTreeSet<String>,
     /// Services that we serve, likewise.
@@ -68,6 +70,7 @@ impl Changed {
             _ if name == "mesh" => self.mesh = true,
             _ if name == "revocations" => self.revocations = true,
             _ if name == "token-roots" => self.keys = true,
+            _ if name == "workload" => self.workload = true,
             _ => {}
         }
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use signet_daemon::Shutdown;
 use signet_proto::v1;
 use signet_proto::v1::delivery_client::DeliveryClient;
 use signet_proto::v1::from_sidecar::Message as Say;
@@ -96,6 +97,8 @@ pub struct Parts {
     pub dialled: BTreeSet<String>,
     /// Services that the configuration serves.
     pub served: BTreeSet<String>,
+    /// When the process ends, nobody is to wait for it.
+    pub shutdown: Shutdown,
 }
 
 /// See the module's story.
@@ -165,6 +168,9 @@ impl Discovery {
         tracing::info!(target: "signet::control", address = self.parts.plane.address(), generation,
             have = self.deliveries.versions().len(), "delivery stream open");
 
+        let shutdown = self.parts.shutdown.clone();
+        let mut leaving = std::pin::pin!(shutdown.draining());
+        let mut left = false;
         let mut flush = tokio::time::interval(BATCH.0);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -186,6 +192,10 @@ impl Discovery {
                 Some(wanted) = self.parts.wishes.recv() => self.wish(wanted, &say)?,
                 Some(record) = self.parts.decisions.recv(), if self.batch.len() < BATCH.1 => self.batch.push(self.decision(record)),
                 _ = flush.tick() => self.flush(&say)?,
+                () = &mut leaving, if !left => {
+                    left = true;
+                    send(&say, Say::Leaving(v1::Leaving {}))?;
+                }
             }
         }
     }

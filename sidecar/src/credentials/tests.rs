@@ -12,7 +12,7 @@ fn svid(ca: &TestCa) -> OwnSvid {
 fn bundle(cas: &[&TestCa], sequence: u64) -> Delivered {
     let domain = cas[0].trust_domain().clone();
     let bundle = TrustBundle::new(domain, cas.iter().map(|ca| ca.root().clone())).unwrap();
-    Delivered { bundle, sequence }
+    Delivered { bundle, sequence, tainted: Vec::new(), jwt_keys: signet_token::Jwks::default() }
 }
 
 fn credentials(ca: &TestCa) -> Arc<Credentials> {

@@ -11,7 +11,17 @@ fn credentials(joined: bool) -> Arc<Credentials> {
     if joined {
         let own =
             ca.svid(&ca.id("ns/shop/sa/web"), PeerClass::Sidecar, SvidOptions::default().at_wall_clock());
-        credentials.issued(own, Some(Delivered { bundle: ca.bundle(), sequence: 1 })).unwrap();
+        credentials
+            .issued(
+                own,
+                Some(Delivered {
+                    bundle: ca.bundle(),
+                    sequence: 1,
+                    tainted: Vec::new(),
+                    jwt_keys: signet_token::Jwks::default(),
+                }),
+            )
+            .unwrap();
     }
     credentials
 }

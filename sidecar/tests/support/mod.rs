@@ -57,6 +57,11 @@ pub(crate) struct Mind {
     pub(crate) tokens: Mutex<Vec<String>>,
     /// Certificates are due for renewal after a second.
     pub(crate) renew_soon: bool,
+    /// What is answered to the next requests for the app; empty is yes.
+    pub(crate) apps: Mutex<VecDeque<Status>>,
+    /// Every request for a certificate of the app, and every one for a token of it.
+    pub(crate) app_csrs: Mutex<Vec<Vec<u8>>>,
+    pub(crate) app_tokens: Mutex<Vec<Vec<String>>>,
     /// What is answered to the next requests for a delegation; empty is yes.
     pub(crate) delegations: Mutex<VecDeque<Status>>,
     /// Keys that were delegated to.
@@ -96,11 +101,29 @@ impl Mind {
             Act::Lose => return Err(Status::unavailable("connection reset")),
             Act::Refuse(status) => return Err(status),
         };
+        self.certify(ca, short, PeerClass::Sidecar, csr)
+    }
+
+    fn issue_workload(&self, csr: Vec<u8>) -> Result<v1::IssuedSvid, Status> {
+        self.app_csrs.lock().unwrap().push(csr.clone());
+        match self.apps.lock().unwrap().pop_front() {
+            Some(status) => Err(status),
+            None => self.certify(&self.ca, WEB, PeerClass::Workload, csr),
+        }
+    }
+
+    fn certify(
+        &self,
+        ca: &TestCa,
+        short: &str,
+        class: PeerClass,
+        csr: Vec<u8>,
+    ) -> Result<v1::IssuedSvid, Status> {
         let id = self.ca.id(short);
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let options = SvidOptions::default().at_wall_clock();
-        let chain = ca.certify(id.as_str(), PeerClass::Sidecar, options, &csr.public_key);
+        let chain = ca.certify(id.as_str(), class, options, &csr.public_key);
         let facts = signet_identity::Svid::parse(&chain).unwrap();
         Ok(v1::IssuedSvid {
             spiffe_id: id.to_string(),
@@ -117,6 +140,8 @@ impl Mind {
             trust_domain: DOMAIN.to_owned(),
             roots_der: vec![self.ca.root().to_vec()],
             sequence: 1,
+            tainted: Vec::new(),
+            jwt_keys: String::new(),
         }
     }
 }
@@ -137,6 +162,28 @@ impl Bootstrap for Service {
 impl Identity for Service {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::IssuedSvid>, Status> {
         self.0.issue(request.into_inner().csr_der).map(Response::new)
+    }
+
+    async fn issue_workload(
+        &self,
+        request: Request<v1::IssueWorkloadRequest>,
+    ) -> Result<Response<v1::IssuedSvid>, Status> {
+        self.0.issue_workload(request.into_inner().csr_der).map(Response::new)
+    }
+
+    async fn issue_jwt_svid(
+        &self,
+        request: Request<v1::IssueJwtSvidRequest>,
+    ) -> Result<Response<v1::IssuedJwtSvid>, Status> {
+        let v1::IssueJwtSvidRequest { audiences, spiffe_id } = request.into_inner();
+        let mut asked = self.0.app_tokens.lock().unwrap();
+        asked.push(audiences);
+        if let Some(status) = self.0.apps.lock().unwrap().pop_front() {
+            return Err(status);
+        }
+        let issued_at = signet_sidecar::clock::now();
+        let token = format!("token {}", asked.len());
+        Ok(Response::new(v1::IssuedJwtSvid { token, spiffe_id, issued_at, expires_at: issued_at + 300 }))
     }
 }
 
@@ -213,6 +260,9 @@ impl Plane {
             csrs: Mutex::default(),
             tokens: Mutex::default(),
             renew_soon,
+            apps: Mutex::default(),
+            app_csrs: Mutex::default(),
+            app_tokens: Mutex::default(),
             delegations: Mutex::default(),
             delegated: Mutex::default(),
             token_root: SigningKey::generate().unwrap(),

@@ -91,9 +91,11 @@ fn authority() -> AuthorityState {
     AuthorityState {
         trust_domain: domain(),
         roots: Vec::new(),
+        tainted: Vec::new(),
         bundle_sequence: 1,
         revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
+        jwt_keys: r#"{"keys":[]}"#.into(),
     }
 }
 

@@ -13,6 +13,9 @@ pub type Workload = Namespaced<WorkloadSpec>;
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadSpec {
     pub class: WorkloadClass,
+    /// Whether its app may have certificates and tokens of its own (class `workload`), from its sidecar's socket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub workload_api: bool,
 }
 
 /// The peer class that its certificates carry.

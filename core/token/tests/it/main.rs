@@ -6,6 +6,7 @@ mod attacks;
 mod cache;
 mod delegations;
 mod id_tokens;
+mod jwt_svids;
 mod keys;
 mod mutations;
 mod remembered;

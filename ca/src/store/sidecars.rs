@@ -1,0 +1,135 @@
+//! What each live sidecar has acknowledged, so that a rotation waits for it, in whichever replica it is connected.
+//!
+//! Nothing here grants anything. Whoever writes to the store can make a rotation wait, or go on without a sidecar.
+
+use super::sql::query;
+use super::{Store, StoreError, SvidRow, Writer, log};
+
+/// A sidecar's word, as its stream's replica passes it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Serial of the certificate that the stream was opened with, raw.
+    pub serial: Vec<u8>,
+    /// Number of the bundle that it goes by now.
+    pub sequence: u64,
+}
+
+/// A sidecar that did not acknowledge in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    pub instance: String,
+    pub spiffe_id: String,
+    /// Number of the bundle that it missed.
+    pub sequence: u64,
+}
+
+/// What stays the same from one certificate of a workload to the next.
+pub(crate) fn instance_of(row: &SvidRow) -> String {
+    hex(row.lineage.as_ref().map_or(row.serial.as_slice(), |id| id.as_slice()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Writer {
+    /// Writes down what a sidecar goes by; false where the certificate is not one of ours. One that was given up on is
+    /// taken back when it has the bundle that it missed.
+    pub(crate) async fn acknowledged(&mut self, word: &Acknowledged, now: i64) -> Result<bool, StoreError> {
+        let Some(svid) = self.svid(&word.serial).await? else { return Ok(false) };
+        query(
+            "INSERT INTO sidecars (instance, spiffe_id, serial, replica, sequence, seen_at, valid_until, given_up) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, NULL) ON CONFLICT (instance) DO UPDATE SET \
+             serial = $3, replica = $4, sequence = $5, seen_at = $6, valid_until = $7, \
+             given_up = CASE WHEN sidecars.given_up > $5 THEN sidecars.given_up ELSE NULL END",
+        )
+        .bind(instance_of(&svid))
+        .bind(&svid.spiffe_id)
+        .bind(&svid.serial)
+        .bind(self.replica())
+        .bind(log::number_of(word.sequence))
+        .bind(now)
+        .bind(svid.not_after)
+        .execute(self.tx())
+        .await?;
+        Ok(true)
+    }
+
+    /// A sidecar that is known goes on with another certificate.
+    pub(crate) async fn sidecar_renewed(&mut self, svid: &SvidRow) -> Result<(), StoreError> {
+        query("UPDATE sidecars SET serial = $2, valid_until = $3 WHERE instance = $1")
+            .bind(instance_of(svid))
+            .bind(&svid.serial)
+            .bind(svid.not_after)
+            .execute(self.tx())
+            .await?;
+        Ok(())
+    }
+
+    /// It ended in good order: nobody waits for it.
+    pub(crate) async fn sidecar_left(&mut self, serial: &[u8]) -> Result<(), StoreError> {
+        query("DELETE FROM sidecars WHERE serial = $1").bind(serial).execute(self.tx()).await?;
+        Ok(())
+    }
+
+    /// Whether this workload was given up on, and has not acknowledged since.
+    pub(crate) async fn is_given_up(&mut self, svid: &SvidRow) -> Result<bool, StoreError> {
+        let found = query("SELECT 1 FROM sidecars WHERE instance = $1 AND given_up IS NOT NULL")
+            .bind(instance_of(svid))
+            .fetch_optional(self.tx())
+            .await?;
+        Ok(found.is_some())
+    }
+
+    /// Waits no longer for those that do not have this bundle.
+    pub(crate) async fn give_up(&mut self, sequence: u64, now: i64) -> Result<Vec<GivenUp>, StoreError> {
+        let rows = query(
+            "UPDATE sidecars SET given_up = $1 WHERE sequence < $1 AND given_up IS NULL AND valid_until >= $2 \
+             RETURNING instance, spiffe_id",
+        )
+        .bind(log::number_of(sequence))
+        .bind(now)
+        .fetch_all(self.tx())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let (instance, spiffe_id) = (row.try_get(0)?, row.try_get(1)?);
+                Ok(GivenUp { instance, spiffe_id, sequence })
+            })
+            .collect()
+    }
+
+    pub(crate) async fn sweep_sidecars(&mut self, ended_before: i64) -> Result<(), StoreError> {
+        query("DELETE FROM sidecars WHERE valid_until < $1").bind(ended_before).execute(self.tx()).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The oldest bundle that a live sidecar goes by, those that were given up on left out.
+    pub(crate) async fn oldest_acknowledged(&self, now: i64) -> Result<Option<u64>, StoreError> {
+        let sql = "SELECT min(sequence) FROM sidecars WHERE given_up IS NULL AND valid_until >= $1";
+        let row = query(sql).bind(now).fetch_one(&mut self.desk.pool.read().await?).await?;
+        Ok(row.try_get::<Option<i64>, _>(0)?.and_then(|number| u64::try_from(number).ok()))
+    }
+
+    /// How many live sidecars hold a certificate of each issuer: its serial, their number.
+    pub(crate) async fn holders(&self, now: i64) -> Result<Vec<(Vec<u8>, u64)>, StoreError> {
+        let rows = query(
+            "SELECT v.issuer, count(*) FROM sidecars s JOIN svids v ON v.serial = s.serial \
+             WHERE s.valid_until >= $1 GROUP BY v.issuer",
+        )
+        .bind(now)
+        .fetch_all(&mut self.desk.pool.read().await?)
+        .await?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        rows.iter().map(|row| Ok((row.try_get(0)?, count(row.try_get(1)?)))).collect()
+    }
+
+    /// When the last certificate of an issuer ends; none where it issued none.
+    pub(crate) async fn last_end(&self, issuer: &[u8]) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT max(not_after) FROM svids WHERE issuer = $1";
+        let row = query(sql).bind(issuer).fetch_one(&mut self.desk.pool.read().await?).await?;
+        Ok(row.try_get(0)?)
+    }
+}

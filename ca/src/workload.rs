@@ -1,0 +1,73 @@
+//! Certificates for apps: a key of its own, the identity of its sidecar, class `workload`.
+//!
+//! The sidecar asks, by the certificate that it presents; its app gets the key. Such a certificate has no voice in
+//! user context, ends no later than the one that asked for it, and opens nothing here: it is never renewed (the
+//! next one is another), and belongs to its sidecar's lineage, so that what revokes that revokes it as well. The
+//! registry's Workload has to opt in, and is asked each time.
+
+use std::sync::PoisonError;
+
+use rustls_pki_types::CertificateDer;
+
+use crate::authorise::{Grant, SharedRegistrar, Stop};
+use crate::authority::{Authority, Caller, Inner};
+use crate::csr::{MAX_CSR, ProvenKey};
+use crate::error::AuthorityError;
+use crate::issue::{self, Issued};
+use crate::refusal::Refusal;
+use crate::renew::presenter;
+use crate::store::Guarded;
+
+impl Authority {
+    /// Issues a certificate of class `workload` to the key of this request, with the identity of the peer that
+    /// presented `presented` (its leaf, DER). The caller's TLS has verified it and the peer's possession of its key.
+    pub async fn issue_workload(
+        &self,
+        presented: &CertificateDer<'_>,
+        csr: &[u8],
+        registrar: SharedRegistrar,
+    ) -> Result<Issued, AuthorityError> {
+        let presented = presented.clone().into_owned();
+        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
+        self.act(move |inner| async move {
+            let now = inner.clock.unix_seconds();
+            let actor = presenter(&presented);
+            match inner.issue_workload(&presented, csr, &actor, registrar, now).await {
+                Ok(issued) => {
+                    inner.issued("workload", &issued);
+                    Ok(issued)
+                }
+                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
+            }
+        })
+        .await
+    }
+}
+
+impl Inner {
+    async fn issue_workload(
+        &self,
+        presented: &CertificateDer<'_>,
+        csr: Result<Vec<u8>, Refusal>,
+        actor: &str,
+        registrar: SharedRegistrar,
+        now: i64,
+    ) -> Result<Issued, Stop> {
+        let refuse = |refusal| Stop::Refused(refusal, None);
+        let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
+        let issuer = self.issuer(now).await?;
+        let key_hash = key.sha256();
+        let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;
+        let authorized = self.rules.by_proxy(&mut writer, presented, &key, &*registrar, now).await?;
+        if let Grant::Workload { lineage, .. } = authorized.grant()
+            && !self.workloads.lock().unwrap_or_else(PoisonError::into_inner).admit(lineage.id, now)
+        {
+            let about = (authorized.id().clone(), authorized.class());
+            return Err(Stop::Refused(Refusal::TooManyAttempts, Some(about)));
+        }
+        let issued =
+            issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), actor).await?;
+        writer.commit().await?;
+        Ok(issued)
+    }
+}

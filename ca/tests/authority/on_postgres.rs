@@ -1,0 +1,21 @@
+//! The tests of the authority with its store in PostgreSQL, and those of several control planes on one.
+
+mod audit;
+mod harness;
+mod hierarchy;
+mod issuance;
+mod join;
+mod log;
+mod operators;
+mod renewal;
+mod replicas;
+mod revocation;
+mod roles;
+mod rotation;
+mod server;
+mod sharing;
+mod store;
+
+use harness::*;
+
+const ON_POSTGRES: bool = true;
