@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::keystore::KeysConfig;
 use crate::seal::SealConfig;
 
 /// The longest life of a SVID.
@@ -26,6 +27,8 @@ pub struct AuthorityConfig {
     /// Mode 0700; made when missing. Holds the sealed keys and the store.
     pub data_dir: PathBuf,
     pub seal: SealConfig,
+    /// What keys roots and issuers get, and where they lie.
+    pub keys: KeysConfig,
     /// Namespace of the control plane. All identities in it are reserved.
     pub system_namespace: String,
     /// Allows SVIDs shorter than five minutes.
@@ -56,6 +59,7 @@ impl AuthorityConfig {
             trust_domain,
             data_dir: data_dir.into(),
             seal,
+            keys: KeysConfig::default(),
             system_namespace: "signet-system".into(),
             dev: false,
             svid_ttl: Duration::from_secs(3600),

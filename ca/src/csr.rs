@@ -10,6 +10,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::keystore::KeyKind;
 use crate::refusal::Refusal;
 
 /// A request with a P-384 key and nothing else has some 270 bytes; one with fifty names some 2 KiB.
@@ -65,7 +66,11 @@ impl ProvenKey {
 
     /// The public half of a key that this process has just made itself.
     pub(crate) fn own(key: &crate::keys::CaKey) -> ProvenKey {
-        ProvenKey { curve: Curve::P256, point: key.public_point().to_vec() }
+        let curve = match key.kind() {
+            KeyKind::P256 => Curve::P256,
+            KeyKind::P384 => Curve::P384,
+        };
+        ProvenKey { curve, point: key.public_point().to_vec() }
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo: how a key is named in the store and in revocations.

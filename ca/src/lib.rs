@@ -1,7 +1,7 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
 //! [`Authority`] is the whole of it. Underneath, from the bottom up: `files` and `seal` keep private keys at
-//! rest, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
+//! rest, `keystore` makes and opens them there or in a PKCS #11 token, `keys` and `hierarchy` hold the root and the issuer under it, `profile` says what each certificate
 //! looks like and `check` reads it again with other eyes, `csr` takes the public key out of a request and
 //! nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
 //! certificate issued before (`renew`) or of being the control plane itself; `issue` is the one place that
@@ -28,6 +28,7 @@ mod hierarchy;
 mod issue;
 mod join;
 mod keys;
+mod keystore;
 mod limits;
 mod metrics;
 mod profile;
@@ -52,6 +53,9 @@ pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use keys::KeyError;
+pub use keystore::{KeyKind, KeyStoreError, KeysConfig, Pkcs11Config};
+#[cfg(feature = "pkcs11")]
+pub use keystore::{PinError, TokenError};
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
