@@ -91,6 +91,12 @@ impl Keys {
         Ok(())
     }
 
+    /// Sessions that are open now, for tests.
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.token.sessions()
+    }
+
     pub(super) fn list(&self) -> Result<Vec<TokenEntry>, TokenError> {
         self.token.with_session(|session| {
             let mut entries = Vec::new();
@@ -115,7 +121,7 @@ impl Keys {
 }
 
 /// SHA-256 of the SubjectPublicKeyInfo.
-fn key_id(kind: KeyKind, point: &[u8]) -> [u8; 32] {
+pub(super) fn key_id(kind: KeyKind, point: &[u8]) -> [u8; 32] {
     sha256(&rcgen::PublicKeyData::subject_public_key_info(&PublicHalf { kind, point }))
 }
 

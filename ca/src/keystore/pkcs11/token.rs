@@ -242,6 +242,11 @@ impl Token {
         Ok(session)
     }
 
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.lock().open
+    }
+
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         // Whole between calls, even if a thread died holding it.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
