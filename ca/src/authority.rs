@@ -23,9 +23,11 @@ use crate::files::{self, FileError};
 use crate::hierarchy::{Hierarchy, HierarchyError, Lives, pem};
 use crate::issue::{self, Issued, note_issuer};
 use crate::keys::{self, CaKey};
+use crate::keystore::KeyStore;
 use crate::limits::{Attempts, RecordBudget, Renewals};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
+use crate::refusal::Refusal;
 use crate::revoke::Revocations;
 use crate::seal::{Role, Sealer};
 use crate::store::{Owner, RowMac, Store, StoreError, Verified};
@@ -42,7 +44,9 @@ pub(crate) struct Inner {
     pub(crate) rules: Rules,
     pub(crate) svid_ttl: i64,
     pub(crate) join_token_ttl: i64,
-    pub(crate) hierarchy: Hierarchy,
+    pub(crate) hierarchy: Arc<Hierarchy>,
+    /// Requests with Ed25519 keys are answered.
+    allow_ed25519: bool,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) attempts: Mutex<Attempts>,
@@ -97,7 +101,10 @@ impl Authority {
                 [Role::Issuer.file_name(), Role::RowMac.file_name(), Role::TokenRoot.file_name(), DATABASE]
                     .into_iter()
                     .find(|name| directory.join(name).exists());
-            let hierarchy = Hierarchy::open(directory, &config.trust_domain, lives, sealer, present, now)?;
+            let keys = KeyStore::connect(&config.keys, &config.trust_domain, directory)
+                .map_err(HierarchyError::from)?;
+            let keep = (sealer, keys);
+            let hierarchy = Hierarchy::open(directory, &config.trust_domain, lives, keep, present, now)?;
             Ok::<_, AuthorityError>((config, lock, hierarchy))
         })
         .await
@@ -125,7 +132,8 @@ impl Authority {
             },
             svid_ttl: seconds(config.svid_ttl),
             join_token_ttl: seconds(config.join_token_ttl),
-            hierarchy,
+            hierarchy: Arc::new(hierarchy),
+            allow_ed25519: config.allow_ed25519,
             store,
             clock,
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
@@ -137,7 +145,7 @@ impl Authority {
             token_key,
             _lock: lock,
         };
-        inner.prove(now)?;
+        inner.prove(now).await?;
         inner.note_hierarchy(has_log, now).await?;
         inner.hierarchy.founded()?;
         Ok(Authority { inner: Arc::new(inner) })
@@ -167,7 +175,7 @@ impl Authority {
             let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
             let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
             let authorized = inner.rules.own_svid(dns_names);
-            let issuer = inner.issuer(now)?;
+            let issuer = inner.issuer(now).await?;
             let mut writer = inner.store.begin().await?;
             let issued =
                 issue::issue(&mut writer, &authorized, &key, &issuer, (inner.svid_ttl, now), "authority")
@@ -240,7 +248,7 @@ impl Authority {
     pub async fn maintain(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
-            let issuer = inner.issuer(now)?;
+            let issuer = inner.issuer(now).await?;
             let mut writer = inner.store.begin_alone().await?;
             note_issuer(&mut writer, &issuer, now).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
@@ -273,10 +281,22 @@ impl Authority {
 
 impl Inner {
     /// The issuer that signs now, its expiry gauge brought up to date.
-    pub(crate) fn issuer(&self, now: i64) -> Result<Arc<crate::hierarchy::Issuer>, AuthorityError> {
-        let issuer = self.hierarchy.issuer(now)?;
+    pub(crate) async fn issuer(&self, now: i64) -> Result<Arc<crate::hierarchy::Issuer>, AuthorityError> {
+        let current = self.hierarchy.current();
+        let issuer = if current.is_due(now) {
+            // Passphrases, files, perhaps a token: not on a thread that serves others.
+            let hierarchy = Arc::clone(&self.hierarchy);
+            tokio::task::spawn_blocking(move || hierarchy.issuer(now)).await.map_err(interrupted)??
+        } else {
+            current
+        };
         self.show_expiry();
         Ok(issuer)
+    }
+
+    /// The public key of a request, if it is of a kind that is certified here.
+    pub(crate) fn key_of(&self, csr: &[u8]) -> Result<ProvenKey, Refusal> {
+        ProvenKey::from_csr_allowing(csr, self.allow_ed25519)
     }
 
     fn certificates(&self) -> Vec<CertificateStatus> {
@@ -299,17 +319,17 @@ impl Inner {
     }
 
     /// Issues to a throwaway key, and verifies the chain with the library that peers use.
-    fn prove(&self, now: i64) -> Result<(), AuthorityError> {
+    async fn prove(&self, now: i64) -> Result<(), AuthorityError> {
         let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
         let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
-        let issuer = self.issuer(now)?;
-        let signed = issue::sign(&self.rules.proof(), &key, &issuer, self.svid_ttl, now)?;
+        let issuer = self.issuer(now).await?;
+        let signed = issue::sign(&self.rules.proof(), &key, &issuer, self.svid_ttl, now).await?;
         self.hierarchy.verify_like_a_peer(&signed.der, &issuer.certificate.der, now)?;
         Ok(())
     }
 
     async fn note_hierarchy(&self, has_log: bool, now: i64) -> Result<(), AuthorityError> {
-        let issuer = self.issuer(now)?;
+        let issuer = self.issuer(now).await?;
         let mut writer = self.store.begin().await?;
         if !has_log {
             let root = &self.hierarchy.root;

@@ -34,6 +34,8 @@ pub struct AuthorityConfig {
     /// Allows SVIDs shorter than five minutes.
     pub dev: bool,
     pub svid_ttl: Duration,
+    /// Certifies Ed25519 keys, too. Whoever verifies such a certificate must know the algorithm.
+    pub allow_ed25519: bool,
     pub join_token_ttl: Duration,
     /// How long a workload may renew before it must be attested again.
     pub lineage_life: Duration,
@@ -63,6 +65,7 @@ impl AuthorityConfig {
             system_namespace: "signet-system".into(),
             dev: false,
             svid_ttl: Duration::from_secs(3600),
+            allow_ed25519: false,
             join_token_ttl: Duration::from_secs(600),
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),

@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::check::{self, CheckError};
 use crate::files::{self, FileError};
-use crate::keys::{self, CaKey, KeyError};
+use crate::keys::{CaKey, KeyError};
+use crate::keystore::{KeyRole, KeyStore, KeyStoreError};
 use crate::profile::{BACKDATE, CaKind, CaProfile, ProfileError, Validity};
 use crate::seal::{Role, SealError, Sealer};
 
@@ -27,6 +28,8 @@ pub enum HierarchyError {
     File(#[from] FileError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    KeyStore(#[from] KeyStoreError),
     #[error(transparent)]
     Profile(#[from] ProfileError),
     #[error(transparent)]
@@ -92,7 +95,7 @@ pub(crate) struct Issuer {
 
 impl Issuer {
     /// Whether less than a third of its life is left.
-    fn is_due(&self, now: i64) -> bool {
+    pub(crate) fn is_due(&self, now: i64) -> bool {
         let Validity { not_before, not_after } = self.certificate.validity;
         let life = not_after.saturating_sub(not_before);
         not_after.saturating_sub(now).saturating_mul(3) < life
@@ -110,6 +113,7 @@ pub(crate) struct Hierarchy {
     trust_domain: TrustDomain,
     lives: Lives,
     sealer: Mutex<Sealer>,
+    keys: KeyStore,
     pub(crate) root: CaCertificate,
     issuer: RwLock<Arc<Issuer>>,
     /// The first start has not been finished yet: what is missing beside the root was never made.
@@ -123,7 +127,7 @@ impl Hierarchy {
         directory: &Path,
         trust_domain: &TrustDomain,
         lives: Lives,
-        mut sealer: Sealer,
+        (mut sealer, keys): (Sealer, KeyStore),
         present: Option<&'static str>,
         now: i64,
     ) -> Result<Hierarchy, HierarchyError> {
@@ -133,7 +137,7 @@ impl Hierarchy {
                 Some(present) => return Err(HierarchyError::RootMissing { present }),
                 None => {
                     sealer.write(Role::Founding, &[])?;
-                    make_root(trust_domain, lives.root, &mut sealer, now)?
+                    make_root(trust_domain, lives.root, (&mut sealer, &keys), now)?
                 }
             },
         };
@@ -145,19 +149,29 @@ impl Hierarchy {
             return Err(HierarchyError::ClockBeforeRoot { not_before: root.validity.not_before, now });
         }
         let loaded = match sealer.read(Role::Issuer)? {
-            Some(content) => Some(load_issuer(&content, trust_domain, &root)?),
+            Some(content) => Some(load_issuer(&content, trust_domain, &root, &keys)?),
             None => None,
         };
         let issuer = match loaded {
             Some(issuer) if !issuer.is_due(now) => issuer,
-            _ => make_issuer(trust_domain, lives.issuer, &root, &mut sealer, now)?,
+            _ => make_issuer(trust_domain, lives.issuer, &root, (&mut sealer, &keys), now)?,
         };
+        let contents = [sealer.read(Role::Root)?, sealer.read(Role::Issuer)?];
+        let stored: Result<Vec<&[u8]>, HierarchyError> = [Role::Root, Role::Issuer]
+            .into_iter()
+            .zip(&contents)
+            .filter_map(|(role, content)| Some(unpack(role, content.as_deref()?).map(|(_, key)| key)))
+            .collect();
+        for key in keys.orphans(&stored?)? {
+            tracing::warn!(target: "signet::ca", key, "the token has a key of this trust domain that nothing uses");
+        }
         // For people and for join bundles: it is public, and written anew each time.
         files::write_public(&directory.join("root.pem"), pem(&root.der).as_bytes())?;
         Ok(Hierarchy {
             trust_domain: trust_domain.clone(),
             lives,
             sealer: Mutex::new(sealer),
+            keys,
             root,
             issuer: RwLock::new(Arc::new(issuer)),
             founding,
@@ -194,7 +208,8 @@ impl Hierarchy {
         if end >= self.root.validity.not_after && now < end {
             return Ok(current);
         }
-        match make_issuer(&self.trust_domain, self.lives.issuer, &self.root, &mut sealer, now) {
+        let keep = (&mut *sealer, &self.keys);
+        match make_issuer(&self.trust_domain, self.lives.issuer, &self.root, keep, now) {
             Ok(issuer) => {
                 let issuer = Arc::new(issuer);
                 *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&issuer);
@@ -258,11 +273,11 @@ impl Hierarchy {
 fn make_root(
     trust_domain: &TrustDomain,
     life: i64,
-    sealer: &mut Sealer,
+    (sealer, keys): (&mut Sealer, &KeyStore),
     now: i64,
 ) -> Result<CaCertificate, HierarchyError> {
-    let pkcs8 = keys::generate()?;
-    let key = CaKey::from_pkcs8(&pkcs8)?;
+    let stored = keys.generate(KeyRole::Root)?;
+    let key = keys.open(stored.as_bytes())?;
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Root,
@@ -271,7 +286,7 @@ fn make_root(
     };
     let der = profile.params()?.self_signed(&key).map_err(ProfileError::from)?.der().clone();
     check::authority(&der, &profile, &rcgen::PublicKeyData::subject_public_key_info(&key), &der)?;
-    sealer.write(Role::Root, &pack(&der, &pkcs8))?;
+    sealer.write(Role::Root, &pack(&der, stored.as_bytes()))?;
     tracing::info!(target: "signet::ca", serial = %profile.serial, not_after = profile.validity.not_after, "made a root");
     Ok(CaCertificate::read(&der)?)
 }
@@ -280,22 +295,22 @@ fn make_issuer(
     trust_domain: &TrustDomain,
     life: i64,
     root: &CaCertificate,
-    sealer: &mut Sealer,
+    (sealer, keys): (&mut Sealer, &KeyStore),
     now: i64,
 ) -> Result<Issuer, HierarchyError> {
     let content =
         sealer.read(Role::Root)?.ok_or(HierarchyError::RootMissing { present: "the running authority" })?;
-    let (sealed_root, root_pkcs8) = unpack(Role::Root, &content)?;
+    let (sealed_root, root_key) = unpack(Role::Root, &content)?;
     if sealed_root.der != root.der {
         return Err(HierarchyError::Content { file: Role::Root.file_name() });
     }
     if now >= root.validity.not_after {
         return Err(HierarchyError::RootEnded { not_after: root.validity.not_after, now });
     }
-    let root_signer = rcgen::Issuer::from_ca_cert_der(&root.der, CaKey::from_pkcs8(root_pkcs8)?)
-        .map_err(ProfileError::from)?;
-    let pkcs8 = keys::generate()?;
-    let key = CaKey::from_pkcs8(&pkcs8)?;
+    let root_key = keys.open_for(root_key, check::parse(&root.der)?.public_key().raw)?;
+    let root_signer = rcgen::Issuer::from_ca_cert_der(&root.der, root_key).map_err(ProfileError::from)?;
+    let stored = keys.generate(KeyRole::Issuer)?;
+    let key = keys.open(stored.as_bytes())?;
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Issuer,
@@ -307,7 +322,14 @@ fn make_issuer(
     };
     let der = profile.params()?.signed_by(&key, &root_signer).map_err(ProfileError::from)?.der().clone();
     check::authority(&der, &profile, &rcgen::PublicKeyData::subject_public_key_info(&key), &root.der)?;
-    sealer.write(Role::Issuer, &pack(&der, &pkcs8))?;
+    let before = sealer.read(Role::Issuer)?;
+    sealer.write(Role::Issuer, &pack(&der, stored.as_bytes()))?;
+    // The file is replaced; in a token the key of the one before would stay.
+    if let Some(before) = before
+        && let Err(error) = unpack(Role::Issuer, &before).and_then(|(_, key)| Ok(keys.destroy(key)?))
+    {
+        tracing::warn!(target: "signet::ca", %error, "the key of the issuer before this one could not be destroyed");
+    }
     tracing::info!(target: "signet::ca", serial = %profile.serial, not_after = profile.validity.not_after, "made an issuer");
     Ok(Issuer {
         certificate: CaCertificate::read(&der)?,
@@ -319,9 +341,10 @@ fn load_issuer(
     content: &[u8],
     trust_domain: &TrustDomain,
     root: &CaCertificate,
+    keys: &KeyStore,
 ) -> Result<Issuer, HierarchyError> {
-    let (certificate, pkcs8) = unpack(Role::Issuer, content)?;
-    let key = CaKey::from_pkcs8(pkcs8)?;
+    let (certificate, stored) = unpack(Role::Issuer, content)?;
+    let key = keys.open_for(stored, check::parse(&certificate.der)?.public_key().raw)?;
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Issuer,
@@ -334,13 +357,13 @@ fn load_issuer(
     Ok(Issuer { certificate, signer })
 }
 
-/// Certificate length (u32), certificate, PKCS #8 key.
-fn pack(certificate: &[u8], pkcs8: &[u8]) -> Zeroizing<Vec<u8>> {
+/// Certificate length (u32), certificate, what is kept of its key.
+fn pack(certificate: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {
     let length = u32::try_from(certificate.len()).unwrap_or(u32::MAX);
-    let mut content = Zeroizing::new(Vec::with_capacity(4 + certificate.len() + pkcs8.len()));
+    let mut content = Zeroizing::new(Vec::with_capacity(4 + certificate.len() + key.len()));
     content.extend_from_slice(&length.to_be_bytes());
     content.extend_from_slice(certificate);
-    content.extend_from_slice(pkcs8);
+    content.extend_from_slice(key);
     content
 }
 
@@ -348,8 +371,8 @@ fn unpack(role: Role, content: &[u8]) -> Result<(CaCertificate, &[u8]), Hierarch
     let error = || HierarchyError::Content { file: role.file_name() };
     let (length, rest) = content.split_first_chunk::<4>().ok_or_else(error)?;
     let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| error())?;
-    let (certificate, pkcs8) = rest.split_at_checked(length).ok_or_else(error)?;
-    Ok((CaCertificate::read(certificate)?, pkcs8))
+    let (certificate, key) = rest.split_at_checked(length).ok_or_else(error)?;
+    Ok((CaCertificate::read(certificate)?, key))
 }
 
 /// RFC 7468 text of a certificate.
@@ -368,14 +391,29 @@ pub(crate) fn pem(der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys;
+    use crate::keystore::KeysConfig;
     use crate::seal::SealConfig;
+
+    fn keys_of(dir: &Path) -> KeyStore {
+        let domain = TrustDomain::parse("demo.signet").unwrap();
+        KeyStore::connect(&KeysConfig::default(), &domain, dir).unwrap()
+    }
 
     fn open(dir: &Path, now: i64) -> Hierarchy {
         let mut config = SealConfig::key_file(dir.join("key"));
         config.create_if_missing = true;
         let sealer = Sealer::open(dir, "demo.signet", &config).unwrap();
         let lives = Lives { root: 1_000_000, issuer: 10_000 };
-        Hierarchy::open(dir, &TrustDomain::parse("demo.signet").unwrap(), lives, sealer, None, now).unwrap()
+        Hierarchy::open(
+            dir,
+            &TrustDomain::parse("demo.signet").unwrap(),
+            lives,
+            (sealer, keys_of(dir)),
+            None,
+            now,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -414,7 +452,8 @@ mod tests {
             Sealer::open(b.path(), "demo.signet", &SealConfig::key_file(b.path().join("key"))).unwrap();
         let lives = Lives { root: 1_000_000, issuer: 10_000 };
         let domain = TrustDomain::parse("demo.signet").unwrap();
-        let opened = Hierarchy::open(b.path(), &domain, lives, sealer, None, 1_800_000_000);
+        let opened =
+            Hierarchy::open(b.path(), &domain, lives, (sealer, keys_of(b.path())), None, 1_800_000_000);
         assert!(matches!(opened.map(|_| ()), Err(HierarchyError::Check(_))));
     }
 

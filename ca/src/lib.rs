@@ -53,7 +53,7 @@ pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use keys::KeyError;
-pub use keystore::{KeyKind, KeyStoreError, KeysConfig, Pkcs11Config};
+pub use keystore::{KeyKind, KeyStoreError, KeysConfig, Pkcs11Config, UnknownKeyKind};
 #[cfg(feature = "pkcs11")]
 pub use keystore::{PinError, TokenError};
 pub use profile::ProfileError;

@@ -4,9 +4,12 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod keys;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
@@ -42,6 +45,7 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     pub data_dir: PathBuf,
     pub seal: Seal,
+    pub keys: Keys,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -54,6 +58,8 @@ pub struct Config {
     pub operator_uids: Vec<u32>,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
+    /// Ed25519 keys are certified, too.
+    pub allow_ed25519: bool,
     /// Days after a join until the workload must join again.
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
@@ -122,6 +128,8 @@ struct Raw {
     data_dir: PathBuf,
     seal: RawSeal,
     #[serde(default)]
+    keys: keys::RawKeys,
+    #[serde(default)]
     dev: bool,
     registry: RawRegistry,
     listen: RawListen,
@@ -185,11 +193,12 @@ struct RawMetrics {
 struct RawSvid {
     ttl_seconds: u64,
     lineage_days: u64,
+    allow_ed25519: bool,
 }
 
 impl Default for RawSvid {
     fn default() -> Self {
-        Self { ttl_seconds: 3_600, lineage_days: 7 }
+        Self { ttl_seconds: 3_600, lineage_days: 7, allow_ed25519: false }
     }
 }
 
@@ -259,6 +268,7 @@ impl Raw {
             trust_domain,
             data_dir,
             seal,
+            keys: self.keys.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,
@@ -269,6 +279,7 @@ impl Raw {
             operator_uids: self.operator.uids,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
+            allow_ed25519: self.svid.allow_ed25519,
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,

@@ -23,7 +23,7 @@ use std::path::Path;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
 use signet_identity::TrustDomain;
 
-pub use config::{KeyKind, KeysConfig, Pkcs11Config};
+pub use config::{KeyKind, KeysConfig, Pkcs11Config, UnknownKeyKind};
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{PinError, TokenError};
 pub(crate) use stored::StoredKey;
@@ -71,6 +71,7 @@ impl KeyRole {
 
 /// A key of ours in the token, as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "pkcs11"), allow(dead_code))]
 pub(crate) struct TokenEntry {
     /// `signet/<trust domain>/<role>/<16 random hex digits>`
     pub(crate) label: String,
@@ -167,6 +168,19 @@ impl KeyStore {
         Ok(Vec::new())
     }
 
+    /// The keys in the token that none of these names: what a crash left between a key and its file.
+    pub(crate) fn orphans(&self, stored: &[&[u8]]) -> Result<Vec<String>, KeyStoreError> {
+        let named: Vec<String> = stored
+            .iter()
+            .filter_map(|stored| match Content::read(stored) {
+                Ok(Content::InToken(reference)) => Some(reference.label),
+                _ => None,
+            })
+            .collect();
+        let labels = self.list()?.into_iter().map(|entry| entry.label);
+        Ok(labels.filter(|label| !named.contains(label)).collect())
+    }
+
     fn open_in_token(&self, reference: Reference) -> Result<CaKey, KeyStoreError> {
         #[cfg(feature = "pkcs11")]
         if let Some(token) = &self.token {
@@ -188,12 +202,13 @@ fn prove(key: &CaKey) -> Result<(), KeyStoreError> {
         CaKey::Token(key) => key.sign(&message)?,
         _ => rcgen::SigningKey::sign(key, &message).map_err(|_| KeyStoreError::Proof)?,
     };
-    let verified = match key.kind() {
-        KeyKind::P256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_point())
-            .verify(&message, &signature),
-        KeyKind::P384 => UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, key.public_point())
-            .verify(&message, &signature),
-    };
+    let verified =
+        match key.kind() {
+            KeyKind::P256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_point())
+                .verify(&message, &signature),
+            KeyKind::P384 => UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, key.public_point())
+                .verify(&message, &signature),
+        };
     verified.map_err(|_| KeyStoreError::Proof)
 }
 

@@ -65,9 +65,8 @@ impl Content<'_> {
             };
             let (point, label) = rest.split_at_checked(kind.point())?;
             let label = std::str::from_utf8(label).ok().filter(|label| !label.is_empty())?;
-            (point.first() == Some(&4)).then(|| {
-                Content::InToken(Reference { kind, point: point.to_vec(), label: label.to_owned() })
-            })
+            (point.first() == Some(&4))
+                .then(|| Content::InToken(Reference { kind, point: point.to_vec(), label: label.to_owned() }))
         };
         read().ok_or(KeyStoreError::Content)
     }

@@ -58,8 +58,7 @@ fn a_key_of_our_own_is_kept_as_pkcs8_and_opens_for_its_certificate_only() {
     for algorithm in [KeyKind::P256, KeyKind::P384] {
         let config = KeysConfig { algorithm, pkcs11: None };
         let store = KeyStore::connect(&config, &domain(), Path::new("/nowhere")).unwrap();
-        let (mine, other) =
-            (store.generate(KeyRole::Root).unwrap(), store.generate(KeyRole::Root).unwrap());
+        let (mine, other) = (store.generate(KeyRole::Root).unwrap(), store.generate(KeyRole::Root).unwrap());
         let key = store.open(mine.as_bytes()).unwrap();
         assert_eq!((key.kind(), key.waits()), (algorithm, false));
         store.open_for(mine.as_bytes(), &spki(&key)).unwrap();
@@ -77,9 +76,7 @@ fn a_key_that_lies_in_a_token_needs_one_configured() {
     point[0] = 4;
     let reference = Reference { kind: KeyKind::P256, point, label: "signet/demo.signet/root/00".into() };
     let stored = StoredKey::in_token(&reference);
-    for text in
-        [refused(local().open(stored.as_bytes())), refused(local().destroy(stored.as_bytes()))]
-    {
+    for text in [refused(local().open(stored.as_bytes())), refused(local().destroy(stored.as_bytes()))] {
         assert!(text.contains("signet/demo.signet/root/00") && text.contains("keys.pkcs11"), "{text}");
     }
 }
@@ -181,7 +178,9 @@ fn a_destroyed_key_is_gone_and_destroying_it_again_is_fine() {
         assert!(text.contains("no key for") && text.contains("/root/"), "{text}");
         store.destroy(mine.as_bytes()).unwrap();
         store.open(other.as_bytes()).unwrap();
-        assert_eq!(store.list().unwrap().len(), 1);
+        let left = store.list().unwrap().remove(0);
+        assert_eq!(store.orphans(&[]).unwrap(), [left.label]);
+        assert!(store.orphans(&[other.as_bytes()]).unwrap().is_empty());
     });
 }
 

@@ -4,9 +4,14 @@
 mod hierarchy;
 mod issuance;
 mod join;
+mod keys;
 mod log;
+mod pitfalls;
 mod renewal;
+mod requests;
 mod revocation;
+#[path = "../support/softhsm.rs"]
+mod softhsm;
 mod store;
 
 use std::path::Path;
@@ -16,11 +21,12 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use signet_ca::{
-    Authority, AuthorityConfig, AuthorityError, Clock, Issued, JoinToken, Refusal, SealConfig,
-    SharedRegistrar,
+    Argon2Cost, Authority, AuthorityConfig, AuthorityError, Clock, Issued, JoinToken, Refusal, Revocation,
+    SealConfig, SealSource, SharedRegistrar,
 };
-use signet_identity::{PeerClass, SpiffeId, TrustDomain};
+use signet_identity::{OwnSvid, PeerClass, SpiffeId, TrustDomain};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 /// 2026-01-01, and nobody's real time.
 pub const START: i64 = 1_767_225_600;

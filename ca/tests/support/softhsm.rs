@@ -9,8 +9,8 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub const TOKEN: &str = "signet-test";
-pub const PIN: &str = "a-pin-nobody-may-see";
+pub(crate) const TOKEN: &str = "signet-test";
+pub(crate) const PIN: &str = "a-pin-nobody-may-see";
 /// Only for a test's own process: the folder and the stage.
 const FOLDER: &str = "SIGNET_TEST_TOKEN";
 const STAGE: &str = "SIGNET_TEST_STAGE";
@@ -24,7 +24,7 @@ const MODULES: [&str; 4] = [
 ];
 
 /// SoftHSM's module, if it is installed.
-pub fn module() -> Option<PathBuf> {
+pub(crate) fn module() -> Option<PathBuf> {
     let found = MODULES.iter().map(PathBuf::from).find(|path| path.exists());
     if found.is_none() {
         let text = "left out: SoftHSM is missing: run tests/setup/install.sh";
@@ -35,7 +35,7 @@ pub fn module() -> Option<PathBuf> {
 }
 
 /// Makes a token in the folder and the file with its PIN; the SOFTHSM2_CONF to run with.
-pub fn make(folder: &Path) -> PathBuf {
+pub(crate) fn make(folder: &Path) -> PathBuf {
     let tokens = folder.join("tokens");
     fs::create_dir(&tokens).unwrap();
     let conf = folder.join("softhsm2.conf");
@@ -55,7 +55,7 @@ pub fn make(folder: &Path) -> PathBuf {
 }
 
 /// Replaces the file `pin`.
-pub fn write_pin(folder: &Path, pin: &str) {
+pub(crate) fn write_pin(folder: &Path, pin: &str) {
     use std::io::Write as _;
     let new = folder.join("pin.new");
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).unwrap();
@@ -65,7 +65,7 @@ pub fn write_pin(folder: &Path, pin: &str) {
 
 /// Runs the body in a process of its own per stage, all with one token. `body` gets the stage, from 0, and
 /// the folder.
-pub fn stages<F: FnOnce(u32, &Path)>(count: u32, body: F) {
+pub(crate) fn stages<F: FnOnce(u32, &Path)>(count: u32, body: F) {
     if let (Some(folder), Ok(stage)) = (std::env::var_os(FOLDER), std::env::var(STAGE)) {
         return body(stage.parse().unwrap(), Path::new(&folder));
     }

@@ -33,6 +33,8 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     for section in [
         "",
         "seal",
+        "keys",
+        "keys.pkcs11",
         "registry",
         "listen",
         "advertise",
@@ -45,12 +47,22 @@ fn every_field_of_the_control_plane_is_in_its_table() {
     ] {
         let (text, within) = match section {
             "" => ("none: 1".to_owned(), String::new()),
-            _ => (format!("{section}: {{none: 1}}"), format!("{section}.")),
+            // A section in a section.
+            _ => {
+                let (opening, closing) =
+                    (section.replace('.', ": {"), "}".repeat(section.matches('.').count()));
+                (format!("{opening}: {{none: 1}}{closing}"), format!("{section}."))
+            }
         };
         let message = parse(&text).unwrap_err();
-        let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
+        let (_, known) = message
+            .split_once("expected one of ")
+            .or_else(|| message.split_once("expected "))
+            .unwrap_or_else(|| panic!("{message}"));
         let known = known.split(" at line ").next().unwrap();
-        for field in known.split(", ").map(|field| field.trim_matches('`')) {
+        for field in
+            known.split(", ").flat_map(|fields| fields.split(" or ")).map(|field| field.trim_matches('`'))
+        {
             let found =
                 table.contains(&format!("`{within}{field}`")) || table.contains(&format!("`{field}."));
             assert!(found, "`{within}{field}` is not in the table of docs/configuration.md");

@@ -71,16 +71,8 @@ mod tests {
     fn a_raw_signature_is_turned_into_one_that_verifies() {
         let random = SystemRandom::new();
         let cases: [(KeyKind, &signature::EcdsaSigningAlgorithm, &signature::EcdsaVerificationAlgorithm); 2] = [
-            (
-                KeyKind::P256,
-                &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-                &signature::ECDSA_P256_SHA256_ASN1,
-            ),
-            (
-                KeyKind::P384,
-                &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
-                &signature::ECDSA_P384_SHA384_ASN1,
-            ),
+            (KeyKind::P256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING, &signature::ECDSA_P256_SHA256_ASN1),
+            (KeyKind::P384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING, &signature::ECDSA_P384_SHA384_ASN1),
         ];
         for (kind, signing, verifying) in cases {
             let pkcs8 = EcdsaKeyPair::generate_pkcs8(signing, &random).unwrap();

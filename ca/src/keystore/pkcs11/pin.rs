@@ -24,11 +24,17 @@ pub enum PinError {
     Missing { path: PathBuf },
     #[error("the first line of {path} is empty but should be the user PIN")]
     Empty { path: PathBuf },
-    #[error("the token does not accept the PIN of {path} ({reason}): correct the file; no second attempt is made with this one, so that the token does not lock itself")]
+    #[error(
+        "the token does not accept the PIN of {path} ({reason}): correct the file; no second attempt is made with this one, so that the token does not lock itself"
+    )]
     Refused { path: PathBuf, reason: String },
-    #[error("the token refused the PIN of {path} before, and the file has not changed since: correct it; nothing was tried, so that the token does not lock itself")]
+    #[error(
+        "the token refused the PIN of {path} before, and the file has not changed since: correct it; nothing was tried, so that the token does not lock itself"
+    )]
     RefusedBefore { path: PathBuf },
-    #[error("the token would lock itself at one more wrong PIN: nothing was tried; log in once with the vendor's tool")]
+    #[error(
+        "the token would lock itself at one more wrong PIN: nothing was tried; log in once with the vendor's tool"
+    )]
     FinalTry,
     #[error("the token has locked its user PIN: unlock it with the security officer's PIN")]
     Locked,
@@ -89,14 +95,7 @@ impl PinFile {
     fn state(&self) -> Result<String, FileError> {
         let io = |source| FileError::Io { action: "inspect", path: self.path.clone(), source };
         let meta = std::fs::metadata(&self.path).map_err(io)?;
-        Ok(format!(
-            "{} {} {} {}.{:09}",
-            meta.dev(),
-            meta.ino(),
-            meta.size(),
-            meta.ctime(),
-            meta.ctime_nsec()
-        ))
+        Ok(format!("{} {} {} {}.{:09}", meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
     }
 }
 

@@ -188,8 +188,7 @@ impl Token {
             if left.is_zero() {
                 return Err(TokenError::Busy);
             }
-            sessions =
-                self.free.wait_timeout(sessions, left).unwrap_or_else(PoisonError::into_inner).0;
+            sessions = self.free.wait_timeout(sessions, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
