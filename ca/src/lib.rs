@@ -62,3 +62,13 @@ pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{ChainError, StoreError, Taken, Verified};
+
+/// For the fuzzer alone.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// The public key of a certificate request, as it would be certified.
+    pub fn key_of_request(der: &[u8], ed25519: bool) -> Result<Vec<u8>, crate::Refusal> {
+        crate::csr::ProvenKey::from_csr_allowing(der, ed25519)
+            .map(|key| rcgen::PublicKeyData::der_bytes(&key).to_vec())
+    }
+}

@@ -13,6 +13,7 @@ mod revocation;
 #[path = "../support/softhsm.rs"]
 mod softhsm;
 mod store;
+mod verifiers;
 
 use std::path::Path;
 use std::sync::Arc;
