@@ -111,10 +111,15 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(limits: Limits) -> Self {
+        Self::start_told(limits, "").await
+    }
+
+    /// With more lines of configuration.
+    pub(crate) async fn start_told(limits: Limits, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("registry")).unwrap();
         write_registry(dir.path(), REGISTRY);
-        let config = config(dir.path());
+        let config = config_with(dir.path(), more);
         let (trigger, shutdown) = signet_daemon::shutdown::channel();
         let running = run::start(&config, limits, shutdown).await.unwrap();
         let operator = operator(&config.operator_socket).await;
@@ -166,6 +171,10 @@ fn write_registry(dir: &Path, registry: &str) {
 }
 
 pub(crate) fn config(dir: &Path) -> Config {
+    config_with(dir, "")
+}
+
+fn config_with(dir: &Path, more: &str) -> Config {
     let dir = dir.display();
     let text = format!(
         "
@@ -178,7 +187,7 @@ listen: {{bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}}
 operator: {{socket: {dir}/operator.sock}}
 metrics: {{listen: '127.0.0.1:0'}}
 issuers: {{allowPrivateAddresses: true, allowHttp: true}}
-"
+{more}"
     );
     Config::parse(Path::new("control-plane.yaml"), &text).unwrap()
 }

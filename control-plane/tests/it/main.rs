@@ -7,3 +7,6 @@ mod harness;
 mod joining;
 mod keys;
 mod operator;
+#[path = "../../../ca/tests/support/softhsm.rs"]
+mod softhsm;
+mod token;
