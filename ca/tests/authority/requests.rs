@@ -66,12 +66,11 @@ fn wishes() -> impl Strategy<Value = CertificateParams> {
     );
     let class = proptest::sample::select(PeerClass::ALL.to_vec());
     let subject = "[ -~]{0,40}";
-    (names, uris, usages, extended, class, subject, 0..4u8, any::<[u8; 16]>()).prop_map(
-        |(names, uris, usages, extended, class, subject, ca, serial)| {
+    (names, uris, usages, extended, class, subject, 0..4u8).prop_map(
+        |(names, uris, usages, extended, class, subject, ca)| {
             let mut params = CertificateParams::default();
             params.distinguished_name = DistinguishedName::new();
             params.distinguished_name.push(DnType::CommonName, subject);
-            params.serial_number = Some(serial.to_vec().into());
             params.subject_alt_names = uris
                 .iter()
                 .map(|uri| SanType::URI(uri.as_str().try_into().unwrap()))
