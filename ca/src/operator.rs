@@ -18,7 +18,7 @@ use signet_identity::{Serial, SpiffeId};
 use crate::authorise::{Rules, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::seconds;
-use crate::csr::{MAX_CSR, ProvenKey, sha256};
+use crate::csr::{MAX_CSR, sha256};
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::record::{Entry, Event};
@@ -215,7 +215,7 @@ impl Inner {
         }
         let OperatorLogin { person, nonce, life } = login.map_err(refuse)?;
         let csr = csr.map_err(refuse)?;
-        let key = ProvenKey::from_csr(&csr).map_err(refuse)?;
+        let key = self.key_of(&csr).map_err(refuse)?;
         if nonce != login_nonce(&rcgen::PublicKeyData::subject_public_key_info(&key)) {
             return Err(refuse(Refusal::LoginKey));
         }

@@ -5,11 +5,13 @@
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
 mod jwt_svid;
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
 use signet_ca::StoreConfig;
 use signet_daemon::logs;
@@ -60,6 +62,7 @@ pub struct Config {
     pub shared_keys: Option<PathBuf>,
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
+    pub keys: Keys,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -76,6 +79,8 @@ pub struct Config {
     pub svid_ttl_seconds: u64,
     /// Life of the tokens for apps.
     pub jwt_svid_ttl_seconds: u64,
+    /// Ed25519 keys are certified, too.
+    pub allow_ed25519: bool,
     /// Days after a join until the workload must join again.
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
@@ -151,6 +156,8 @@ struct Raw {
     #[serde(default)]
     issuance_log: RawIssuanceLog,
     #[serde(default)]
+    keys: keys::RawKeys,
+    #[serde(default)]
     dev: bool,
     registry: RawRegistry,
     listen: RawListen,
@@ -220,11 +227,12 @@ struct RawMetrics {
 struct RawSvid {
     ttl_seconds: u64,
     lineage_days: u64,
+    allow_ed25519: bool,
 }
 
 impl Default for RawSvid {
     fn default() -> Self {
-        Self { ttl_seconds: 3_600, lineage_days: 7 }
+        Self { ttl_seconds: 3_600, lineage_days: 7, allow_ed25519: false }
     }
 }
 
@@ -307,6 +315,7 @@ impl Raw {
             },
             replica: self.replica.name,
             log_retention: self.issuance_log.check()?,
+            keys: self.keys.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,
@@ -319,6 +328,7 @@ impl Raw {
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
             jwt_svid_ttl_seconds: jwt_svid_ttl,
+            allow_ed25519: self.svid.allow_ed25519,
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,

@@ -297,6 +297,8 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.system_namespace = config.system_namespace.to_string();
     authority.dev = config.dev;
     authority.lineage_life = Duration::from_secs(config.lineage_days.saturating_mul(24 * 3600));
+    authority.keys = config.keys.for_authority();
+    authority.allow_ed25519 = config.allow_ed25519;
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();

@@ -140,7 +140,16 @@ async fn people_log_in_by_browser_and_by_device_and_are_known_by_name() {
     assert_eq!((&me["actor"], &me["role"]), (&"oidc:corp|ada".into(), &"security-admin".into()));
     assert_eq!((&me["name"], &me["username"]), (&"ada of the test".into(), &"ada@example.com".into()));
     // Every command by login, and by the socket where it is named.
-    for command in [&["status"][..], &["sidecars"], &["ca", "log"], &["ca", "verify"], &["authz", "list"]] {
+    for command in [
+        &["status"][..],
+        &["sidecars"],
+        &["ca", "log"],
+        &["ca", "verify"],
+        &["ca", "status"],
+        &["ca", "audit", "search"],
+        &["ca", "audit", "key"],
+        &["authz", "list"],
+    ] {
         machine.good(command).await;
     }
     let socket = scene.mesh.path("op.sock").display().to_string();

@@ -7,6 +7,7 @@ mod issuance;
 mod join;
 mod log;
 mod operators;
+mod pitfalls;
 mod renewal;
 mod replicas;
 mod revocation;

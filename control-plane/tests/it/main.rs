@@ -9,4 +9,7 @@ mod joining;
 mod keys;
 mod operator;
 mod operators;
+#[path = "../../../ca/tests/support/softhsm.rs"]
+mod softhsm;
+mod token;
 mod workloads;

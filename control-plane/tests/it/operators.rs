@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use signet_ca::login_nonce;
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_proto::v1::{
-    self, attest_request::Evidence, operator_client::OperatorClient, people_client::PeopleClient,
-    reinstate_request, revoke_request::What,
+    self, attest_request::Evidence, audit_client::AuditClient, operator_client::OperatorClient,
+    people_client::PeopleClient, reinstate_request, revoke_request::What, rotation_client::RotationClient,
 };
 use signet_token::{Jwks, SigningKey};
 use tokio::net::TcpListener;
@@ -321,6 +321,44 @@ async fn each_role_may_no_more_than_the_table_says() {
     operator.join(GATEWAY, "gateway").await.unwrap();
     let person = viewer.member.svid.spiffe_id.clone();
     assert_eq!(operator.revoke(What::SpiffeId(person)).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn whoever_reads_sees_authorities_and_the_log_and_security_admins_alone_rotate() {
+    let mut scene = Scene::start().await;
+    let viewer = scene.log_in("vera", &["staff"]).await;
+    let mut looking = RotationClient::new(viewer.member.channel().await);
+    let listed = looking.list_authorities(v1::ListAuthoritiesRequest {}).await.unwrap().into_inner();
+    assert!(listed.authorities.iter().any(|one| one.kind == "root"), "{listed:?}");
+    let mut audit = AuditClient::new(viewer.member.channel().await);
+    audit.key(v1::AuditKeyRequest {}).await.unwrap();
+    audit.search(v1::SearchLogRequest::default()).await.unwrap();
+    let mut export = audit.export(v1::ExportLogRequest {}).await.unwrap().into_inner();
+    assert!(export.message().await.unwrap().is_some());
+
+    let id = listed.authorities[0].id.clone();
+    for (person, groups) in [("vera", "staff"), ("sam", "shop-team"), ("olga", "on-call")] {
+        let person = scene.log_in(person, &[groups]).await;
+        let mut asking = RotationClient::new(person.member.channel().await);
+        for refused in [
+            asking.prepare_authority(v1::PrepareAuthorityRequest { kind: "jwt".into() }).await,
+            asking.rotate_authority(v1::RotateAuthorityRequest { kind: "jwt".into() }).await,
+            asking.activate_authority(v1::ActivateAuthorityRequest { id: id.clone(), force: true }).await,
+            asking.taint_authority(v1::TaintAuthorityRequest { id: id.clone() }).await,
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+            assert!(refused.message().contains("security-admin"), "{refused}");
+        }
+    }
+    let ada = scene.log_in("ada", &[]).await;
+    let mut asking = RotationClient::new(ada.member.channel().await);
+    asking.prepare_authority(v1::PrepareAuthorityRequest { kind: "jwt".into() }).await.unwrap();
+    let log = scene.log(100).await;
+    let of_ada = |event: &str| log.iter().find(|it| it.event == event && it.actor == "oidc:corp|sub-ada");
+    assert!(of_ada("rotation-asked").is_some(), "{log:?}");
+    let called = of_ada("operator-call").unwrap();
+    assert!(called.reason.starts_with("ca-prepare kind=\"jwt\": Ok, as security-admin"), "{called:?}");
 }
 
 #[tokio::test]
