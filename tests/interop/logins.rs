@@ -12,7 +12,7 @@ use signet_tests::apps::Echo;
 use signet_tests::client::text;
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
 use signet_tests::peers::{run, said};
-use signet_tests::process::{Process, binary, until};
+use signet_tests::process::{PATIENCE, Process, binary, until};
 use signet_tests::provider::{Browser, Provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -247,13 +247,19 @@ async fn an_operators_certificate_is_refused_by_a_sidecar() {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let answer = ask(Arc::new(config), &scene.inbound).await;
     assert!(answer.is_err(), "{answer:?}");
-    let metrics = scene.mesh.metrics("server").await;
-    let counted = metrics.lines().any(|line| {
-        line.starts_with("signet_handshake_failures_total{") && line.contains("class") && line.ends_with(" 1")
-    });
-    assert!(counted, "{metrics}");
+    // Counted just after the alert is sent.
+    let counted = async {
+        while !scene.mesh.metrics("server").await.lines().any(is_refused_class) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.expect("the refusal is counted by its reason");
     assert!(Path::new(&machine.home).join("signet").exists());
     scene.mesh.assert_unharmed();
+}
+
+fn is_refused_class(line: &str) -> bool {
+    line.starts_with("signet_handshake_failures_total{") && line.contains("class") && line.ends_with(" 1")
 }
 
 async fn ask(config: Arc<rustls::ClientConfig>, address: &str) -> std::io::Result<String> {
