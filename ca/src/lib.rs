@@ -1,7 +1,7 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
 //! [`Authority`] is the whole of it. Underneath, from the bottom up: `files`, `seal` and `vault` keep private keys at
-//! rest, `keystore` makes and opens those of roots and issuers there or in a PKCS #11 token, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
+//! rest, `keystore` makes and opens those of roots and issuers there or in a PKCS #11 token, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `external` takes roots that are kept elsewhere, `profile` says
 //! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
 //! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
 //! certificate issued before (`renew`), of what somebody vouches for (`attested`), of a person's login (`operator`), of
@@ -27,6 +27,7 @@ mod crl;
 mod csr;
 mod delegate;
 mod error;
+mod external;
 mod files;
 mod hierarchy;
 mod issue;
@@ -61,6 +62,7 @@ pub use config::{
 pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;
 pub use error::AuthorityError;
+pub use external::{Imported, Look, RootChainError, RootRequest, RootSource};
 pub use files::FileError;
 pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};

@@ -55,10 +55,12 @@ pub enum Event {
     LoggedIn,
     /// An operator called, and it changed something or was refused.
     OperatorCall,
+    /// A root that was signed or given from outside was taken.
+    RootImported,
 }
 
 impl Event {
-    const ALL: [Event; 24] = [
+    const ALL: [Event; 25] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -83,6 +85,7 @@ impl Event {
         Event::JwtIssued,
         Event::LoggedIn,
         Event::OperatorCall,
+        Event::RootImported,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -111,6 +114,7 @@ impl Event {
             Event::JwtIssued => "jwt-issued",
             Event::LoggedIn => "logged-in",
             Event::OperatorCall => "operator-call",
+            Event::RootImported => "root-imported",
         }
     }
 

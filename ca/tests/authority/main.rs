@@ -4,6 +4,7 @@
 mod attested;
 mod audit;
 mod crl;
+mod external;
 mod harness;
 mod hierarchy;
 mod issuance;
