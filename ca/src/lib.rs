@@ -7,7 +7,7 @@
 //! certificate issued before (`renew`), of what somebody vouches for (`attested`), of a person's login (`operator`), of
 //! being the control plane itself, or for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
-//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
+//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back, `recover` does so for everything that a lost store or a stolen key may have left,
 //! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
@@ -40,6 +40,7 @@ mod metrics;
 mod operator;
 mod profile;
 mod record;
+mod recover;
 mod refusal;
 mod renew;
 mod replicas;
@@ -77,6 +78,7 @@ pub use operator::{
 };
 pub use profile::ProfileError;
 pub use record::{Event, Record};
+pub use recover::{Recovered, Recovery};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};

@@ -57,10 +57,12 @@ pub enum Event {
     OperatorCall,
     /// A root that was signed or given from outside was taken.
     RootImported,
+    /// An operator ended what a restored store or a stolen key may have left behind.
+    Recovered,
 }
 
 impl Event {
-    const ALL: [Event; 25] = [
+    const ALL: [Event; 26] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -86,6 +88,7 @@ impl Event {
         Event::LoggedIn,
         Event::OperatorCall,
         Event::RootImported,
+        Event::Recovered,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -115,6 +118,7 @@ impl Event {
             Event::LoggedIn => "logged-in",
             Event::OperatorCall => "operator-call",
             Event::RootImported => "root-imported",
+            Event::Recovered => "recovered",
         }
     }
 

@@ -48,7 +48,8 @@ use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{
-    bootstrap as attest, federation as operators_of_federation, identity, operator, people, roots, rotation,
+    bootstrap as attest, federation as operators_of_federation, identity, operator, people, recovery, roots,
+    rotation,
 };
 use crate::waiting;
 use crate::world::Sources;
@@ -521,12 +522,17 @@ fn operator_routes(
     let operators = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
+    let recovery =
+        recovery::Recovery { authority: rotations.authority.clone(), metrics: rotations.metrics.clone() };
+    let recovery =
+        v1::recovery_server::RecoveryServer::new(recovery).max_decoding_message_size(operator::MAX_MESSAGE);
     let federation = v1::federation_server::FederationServer::new(federated)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
     waiting::routes(people, rotations, roots, desk)
         .add_service(Guarded::new(operators, Arc::clone(desk)))
         .add_service(Guarded::new(audit, Arc::clone(desk)))
+        .add_service(Guarded::new(recovery, Arc::clone(desk)))
         .add_service(Guarded::new(federation, Arc::clone(desk)))
         .prepare()
 }

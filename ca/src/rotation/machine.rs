@@ -327,8 +327,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// An issuer that was signed by a root before the one that signs now, and never took over.
+    /// An issuer that was signed by a root before the one that signs now, and never took over; a request to a root that
+    /// is no longer kept elsewhere.
     fn is_outdated(&self, next: &Slot) -> bool {
+        if next.kind == Kind::Root {
+            return next.phase == Phase::Requested && self.facts.roots != Roots::Requested;
+        }
         let root = self.active(Kind::Root, "").map(|root| root.id.as_str());
         next.kind == Kind::Issuer && next.phase == Phase::Prepared && next.parent.as_deref() != root
     }

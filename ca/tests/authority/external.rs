@@ -163,7 +163,17 @@ fn openssl_believes(issued: &Issued, root: &str) -> bool {
     std::fs::write(dir.path().join("between.pem"), between).unwrap();
     std::fs::write(dir.path().join("root.pem"), root).unwrap();
     Command::new("openssl")
-        .args(["verify", "-attime", &at, "-x509_strict", "-CAfile", "root.pem", "-untrusted", "between.pem", "leaf.pem"])
+        .args([
+            "verify",
+            "-attime",
+            &at,
+            "-x509_strict",
+            "-CAfile",
+            "root.pem",
+            "-untrusted",
+            "between.pem",
+            "leaf.pem",
+        ])
         .current_dir(dir.path())
         .output()
         .unwrap()
@@ -179,10 +189,10 @@ async fn a_mesh_without_a_root_waits_for_one_and_issues_once_it_is_imported_with
     assert!(error.to_string().contains("no active root"), "{error}");
     let request = request(&mesh).await;
     assert_eq!(request, self::request(&mesh).await, "the same request until it is answered");
-    let (watched, waiting) = (mesh.authority.clone(), async { mesh.authority.rooted().await });
+    let waiting = async { mesh.authority.rooted().await };
     let signed = offline.sign(&request);
     let imported = tokio::join!(waiting, import(&mesh, &signed)).1.unwrap();
-    assert!(watched.has_root());
+    assert!(mesh.authority.has_root());
     assert_eq!((imported.phase, imported.warnings.as_slice()), (Phase::Active, &[][..]));
     assert_eq!(mesh.authority.root_sha256().to_string(), imported.root_sha256);
     // Leaf, issuer, and what the root signed: the root itself does not travel.
@@ -453,6 +463,19 @@ async fn a_mesh_with_a_root_of_its_own_goes_under_an_external_one_by_rotation() 
     acknowledge(&mesh, &web).await;
     assert_eq!(root_in(&mesh, Phase::Active).await.unwrap().id, imported.id);
     assert!(openssl_believes(&mesh.renew(&web, &key()).await.unwrap(), &offline.root()));
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_will_answer_goes_when_the_root_is_made_here_again() {
+    let mesh = mesh_under(RootSource::Own).await;
+    let external = |config: &mut AuthorityConfig| config.root = RootSource::External;
+    let mesh = mesh.reopen_with(external).await.unwrap();
+    request(&mesh).await;
+    assert!(root_in(&mesh, Phase::Requested).await.is_some());
+    let mesh = mesh.reopen().await;
+    assert!(root_in(&mesh, Phase::Requested).await.is_none());
+    let new = mesh.authority.rotate(Kind::Root, "uid:0").await.unwrap();
+    assert!(root_in(&mesh, Phase::Published).await.is_some_and(|root| root.id == new));
 }
 
 /// A folder as Kubernetes mounts a Secret: files are links through `..data`, which is swapped as a whole.

@@ -13,6 +13,7 @@ mod keys;
 mod log;
 mod operators;
 mod pitfalls;
+mod recovery;
 mod renewal;
 mod requests;
 mod revocation;

@@ -81,8 +81,11 @@ async fn without_a_root_it_is_alive_and_not_ready_and_an_import_opens_its_doors(
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("there is no root yet"), "{ready}");
     let mut roots = RootsClient::new(channel.clone());
     let asked = roots.request_root(v1::RequestRootRequest {}).await.unwrap().into_inner();
-    let listed =
-        RotationClient::new(channel).list_authorities(v1::ListAuthoritiesRequest {}).await.unwrap().into_inner();
+    let listed = RotationClient::new(channel)
+        .list_authorities(v1::ListAuthoritiesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     let waiting = listed.authorities.iter().find(|one| one.kind == "root").unwrap();
     assert_eq!((waiting.phase.as_str(), &waiting.id), ("requested", &asked.id));
 
@@ -101,7 +104,8 @@ async fn without_a_root_it_is_alive_and_not_ready_and_an_import_opens_its_doors(
         "x509 -req -in request.pem -CA tls.crt -CAkey tls.key -CAcreateserial -days 365 -extfile extensions -out signed.pem",
     );
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let refused = roots.import_root(v1::ImportRootRequest { chain_pem: read("signed.pem") }).await.unwrap_err();
+    let refused =
+        roots.import_root(v1::ImportRootRequest { chain_pem: read("signed.pem") }).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("expected two certificates"), "{}", refused.message());
     let chain_pem = read("signed.pem") + &read("tls.crt");
