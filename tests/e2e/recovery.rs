@@ -127,11 +127,13 @@ impl Scene {
 #[tokio::test]
 async fn a_lost_store_is_brought_back_from_its_copy_as_the_runbook_says() {
     let mut scene = Scene::start(600).await;
-    let [copy] = &blocks("Make a copy")[..] else { panic!("one block") };
+    let page = blocks("Make a copy");
+    let [copy] = &page[..] else { panic!("one block") };
     scene.run_all(copy).await;
     // What the copy does not know: a token that is used after it.
     let bundle = scene.mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
-    let [restore, join] = &blocks("The store is lost")[..] else { panic!("two blocks") };
+    let page = blocks("The store is lost");
+    let [restore, join] = &page[..] else { panic!("two blocks") };
     let said = scene.run_all(restore).await;
     assert!(said.contains("2 chains of renewals") && said.contains("repeat them now"), "{said}");
     assert!(said.contains("recovered") && said.contains("disk lost, copy of last night"), "{said}");
@@ -145,7 +147,8 @@ async fn a_lost_store_is_brought_back_from_its_copy_as_the_runbook_says() {
 async fn after_a_stolen_root_everybody_comes_back_under_another_as_the_runbook_says() {
     let mut scene = Scene::start(600).await;
     let stolen = std::fs::read_to_string(scene.mesh.path("cp/root.pem")).expect("the root");
-    let [recover, join] = &blocks("The root's key is stolen")[..] else { panic!("two blocks") };
+    let page = blocks("The root's key is stolen");
+    let [recover, join] = &page[..] else { panic!("two blocks") };
     let said = scene.run_all(recover).await;
     assert!(said.contains("tainted: ") && said.contains("2 chains of renewals"), "{said}");
     let log = scene.mesh.path("cp/root.pem");
@@ -165,7 +168,8 @@ async fn a_mesh_whose_every_certificate_has_ended_comes_back_as_the_runbook_says
     for name in ["orders", "web"] {
         scene.mesh.sidecars[name].logged("svid expired and not renewed").await;
     }
-    let [start, join] = &blocks("Every certificate has ended")[..] else { panic!("two blocks") };
+    let page = blocks("Every certificate has ended");
+    let [start, join] = &page[..] else { panic!("two blocks") };
     scene.run_all(start).await;
     scene.come_back(join).await;
 }
