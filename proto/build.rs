@@ -19,6 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "signet/v1/people.proto",
         "signet/v1/audit.proto",
         "signet/v1/rotation.proto",
+        "signet/v1/roots.proto",
+        "signet/v1/recovery.proto",
         "spiffe/workload.proto",
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls_pki_types::CertificateDer;
@@ -22,6 +22,7 @@ use crate::config::{AuthorityConfig, seconds};
 use crate::crl::Lists;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
+use crate::external::{RootSource, Seen};
 use crate::files::{self, FileError};
 use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
@@ -53,6 +54,11 @@ pub(crate) struct Inner {
     pub(crate) join_token_ttl: i64,
     pub(crate) lives: Lives,
     pub(crate) rotation: RotationConfig,
+    pub(crate) root_source: RootSource,
+    /// What was said of the folder with the root last.
+    pub(crate) root_seen: Mutex<Seen>,
+    /// When it was said last that a root is to be signed elsewhere.
+    pub(crate) reminded: AtomicI64,
     pub(crate) replica: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) vault: Arc<Mutex<Vault>>,
@@ -180,6 +186,9 @@ impl Authority {
             join_token_ttl: seconds(config.join_token_ttl),
             lives: Lives { root: seconds(config.root_life), issuer: seconds(config.issuer_life) },
             rotation: config.rotation,
+            root_source: config.root,
+            root_seen: Mutex::new(Seen::default()),
+            reminded: AtomicI64::new(i64::MIN),
             replica: replica.name.clone(),
             data_dir: config.data_dir,
             vault: Arc::new(Mutex::new(vault)),
@@ -213,10 +222,14 @@ impl Authority {
             writer.record(Entry::new(now, Event::ReplicaJoined, "authority").because(version)).await?;
             writer.commit().await?;
         }
+        inner.look_at_root(now).await?;
         inner.begin_in_step(now).await?;
-        inner.issuer(now).await?;
-        inner.check_root().await?;
-        inner.note_unnamed_keys().await?;
+        if inner.view().is_ok() {
+            inner.issuer(now).await?;
+            inner.check_root().await?;
+            inner.note_unnamed_keys().await?;
+        }
+        inner.remind(now);
         if founding {
             inner.founding.store(false, Ordering::Release);
             inner.with_vault(|vault| vault.forget_secret(&Role::Founding)).await?;
@@ -226,6 +239,18 @@ impl Authority {
         let inner = Arc::new(inner);
         tokio::spawn(replicas::follow(changes, Arc::downgrade(&inner)));
         Ok(Authority { inner })
+    }
+
+    /// Whether there is a root under which it issues. Without one, which is so only where the root comes from outside
+    /// and did not come yet, nothing but that is done.
+    pub fn has_root(&self) -> bool {
+        self.inner.view().is_ok()
+    }
+
+    /// Waits until there is a root.
+    pub async fn rooted(&self) {
+        let mut published = self.inner.published.subscribe();
+        while !self.has_root() && published.changed().await.is_ok() {}
     }
 
     /// Runs an act that changes something to its end, whatever becomes of the caller.
@@ -339,7 +364,9 @@ impl Authority {
     pub async fn maintain(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
+            inner.look_at_root(now).await?;
             inner.advance(now).await?;
+            inner.remind(now);
             inner.tidy(now).await?;
             let mut writer = inner.store.begin_alone().await?;
             writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;

@@ -24,6 +24,13 @@ use crate::profile::{CaKind, CaProfile, LeafProfile, Validity};
 #[error("the certificate that was made is not the one that was meant, and is withheld: {0}")]
 pub struct CheckError(pub(crate) &'static str);
 
+impl CheckError {
+    /// What is wrong with the certificate.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.0
+    }
+}
+
 /// What a certificate is compared with, whatever its kind.
 struct Meant<'a> {
     serial: &'a Serial,
@@ -87,23 +94,6 @@ pub(crate) fn authority(der: &[u8], meant: &CaProfile, spki: &[u8], issuer: &[u8
         empty_subject: false,
     };
     compare(&parse(der)?, &meant, &parse(issuer)?, root)
-}
-
-/// The trust domain that an authority's certificate names.
-pub(crate) fn domain_of(der: &[u8]) -> Result<TrustDomain, CheckError> {
-    let certificate = parse(der)?;
-    let names = extension(&certificate, &OID_X509_EXT_SUBJECT_ALT_NAME, "its names repeat")?;
-    let Some(ParsedExtension::SubjectAlternativeName(names)) = names.map(|e| e.parsed_extension()) else {
-        return Err(CheckError("it names no trust domain"));
-    };
-    names
-        .general_names
-        .iter()
-        .find_map(|name| match name {
-            GeneralName::URI(uri) => TrustDomain::parse(uri.strip_prefix("spiffe://")?).ok(),
-            _ => None,
-        })
-        .ok_or(CheckError("it names no trust domain"))
 }
 
 pub(crate) fn domain_uri(domain: &TrustDomain) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::external::RootSource;
 use crate::keystore::KeysConfig;
 use crate::rotation::RotationConfig;
 use crate::rotation::machine::SIGNED_BY_KEY;
@@ -52,6 +53,8 @@ pub struct AuthorityConfig {
     pub lineage_life: Duration,
     pub issuer_life: Duration,
     pub root_life: Duration,
+    /// Where the root comes from.
+    pub root: RootSource,
     /// When a root, issuer or key follows another.
     pub rotation: RotationConfig,
     /// Holds the keys that all replicas share; the data directory itself where there is one control plane.
@@ -89,6 +92,7 @@ impl AuthorityConfig {
             lineage_life: Duration::from_secs(7 * DAY),
             issuer_life: Duration::from_secs(7 * DAY),
             root_life: Duration::from_secs(3650 * DAY),
+            root: RootSource::Own,
             rotation: RotationConfig::default(),
             shared_keys: None,
             replica: None,

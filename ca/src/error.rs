@@ -23,6 +23,8 @@ pub enum AuthorityError {
     Seal(#[from] SealError),
     #[error(transparent)]
     Hierarchy(#[from] HierarchyError),
+    #[error("the certificate is not taken: {0}")]
+    External(crate::external::RootChainError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]

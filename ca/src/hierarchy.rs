@@ -51,8 +51,6 @@ pub enum HierarchyError {
     ClockBeforeRoot { not_before: i64, now: i64 },
     #[error("the authority could not prove itself on a throwaway key: {0}")]
     Proof(String),
-    #[error("the certificate signed elsewhere cannot be used: {0}")]
-    External(String),
 }
 
 /// A root's or an issuer's certificate, as read back from its DER.
@@ -234,14 +232,19 @@ pub(crate) fn verify_like_a_peer(
 
 /// RFC 7468 text of a certificate.
 pub(crate) fn pem(der: &[u8]) -> String {
+    armored("CERTIFICATE", der)
+}
+
+/// RFC 7468 text of whatever.
+pub(crate) fn armored(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut out = format!("-----BEGIN {label}-----\n");
     for line in text.as_bytes().chunks(64) {
         out.push_str(&String::from_utf8_lossy(line));
         out.push('\n');
     }
-    out.push_str("-----END CERTIFICATE-----\n");
+    out.push_str(&format!("-----END {label}-----\n"));
     out
 }
 

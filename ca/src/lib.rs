@@ -1,13 +1,13 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
 //! [`Authority`] is the whole of it. Underneath, from the bottom up: `files`, `seal` and `vault` keep private keys at
-//! rest, `keystore` makes and opens those of roots and issuers there or in a PKCS #11 token, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
+//! rest, `keystore` makes and opens those of roots and issuers there or in a PKCS #11 token, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `external` takes roots that are kept elsewhere, `profile` says
 //! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
 //! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
 //! certificate issued before (`renew`), of what somebody vouches for (`attested`), of a person's login (`operator`), of
 //! being the control plane itself, or for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
-//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
+//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back, `recover` does so for everything that a lost store or a stolen key may have left,
 //! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
@@ -27,6 +27,7 @@ mod crl;
 mod csr;
 mod delegate;
 mod error;
+mod external;
 mod files;
 mod hierarchy;
 mod issue;
@@ -39,6 +40,7 @@ mod metrics;
 mod operator;
 mod profile;
 mod record;
+mod recover;
 mod refusal;
 mod renew;
 mod replicas;
@@ -61,6 +63,7 @@ pub use config::{
 pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;
 pub use error::AuthorityError;
+pub use external::{Imported, Look, RootChainError, RootRequest, RootSource};
 pub use files::FileError;
 pub use hierarchy::HierarchyError;
 pub use issue::{Issued, SignError};
@@ -75,6 +78,7 @@ pub use operator::{
 };
 pub use profile::ProfileError;
 pub use record::{Event, Record};
+pub use recover::{Recovered, Recovery};
 pub use refusal::{Outward, Refusal};
 pub use revoke::{Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};

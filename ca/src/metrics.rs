@@ -20,6 +20,9 @@ pub(crate) struct Metrics {
     pub(crate) phases: IntGaugeVec,
     pub(crate) given_up: IntCounter,
     pub(crate) crl_next_update: IntGauge,
+    pub(crate) root_due: IntGauge,
+    pub(crate) root_folder_good: IntGauge,
+    pub(crate) root_folder_read: IntGauge,
 }
 
 impl Metrics {
@@ -79,6 +82,18 @@ impl Metrics {
                 "signet_ca_crl_next_update_timestamp_seconds",
                 "When the first of the revocation lists ends unless it is made anew",
             )?,
+            root_due: IntGauge::new(
+                "signet_ca_external_root_due_timestamp_seconds",
+                "By when a root that is signed or given from outside is needed; 0 where none is",
+            )?,
+            root_folder_good: IntGauge::new(
+                "signet_ca_root_folder_good",
+                "1 while what lies in the folder with the root is whole and taken",
+            )?,
+            root_folder_read: IntGauge::new(
+                "signet_ca_root_folder_good_timestamp_seconds",
+                "When what lies in the folder with the root was last found whole",
+            )?,
         })
     }
 
@@ -94,6 +109,9 @@ impl Metrics {
         registry.register(Box::new(self.phases.clone()))?;
         registry.register(Box::new(self.given_up.clone()))?;
         registry.register(Box::new(self.not_after.clone()))?;
+        registry.register(Box::new(self.root_due.clone()))?;
+        registry.register(Box::new(self.root_folder_good.clone()))?;
+        registry.register(Box::new(self.root_folder_read.clone()))?;
         registry.register(Box::new(self.crl_next_update.clone()))
     }
 

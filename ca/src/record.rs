@@ -55,10 +55,14 @@ pub enum Event {
     LoggedIn,
     /// An operator called, and it changed something or was refused.
     OperatorCall,
+    /// A root that was signed or given from outside was taken.
+    RootImported,
+    /// An operator ended what a restored store or a stolen key may have left behind.
+    Recovered,
 }
 
 impl Event {
-    const ALL: [Event; 24] = [
+    const ALL: [Event; 26] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -83,6 +87,8 @@ impl Event {
         Event::JwtIssued,
         Event::LoggedIn,
         Event::OperatorCall,
+        Event::RootImported,
+        Event::Recovered,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -111,6 +117,8 @@ impl Event {
             Event::JwtIssued => "jwt-issued",
             Event::LoggedIn => "logged-in",
             Event::OperatorCall => "operator-call",
+            Event::RootImported => "root-imported",
+            Event::Recovered => "recovered",
         }
     }
 

@@ -109,6 +109,12 @@ pub enum Refusal {
     NotInTheJournal,
     /// Only what has not been active yet can be activated.
     NotASuccessor,
+    /// The root is made here, or lies in a folder: nothing is signed elsewhere.
+    RootNotExternal,
+    /// The root comes from a folder.
+    RootInFolder,
+    /// A root was signed and is on its way already.
+    RootOnItsWay,
     /// The registry's Workload does not let its app have certificates of its own.
     WorkloadApiOff,
     /// Only a sidecar or a gateway asks for its app; an app asks for nobody.
@@ -191,6 +197,9 @@ impl Refusal {
             Refusal::Stale => "stale",
             Refusal::NotInTheJournal => "not-in-the-journal",
             Refusal::NotASuccessor => "not-a-successor",
+            Refusal::RootNotExternal => "root-not-external",
+            Refusal::RootInFolder => "root-in-folder",
+            Refusal::RootOnItsWay => "root-on-its-way",
             Refusal::WorkloadApiOff => "workload-api-off",
             Refusal::NotAProxy => "not-a-proxy",
             Refusal::NotTheCaller => "not-the-caller",
@@ -299,6 +308,15 @@ impl Refusal {
             Refusal::NotASuccessor => {
                 "only a root, issuer or key that has not been active yet can be activated"
             }
+            Refusal::RootNotExternal => {
+                "no root is kept elsewhere: requests and imports are for `hierarchy: {root: external}` in the configuration"
+            }
+            Refusal::RootInFolder => {
+                "the root comes from the folder in `hierarchy.folder`: a new one is put there, and no other way leads to one"
+            }
+            Refusal::RootOnItsWay => {
+                "a root that was signed is on its way to take over: wait for it, or taint it to begin anew"
+            }
             Refusal::WorkloadApiOff => {
                 "the registry's Workload does not opt in: `workloadApi: true` lets its app have certificates and tokens"
             }
@@ -328,6 +346,9 @@ impl Refusal {
             | Refusal::Thumbprint
             | Refusal::NotInTheJournal
             | Refusal::NotASuccessor
+            | Refusal::RootNotExternal
+            | Refusal::RootInFolder
+            | Refusal::RootOnItsWay
             | Refusal::Audience => Outward::Invalid,
             Refusal::TokenMalformed
             | Refusal::TokenUnknown

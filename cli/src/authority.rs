@@ -16,7 +16,7 @@ use signet_proto::v1::{
 
 use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
-use crate::rotation;
+use crate::{recover, roots, rotation};
 
 #[derive(Args)]
 pub(crate) struct Join {
@@ -108,6 +108,12 @@ pub(crate) enum Ca {
     Rotate(rotation::Which),
     /// Let a successor take over.
     Activate(rotation::Activate),
+    /// The request for a certificate under a root that is kept elsewhere; makes a key and a request where none waits.
+    Csr(roots::Csr),
+    /// After a disaster (see docs/recovery.md): end every unused join token and every chain of renewals.
+    Recover(recover::Recover),
+    /// Hand in what that root signed.
+    Import(roots::Import),
     /// Say that a private key may be in other hands: it is replaced and removed as fast as the mesh can follow.
     Taint(rotation::Named),
 }
@@ -172,6 +178,9 @@ impl Ca {
             Self::Prepare(which) => rotation::prepare(context, which).await,
             Self::Rotate(which) => rotation::rotate(context, which).await,
             Self::Activate(activate) => rotation::activate(context, activate).await,
+            Self::Csr(csr) => csr.run(context).await,
+            Self::Recover(recover) => recover.run(context).await,
+            Self::Import(import) => import.run(context).await,
             Self::Taint(named) => rotation::taint(context, named).await,
         }
     }

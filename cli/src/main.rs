@@ -13,6 +13,8 @@ mod login;
 mod mesh;
 mod operator;
 mod place;
+mod recover;
+mod roots;
 mod rotation;
 mod tls;
 

@@ -9,6 +9,8 @@ use hyper_util::rt::TokioIo;
 use signet_proto::v1::audit_client::AuditClient;
 use signet_proto::v1::operator_client::OperatorClient;
 use signet_proto::v1::people_client::PeopleClient;
+use signet_proto::v1::recovery_client::RecoveryClient;
+use signet_proto::v1::roots_client::RootsClient;
 use signet_proto::v1::rotation_client::RotationClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -44,6 +46,14 @@ impl Context {
 
     pub(crate) async fn rotation(&self) -> anyhow::Result<RotationClient<Channel>> {
         Ok(RotationClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn recovery(&self) -> anyhow::Result<RecoveryClient<Channel>> {
+        Ok(RecoveryClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn roots(&self) -> anyhow::Result<RootsClient<Channel>> {
+        Ok(RootsClient::new(self.channel().await?))
     }
 
     /// By the flags, else by the configuration, else by the login where there is one, else by the socket.

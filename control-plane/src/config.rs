@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
-use signet_ca::StoreConfig;
+use signet_ca::{RootSource, StoreConfig};
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
@@ -23,6 +23,7 @@ use crate::operators::config::{Operators, RawOperators, Surroundings};
 use crate::store::{RawIssuanceLog, RawReplica, RawStore};
 use crate::{attest, istio};
 
+mod hierarchy;
 mod rotation;
 
 pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
@@ -97,6 +98,8 @@ pub struct Config {
     pub istio: Option<istio::config::Istio>,
     pub log: Log,
     pub rotation: Rotation,
+    /// Where the root comes from.
+    pub root: RootSource,
 }
 
 /// How and how much is logged.
@@ -194,6 +197,8 @@ struct Raw {
     log: Log,
     #[serde(default)]
     rotation: rotation::Raw,
+    #[serde(default)]
+    hierarchy: hierarchy::Raw,
 }
 
 #[derive(Deserialize)]
@@ -365,6 +370,7 @@ impl Raw {
             istio,
             log: self.log,
             rotation: self.rotation.check(self.dev)?,
+            root: self.hierarchy.check()?,
         })
     }
 }

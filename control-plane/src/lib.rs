@@ -33,4 +33,5 @@ pub mod registry;
 pub mod run;
 pub mod services;
 mod store;
+mod waiting;
 pub mod world;

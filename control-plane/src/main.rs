@@ -74,7 +74,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (trigger, shutdown) = signet_daemon::shutdown::channel();
     trigger.on_signals()?;
     let mut reload = signal(SignalKind::hangup())?;
-    let running = run::start(&config, Limits::default(), shutdown).await?;
+    let running = match run::start(&config, Limits::default(), shutdown).await {
+        Err(run::StartError::Ended) => return Ok(()),
+        started => started?,
+    };
     let look = Arc::clone(&running.look);
     tokio::spawn(async move {
         while reload.recv().await.is_some() {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use signet_ca::{
@@ -18,7 +19,7 @@ use signet_daemon::{Drain, MetricsServer, Shutdown};
 use signet_model::{Options, RegistryErrors};
 use signet_proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::v1;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -47,14 +48,18 @@ use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{
-    bootstrap as attest, federation as operators_of_federation, identity, operator, people, rotation,
+    bootstrap as attest, federation as operators_of_federation, identity, operator, people, recovery, roots,
+    rotation,
 };
+use crate::waiting;
 use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
 const MAINTAIN: Duration = Duration::from_secs(60);
 /// How often the control planes of one store tell each other that they live.
+/// How often the folder with the root is looked at, where there is one.
+const ROOT_FOLDER: Duration = Duration::from_secs(30);
 const BEAT: Duration = Duration::from_secs(10);
 /// What an exported bundle says where no endpoint is configured.
 const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(300);
@@ -80,6 +85,9 @@ pub enum StartError {
     Certificate(#[from] CertificateError),
     #[error(transparent)]
     File(#[from] signet_daemon::FileError),
+    /// The process was told to end while it waited for a root. Nothing is wrong.
+    #[error("ended before there was a root")]
+    Ended,
 }
 
 /// A control plane that serves.
@@ -117,6 +125,53 @@ pub async fn start(
     let addresses_file = config.data_dir.join("addresses.json");
     let _ = std::fs::remove_file(&addresses_file);
 
+    let mut background = JoinSet::new();
+    let mut addresses = Vec::new();
+    let metrics_at = match config.metrics_listen {
+        None => None,
+        Some(address) => {
+            let failed = |source| StartError::Listen { what: "metrics", address, source };
+            let probed = authority.clone();
+            let opened = Arc::new(AtomicBool::new(false));
+            let server = MetricsServer::bind(address, metrics.registry.clone(), {
+                let opened = Arc::clone(&opened);
+                move || waiting::readiness(&probed, opened.load(Ordering::Acquire))
+            });
+            let server = server.await.map_err(failed)?;
+            let bound = server.local_addr().map_err(failed)?;
+            addresses.push(("metrics", bound));
+            background.spawn(server.run(shutdown.clone()));
+            Some((bound, opened))
+        }
+    };
+    let uids = uids(config);
+    let desk = Arc::new(Desk {
+        config: config.operators.clone(),
+        authority: authority.clone(),
+        approvals: Default::default(),
+        metrics: metrics.clone(),
+        max_message: operator::MAX_MESSAGE,
+    });
+    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
+    let roots = roots::Roots { authority: authority.clone(), metrics: metrics.clone() };
+    if !authority.has_root() {
+        let people = people::People {
+            desk: Arc::clone(&desk),
+            authority: authority.clone(),
+            trust_domain: config.trust_domain.clone(),
+            advertise_bootstrap: config.advertise_bootstrap.clone().unwrap_or_default(),
+            advertise_mesh: config.advertise_mesh.clone().unwrap_or_default(),
+        };
+        let routes = waiting::routes(people, rotations.clone(), roots.clone(), &desk);
+        let door = (operator_socket(config, &uids)?, Arc::clone(&uids));
+        if !waiting::for_a_root(&authority, &config.root, door, routes, &metrics, &shutdown).await {
+            background.shutdown().await;
+            authority.close().await;
+            let _ = std::fs::remove_file(&config.operator_socket);
+            return Err(StartError::Ended);
+        }
+    }
+
     let trust_domain = config.trust_domain.clone();
     let registry = folder.subscribe();
     let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
@@ -147,12 +202,7 @@ pub async fn start(
         None => None,
         Some(istio) => Some((bind("the door for Istio's clients", istio.listen).await?, istio)),
     };
-    let uids = uids(config);
-    let socket = if unix::needs_open_socket(&uids, own_uid()) {
-        signet_daemon::bind_open_socket(&config.operator_socket)?
-    } else {
-        signet_daemon::bind_private_socket(&config.operator_socket)?
-    };
+    let socket = operator_socket(config, &uids)?;
     let (bootstrap_at, mesh_at) =
         (local(&bootstrap_listener, config.bootstrap_listen)?, local(&mesh_listener, config.mesh_listen)?);
 
@@ -187,13 +237,6 @@ pub async fn start(
         registry: registry.clone(),
         metrics: metrics.clone(),
     };
-    let desk = Arc::new(Desk {
-        config: config.operators.clone(),
-        authority: authority.clone(),
-        approvals: Default::default(),
-        metrics: metrics.clone(),
-        max_message: operator::MAX_MESSAGE,
-    });
     let advertise_bootstrap = config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string());
     let advertise_mesh = config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string());
     let logins = Logins {
@@ -231,22 +274,9 @@ pub async fn start(
     };
 
     let (mut doors, connections) = (JoinSet::new(), Drain::new());
-    let mut background = JoinSet::new();
     let look = Arc::new(Notify::new());
     let files = vec![addresses_file, config.operator_socket.clone()];
-    let mut addresses = vec![("bootstrap", bootstrap_at), ("mesh", mesh_at)];
-    let metrics_at = match config.metrics_listen {
-        None => None,
-        Some(address) => {
-            let failed = |source| StartError::Listen { what: "metrics", address, source };
-            let server =
-                MetricsServer::bind(address, metrics.registry.clone(), || Ok(())).await.map_err(failed)?;
-            let bound = server.local_addr().map_err(failed)?;
-            addresses.push(("metrics", bound));
-            background.spawn(server.run(shutdown.clone()));
-            Some(bound)
-        }
-    };
+    addresses.extend([("bootstrap", bootstrap_at), ("mesh", mesh_at)]);
 
     if let Some(attestation) = &attestation {
         attestation.kubernetes.follow(&mut background);
@@ -300,8 +330,7 @@ pub async fn start(
         shutdown.clone(),
         connections.clone(),
     ));
-    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
-    let operator_routes = operator_routes(operators, people, rotations, &desk, federated);
+    let operator_routes = operator_routes(operators, people, (rotations, roots), &desk, federated);
     doors.spawn(mesh::listen(
         mesh_listener,
         mesh::Mesh {
@@ -331,6 +360,7 @@ pub async fn start(
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
+    background.spawn(waiting::watch(authority.clone(), ROOT_FOLDER));
     background.spawn(beat(authority.clone()));
     background.spawn(acks.pass_on(authority.clone()));
 
@@ -343,7 +373,10 @@ pub async fn start(
         bootstrap: bootstrap_at,
         mesh: mesh_at,
         istio: istio_at,
-        metrics: metrics_at,
+        metrics: metrics_at.map(|(bound, opened)| {
+            opened.store(true, Ordering::Release);
+            bound
+        }),
         bundle: bundle_at,
         authority,
         look,
@@ -401,6 +434,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.log_retention = config.log_retention;
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;
+    authority.root = config.root.clone();
     authority.jwt_svid_ttl = Duration::from_secs(config.jwt_svid_ttl_seconds);
     authority
 }
@@ -478,7 +512,7 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
 fn operator_routes(
     operators: operator::Operators,
     people: people::People,
-    rotations: rotation::Rotation,
+    (rotations, roots): (rotation::Rotation, roots::Roots),
     desk: &Arc<Desk>,
     federated: operators_of_federation::Federated,
 ) -> Routes {
@@ -488,17 +522,17 @@ fn operator_routes(
     let operators = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    let people =
-        v1::people_server::PeopleServer::new(people).max_decoding_message_size(operator::MAX_MESSAGE);
-    let rotations =
-        v1::rotation_server::RotationServer::new(rotations).max_decoding_message_size(operator::MAX_MESSAGE);
+    let recovery =
+        recovery::Recovery { authority: rotations.authority.clone(), metrics: rotations.metrics.clone() };
+    let recovery =
+        v1::recovery_server::RecoveryServer::new(recovery).max_decoding_message_size(operator::MAX_MESSAGE);
     let federation = v1::federation_server::FederationServer::new(federated)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(Guarded::new(operators, Arc::clone(desk)))
+    waiting::routes(people, rotations, roots, desk)
+        .add_service(Guarded::new(operators, Arc::clone(desk)))
         .add_service(Guarded::new(audit, Arc::clone(desk)))
-        .add_service(Guarded::new(people, Arc::clone(desk)))
-        .add_service(Guarded::new(rotations, Arc::clone(desk)))
+        .add_service(Guarded::new(recovery, Arc::clone(desk)))
         .add_service(Guarded::new(federation, Arc::clone(desk)))
         .prepare()
 }
@@ -528,6 +562,15 @@ fn uids(config: &Config) -> Arc<[u32]> {
     } else {
         config.operator_uids.as_slice().into()
     }
+}
+
+/// Opens the operator's socket.
+fn operator_socket(config: &Config, uids: &[u32]) -> Result<UnixListener, StartError> {
+    Ok(if unix::needs_open_socket(uids, own_uid()) {
+        signet_daemon::bind_open_socket(&config.operator_socket)?
+    } else {
+        signet_daemon::bind_private_socket(&config.operator_socket)?
+    })
 }
 
 fn own_uid() -> u32 {

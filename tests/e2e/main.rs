@@ -11,5 +11,6 @@ mod lifecycle;
 mod pair;
 mod pods;
 mod readme;
+mod recovery;
 mod rotation;
 mod traffic;

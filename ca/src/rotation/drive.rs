@@ -13,13 +13,14 @@ use signet_identity::TrustDomain;
 use signet_token::SigningKey;
 use zeroize::Zeroizing;
 
-use super::machine::{self, Actor, Facts, Hurry, Kind, Phase, Slot, Step};
+use super::machine::{self, Actor, Facts, Hurry, Kind, Phase, Roots, Slot, Step};
 use super::material::Entry;
 use super::view::{RootView, View, published};
 use crate::authority::{Inner, Lives};
 use crate::config::seconds;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
+use crate::external::RootSource;
 use crate::hierarchy::{self, CaCertificate, HierarchyError, Issuer};
 use crate::issue;
 use crate::keys::{CaKey, KeyError, key_name};
@@ -115,7 +116,7 @@ impl Inner {
     }
 
     /// Whether this process does what only one may do: it goes on to, or begins to where nobody does.
-    async fn leads(&self) -> bool {
+    pub(crate) async fn leads(&self) -> bool {
         let mut leading = self.leading.lock().await;
         if leading.as_ref().is_some_and(|lead| !lead.is_lost()) {
             return true;
@@ -133,6 +134,7 @@ impl Inner {
     async fn facts(&self, journal: &Journal, now: i64) -> Result<Facts, AuthorityError> {
         let mut facts = Facts {
             now,
+            roots: self.root_source.roots(),
             acked: self.store.oldest_acknowledged(now).await?,
             replicas: self
                 .store
@@ -191,6 +193,7 @@ impl Inner {
     ) -> Result<Outcome, AuthorityError> {
         let (domain, lives) = (self.rules.trust_domain.clone(), self.lives);
         let key_life = seconds(self.rotation.key_life);
+        let roots = self.root_source.roots();
         let owner = if kind == Kind::Root { String::new() } else { self.replica.clone() };
         let (entry, log) = self
             .with_vault(move |vault| {
@@ -208,7 +211,7 @@ impl Inner {
                     tainted_at: None,
                     hurry,
                 };
-                let made = describe((slot, &key, &stored), &domain, lives, now)
+                let made = describe((slot, &key, &stored), (&domain, roots), lives, now)
                     .and_then(|made| vault.keep(kind, &made.0.slot.id, &stored).map(|()| made));
                 if made.is_err() {
                     vault.discard(&stored);
@@ -293,8 +296,9 @@ impl Inner {
                 let Some(root) = entry.slot.parent.as_deref().and_then(|id| find(journal, id)) else {
                     return Ok(Outcome::Replan);
                 };
-                let (own, root) = (entry.clone(), root.clone());
-                let issuer = Arc::new(self.with_vault(move |vault| open_issuer(vault, &own, &root)).await?);
+                let (own, root, domain) = (entry.clone(), root.clone(), self.rules.trust_domain.clone());
+                let open = move |vault: &mut Vault| open_issuer(vault, &domain, &own, &root);
+                let issuer = Arc::new(self.with_vault(open).await?);
                 let root = find(journal, entry.slot.parent.as_deref().unwrap_or_default());
                 let anchor = root.map(Entry::anchor).ok_or(HierarchyError::NotActive { kind: "root" })?;
                 self.prove(&issuer, &anchor, now).await?;
@@ -334,11 +338,17 @@ impl Inner {
         Ok(Outcome::Done)
     }
 
-    async fn remove(&self, journal: &Journal, id: &str, now: i64) -> Result<Outcome, AuthorityError> {
+    pub(crate) async fn remove(
+        &self,
+        journal: &Journal,
+        id: &str,
+        now: i64,
+    ) -> Result<Outcome, AuthorityError> {
         let Some(mut entry) = find(journal, id).cloned() else { return Ok(Outcome::Replan) };
         let tells = entry.slot.kind.is_published() && entry.slot.phase.is_believed()
             || entry.slot.tainted_at.is_some();
-        let issuer = (entry.slot.kind == Kind::Issuer).then(|| entry.signing_certificate().ok()).flatten();
+        let under_a_root = entry.slot.kind == Kind::Issuer || entry.intermediate.is_some();
+        let issuer = under_a_root.then(|| entry.signing_certificate().ok()).flatten();
         let log = self.transition(journal, &entry, Event::Removed, now);
         entry.slot.phase = Phase::Removed;
         entry.slot.since = now;
@@ -444,8 +454,15 @@ impl Inner {
         if before.as_ref().is_some_and(|view| view.journal == journal.head.journal) {
             return Ok(());
         }
-        let replica = self.replica.clone();
-        let view = self.with_vault(move |vault| view(vault, &replica, journal, before.as_deref())).await?;
+        let has_root = journal.entries.iter().any(|e| e.is(Kind::Root) && e.slot.phase == Phase::Active);
+        if !has_root && before.is_none() && self.root_source != RootSource::Own {
+            // It waits for a root from outside; nothing is in force until then.
+            return Ok(());
+        }
+        let (replica, domain) = (self.replica.clone(), self.rules.trust_domain.clone());
+        let view = self
+            .with_vault(move |vault| view(vault, (&domain, &replica), journal, before.as_deref()))
+            .await?;
         // For people and for join bundles: it is public, and written anew each time.
         let pem: String = view.published.roots.iter().map(|root| hierarchy::pem(root)).collect();
         crate::files::write_public(&self.data_dir.join("root.pem"), pem.as_bytes())?;
@@ -546,12 +563,17 @@ impl Inner {
 /// What is public about a new key, and the record of it.
 fn describe(
     (mut slot, key, stored): (Slot, &CaKey, &StoredKey),
-    domain: &TrustDomain,
+    (domain, roots): (&TrustDomain, Roots),
     lives: Lives,
     now: i64,
 ) -> Result<(Entry, Option<LogEntry>), HierarchyError> {
     let mut log = None;
     let public = match slot.kind {
+        Kind::Root if roots == Roots::Requested => {
+            slot.phase = Phase::Requested;
+            slot.not_after = now.saturating_add(lives.root);
+            crate::external::request(domain, key)?
+        }
         Kind::Root => {
             let root = hierarchy::make_root(domain, key, lives.root, now)?;
             (slot.not_before, slot.not_after) = (root.validity.not_before, root.validity.not_after);
@@ -611,16 +633,24 @@ fn cross(
     let signer = open(vault, &old)?;
     let root = CaCertificate::read(&new.public)?;
     let key = vault.key(Kind::Root, &new.slot.id, &root.spki)?;
-    new.cross = Some(hierarchy::make_cross(domain, &root, &key, &signer, now)?.der.to_vec());
+    let cross = hierarchy::make_cross(domain, &root, &key, &signer, now)?;
+    // One that was given may have another name than ours have, and a cross certificate stands for one of the same name.
+    if cross.subject == root.subject {
+        new.cross = Some(cross.der.to_vec());
+    }
     Ok(new)
 }
 
 /// A replica's issuer with its key, checked under its root.
-fn open_issuer(vault: &mut Vault, own: &Entry, root: &Entry) -> Result<Issuer, HierarchyError> {
+fn open_issuer(
+    vault: &mut Vault,
+    domain: &TrustDomain,
+    own: &Entry,
+    root: &Entry,
+) -> Result<Issuer, HierarchyError> {
     let certificate = CaCertificate::read(&own.public)?;
     let parent = root.signing_certificate()?;
-    let domain = crate::check::domain_of(&parent.der)?;
-    hierarchy::check_issuer(&domain, &certificate, &parent)?;
+    hierarchy::check_issuer(domain, &certificate, &parent)?;
     let key = vault.key(Kind::Issuer, &own.slot.id, &certificate.spki)?;
     let mut issuer = certificate.with_key(key, &format!("issuer-{}.sealed", own.slot.id))?;
     issuer.id.clone_from(&own.slot.id);
@@ -631,7 +661,7 @@ fn open_issuer(vault: &mut Vault, own: &Entry, root: &Entry) -> Result<Issuer, H
 /// What the journal says is in force, with this replica's keys. What was open already is not opened again.
 fn view(
     vault: &mut Vault,
-    replica: &str,
+    (domain, replica): (&TrustDomain, &str),
     journal: Journal,
     before: Option<&View>,
 ) -> Result<View, HierarchyError> {
@@ -650,7 +680,7 @@ fn view(
             let parent = own.slot.parent.as_deref();
             let parent = journal.entries.iter().find(|entry| Some(entry.slot.id.as_str()) == parent);
             let parent = parent.ok_or(HierarchyError::NotActive { kind: "root" })?;
-            Arc::new(open_issuer(vault, own, parent)?)
+            Arc::new(open_issuer(vault, domain, own, parent)?)
         }
     };
     let mut signing = |kind: Kind| -> Result<Option<Arc<SigningKey>>, HierarchyError> {

@@ -4,7 +4,8 @@
 //! (requested) → prepared → published → acknowledged → active → draining → removed
 //! ```
 //!
-//! * *requested*: an issuer's key exists in its replica, and waits for the signature of the root (issuers only).
+//! * *requested*: the key exists, and waits for a signature: an issuer's for the root's, a root's for that of a root
+//!   which is kept elsewhere.
 //! * *prepared*: the key is durable; nobody has heard of it.
 //! * *published*: verifiers are told of it; nothing is signed with it. An issuer travels in the chain of what it
 //!   signs, so it needs no publication and goes from prepared to active.
@@ -159,6 +160,18 @@ impl Slot {
     }
 }
 
+/// Where roots come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Roots {
+    /// Keys and certificates are made here.
+    #[default]
+    Made,
+    /// Keys are made here, and certificates are signed under a root that is kept elsewhere.
+    Requested,
+    /// Keys and certificates are given: none is made here.
+    Given,
+}
+
 /// What is known beside the journal.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -172,6 +185,7 @@ pub(crate) struct Facts {
     pub(crate) holders: BTreeMap<String, u64>,
     /// Replicas that are alive.
     pub(crate) replicas: BTreeSet<String>,
+    pub(crate) roots: Roots,
 }
 
 /// When what happens.
@@ -292,6 +306,9 @@ impl<'a> Machine<'a> {
         let active = self.active(kind, owner);
         let Some(next) = self.find(kind, owner, Slot::is_next) else {
             let hurry = self.wanted(kind, active)?;
+            if kind == Kind::Root && self.facts.roots == Roots::Given {
+                return None;
+            }
             // An issuer is signed by a root that is there to sign.
             let possible = kind != Kind::Issuer || self.active(Kind::Root, "").is_some();
             return possible.then_some(Step::Make { kind, hurry });
@@ -310,8 +327,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// An issuer that was signed by a root before the one that signs now, and never took over.
+    /// An issuer that was signed by a root before the one that signs now, and never took over; a request to a root that
+    /// is no longer kept elsewhere.
     fn is_outdated(&self, next: &Slot) -> bool {
+        if next.kind == Kind::Root {
+            return next.phase == Phase::Requested && self.facts.roots != Roots::Requested;
+        }
         let root = self.active(Kind::Root, "").map(|root| root.id.as_str());
         next.kind == Kind::Issuer && next.phase == Phase::Prepared && next.parent.as_deref() != root
     }

@@ -11,6 +11,7 @@ use super::view::{Published, SlotStatus};
 use crate::authorise::Stop;
 use crate::authority::{Authority, Caller, Inner};
 use crate::error::AuthorityError;
+use crate::external::RootSource;
 use crate::record::{Entry as LogEntry, Event};
 use crate::refusal::Refusal;
 use crate::store::{Acknowledged, GivenUp, Journal};
@@ -49,6 +50,10 @@ impl Authority {
     }
 
     async fn begin_rotation(&self, kind: Kind, hurry: Hurry, actor: &str) -> Result<String, AuthorityError> {
+        if kind == Kind::Root && matches!(self.inner.root_source, RootSource::Folder(_)) {
+            let now = self.inner.clock.unix_seconds();
+            return Err(self.inner.refuse_operator(Refusal::RootInFolder, actor, now).await);
+        }
         let actor = actor.to_owned();
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
@@ -180,7 +185,7 @@ impl Inner {
         journal.entries.iter().find(|e| e.is(kind) && e.slot.owner == owner && e.slot.is_next())
     }
 
-    async fn refuse_operator(&self, refusal: Refusal, actor: &str, now: i64) -> AuthorityError {
+    pub(crate) async fn refuse_operator(&self, refusal: Refusal, actor: &str, now: i64) -> AuthorityError {
         self.refuse(Stop::Refused(refusal, None), Caller::Peer, actor, now).await
     }
 }

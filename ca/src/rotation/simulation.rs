@@ -136,6 +136,7 @@ impl World {
             replicas: REPLICAS.iter().map(|name| (*name).to_owned()).collect(),
             last_end: BTreeMap::new(),
             holders: BTreeMap::new(),
+            roots: Roots::Made,
         };
         for sidecar in &self.sidecars {
             for id in [&sidecar.root, &sidecar.issuer] {

@@ -60,7 +60,8 @@ pub struct Published {
     pub sequence: u64,
     /// The roots by which this trust domain is verified, the active one first.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Whose key may be in other hands: SHA-256 of a root's certificate, of an issuer's public key. Who has a
+    /// Whose key may be in other hands: SHA-256 of a root's certificate, of the public key of an issuer or of an
+    /// authority between root and issuers. Who has a
     /// certificate under one renews now.
     pub tainted: Vec<KeyId>,
     /// Certificates of newer roots under older ones, for peers that know only the older.
@@ -106,7 +107,10 @@ impl SlotStatus {
             activate_at: activate_at(slot, config),
             sequence: slot.sequence,
             tainted_at: slot.tainted_at,
-            sha256: if entry.is(Kind::Root) { entry.anchor_sha256().to_string() } else { String::new() },
+            sha256: match entry.signing_certificate() {
+                Ok(_) if entry.is(Kind::Root) => entry.anchor_sha256().to_string(),
+                _ => String::new(),
+            },
         }
     }
 }
@@ -127,7 +131,13 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
             anchors.push(anchor);
         }
     }
-    let tainted_roots = roots.iter().filter(|root| root.slot.tainted_at.is_some());
+    let tainted_roots = roots.iter().filter(|root| root.slot.tainted_at.is_some()).filter_map(|root| {
+        // A root that is kept elsewhere is as good as before, whatever became of a key that it signed.
+        if root.intermediate.is_none() {
+            return Some(root.anchor_sha256());
+        }
+        root.signing_certificate().ok().map(|certificate| KeyId::of(&certificate.spki))
+    });
     let tainted_issuers = entries
         .iter()
         .filter(|entry| entry.is(Kind::Issuer) && entry.slot.tainted_at.is_some())
@@ -141,7 +151,7 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
     };
     Published {
         sequence,
-        tainted: tainted_roots.map(|root| root.anchor_sha256()).chain(tainted_issuers).collect(),
+        tainted: tainted_roots.chain(tainted_issuers).collect(),
         cross: roots.iter().filter_map(|root| root.cross.clone()).map(CertificateDer::from).collect(),
         roots: anchors,
         token_keys: keys(Kind::Token),

@@ -97,6 +97,23 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Ends every lineage that could be renewed; how many there were.
+    pub(crate) async fn end_lineages(&mut self, now: i64) -> Result<u64, StoreError> {
+        let sql = "SELECT id FROM lineages WHERE revoked_at IS NULL AND ends_at >= $1";
+        let rows = query(sql).bind(now).fetch_all(self.tx()).await?;
+        let mut ended = 0u64;
+        for row in rows {
+            let id = id(row.try_get(0)?, TABLE)?;
+            if let Some(row) = self.lineage(&id).await? {
+                self.revoke_lineage(&row, now).await?;
+                ended = ended.saturating_add(1);
+            }
+        }
+        Ok(ended)
+    }
+}
+
 /// Reads a lineage's name.
 pub(super) fn id(bytes: Vec<u8>, table: &'static str) -> Result<[u8; 16], StoreError> {
     fixed(bytes, table)

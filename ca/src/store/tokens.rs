@@ -97,6 +97,12 @@ impl Writer {
         })
     }
 
+    /// Nobody can use a token any more that was made before; how many could have been.
+    pub(crate) async fn end_tokens(&mut self, now: i64) -> Result<u64, StoreError> {
+        let sql = "UPDATE join_tokens SET used_at = $1 WHERE used_at IS NULL AND expires_at > $1";
+        Ok(query(sql).bind(now).execute(self.tx()).await?.rows_affected())
+    }
+
     /// Forgets tokens that ended long ago.
     pub(crate) async fn sweep_tokens(&mut self, ended_before: i64) -> Result<(), StoreError> {
         query("DELETE FROM join_tokens WHERE expires_at < $1").bind(ended_before).execute(self.tx()).await?;

@@ -4,6 +4,7 @@
 mod attested;
 mod audit;
 mod crl;
+mod external;
 mod harness;
 mod hierarchy;
 mod issuance;
@@ -12,6 +13,7 @@ mod keys;
 mod log;
 mod operators;
 mod pitfalls;
+mod recovery;
 mod renewal;
 mod requests;
 mod revocation;

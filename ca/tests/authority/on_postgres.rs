@@ -3,6 +3,7 @@
 mod attested;
 mod audit;
 mod crl;
+mod external;
 mod harness;
 mod hierarchy;
 mod issuance;
@@ -10,6 +11,7 @@ mod join;
 mod log;
 mod operators;
 mod pitfalls;
+mod recovery;
 mod renewal;
 mod replicas;
 mod revocation;

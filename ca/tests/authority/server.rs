@@ -76,6 +76,24 @@ impl Server {
         name
     }
 
+    /// One of the database's own programs, by the socket as the superuser.
+    #[track_caller]
+    fn tool(&self, program: &str, arguments: &[&str], database: &str, file: &Path) {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(["-U", "postgres", "-d", database, "-h"]).arg(self.socket());
+        command.args(["-p", &self.port.to_string()]).args(arguments).arg(file);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub(crate) fn dump(&self, database: &str, file: &Path) {
+        self.tool("pg_dump", &["--format=custom", "-f"], database, file);
+    }
+
+    pub(crate) fn restore(&self, database: &str, file: &Path) {
+        self.tool("pg_restore", &["--clean", "--if-exists", "--exit-on-error"], database, file);
+    }
+
     pub(crate) fn login(&self, database: &str, user: &str) -> PostgresConfig {
         PostgresConfig {
             login: Login::Parts {

@@ -67,6 +67,8 @@ pub fn find(service: &str, method: &str) -> Option<&'static Row> {
 const OPERATOR: &str = "signet.v1.Operator";
 const AUDIT: &str = "signet.v1.Audit";
 const ROTATION: &str = "signet.v1.Rotation";
+const RECOVERY: &str = "signet.v1.Recovery";
+const ROOTS: &str = "signet.v1.Roots";
 const FEDERATION: &str = "signet.v1.Federation";
 const PEOPLE: &str = "signet.v1.People";
 
@@ -94,6 +96,9 @@ pub static TABLE: &[Row] = &[
     row(ROTATION, "RotateAuthority", "ca-rotate", Change, SecurityAdmin, rotate),
     row(ROTATION, "ActivateAuthority", "ca-activate", Change, SecurityAdmin, activate),
     row(ROTATION, "TaintAuthority", "ca-taint", Change, SecurityAdmin, taint),
+    row(ROOTS, "RequestRoot", "ca-csr", Change, SecurityAdmin, plain::<v1::RequestRootRequest>),
+    row(ROOTS, "ImportRoot", "ca-import", Change, SecurityAdmin, import),
+    row(RECOVERY, "Recover", "ca-recover", Change, SecurityAdmin, recover),
     row(FEDERATION, "ListFederated", "federation-list", Read, Viewer, plain::<v1::ListFederatedRequest>),
     row(FEDERATION, "RefreshFederated", "federation-refresh", Change, Role::Operator, refresh),
     row(FEDERATION, "ExportBundle", "federation-bundle", Read, Viewer, plain::<v1::ExportBundleRequest>),
@@ -191,6 +196,19 @@ fn activate(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
 fn taint(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
     let asked = v1::TaintAuthorityRequest::decode(message)?;
     Ok(Ask { need: Need::of(row.least), words: format!("id={:?}", asked.id) })
+}
+
+fn recover(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::RecoverRequest::decode(message)?;
+    let words = format!("root={} issuers={} reason={:?}", asked.root, asked.issuers, asked.reason);
+    Ok(Ask { need: Need::of(row.least), words })
+}
+
+fn import(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::ImportRootRequest::decode(message)?;
+    // Certificates are public and long: what they were is in the record of the import.
+    let words = format!("chain_sha256={}", signet_identity::KeyId::of(asked.chain_pem.as_bytes()));
+    Ok(Ask { need: Need::of(row.least), words })
 }
 
 fn refresh(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {

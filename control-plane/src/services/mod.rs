@@ -1,5 +1,5 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`], [`people`], [`rotation`], [`federation`] and `audit` for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`], [`people`], [`rotation`], [`roots`], [`recovery`], [`federation`] and `audit` for operators.
 
 mod audit;
 pub mod bootstrap;
@@ -8,6 +8,8 @@ pub mod federation;
 pub mod identity;
 pub mod operator;
 pub mod people;
+pub mod recovery;
+pub mod roots;
 pub mod rotation;
 
 use tonic::{Request, Status};

@@ -49,6 +49,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "metrics",
         "svid",
         "rotation",
+        "hierarchy",
         "jwtSvid",
         "issuers",
         "bundle",

@@ -133,7 +133,12 @@ impl Plane {
         let config = config_with(dir.path(), &lines(dir.path()));
         let (trigger, shutdown) = signet_daemon::shutdown::channel();
         let running = run::start(&config, limits, shutdown).await.unwrap();
-        let operator = operator(&config.operator_socket).await;
+        Self::of(running, trigger, dir).await
+    }
+
+    /// One that was started already.
+    pub(crate) async fn of(running: run::Running, trigger: Trigger, dir: tempfile::TempDir) -> Self {
+        let operator = operator(&dir.path().join("operator.sock")).await;
         Self {
             bootstrap: running.bootstrap,
             mesh: running.mesh,
@@ -185,7 +190,7 @@ impl Plane {
     }
 }
 
-fn write_registry(dir: &Path, registry: &str) {
+pub(crate) fn write_registry(dir: &Path, registry: &str) {
     std::fs::write(dir.join("registry/mesh.yaml"), registry).unwrap();
 }
 
