@@ -27,7 +27,7 @@ use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
 use crate::keystore::KeyStore;
-use crate::limits::{Attempts, AGENT_PER_MINUTE, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
+use crate::limits::{AGENT_PER_MINUTE, Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::refusal::Refusal;

@@ -240,7 +240,9 @@ impl Refusal {
             }
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
-            Refusal::ClassNotAllowed => "join tokens are made for the classes sidecar, gateway and agent only",
+            Refusal::ClassNotAllowed => {
+                "join tokens are made for the classes sidecar, gateway and agent only"
+            }
             Refusal::TrustDomain => "the identity is not of this trust domain",
             Refusal::IdentityShape => {
                 "the identity is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"

@@ -103,8 +103,7 @@ impl Inner {
         let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;
-        let authorized =
-            self.rules.by_agent(&mut writer, presented, &key, judge, &*registrar, now).await?;
+        let authorized = self.rules.by_agent(&mut writer, presented, &key, judge, &*registrar, now).await?;
         if let Some(agent) = authorized.agent() {
             let counted = [Holder::of(agent), Holder::vouched(agent, authorized.id())];
             if !self.processes.lock().unwrap_or_else(PoisonError::into_inner).admit(&counted, now) {

@@ -2,7 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    Issuer, MeshPolicy, OnExpiry, ProcessSelector, Protocol, Registration, Registry, Service, ServicePort, UserContext, WorkloadId,
+    Issuer, MeshPolicy, OnExpiry, ProcessSelector, Protocol, Registration, Registry, Service, ServicePort,
+    UserContext, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks};

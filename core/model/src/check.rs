@@ -10,7 +10,8 @@ use crate::registry::{Options, Origin, Registry};
 use signet_identity::TrustDomain;
 
 use crate::{
-    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, ProcessSelector, Registration, Service, WorkloadClass, WorkloadId,
+    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, ProcessSelector, Registration, Service,
+    WorkloadClass, WorkloadId,
 };
 
 /// Accounts with this prefix in the system namespace belong to Signet itself.
@@ -350,7 +351,10 @@ impl Check<'_> {
                 );
                 self.add(&self.origins.registrations, &entry.name, "spec.kubernetes.namespace", reason);
             }
-            if let Some(other) = earlier.iter().find(|other| other.spec.kubernetes.as_ref().is_some_and(|other| pods.ties_with(other))) {
+            if let Some(other) = earlier
+                .iter()
+                .find(|other| other.spec.kubernetes.as_ref().is_some_and(|other| pods.ties_with(other)))
+            {
                 let reason = format!(
                     "expected pods that no other Registration takes as closely, but a pod could be meant by this \
                      one and by `{}`: ask for one more label here or there",

@@ -12,8 +12,8 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector, Registration, Service,
-    Workload, WorkloadId,
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector,
+    Registration, Service, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.

@@ -44,21 +44,26 @@ pub struct Bounds {
     pub grace: Duration,
 }
 
+impl Bounds {
+    /// Of a socket that serves one app.
+    pub const DEFAULT: Self = Self {
+        connections: 256,
+        connections_of_uid: 128,
+        // Source, bundles, tokens, a stream per Envoy secret.
+        streams: 64,
+        header_list: 8 * 1024,
+        send_buffer: 64 * 1024,
+        first: Duration::from_secs(10),
+        unread: Duration::from_secs(30),
+        ping_every: Duration::from_secs(30),
+        ping_timeout: Duration::from_secs(10),
+        grace: Duration::from_secs(1),
+    };
+}
+
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            connections: 256,
-            connections_of_uid: 128,
-            // Source, bundles, tokens, a stream per Envoy secret.
-            streams: 64,
-            header_list: 8 * 1024,
-            send_buffer: 64 * 1024,
-            first: Duration::from_secs(10),
-            unread: Duration::from_secs(30),
-            ping_every: Duration::from_secs(30),
-            ping_timeout: Duration::from_secs(10),
-            grace: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 

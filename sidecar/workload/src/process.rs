@@ -33,9 +33,11 @@ impl Process {
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => (pidfd_open(pid)?, true),
             Err(error) => return Err(error),
         };
-        let process = Self { pid, started: started(pid)?, held: AsyncFd::register_with_interest(held, Interest::READABLE)? };
+        let process = Self { pid, started: started(pid)?, held: watched(held)? };
         if by_number && process.started > now {
-            return Err(io::Error::other("the process id belongs to a process that began after the connection"));
+            return Err(io::Error::other(
+                "the process id belongs to a process that began after the connection",
+            ));
         }
         // What was read by number is of the one that is held only if that one has not ended meanwhile.
         if process.has_ended() {
@@ -56,7 +58,8 @@ impl Process {
 
     /// Whether it has ended: then whatever was read by its number may be another's.
     pub fn has_ended(&self) -> bool {
-        let mut asked = libc::pollfd { fd: self.held.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut asked =
+            libc::pollfd { fd: self.held.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one element, which outlives the call; the descriptor is open.
         let found = unsafe { libc::poll(&raw mut asked, 1, 0) };
         // What cannot be asked is not vouched for.
@@ -94,6 +97,11 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes two numbers and gives a new descriptor, closed on exec.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     owned(libc::c_int::try_from(fd).unwrap_or(-1))
+}
+
+fn watched(held: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(held, Interest::READABLE) }?)
 }
 
 fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
@@ -148,7 +156,7 @@ mod tests {
     async fn a_process_that_was_waited_for_is_known_to_have_ended() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let held = AsyncFd::register_with_interest(pidfd_open(pid).unwrap(), Interest::READABLE).unwrap();
+        let held = watched(pidfd_open(pid).unwrap()).unwrap();
         let process = Process { pid, started: started(pid).unwrap(), held };
         assert!(!process.has_ended());
         child.kill().unwrap();

@@ -2,9 +2,9 @@
 
 use super::checked_text;
 
-const ACCOUNT: &str = "a user's or group's name (at most 64 letters, digits, `-`, `_`, `.` and `@`, perhaps a `$` at the end)";
-const PATH: &str =
-    "an absolute path of a program, at most 1024 bytes, without empty, `.` or `..` segments and control characters";
+const ACCOUNT: &str =
+    "a user's or group's name (at most 64 letters, digits, `-`, `_`, `.` and `@`, perhaps a `$` at the end)";
+const PATH: &str = "an absolute path of a program, at most 1024 bytes, without empty, `.` or `..` segments and control characters";
 const SHA256: &str = "64 hexadecimal digits in lower case";
 
 fn is_account(text: &str) -> bool {
