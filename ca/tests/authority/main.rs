@@ -23,6 +23,7 @@ mod softhsm;
 mod sqlite_file;
 mod store;
 mod verifiers;
+mod vouched;
 mod workload;
 
 use harness::*;

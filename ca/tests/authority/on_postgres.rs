@@ -18,6 +18,7 @@ mod rotation;
 mod server;
 mod sharing;
 mod store;
+mod vouched;
 
 use harness::*;
 
