@@ -75,7 +75,13 @@ impl Publisher {
 
     /// The stream is open and has told everything that it had: what is published is as new as it can be.
     pub fn is_live(&self) {
+        self.shut_out(false);
         self.state.freshness.live();
+    }
+
+    /// Whether the control plane sent us away, and not just nobody answers.
+    pub fn shut_out(&self, is: bool) {
+        self.workload.send_if_modified(|news| std::mem::replace(&mut news.shut_out, is) != is);
     }
 
     /// Nothing was heard after this second of the epoch.

@@ -43,6 +43,9 @@ pub struct News {
     pub jwt: Arc<BTreeMap<TrustDomain, JwtBundle>>,
     /// What an agent may vouch for; `None` before the first delivery, and for whoever is no agent.
     pub processes: Option<Arc<Vec<Entry>>>,
+    /// The control plane sent us away, as somebody who is revoked or not registered any more. It says so at the end of a
+    /// stream: news of our own revocation does not reach us any more.
+    pub shut_out: bool,
 }
 
 /// See the module's story.

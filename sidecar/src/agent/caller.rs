@@ -38,7 +38,7 @@ const FIRST: Duration = Duration::from_secs(10);
 
 const NOT_MEANT: &str = "no Registration of this agent means this process";
 const NOT_ISSUED: &str = "the authority does not issue to this process";
-const REVOKED: &str = "the agent is revoked";
+const REVOKED: &str = "the agent is revoked, or not registered any more";
 const GONE: &str = "the process has ended";
 
 /// See the module's story.
@@ -139,7 +139,7 @@ impl Guest {
             let meant = facts.map(|facts| meant(&entries, facts, MOST)).unwrap_or_default();
             self.drop_what_is_over(&meant, &mut held, tls.as_ref());
             let refusal = refusal
-                .or_else(|| tls.as_ref().filter(|tls| is_revoked(tls)).map(|_| REVOKED))
+                .or_else(|| (heard.shut_out || tls.as_ref().is_some_and(is_revoked)).then_some(REVOKED))
                 .or_else(|| (heard.processes.is_some() && meant.is_empty()).then_some(NOT_MEANT));
             // What it no longer has is taken back before anything new is asked for.
             self.publish(&meant, &held, refusal, tls.as_ref(), &heard, &mut made);
@@ -276,9 +276,9 @@ impl Guest {
         let denied = |why: &str| Refused::Denied(why.to_owned());
         let mut news = self.shared.news.clone();
         let known = tokio::time::timeout(FIRST, news.wait_for(|news| news.processes.is_some()));
-        let entries = known.await.ok().and_then(Result::ok).and_then(|news| news.processes.clone());
-        let entries = entries.ok_or_else(late)?;
-        if self.shared.credentials.current().is_some_and(|tls| is_revoked(&tls)) {
+        let heard = known.await.ok().and_then(Result::ok).map(|news| news.clone()).ok_or_else(late)?;
+        let entries = heard.processes.clone().ok_or_else(late)?;
+        if heard.shut_out || self.shared.credentials.current().is_some_and(|tls| is_revoked(&tls)) {
             return Err(denied(REVOKED));
         }
         let seen = self.look(&entries).await.map_err(|blind| denied(blind.outward()))?;
