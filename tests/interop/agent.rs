@@ -49,10 +49,13 @@ async fn grpcio_gets_secrets_by_both_protocols_at_an_agent() {
 async fn the_rust_library_gets_an_identity_and_a_token_at_an_agent() {
     let mut mesh = host().await;
     let endpoint = format!("unix:{}", mesh.workload_socket("host-a").display());
-    let source =
-        spiffe::X509Source::builder().endpoint(&endpoint).build().await.expect("a source of certificates");
+    let source = spiffe::X509Source::builder()
+        .endpoint(endpoint.clone())
+        .build()
+        .await
+        .expect("a source of certificates");
     assert_eq!(source.svid().expect("an identity").spiffe_id().to_string(), APP);
-    let source = spiffe::JwtSource::builder().endpoint(&endpoint).build().await.expect("a source of tokens");
+    let source = spiffe::JwtSource::builder().endpoint(endpoint).build().await.expect("a source of tokens");
     let token = source.fetch_jwt_svid(["db"]).await.expect("a token");
     assert_eq!(token.spiffe_id().to_string(), APP);
     mesh.assert_unharmed();
