@@ -22,6 +22,8 @@ use super::host::Names;
 
 /// Larger programs have no digest.
 const MAX_PROGRAM: u64 = 1024 * 1024 * 1024;
+/// Longer paths can stand in no entry.
+const MAX_PATH: usize = 1024;
 /// Digests that are remembered.
 const MAX_DIGESTS: usize = 256;
 /// Processes of one user that are looked at at the same time.
@@ -147,7 +149,7 @@ impl Eyes {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(hidden)?;
         let status = Status::parse(&status).ok_or(Blind::Hidden)?;
         let path = std::fs::read_link(&link).ok().and_then(|path| path.into_os_string().into_string().ok());
-        let path = path.filter(|path| {
+        let path = path.filter(|path| path.len() <= MAX_PATH).filter(|path| {
             // Not opened: whoever chose the name may have put something there that does not open.
             std::fs::metadata(path).is_ok_and(|other| program.is_file_of(&Program::found(&other)))
         });
