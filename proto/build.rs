@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",
         "signet/v1/federation.proto",
+        "signet/v1/process.proto",
     ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

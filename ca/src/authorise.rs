@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::store::{
     Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer, instance_named,
 };
+use crate::vouched::{self, Judge, Vouched};
 
 /// What the registry says about an identity, asked at every issuance and renewal.
 pub trait Registrar: Send + Sync {
@@ -63,6 +64,13 @@ pub(crate) enum Grant {
         tie: Tie,
         parent_ends_at: i64,
     },
+    /// For a process of the host of an agent, which asks by its own certificate; never longer than that certificate.
+    Vouched {
+        agent: Tie,
+        parent_ends_at: i64,
+        /// For the log.
+        words: String,
+    },
     /// The control plane's own.
     OwnSvid,
     /// A throwaway certificate, by which the authority proves itself before it serves.
@@ -82,6 +90,14 @@ impl Authorized {
         &self.dns_names
     }
 
+    /// What the agent that vouches goes back to, where one does.
+    pub(crate) fn agent(&self) -> Option<&Tie> {
+        match &self.grant {
+            Grant::Vouched { agent, .. } => Some(agent),
+            _ => None,
+        }
+    }
+
     pub(crate) fn grant(&self) -> &Grant {
         &self.grant
     }
@@ -90,10 +106,12 @@ impl Authorized {
     pub(crate) fn ends_at(&self) -> Option<i64> {
         match &self.grant {
             Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => Some(lineage.ends_at),
-            Grant::Workload { tie: Tie::Lineage(lineage), parent_ends_at } => {
+            Grant::Workload { tie: Tie::Lineage(lineage), parent_ends_at }
+            | Grant::Vouched { agent: Tie::Lineage(lineage), parent_ends_at, .. } => {
                 Some(lineage.ends_at.min(*parent_ends_at))
             }
-            Grant::Workload { tie: Tie::Instance(_), parent_ends_at } => Some(*parent_ends_at),
+            Grant::Workload { tie: Tie::Instance(_), parent_ends_at }
+            | Grant::Vouched { agent: Tie::Instance(_), parent_ends_at, .. } => Some(*parent_ends_at),
             Grant::Attested(_) | Grant::Login(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
@@ -173,7 +191,7 @@ pub(crate) struct Rules {
 impl Rules {
     /// Whether an operator may make a join token for this.
     pub(crate) fn may_join(&self, id: &SpiffeId, class: PeerClass) -> Result<(), Refusal> {
-        if !matches!(class, PeerClass::Sidecar | PeerClass::Gateway) {
+        if !matches!(class, PeerClass::Sidecar | PeerClass::Gateway | PeerClass::Agent) {
             return Err(Refusal::ClassNotAllowed);
         }
         if !id.is_in(&self.trust_domain) {
@@ -315,7 +333,9 @@ impl Rules {
                 }
                 // A certificate for an app is of its sidecar's lineage, and of a class of its own.
                 let of_lineage = lineage.class == row.class || class == PeerClass::Workload;
-                if lineage.spiffe_id != row.spiffe_id || !of_lineage {
+                // One for a process has a name of its own, and is of its agent's lineage.
+                let of_agent = lineage.class == PeerClass::Agent.as_str() && class == PeerClass::Workload;
+                if !of_agent && (lineage.spiffe_id != row.spiffe_id || !of_lineage) {
                     return Err(refuse(Refusal::RowTampered));
                 }
                 Tie::Lineage(lineage)
@@ -376,6 +396,75 @@ impl Rules {
             return Err(Stop::Refused(Refusal::NotRegistered, about()));
         }
         Ok(holder)
+    }
+
+    /// The right to a certificate of class workload for a process that the agent which presented this one vouches for.
+    pub(crate) async fn by_agent(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        key: &ProvenKey,
+        judge: &Judge,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let (agent, vouched) = self.agent(writer, presented, judge, registrar, now).await?;
+        let (id, class) = (vouched.spiffe_id, PeerClass::Workload);
+        let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
+        if let Err(refusal) = self.may_be_vouched_for(writer, &id, now).await? {
+            return Err(refuse(refusal));
+        }
+        let parent_ends_at = agent.not_after;
+        if parent_ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(refuse(Refusal::SvidExpired));
+        }
+        let dns_names = match self.last_checks(writer, &id, class, key, registrar, now).await {
+            Err(Stop::Refused(Refusal::NotRegistered, about)) => {
+                return Err(Stop::Refused(Refusal::WorkloadApiOff, about));
+            }
+            checked => checked?,
+        };
+        let grant = Grant::Vouched { agent: agent.tie, parent_ends_at, words: vouched::short(vouched.words) };
+        Ok(Authorized { id, class, dns_names, grant })
+    }
+
+    /// Whoever presented this certificate, if it is an agent that is still registered as one, and what the registry
+    /// makes of what it says.
+    pub(crate) async fn agent(
+        &self,
+        writer: &mut Writer,
+        presented: &[u8],
+        judge: &Judge,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<(Holder, Vouched), Stop> {
+        let holder = self.holder(writer, presented, now).await?;
+        let about = || Some((holder.id.clone(), holder.class));
+        if holder.class != PeerClass::Agent {
+            return Err(Stop::Refused(Refusal::NotAnAgent, about()));
+        }
+        if registrar.dns_names(&holder.id, holder.class).is_none() {
+            return Err(Stop::Refused(Refusal::NotRegistered, about()));
+        }
+        match judge(&holder.id) {
+            Ok(vouched) => Ok((holder, vouched)),
+            Err(refusal) => Err(Stop::Refused(refusal, about())),
+        }
+    }
+
+    /// Whether a process may have this identity by anybody's word: the same as is asked of a join token, and of every
+    /// token that stands for a certificate.
+    pub(crate) async fn may_be_vouched_for(
+        &self,
+        writer: &mut Writer,
+        id: &SpiffeId,
+        now: i64,
+    ) -> Result<Result<(), Refusal>, Stop> {
+        if let Err(refusal) = self.may_join(id, PeerClass::Sidecar) {
+            return Ok(Err(refusal));
+        }
+        let revoked = writer.is_revoked(RevocationKind::Identity, id.as_str().as_bytes(), now).await?;
+        Ok(if revoked { Err(Refusal::IdentityRevoked) } else { Ok(()) })
     }
 
     /// Looks at what was attested. Evidence says who somebody is; whether that one may have a certificate

@@ -28,7 +28,7 @@ use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
 use crate::keystore::KeyStore;
-use crate::limits::{Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
+use crate::limits::{AGENT_PER_MINUTE, Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::refusal::Refusal;
@@ -80,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) attempts: Mutex<Attempts>,
     pub(crate) signing: Mutex<Signing>,
     pub(crate) workloads: Mutex<Signing>,
+    /// Certificates for processes, by the agents that vouch for them.
+    pub(crate) processes: Mutex<Signing>,
     pub(crate) jwt_svids: Mutex<Signing>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
@@ -205,6 +207,7 @@ impl Authority {
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
             signing: Mutex::new(Signing::new()),
             workloads: Mutex::new(Signing::new()),
+            processes: Mutex::new(Signing::per_minute(AGENT_PER_MINUTE)),
             jwt_svids: Mutex::new(Signing::per_minute(JWT_SVIDS_PER_MINUTE)),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),

@@ -149,6 +149,8 @@ pub(crate) async fn issue(
         // No parent: that one renews once, and this is no renewal of it.
         Grant::Workload { tie: Tie::Lineage(lineage), .. } => (Event::Issued, Some(lineage), None),
         Grant::Workload { tie: Tie::Instance(_), .. } => (Event::Issued, None, None),
+        Grant::Vouched { agent: Tie::Lineage(lineage), .. } => (Event::Issued, Some(lineage), None),
+        Grant::Vouched { agent: Tie::Instance(_), .. } => (Event::Issued, None, None),
         Grant::OwnSvid | Grant::Proof => (Event::SelfIssued, None, None),
     };
     let LeafProfile { id, class, serial, validity, .. } = signed.profile;
@@ -170,6 +172,12 @@ pub(crate) async fn issue(
             instance.to_string()
         }
         Grant::Login(words) => words.clone(),
+        Grant::Vouched { agent, words, .. } => {
+            if let Tie::Instance(instance) = agent {
+                writer.insert_attested(serial.as_bytes(), instance).await?;
+            }
+            words.clone()
+        }
         Grant::Workload { tie: Tie::Lineage(_), .. } => String::new(),
         _ => lineage_end(authorized.ends_at()),
     };

@@ -18,6 +18,7 @@ use crate::limits::Holder;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
 use crate::renew::presenter;
+use crate::store::Writer;
 
 /// A JWT-SVID, to be sent and never logged, and what it says.
 #[derive(Clone)]
@@ -34,6 +35,13 @@ impl fmt::Debug for JwtSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtSvid").field("spiffe_id", &self.spiffe_id).finish_non_exhaustive()
     }
+}
+
+/// Whose token it is, when it ends at the latest, and why it is made; for the log.
+pub(crate) struct Bearer {
+    pub(crate) id: SpiffeId,
+    pub(crate) ends_at: i64,
+    pub(crate) words: String,
 }
 
 impl Authority {
@@ -57,11 +65,7 @@ impl Authority {
             let actor = presenter(&presented);
             match inner.jwt_svid(&presented, &audiences, wanted, &actor, registrar, now).await {
                 Ok(svid) => {
-                    inner.metrics.issued.with_label_values(&["jwt-svid", PeerClass::Workload.as_str()]).inc();
-                    tracing::info!(
-                        target: "signet::ca", id = %svid.spiffe_id, ?audiences, expires_at = svid.expires_at,
-                        "signed a JWT-SVID"
-                    );
+                    inner.jwt_issued(&svid, &audiences);
                     Ok(svid)
                 }
                 Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
@@ -98,13 +102,27 @@ impl Inner {
         if !self.jwt_svids.lock().unwrap_or_else(PoisonError::into_inner).admit(&counted, now) {
             return Err(refuse(Refusal::TooManyAttempts));
         }
-        let lineage_end = match &holder.tie {
+        let ends_at = match &holder.tie {
             Tie::Lineage(lineage) => lineage.ends_at,
             Tie::Instance(_) => i64::MAX,
         };
-        let expires_at = now.saturating_add(self.jwt_svid_ttl).min(lineage_end);
+        let bearer = Bearer { id: holder.id, ends_at, words: format!("for {}", audiences.join(", ")) };
+        self.bearer_token(writer, bearer, audiences, actor, now).await
+    }
+
+    /// Signs the token of whoever was found to have the right to it, and records it in the same transaction.
+    pub(crate) async fn bearer_token(
+        &self,
+        mut writer: Writer,
+        bearer: Bearer,
+        audiences: &[String],
+        actor: &str,
+        now: i64,
+    ) -> Result<JwtSvid, Stop> {
+        let Bearer { id, ends_at, words } = bearer;
+        let expires_at = now.saturating_add(self.jwt_svid_ttl).min(ends_at);
         let terms = jwt_svid::Terms {
-            subject: holder.id.as_str(),
+            subject: id.as_str(),
             audiences,
             issued_at: u64::try_from(now).unwrap_or(0),
             expires_at: u64::try_from(expires_at).unwrap_or(0),
@@ -112,11 +130,19 @@ impl Inner {
         let key = self.view()?.jwt().map_err(AuthorityError::from)?;
         let token = jwt_svid::sign(&key, &terms).map_err(AuthorityError::from)?;
         let mut entry = Entry::new(now, Event::JwtIssued, actor)
-            .about(holder.id.as_str(), class.as_str())
-            .because(&format!("for {}", audiences.join(", ")));
+            .about(id.as_str(), PeerClass::Workload.as_str())
+            .because(&words);
         entry.not_after = Some(expires_at);
         writer.record(entry).await?;
         writer.commit().await?;
-        Ok(JwtSvid { token, spiffe_id: holder.id, issued_at: now, expires_at })
+        Ok(JwtSvid { token, spiffe_id: id, issued_at: now, expires_at })
+    }
+
+    /// Counts one that was signed, and says so.
+    pub(crate) fn jwt_issued(&self, svid: &JwtSvid, audiences: &[String]) {
+        self.metrics.issued.with_label_values(&["jwt-svid", PeerClass::Workload.as_str()]).inc();
+        tracing::info!(
+            target: "signet::ca", id = %svid.spiffe_id, ?audiences, expires_at = svid.expires_at, "signed a JWT-SVID"
+        );
     }
 }

@@ -49,6 +49,7 @@ mod rotation;
 mod seal;
 mod store;
 mod vault;
+mod vouched;
 mod workload;
 
 pub use attested::{Attested, Instance};
@@ -87,6 +88,7 @@ pub use store::{
     Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
     Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };
+pub use vouched::{Judge, Vouched};
 
 /// For the fuzzer alone.
 #[cfg(feature = "fuzzing")]

@@ -71,6 +71,8 @@ pub(crate) enum Holder {
     Lineage([u8; 16]),
     Instance([u8; 32]),
     Identity([u8; 32]),
+    /// One identity as vouched for by one agent.
+    Vouched([u8; 32]),
 }
 
 impl Holder {
@@ -80,6 +82,14 @@ impl Holder {
 
     pub(crate) fn identity(id: &SpiffeId) -> Holder {
         Holder::Identity(sha256(id.as_str().as_bytes()))
+    }
+
+    pub(crate) fn vouched(agent: &Tie, id: &SpiffeId) -> Holder {
+        let agent = match agent {
+            Tie::Lineage(lineage) => lineage.id.to_vec(),
+            Tie::Instance(instance) => instance.pod_uid.clone().into_bytes(),
+        };
+        Holder::Vouched(sha256(&[&agent, id.as_str().as_bytes()].join(&0)))
     }
 
     pub(crate) fn of(tie: &Tie) -> Holder {
@@ -94,6 +104,10 @@ impl Holder {
 pub(crate) const HOLDER_PER_MINUTE: u32 = 30;
 /// All replicas of a workload share its identity: a thousand of them start within a minute.
 pub(crate) const IDENTITY_PER_MINUTE: u32 = 1_200;
+/// All processes of a host have their certificates from one agent, each with a key of its own.
+pub(crate) const AGENT_PER_MINUTE: u32 = 600;
+/// Of those, the processes of one identity: a service and its workers; what starts a process per request reuses nothing.
+const VOUCHED_PER_MINUTE: u32 = 120;
 /// A sidecar keeps a JWT-SVID for half of its life: so many audiences can be asked for anew each minute.
 pub(crate) const JWT_SVIDS_PER_MINUTE: u32 = 600;
 /// Holders told apart within a minute. Only who was authenticated is counted, so that the table is full of
@@ -139,6 +153,7 @@ impl Signing {
                 <= match holder {
                     Holder::Lineage(_) | Holder::Instance(_) => self.allowed,
                     Holder::Identity(_) => IDENTITY_PER_MINUTE,
+                    Holder::Vouched(_) => VOUCHED_PER_MINUTE,
                 };
         }
         admitted

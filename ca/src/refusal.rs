@@ -47,7 +47,7 @@ pub enum Refusal {
     NotRegistered,
     /// The name belongs to the control plane.
     Reserved,
-    /// Join tokens are for sidecars and gateways.
+    /// Join tokens are for sidecars, gateways and agents.
     ClassNotAllowed,
     /// The identity is of another trust domain.
     TrustDomain,
@@ -119,6 +119,12 @@ pub enum Refusal {
     WorkloadApiOff,
     /// Only a sidecar or a gateway asks for its app; an app asks for nobody.
     NotAProxy,
+    /// Only an agent vouches for processes.
+    NotAnAgent,
+    /// No Registration of that name names this agent.
+    NotItsProcess,
+    /// The process is not as the Registration wants it.
+    ProcessFacts,
     /// A JWT-SVID was asked for somebody else.
     NotTheCaller,
     /// The audiences of a JWT-SVID are none, too many or too long.
@@ -202,6 +208,9 @@ impl Refusal {
             Refusal::RootOnItsWay => "root-on-its-way",
             Refusal::WorkloadApiOff => "workload-api-off",
             Refusal::NotAProxy => "not-a-proxy",
+            Refusal::NotAnAgent => "not-an-agent",
+            Refusal::NotItsProcess => "not-its-process",
+            Refusal::ProcessFacts => "process-facts",
             Refusal::NotTheCaller => "not-the-caller",
             Refusal::Audience => "audience",
         }
@@ -240,7 +249,9 @@ impl Refusal {
             }
             Refusal::NotRegistered => "the registry has no workload with this identity and class",
             Refusal::Reserved => "the identity is reserved for the control plane",
-            Refusal::ClassNotAllowed => "join tokens are made for the classes sidecar and gateway only",
+            Refusal::ClassNotAllowed => {
+                "join tokens are made for the classes sidecar, gateway and agent only"
+            }
             Refusal::TrustDomain => "the identity is not of this trust domain",
             Refusal::IdentityShape => {
                 "the identity is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
@@ -320,6 +331,13 @@ impl Refusal {
             Refusal::WorkloadApiOff => {
                 "the registry's Workload does not opt in: `workloadApi: true` lets its app have certificates and tokens"
             }
+            Refusal::NotAnAgent => "the caller is no agent: only an agent vouches for processes of its host",
+            Refusal::NotItsProcess => {
+                "the registry has no Registration of that name whose `unix.agents` names this agent"
+            }
+            Refusal::ProcessFacts => {
+                "what the agent says of the process is not what its Registration asks for, or cannot be read"
+            }
             Refusal::NotAProxy => "the caller is neither a sidecar nor a gateway: an app asks its sidecar",
             Refusal::NotTheCaller => "a JWT-SVID is issued for the caller's own identity only",
             Refusal::Audience => {
@@ -386,6 +404,9 @@ impl Refusal {
             | Refusal::ParentReused
             | Refusal::WorkloadApiOff
             | Refusal::NotAProxy
+            | Refusal::NotAnAgent
+            | Refusal::NotItsProcess
+            | Refusal::ProcessFacts
             | Refusal::NotTheCaller => Outward::Denied,
         }
     }

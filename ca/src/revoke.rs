@@ -121,13 +121,23 @@ impl Authority {
             }
             // The last second of its validity still counts.
             .map(|end| end.max(now).saturating_add(1));
+            // What an agent vouched for goes with it, whatever its own name.
+            let vouched = writer.vouched_for(&what, now).await?;
+            for (serial, not_after) in &vouched {
+                let row = RevocationRow {
+                    kind: RevocationKind::Serial,
+                    value: serial.clone(),
+                    expires_at: Some(not_after.saturating_add(1)),
+                };
+                writer.insert_revocation(&row, &reason, now).await?;
+            }
             writer.insert_revocation(&RevocationRow { kind, value, expires_at }, &reason, now).await?;
             let sequence = writer.mark_revocations(now).await?;
             let entry = Entry::new(now, Event::Revoked, &actor).because(&reason);
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
             inner.metrics.revoked.with_label_values(&[kind.as_str()]).inc();
-            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, "revoked");
+            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, vouched_for = vouched.len(), "revoked");
             inner.publish_revocations(now).await?;
             Ok(sequence)
         })

@@ -22,7 +22,7 @@ use crate::{recover, roots, rotation};
 pub(crate) struct Join {
     /// The identity that the token is for, spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>.
     spiffe_id: String,
-    /// sidecar or gateway
+    /// sidecar, gateway or agent
     #[arg(long, default_value = "sidecar")]
     class: String,
     /// Seconds until the token ends.

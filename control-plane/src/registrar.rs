@@ -83,6 +83,7 @@ pub fn peer_class(class: WorkloadClass) -> PeerClass {
     match class {
         WorkloadClass::Sidecar => PeerClass::Sidecar,
         WorkloadClass::Gateway => PeerClass::Gateway,
+        WorkloadClass::Agent => PeerClass::Agent,
     }
 }
 

@@ -501,11 +501,13 @@ fn stranger_routes(
 fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     let renew = v1::identity_server::IdentityServer::new(peers.clone())
         .max_decoding_message_size(identity::MAX_MESSAGE);
+    let processes = v1::processes_server::ProcessesServer::new(peers.clone())
+        .max_decoding_message_size(identity::MAX_MESSAGE);
     let tokens = v1::tokens_server::TokensServer::new(peers).max_decoding_message_size(identity::MAX_MESSAGE);
     let delivery = v1::delivery_server::DeliveryServer::new(delivery)
         .max_decoding_message_size(stream::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
+    Routes::new(renew).add_service(tokens).add_service(processes).add_service(delivery).prepare()
 }
 
 /// For both doors: each service behind the guard that asks who may.

@@ -29,7 +29,7 @@ pub use workload::{SocketMode, WorkloadApi};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
-    /// Sidecar beside one workload, or gateway at the edge.
+    /// Sidecar beside one workload, gateway at the edge, or agent of a host.
     pub role: Role,
     /// How this process becomes somebody.
     pub identity: IdentityConfig,
@@ -78,6 +78,8 @@ pub enum Role {
     Sidecar,
     /// At the edge.
     Gateway,
+    /// For the processes of a host.
+    Agent,
 }
 
 /// By what this process proves itself: one of the two.
@@ -356,10 +358,10 @@ impl Config {
                     "none".to_owned(),
                 );
             }
-            (Role::Sidecar, Some(_)) => {
+            (Role::Sidecar | Role::Agent, Some(_)) => {
                 return wrong(
                     "gateway".to_owned(),
-                    "no gateway section with role: sidecar",
+                    "a gateway section with role: gateway only",
                     "one (set role: gateway, or remove it)".to_owned(),
                 );
             }
@@ -368,15 +370,28 @@ impl Config {
             }
             _ => {}
         }
-        if self.role == Role::Gateway {
-            // A gateway has no app: whatever is listed here would never be used, or would be a second door.
+        if self.role == Role::Agent {
+            if self.workload_api.is_none() {
+                return wrong("workloadApi".to_owned(), "a socket with role: agent", "none".to_owned());
+            }
+            if self.identity.join_bundle.is_none() {
+                return wrong("identity".to_owned(), "joinBundle with role: agent", "kubernetes".to_owned());
+            }
+        }
+        if self.role != Role::Sidecar {
+            // It has no app of its own: whatever is listed here would never be used, or would be a second door.
             for (field, used) in [
                 ("inbound", !self.inbound.is_empty()),
                 ("outbound", !self.outbound.is_empty()),
                 ("transparent", self.transparent.is_some()),
             ] {
                 if used {
-                    return wrong(field.to_owned(), "none with role: gateway", "some".to_owned());
+                    let expected = if self.role == Role::Gateway {
+                        "none with role: gateway"
+                    } else {
+                        "none with role: agent"
+                    };
+                    return wrong(field.to_owned(), expected, "some".to_owned());
                 }
             }
         }

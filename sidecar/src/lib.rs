@@ -1,4 +1,4 @@
-//! The sidecar: one process beside each workload, or at the edge as a gateway.
+//! The sidecar: one process beside each workload, at the edge as a gateway, or on a host as its agent.
 //!
 //! ```text
 //!  sidecar.yaml ─ config          join ─ identity ──► credentials ─┐
@@ -11,6 +11,7 @@
 //! * [`identity`]: the first certificate and its renewal; [`credentials`]: what is in force now.
 //! * [`control`]: the delivery stream; [`publish`]: from what was delivered to what the data plane reads.
 //! * [`workload`]: the app's own certificate and tokens, where it may have some.
+//! * [`agent`]: certificates and tokens for the processes of a host, in the role `agent`.
 //! * [`gateway`]: the edge's configuration and its right to mint.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
 //! * [`run`]: the process from start to drain.
@@ -23,6 +24,7 @@
 //! configuration is refused; 3 the join token is refused; 4 a second signal cut the drain short.
 
 pub mod admin;
+pub mod agent;
 pub mod backoff;
 pub mod candidate;
 pub mod clock;

@@ -23,7 +23,7 @@ pub static malloc_conf: &[u8; 73] =
 const AFTER: &str = "Exit codes: 0 drained; 1 failed; 2 command line or configuration refused; \
                      3 join token refused; 4 a second signal cut the drain short.";
 
-/// Signet's data plane: a sidecar beside one workload, or a gateway.
+/// Signet's data plane: a sidecar beside one workload, a gateway, or the agent of a host.
 #[derive(Parser)]
 #[command(name = "signet-sidecar", version, after_help = AFTER)]
 struct Arguments {

@@ -13,6 +13,7 @@ use signet_token::{Issuers, TokenRoots};
 use signet_workload::JwtBundle;
 use tokio::sync::watch;
 
+use crate::agent::entries;
 use crate::control::convert::{Inbound, Item, Mesh};
 use crate::control::delivery::{Changed, Deliveries};
 use crate::credentials::Credentials;
@@ -74,7 +75,13 @@ impl Publisher {
 
     /// The stream is open and has told everything that it had: what is published is as new as it can be.
     pub fn is_live(&self) {
+        self.shut_out(false);
         self.state.freshness.live();
+    }
+
+    /// Whether the control plane sent us away, and not just nobody answers.
+    pub fn shut_out(&self, is: bool) {
+        self.workload.send_if_modified(|news| std::mem::replace(&mut news.shut_out, is) != is);
     }
 
     /// Nothing was heard after this second of the epoch.
@@ -132,6 +139,13 @@ impl Publisher {
         let granted = matches!(deliveries.get("workload"), Some(Item::Workload));
         self.workload.send_if_modified(|news| {
             let mut next = News { granted: Some(granted), ..news.clone() };
+            if changed.processes {
+                let entries = match deliveries.get("processes") {
+                    Some(Item::Processes(delivered)) => entries::read(delivered, self.credentials.domain()),
+                    _ => Vec::new(),
+                };
+                next.processes = Some(Arc::new(entries));
+            }
             if changed.bundles {
                 let bundles = deliveries.items().filter_map(|item| match item {
                     Item::Bundle(delivered) if !delivered.jwt_keys.is_empty() => Some(delivered),

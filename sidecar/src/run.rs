@@ -20,9 +20,11 @@ use signet_proxy::decision::DecisionSink;
 use signet_proxy::listener::{Bind, Kind, ListenerSpec};
 use signet_proxy::state::{App as AppSocket, AppAddress as ProxyApp, State};
 use signet_proxy::{Limits, Proxy, Running, Shared, StartError};
+use signet_workload::{Bounds, Provider};
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
+use crate::agent::{self, Agent};
 use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
@@ -163,7 +165,7 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
 
     // Bound now, so that a mistake is found before the token is used; whoever connects early waits.
     let workload = config.workload_api.as_ref().map(|api| {
-        let bound = signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits());
+        let bound = signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits(config.role));
         addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
         bound.map(|listener| (listener, api.allowed_uids.clone()))
     });
@@ -193,16 +195,21 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
     let publisher = Arc::new(Publisher::new(state.clone(), credentials.clone(), identity.clone(), resource));
     if let Some((listener, uids)) = workload {
         let news = publisher.watch_workload();
-        let app = App::new(plane.clone(), credentials.clone(), metrics.clone(), news);
+        let provider: Arc<dyn Provider> = if config.role == Role::Agent {
+            Agent::new(plane.clone(), credentials.clone(), metrics.clone(), news, &registry)?
+        } else {
+            let app = App::new(plane.clone(), credentials.clone(), metrics.clone(), news);
+            tasks.spawn(app.clone().keep());
+            app
+        };
         let listen = signet_workload::Listen {
-            provider: app.clone(),
+            provider,
             clock: Arc::new(SystemClock),
             metrics: signet_workload::Metrics::new(&registry)?,
             uids,
-            bounds: signet_workload::Bounds::default(),
+            bounds: if config.role == Role::Agent { agent::BOUNDS } else { Bounds::default() },
             shutdown: shutdown.clone(),
         };
-        tasks.spawn(app.keep());
         // Ends with the drain, which is no failure.
         tokio::spawn(signet_workload::listen(listener, listen));
     }
@@ -233,7 +240,7 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
     }
     let edge = match config.role {
         Role::Gateway => Some(Arc::new(Edge::new(shared.clone(), Arc::new(SystemClock), &registry)?)),
-        Role::Sidecar => None,
+        Role::Sidecar | Role::Agent => None,
     };
     let proxy = Proxy { shared, edge, workers: workers(&config) };
     let running = start(proxy, names, listeners, &mut addresses)?;
@@ -327,6 +334,7 @@ fn workers(config: &Config) -> usize {
     config.workers.unwrap_or(match config.role {
         Role::Sidecar => available.min(2),
         Role::Gateway => available,
+        Role::Agent => 1,
     })
 }
 

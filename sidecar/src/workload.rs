@@ -8,8 +8,8 @@
 //!
 //! One app, one identity: every caller of a sidecar's socket gets the same ([`Provider`]).
 
-mod leaf;
-mod tokens;
+pub(crate) mod leaf;
+pub(crate) mod tokens;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use signet_workload::{Bundles, Caller, Identity, JwtBundle, JwtSvid, Provider, R
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agent::entries::Entry;
 use crate::backoff::{Backoff, chance, renew_in};
 use crate::clock::{self, rfc3339};
 use crate::control::plane::ControlPlane;
@@ -40,6 +41,11 @@ pub struct News {
     pub granted: Option<bool>,
     /// Whose JWT-SVIDs can be verified, and with what.
     pub jwt: Arc<BTreeMap<TrustDomain, JwtBundle>>,
+    /// What an agent may vouch for; `None` before the first delivery, and for whoever is no agent.
+    pub processes: Option<Arc<Vec<Entry>>>,
+    /// The control plane sent us away, as somebody who is revoked or not registered any more. It says so at the end of a
+    /// stream: news of our own revocation does not reach us any more.
+    pub shut_out: bool,
 }
 
 /// See the module's story.
@@ -228,7 +234,10 @@ impl Provider for App {
         if wanted.is_some_and(|wanted| wanted != own) {
             return Err(Refused::Denied("the SPIFFE ID is another's".to_owned()));
         }
-        let token = self.tokens.get(&self.plane, &own, audiences).await;
+        let token = self
+            .tokens
+            .get(&own, audiences, async |audiences| tokens::of_our_own(&self.plane, &own, audiences).await)
+            .await;
         self.metrics.workload_issued("jwt-svid", token.is_ok());
         Ok(vec![token?])
     }

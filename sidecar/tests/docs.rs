@@ -43,6 +43,7 @@ fn every_example_of_a_sidecar_and_its_join_bundle_is_taken() {
         .collect();
     assert!(parsed.iter().any(|config| config.role == Role::Sidecar));
     assert!(parsed.iter().any(|config| config.role == Role::Gateway));
+    assert!(parsed.iter().any(|config| config.role == Role::Agent));
 
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("join.json");
@@ -131,6 +132,7 @@ fn every_metric_of_the_data_plane_has_its_row() {
         include_str!("../proxy/src/metrics.rs"),
         include_str!("../gateway/src/events.rs"),
         include_str!("../src/metrics.rs"),
+        include_str!("../src/agent.rs"),
         include_str!("../workload/src/metrics.rs"),
     ] {
         let quoted = source.split('"').filter(|text| text.starts_with("signet_"));

@@ -12,7 +12,7 @@ use support::{Act, Plane, Sidecar};
 use tokio::sync::watch;
 use tonic::Status;
 
-const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: None };
+const CALLER: Caller = Caller { uid: 1000, gid: 1000, pid: None, connection: 1 };
 
 async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing happened in time")

@@ -1,5 +1,6 @@
 //! A whole mesh of real processes, seen from outside: each module is one of the things it promises.
 
+mod agent;
 mod bootstrap;
 mod context;
 mod delivery;

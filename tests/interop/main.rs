@@ -1,5 +1,6 @@
 //! Clients, servers and verifiers that others wrote, against the mesh.
 
+mod agent;
 mod certificates;
 mod envoy;
 mod federation;

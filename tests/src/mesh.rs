@@ -67,6 +67,11 @@ impl Sidecar {
         Self { class: "gateway", ..Self::new(workload, config) }
     }
 
+    /// The agent of a host, with a socket for its processes.
+    pub fn agent(workload: &str) -> Self {
+        Self { class: "agent", workload_api: true, ..Self::new(workload, "") }
+    }
+
     pub fn spiffe_id(&self) -> String {
         self.spiffe_id_in(TRUST_DOMAIN)
     }
@@ -160,7 +165,7 @@ impl MeshBuilder {
             self.default_action
         )];
         documents.extend(self.sidecars.iter().map(|it| {
-            let opts_in = if it.workload_api { ", workloadApi: true" } else { "" };
+            let opts_in = if it.workload_api && it.class != "agent" { ", workloadApi: true" } else { "" };
             format!(
                 "kind: Workload\nmetadata: {{namespace: {}, name: {}}}\nspec: {{class: {}{opts_in}}}\n",
                 it.namespace, it.name, it.class

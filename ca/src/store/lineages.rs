@@ -3,6 +3,7 @@
 use super::mac::{Column, optional_number};
 use super::sql::query;
 use super::{StoreError, Writer, fixed, tokens};
+use crate::revoke::Revocation;
 
 const TABLE: &str = "lineages";
 
@@ -111,6 +112,37 @@ impl Writer {
             }
         }
         Ok(ended)
+    }
+
+    /// What agents vouched for that this revokes, as far as it is still valid: serial and end of each certificate.
+    pub(crate) async fn vouched_for(
+        &mut self,
+        revoked: &Revocation,
+        now: i64,
+    ) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
+        let (whose, value) = match revoked {
+            Revocation::Identity(agent) => ("lineages.spiffe_id = $2", agent.as_str().as_bytes().to_vec()),
+            Revocation::Serial(serial) => (
+                "lineages.id = (SELECT lineage FROM svids WHERE serial = $2 AND class = 'agent')",
+                serial.as_bytes().to_vec(),
+            ),
+            Revocation::Key(key) => (
+                "lineages.id = (SELECT lineage FROM svids WHERE key_hash = $2 AND class = 'agent')",
+                key.as_bytes().to_vec(),
+            ),
+            Revocation::Delegation(_) => return Ok(Vec::new()),
+        };
+        let text = format!(
+            "SELECT svids.serial, svids.not_after FROM svids JOIN lineages ON lineages.id = svids.lineage \
+             WHERE lineages.class = 'agent' AND svids.class = 'workload' AND svids.not_after >= $1 AND {whose}"
+        );
+        let asked = query(sqlx::AssertSqlSafe(text)).bind(now);
+        let asked = match revoked {
+            Revocation::Identity(agent) => asked.bind(agent.as_str().to_owned()),
+            _ => asked.bind(value),
+        };
+        let found = asked.fetch_all(self.tx()).await?;
+        found.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }
 

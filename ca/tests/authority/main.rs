@@ -25,6 +25,7 @@ mod softhsm;
 mod sqlite_file;
 mod store;
 mod verifiers;
+mod vouched;
 mod workload;
 
 use harness::*;

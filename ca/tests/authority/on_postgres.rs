@@ -20,6 +20,7 @@ mod rotation;
 mod server;
 mod sharing;
 mod store;
+mod vouched;
 
 use harness::*;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use signet_identity::{PeerClass, TrustDomain};
-use signet_model::{Effect, MeshPolicy, Registry, UserContext, WorkloadId, WorkloadPattern};
+use signet_model::{Effect, MeshPolicy, Registry, UserContext, WorkloadClass, WorkloadId, WorkloadPattern};
 use signet_proto::v1::{self, resource::Body};
 
 use super::convert;
@@ -107,6 +107,8 @@ pub struct Catalog {
     /// Whose apps may have certificates of their own, and how it is said.
     apps: BTreeSet<WorkloadId>,
     app: Arc<Versioned>,
+    /// What each agent may vouch for, by the agent.
+    processes: BTreeMap<WorkloadId, Arc<Versioned>>,
 }
 
 #[derive(Debug)]
@@ -207,7 +209,15 @@ impl Catalog {
         let apps = registry.workloads().filter(|workload| workload.spec.workload_api);
         let apps = apps.map(|workload| workload.name.workload()).collect();
         let app = versioned("workload".into(), Body::Workload(v1::WorkloadApi {}));
-        Self { common, issuers, services, by_address, federated, gateways, apps, app }
+        let agents = registry.workloads().filter(|workload| workload.spec.class == WorkloadClass::Agent);
+        let processes = agents
+            .map(|agent| {
+                let agent = agent.name.workload();
+                let body = Body::Processes(convert::processes(registry, &agent));
+                (agent, versioned("processes".into(), body))
+            })
+            .collect();
+        Self { common, issuers, services, by_address, federated, gateways, apps, app, processes }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -219,6 +229,11 @@ impl Catalog {
         }
         if self.apps.contains(peer) {
             granted.add(&self.app);
+        }
+        if class == PeerClass::Agent
+            && let Some(processes) = self.processes.get(peer)
+        {
+            granted.add(processes);
         }
         for name in &asked.dials {
             match self.services.get(name) {

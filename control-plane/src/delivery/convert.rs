@@ -2,7 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    Issuer, MeshPolicy, OnExpiry, Protocol, Registry, Service, ServicePort, UserContext, WorkloadId,
+    Issuer, MeshPolicy, OnExpiry, ProcessSelector, Protocol, Registration, Registry, Service, ServicePort,
+    UserContext, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks};
@@ -10,6 +11,16 @@ use signet_token::{Jwk, Jwks};
 use crate::federation::held::Held;
 use crate::issuers::KeyState;
 use crate::world::AuthorityState;
+
+/// What this agent may vouch for. It learns of no other agent.
+pub(super) fn processes(registry: &Registry, agent: &WorkloadId) -> v1::ProcessEntries {
+    let entry = |(entry, processes): (&Registration, &ProcessSelector)| {
+        let mut own = entry.clone();
+        own.spec.unix = Some(ProcessSelector { agents: vec![agent.clone()], ..processes.clone() });
+        v1::ProcessEntry { name: entry.name.to_string(), json: own.canonical_json() }
+    };
+    v1::ProcessEntries { entries: registry.vouched_by(agent).map(entry).collect() }
+}
 
 pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -> v1::Mesh {
     let spec = &registry.mesh().spec;

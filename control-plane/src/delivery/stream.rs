@@ -65,9 +65,9 @@ impl v1::delivery_server::Delivery for Delivery {
     ) -> Result<Response<Self::StreamStream>, Status> {
         let caller = crate::services::caller(&request)?;
         let refuse = |reason: &str| self.metrics.refusals.with_label_values(&["stream", reason]).inc();
-        if !matches!(caller.peer.class(), PeerClass::Sidecar | PeerClass::Gateway) {
+        if !matches!(caller.peer.class(), PeerClass::Sidecar | PeerClass::Gateway | PeerClass::Agent) {
             refuse("class");
-            return Err(Status::permission_denied("delivery is for the classes sidecar and gateway"));
+            return Err(Status::permission_denied("delivery is for the classes sidecar, gateway and agent"));
         }
         // Every identity that the authority issues has this shape; a federated one may not.
         let Some(workload) = WorkloadId::of(caller.peer.id(), caller.peer.id().trust_domain()) else {

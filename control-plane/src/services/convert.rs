@@ -1,6 +1,6 @@
 //! Between the authority's words and the protocol's.
 
-use signet_ca::{AuthorityError, Issued, Outward, Record, Refusal, StoreError};
+use signet_ca::{AuthorityError, Issued, JwtSvid, Outward, Record, Refusal, StoreError};
 use signet_proto::v1;
 use tonic::{Code, Status};
 
@@ -35,6 +35,16 @@ pub(crate) fn denied(denied: &Denied) -> Status {
             Status::unauthenticated("the evidence is not accepted")
         }
         _ => status(error),
+    }
+}
+
+/// A token as it travels.
+pub(crate) fn jwt_svid(svid: JwtSvid) -> v1::IssuedJwtSvid {
+    v1::IssuedJwtSvid {
+        token: svid.token,
+        spiffe_id: svid.spiffe_id.to_string(),
+        issued_at: svid.issued_at,
+        expires_at: svid.expires_at,
     }
 }
 

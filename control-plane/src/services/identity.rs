@@ -96,12 +96,7 @@ impl v1::identity_server::Identity for Peers {
             .sign_jwt_svid(leaf, audiences, wanted, self.registrar.clone())
             .await
             .map_err(|error| convert::status(&error))?;
-        Ok(Response::new(v1::IssuedJwtSvid {
-            token: svid.token,
-            spiffe_id: svid.spiffe_id.to_string(),
-            issued_at: svid.issued_at,
-            expires_at: svid.expires_at,
-        }))
+        Ok(Response::new(convert::jwt_svid(svid)))
     }
 }
 
@@ -154,7 +149,7 @@ impl v1::tokens_server::Tokens for Peers {
 }
 
 impl Peers {
-    fn answer(&self, issued: &signet_ca::Issued) -> v1::IssuedSvid {
+    pub(super) fn answer(&self, issued: &signet_ca::Issued) -> v1::IssuedSvid {
         let revocations = self.authority.revocations().borrow().clone();
         convert::issued(issued, &AuthorityState::of(&self.authority, revocations))
     }

@@ -8,6 +8,7 @@ pub mod federation;
 pub mod identity;
 pub mod operator;
 pub mod people;
+pub mod process;
 pub mod recovery;
 pub mod roots;
 pub mod rotation;

@@ -12,6 +12,7 @@ mod keys;
 mod kubernetes;
 mod operator;
 mod operators;
+mod processes;
 mod roots;
 #[path = "../../../ca/tests/support/softhsm.rs"]
 mod softhsm;

@@ -10,7 +10,8 @@ use crate::registry::{Options, Origin, Registry};
 use signet_identity::TrustDomain;
 
 use crate::{
-    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Registration, Service, WorkloadClass, WorkloadId,
+    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, ProcessSelector, Registration, Service,
+    WorkloadClass, WorkloadId,
 };
 
 /// Accounts with this prefix in the system namespace belong to Signet itself.
@@ -328,7 +329,7 @@ impl Check<'_> {
     fn registrations(&mut self) {
         let mut earlier: Vec<&Registration> = Vec::new();
         for entry in self.registry.registrations() {
-            let (id, pods) = (&entry.spec.identity, &entry.spec.kubernetes);
+            let id = &entry.spec.identity;
             if self.is_reserved(id) {
                 self.add(&self.origins.registrations, &entry.name, "spec.identity", reserved(id));
             } else if self.registry.workload(id).is_none() {
@@ -338,6 +339,10 @@ impl Check<'_> {
                 );
                 self.add(&self.origins.registrations, &entry.name, "spec.identity", reason);
             }
+            if let Some(processes) = &entry.spec.unix {
+                self.processes(entry, processes);
+            }
+            let Some(pods) = &entry.spec.kubernetes else { continue };
             if pods.namespace == self.options.system_namespace {
                 let reason = format!(
                     "expected a namespace other than the control plane's own, got `{}`: its pods get no identity \
@@ -346,7 +351,10 @@ impl Check<'_> {
                 );
                 self.add(&self.origins.registrations, &entry.name, "spec.kubernetes.namespace", reason);
             }
-            if let Some(other) = earlier.iter().find(|other| pods.ties_with(&other.spec.kubernetes)) {
+            if let Some(other) = earlier
+                .iter()
+                .find(|other| other.spec.kubernetes.as_ref().is_some_and(|other| pods.ties_with(other)))
+            {
                 let reason = format!(
                     "expected pods that no other Registration takes as closely, but a pod could be meant by this \
                      one and by `{}`: ask for one more label here or there",
@@ -355,6 +363,32 @@ impl Check<'_> {
                 self.add(&self.origins.registrations, &entry.name, "spec.kubernetes", reason);
             }
             earlier.push(entry);
+        }
+    }
+
+    /// What an entry for processes needs beside itself: agents that are agents, an identity that apps may hold.
+    fn processes(&mut self, entry: &Registration, processes: &ProcessSelector) {
+        for (index, agent) in processes.agents.iter().enumerate() {
+            let class = self.registry.workload(agent).map(|listed| listed.spec.class);
+            if class != Some(WorkloadClass::Agent) {
+                let reason = format!(
+                    "expected an agent, got `{agent}`: add a Workload `{}` of class agent in namespace `{}`",
+                    agent.account, agent.namespace
+                );
+                self.add(
+                    &self.origins.registrations,
+                    &entry.name,
+                    format!("spec.unix.agents[{index}]"),
+                    reason,
+                );
+            }
+        }
+        let id = &entry.spec.identity;
+        if self.registry.workload(id).is_some_and(|listed| !listed.spec.workload_api) {
+            let reason = format!(
+                "expected an identity that apps may hold, got `{id}`: set `workloadApi: true` in its Workload"
+            );
+            self.add(&self.origins.registrations, &entry.name, "spec.identity", reason);
         }
     }
 

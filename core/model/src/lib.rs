@@ -48,6 +48,7 @@ pub use resources::policy::{
     ClaimMatch, ContextKind, CredentialKind, Effect, FromMatch, IfAbsent, MeshPolicy, Mode, PolicySpec,
     PolicyTarget, ToMatch, UserMatch,
 };
+pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
 pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
 pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
@@ -58,4 +59,5 @@ pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
 pub use text::period::Period;
 pub use text::port::Port;
+pub use text::unix::{AccountName, BinaryPath, Sha256};
 pub use text::{Invalid, address::HostAddress};

@@ -12,8 +12,8 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service,
-    Workload, WorkloadId,
+    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector,
+    Registration, Service, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -150,14 +150,27 @@ impl Registry {
         labels: &BTreeMap<String, String>,
     ) -> Option<&Registration> {
         self.registrations()
-            .filter(|entry| entry.spec.kubernetes.is_of(account) && entry.spec.kubernetes.takes(labels))
-            .max_by_key(|entry| entry.spec.kubernetes.specificity())
+            .filter_map(|entry| entry.spec.kubernetes.as_ref().map(|pods| (entry, pods)))
+            .filter(|(_, pods)| pods.is_of(account) && pods.takes(labels))
+            .max_by_key(|(_, pods)| pods.specificity())
+            .map(|(entry, _)| entry)
     }
 
     /// Whether who a pod of this account is may depend on its labels.
     pub fn needs_labels(&self, account: &WorkloadId) -> bool {
         self.registrations()
-            .any(|entry| entry.spec.kubernetes.is_of(account) && entry.spec.kubernetes.specificity() > 0)
+            .filter_map(|entry| entry.spec.kubernetes.as_ref())
+            .any(|pods| pods.is_of(account) && pods.specificity() > 0)
+    }
+
+    /// The registrations by which this agent may vouch for processes of its host.
+    pub fn vouched_by<'a>(
+        &'a self,
+        agent: &'a WorkloadId,
+    ) -> impl Iterator<Item = (&'a Registration, &'a ProcessSelector)> {
+        self.registrations()
+            .filter_map(|entry| entry.spec.unix.as_ref().map(|processes| (entry, processes)))
+            .filter(move |(_, processes)| processes.is_of(agent))
     }
 
     /// The workload of that identity, if it may join.

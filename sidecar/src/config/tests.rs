@@ -155,7 +155,7 @@ fn a_file_that_is_not_there_is_named() {
 fn the_workload_socket_is_off_by_default_and_open_only_as_far_as_it_says() {
     assert!(parse(SIDECAR).unwrap().workload_api.is_none());
     let with = |rest: &str| parse(&format!("{SIDECAR}workloadApi: {{socket: /run/w.sock{rest}}}\n"));
-    let mode = |rest: &str| with(rest).unwrap().workload_api.unwrap().mode_bits();
+    let mode = |rest: &str| with(rest).unwrap().workload_api.unwrap().mode_bits(Role::Sidecar);
     assert_eq!(mode(""), 0o600);
     assert_eq!(mode(", mode: '0660'"), 0o660);
     assert_eq!(mode(", allowedUids: [1000]"), 0o666);
@@ -164,4 +164,30 @@ fn the_workload_socket_is_off_by_default_and_open_only_as_far_as_it_says() {
     assert!(with(", allowedUids: []").unwrap_err().contains("workloadApi.allowedUids"));
     refused(&format!("{SIDECAR}workloadApi: {{socket: w.sock}}\n"), &["workloadApi.socket"]);
     refused(&format!("{SIDECAR}workloadApi: {{socket: /run/signet/admin.sock}}\n"), &["workloadApi.socket"]);
+}
+
+#[test]
+fn an_agent_has_a_socket_a_join_bundle_and_nothing_that_a_sidecar_has() {
+    let with = |rest: &str| format!("role: agent\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{rest}");
+    let socket = "workloadApi: {socket: /run/signet/w.sock}\n";
+    let config = parse(&with(socket)).unwrap();
+    // Everybody reaches it; the registry says who gets what.
+    assert_eq!(config.workload_api.unwrap().mode_bits(config.role), 0o666);
+    let closed = parse(&with("workloadApi: {socket: /w.sock, mode: '0660'}")).unwrap();
+    assert_eq!(closed.workload_api.unwrap().mode_bits(closed.role), 0o660);
+    refused(&with(""), &["workloadApi", "a socket with role: agent"]);
+    for more in [
+        "outbound: [{listen: \"127.0.0.1:0\", service: a.b, port: p}]",
+        "inbound: [{service: a.b, port: p, listen: \"127.0.0.1:0\", app: \"tcp:127.0.0.1:1\"}]",
+        "transparent: {outbound: \"127.0.0.1:0\"}",
+    ] {
+        refused(&with(&format!("{socket}{more}")), &["none with role: agent"]);
+    }
+    refused(
+        &with(&format!("{socket}gateway: {{resource: a.b, listeners: [{{listen: \"127.0.0.1:0\"}}]}}")),
+        &["gateway"],
+    );
+    let pod = "role: agent\nidentity: {kubernetes: {tokenFile: /t, rootsFile: /r, bootstrapAddress: 'a:1', meshAddress: 'a:2', \
+               controlPlane: 'spiffe://example.com/ns/signet-system/sa/signet-control-plane'}}\ndataDir: /d\n";
+    refused(&format!("{pod}{socket}"), &["joinBundle with role: agent"]);
 }

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Role;
+
 /// The workload socket; there is none unless this is set.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadApi {
     /// Its path.
     pub socket: PathBuf,
-    /// Who can connect at all; absent: everybody where `allowedUids` says whom to serve, otherwise our own user.
+    /// Who can connect at all; absent: everybody where `allowedUids` says whom to serve and in the role
+    /// `agent`, otherwise our own user.
     #[serde(default)]
     pub mode: Option<SocketMode>,
     /// Who is served, by the kernel's word; absent: whoever can connect.
@@ -34,8 +37,10 @@ pub enum SocketMode {
 
 impl WorkloadApi {
     /// The socket's mode as a number.
-    pub fn mode_bits(&self) -> u32 {
-        let default = if self.allowed_uids.is_some() { SocketMode::Everybody } else { SocketMode::Owner };
+    pub fn mode_bits(&self, role: Role) -> u32 {
+        // An agent tells everybody apart, and serves whom the registry names.
+        let open = self.allowed_uids.is_some() || role == Role::Agent;
+        let default = if open { SocketMode::Everybody } else { SocketMode::Owner };
         match self.mode.unwrap_or(default) {
             SocketMode::Owner => 0o600,
             SocketMode::Group => 0o660,

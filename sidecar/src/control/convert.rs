@@ -41,6 +41,8 @@ pub enum Item {
     Gateway(Arc<Gateway>),
     /// Our app may have certificates of its own.
     Workload,
+    /// What we, an agent, may vouch for.
+    Processes(v1::ProcessEntries),
 }
 
 /// Settings of the mesh.
@@ -107,6 +109,7 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
         Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
+        Body::Processes(body) => (Item::Processes(body.clone()), "processes".to_owned()),
         Body::Gateway(body) => {
             let gateway = Gateway::from_json(&body.json).map_err(|error| error.to_string())?;
             let name = format!("gateway/{}.{}", gateway.name.name, gateway.name.namespace);

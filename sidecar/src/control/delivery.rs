@@ -44,6 +44,8 @@ pub struct Changed {
     pub gateway: bool,
     /// Whether our app may have certificates of its own.
     pub workload: bool,
+    /// What an agent may vouch for.
+    pub processes: bool,
     /// Services that we dial, by `name.namespace`: new, changed or gone.
     pub services: BTreeSet<String>,
     /// Services that we serve, likewise.
@@ -71,6 +73,7 @@ impl Changed {
             _ if name == "revocations" => self.revocations = true,
             _ if name == "token-roots" => self.keys = true,
             _ if name == "workload" => self.workload = true,
+            _ if name == "processes" => self.processes = true,
             _ => {}
         }
     }

@@ -69,6 +69,11 @@ enum Ended {
 }
 
 impl Ended {
+    /// We are somebody who may not be there any more.
+    fn is_shut_out(&self) -> bool {
+        matches!(self, Ended::Status(status) if status.code() == tonic::Code::PermissionDenied)
+    }
+
     /// The other side said so, or we did: until this moment there was news.
     fn was_told(&self) -> bool {
         matches!(self, Ended::Closed | Ended::Rotated)
@@ -133,6 +138,9 @@ impl Discovery {
             // A link that went silent was given up late: what it last said may be as old as that.
             let silence = if ended.was_told() { Duration::ZERO } else { SILENCE };
             self.parts.publisher.is_cut_off(clock::now().saturating_sub(silence.as_secs() as i64));
+            if ended.is_shut_out() {
+                self.parts.publisher.shut_out(true);
+            }
             self.parts.metrics.connected.set(0);
             self.parts.status.disconnected(&ended.to_string());
             if matches!(ended, Ended::Rotated) {

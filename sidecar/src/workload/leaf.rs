@@ -17,16 +17,16 @@ use crate::control::plane::{ControlPlane, PlaneError};
 use crate::identity::{MAX_ANSWER, call, said};
 
 /// A certificate of class workload and its key.
-pub(super) struct Leaf {
-    pub(super) svid: OwnSvid,
+pub(crate) struct Leaf {
+    pub(crate) svid: OwnSvid,
     /// Seconds since the epoch, like all here.
-    pub(super) issued_at: i64,
-    pub(super) renew_at: i64,
+    pub(crate) issued_at: i64,
+    pub(crate) renew_at: i64,
 }
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LeafError {
+pub(crate) enum LeafError {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -47,18 +47,22 @@ pub(super) enum LeafError {
 
 impl LeafError {
     /// Whether the authority says no, and not just not now.
-    pub(super) fn is_denied(&self) -> bool {
+    pub(crate) fn refused(status: &tonic::Status) -> Self {
+        Self::Refused { code: status.code(), reason: said(status) }
+    }
+
+    pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Refused { code: Code::PermissionDenied, .. })
     }
 }
 
 impl Leaf {
-    pub(super) fn not_after(&self) -> i64 {
+    pub(crate) fn not_after(&self) -> i64 {
         self.svid.svid().not_after
     }
 
     /// Whether a peer of this mesh would believe it, under the roots and revocations that are in force.
-    pub(super) fn fits(&self, tls: Option<&Tls>) -> bool {
+    pub(crate) fn fits(&self, tls: Option<&Tls>) -> bool {
         tls.is_some_and(|tls| {
             tls.revoked.revokes(self.svid.svid()).is_none() && verify(self.svid.clone(), tls).is_ok()
         })
@@ -66,19 +70,27 @@ impl Leaf {
 }
 
 /// Asks for one, with a key that was made for it.
-pub(super) async fn issue(plane: &Arc<ControlPlane>, tls: Option<&Tls>) -> Result<Leaf, LeafError> {
+pub(crate) async fn issue(plane: &Arc<ControlPlane>, tls: Option<&Tls>) -> Result<Leaf, LeafError> {
     let tls = tls.ok_or(LeafError::Nobody)?;
     let candidate = Candidate::new()?;
     let (_, link) = plane.link().await?;
     let origin = link.origin();
     let mut client = IdentityClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER);
     let request = v1::IssueWorkloadRequest { csr_der: candidate.csr_der().to_vec() };
-    let issued = call(client.issue_workload(request))
-        .await
-        .map_err(|status| LeafError::Refused { code: status.code(), reason: said(&status) })?;
+    let issued = call(client.issue_workload(request)).await.map_err(|status| LeafError::refused(&status))?;
+    believe(issued, &candidate, &tls.generation.own().svid().id, tls)
+}
+
+/// Takes an answer for what it is, if it is a certificate of class workload of whom it should be.
+pub(crate) fn believe(
+    issued: v1::IssuedSvid,
+    candidate: &Candidate,
+    expected: &SpiffeId,
+    tls: &Tls,
+) -> Result<Leaf, LeafError> {
     let chain: Vec<_> = issued.chain_der.into_iter().map(CertificateDer::from).collect();
     let svid = OwnSvid::new(chain, candidate.key())?;
-    let (expected, facts) = (&tls.generation.own().svid().id, svid.svid());
+    let facts = svid.svid();
     if facts.id != *expected || facts.class != PeerClass::Workload {
         let (id, class) = (facts.id.clone(), facts.class);
         return Err(LeafError::Another { expected: expected.clone(), id, class });

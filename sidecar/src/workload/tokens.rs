@@ -27,21 +27,21 @@ struct Kept {
 
 /// See the module's story.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<Vec<String>, Kept>>);
+pub(crate) struct Tokens(Mutex<HashMap<Vec<String>, Kept>>);
 
 impl Tokens {
     /// A token for these audiences. Where the control plane cannot be reached, one that has not ended will do.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
-        plane: &Arc<ControlPlane>,
         own: &SpiffeId,
         mut audiences: Vec<String>,
+        ask: impl AsyncFnOnce(&[String]) -> Result<v1::IssuedJwtSvid, Refused>,
     ) -> Result<JwtSvid, Refused> {
         audiences.sort();
         if let Some(token) = self.kept(&audiences, |kept| kept.fresh_until) {
             return Ok(token);
         }
-        match fetch(plane, own, &audiences).await {
+        match ask(&audiences).await.and_then(|issued| believe(issued, own)) {
             Ok(kept) => {
                 let token = kept.token.clone();
                 self.keep(audiences, kept);
@@ -56,7 +56,7 @@ impl Tokens {
     }
 
     /// None of them is handed out any more.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.all().clear();
     }
 
@@ -84,22 +84,33 @@ impl Tokens {
     }
 }
 
-async fn fetch(plane: &Arc<ControlPlane>, own: &SpiffeId, audiences: &[String]) -> Result<Kept, Refused> {
-    let unavailable = |why: String| Refused::Unavailable(why);
-    let (_, link) = plane.link().await.map_err(|error| unavailable(error.to_string()))?;
+/// Asks for one of a sidecar's own identity.
+pub(crate) async fn of_our_own(
+    plane: &Arc<ControlPlane>,
+    own: &SpiffeId,
+    audiences: &[String],
+) -> Result<v1::IssuedJwtSvid, Refused> {
+    let (_, link) = plane.link().await.map_err(|error| Refused::Unavailable(error.to_string()))?;
     let origin = link.origin();
     let mut client = IdentityClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER);
     let request = v1::IssueJwtSvidRequest { audiences: audiences.to_vec(), spiffe_id: own.to_string() };
-    let issued = call(client.issue_jwt_svid(request)).await.map_err(|status| {
-        tracing::warn!(target: "signet::workload", code = ?status.code(), reason = said(&status), "no JWT-SVID for the app");
-        let why = said(&status);
-        match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated => Refused::Denied(why),
-            Code::InvalidArgument => Refused::Invalid(why),
-            Code::ResourceExhausted => Refused::Exhausted(why),
-            _ => unavailable(why),
-        }
-    })?;
+    call(client.issue_jwt_svid(request)).await.map_err(|status| refused(&status))
+}
+
+/// The authority's no, in the socket's words.
+pub(crate) fn refused(status: &tonic::Status) -> Refused {
+    let why = said(status);
+    tracing::warn!(target: "signet::workload", code = ?status.code(), reason = why, "no JWT-SVID for the app");
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => Refused::Denied(why),
+        Code::InvalidArgument => Refused::Invalid(why),
+        Code::ResourceExhausted => Refused::Exhausted(why),
+        _ => Refused::Unavailable(why),
+    }
+}
+
+fn believe(issued: v1::IssuedJwtSvid, own: &SpiffeId) -> Result<Kept, Refused> {
+    let unavailable = |why: String| Refused::Unavailable(why);
     let now = clock::now();
     if issued.spiffe_id != own.as_str() || issued.expires_at <= now {
         return Err(unavailable("the control plane's answer is another's token, or has ended".to_owned()));

@@ -97,7 +97,7 @@ impl Api {
         Ok(JwtsvidResponse { svids: svids.collect() })
     }
 
-    fn validate(
+    async fn validate(
         &self,
         connection: &Connection,
         request: &ValidateJwtsvidRequest,
@@ -105,7 +105,7 @@ impl Api {
         if request.audience.is_empty() {
             return Err(Status::invalid_argument("expected an audience"));
         }
-        let served = feed::now(&*self.provider, &connection.caller)?;
+        let served = feed::now(&*self.provider, connection).await?;
         let now = u64::try_from(self.clock.now_unix()).unwrap_or(0);
         let keys = |subject: &str| {
             let id = SpiffeId::parse(subject).ok().filter(|id| !id.is_root())?;
@@ -188,8 +188,10 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let answer =
-            Self::enter(&request).and_then(|connection| self.validate(&connection, request.get_ref()));
+        let answer = match Self::enter(&request) {
+            Ok(connection) => self.validate(&connection, request.get_ref()).await,
+            Err(status) => Err(status),
+        };
         self.counted("ValidateJWTSVID", answer)
     }
 }

@@ -97,9 +97,12 @@ impl<T> Feed<T> {
     }
 }
 
-/// What this caller may have at this moment, for a call that waits for nothing.
-pub(crate) fn now(provider: &dyn Provider, caller: &Caller) -> Result<Arc<Served>, Status> {
-    match &*provider.serve(caller).borrow() {
+/// What this caller may have, for a call that is answered once: as soon as something is known.
+pub(crate) async fn now(provider: &dyn Provider, connection: &Connection) -> Result<Arc<Served>, Status> {
+    let mut state = provider.serve(&connection.caller);
+    let known = state.wait_for(|state| !matches!(state, State::Waiting));
+    let known = tokio::time::timeout(connection.first, known).await.map_err(|_| not_yet())?;
+    match &*known.map_err(|_| not_yet())? {
         State::Served(served) => Ok(Arc::clone(served)),
         State::Refused(why) => Err(no_identity(why)),
         State::Waiting => Err(not_yet()),

@@ -8,7 +8,8 @@
 //!
 //! * [`listen`]: the socket, who may connect, how many. `serve`: one connection, with its bounds and its end.
 //! * [`provider`]: who is this caller, and what is it? Everything that is served comes from there, and changes there;
-//!   a sidecar answers the same to every caller, an agent of a host will not.
+//!   a sidecar answers the same to every caller, an agent of a host to each process what it may have.
+//! * [`process`]: the process at the other end, held so that its number can mean nobody else.
 //! * `authority`: what some gRPC libraries say of a Unix socket, made legal.
 //! * `api` and `sds`: the two protocols. `feed`: how both tell of changes, and cut whoever does not listen.
 //!
@@ -31,10 +32,12 @@ mod feed;
 pub mod listen;
 mod metrics;
 mod pem;
+pub mod process;
 pub mod provider;
 mod sds;
 mod serve;
 
 pub use listen::{Bounds, Listen, listen};
 pub use metrics::Metrics;
+pub use process::Process;
 pub use provider::{Bundles, Caller, Identity, JwtBundle, JwtSvid, Provider, Refused, Served, State};

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use crate::api::Api;
 use crate::feed::Connection;
 use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::provider::{Caller, Provider};
 use crate::sds::Sds;
 use crate::serve::{Services, serve};
@@ -43,21 +44,26 @@ pub struct Bounds {
     pub grace: Duration,
 }
 
+impl Bounds {
+    /// Of a socket that serves one app.
+    pub const DEFAULT: Self = Self {
+        connections: 256,
+        connections_of_uid: 128,
+        // Source, bundles, tokens, a stream per Envoy secret.
+        streams: 64,
+        header_list: 8 * 1024,
+        send_buffer: 64 * 1024,
+        first: Duration::from_secs(10),
+        unread: Duration::from_secs(30),
+        ping_every: Duration::from_secs(30),
+        ping_timeout: Duration::from_secs(10),
+        grace: Duration::from_secs(1),
+    };
+}
+
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            connections: 256,
-            connections_of_uid: 128,
-            // Source, bundles, tokens, a stream per Envoy secret.
-            streams: 64,
-            header_list: 8 * 1024,
-            send_buffer: 64 * 1024,
-            first: Duration::from_secs(10),
-            unread: Duration::from_secs(30),
-            ping_every: Duration::from_secs(30),
-            ping_timeout: Duration::from_secs(10),
-            grace: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -77,15 +83,18 @@ pub async fn listen(listener: UnixListener, listen: Listen) {
     let Listen { provider, clock, metrics, uids, bounds, shutdown } = listen;
     let services = Services::new(
         Api::new(provider.clone(), clock, metrics.clone()),
-        Sds::new(provider, metrics.clone()),
+        Sds::new(provider.clone(), metrics.clone()),
     );
     let permits = Arc::new(Semaphore::new(bounds.connections));
     let places = Arc::new(Places::default());
+    let apart = provider.tells_processes_apart();
+    let mut connection = 0_u64;
     loop {
         let accepted = tokio::select! {
             () = shutdown.draining() => return,
             accepted = listener.accept() => accepted.and_then(|(stream, _)| {
-                let caller = caller(&stream)?;
+                connection = connection.saturating_add(1);
+                let caller = caller(&stream, connection)?;
                 Ok((stream, caller))
             }),
         };
@@ -97,7 +106,7 @@ pub async fn listen(listener: UnixListener, listen: Listen) {
                 continue;
             }
         };
-        let Caller { uid, gid, pid } = caller;
+        let Caller { uid, gid, pid, .. } = caller;
         if uids.as_ref().is_some_and(|listed| !listed.contains(&uid)) {
             metrics.fate("uid_refused");
             tracing::warn!(target: "signet::workload", uid, gid, pid, "refused: this uid is not in workloadApi.allowedUids");
@@ -111,23 +120,50 @@ pub async fn listen(listener: UnixListener, listen: Listen) {
             metrics.fate("connection_limit");
             continue;
         };
+        let process = match apart.then(|| held(&stream, pid)).transpose() {
+            Ok(process) => process,
+            Err(error) => {
+                metrics.fate("process_unknown");
+                tracing::warn!(target: "signet::workload", uid, gid, pid, %error, "refused: this process cannot be held");
+                continue;
+            }
+        };
         metrics.fate("accepted");
         tracing::info!(target: "signet::workload", uid, gid, pid, "an app connected");
+        provider.greet(&caller, process);
+        let guest = Guest { provider: provider.clone(), caller };
         let (services, shutdown, metrics) = (services.clone(), shutdown.clone(), metrics.clone());
         tokio::spawn(async move {
             metrics.open.inc();
             let connection = Connection::new(caller, &bounds);
             serve(stream, services, connection, bounds, shutdown.draining()).await;
             metrics.open.dec();
-            drop((permit, place));
+            drop((guest, permit, place));
         });
     }
 }
 
 /// The kernel's word on who connected.
-fn caller(stream: &UnixStream) -> std::io::Result<Caller> {
+fn caller(stream: &UnixStream, connection: u64) -> std::io::Result<Caller> {
     let said = stream.peer_cred()?;
-    Ok(Caller { uid: said.uid(), gid: said.gid(), pid: said.pid().filter(|pid| *pid != 0) })
+    Ok(Caller { uid: said.uid(), gid: said.gid(), pid: said.pid().filter(|pid| *pid != 0), connection })
+}
+
+fn held(stream: &UnixStream, pid: Option<i32>) -> std::io::Result<Process> {
+    let pid = pid.ok_or_else(|| std::io::Error::other("it is of another PID namespace"))?;
+    Process::of(stream, pid)
+}
+
+/// Somebody who was greeted, and is parted with however the connection ends.
+struct Guest {
+    provider: Arc<dyn Provider>,
+    caller: Caller,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.provider.part(&self.caller);
+    }
 }
 
 /// How many connections each uid has now.

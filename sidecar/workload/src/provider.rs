@@ -11,6 +11,8 @@ use signet_identity::{Bundles as X509Bundles, OwnSvid, SpiffeId, TrustDomain};
 use signet_token::Jwks;
 use tokio::sync::watch;
 
+use crate::process::Process;
+
 /// Who called, by the kernel's word at the moment of connecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -18,6 +20,8 @@ pub struct Caller {
     pub gid: u32,
     /// Absent where the kernel does not say, or where it says 0 for a process outside of our PID namespace.
     pub pid: Option<i32>,
+    /// Of this connection and no other of this process.
+    pub connection: u64,
 }
 
 /// What a caller may have at one moment.
@@ -125,6 +129,18 @@ pub enum Refused {
 /// See the module's story.
 #[tonic::async_trait]
 pub trait Provider: Send + Sync + 'static {
+    /// Whether each caller's process is to be held and handed to [`Provider::greet`]; a caller of which the kernel names
+    /// none is then hung up on.
+    fn tells_processes_apart(&self) -> bool {
+        false
+    }
+
+    /// Somebody connected, before anything is served there.
+    fn greet(&self, _: &Caller, _: Option<Process>) {}
+
+    /// That connection is gone.
+    fn part(&self, _: &Caller) {}
+
     /// What this caller may have, now and from now on. Called once per call; the receiver lives as long as the call.
     fn serve(&self, caller: &Caller) -> watch::Receiver<State>;
 

@@ -369,7 +369,7 @@ async fn the_kernel_says_who_calls() {
     // SAFETY: both take nothing, touch nothing and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let pid = i32::try_from(std::process::id()).ok();
-    assert_eq!(server.fake.callers.lock().unwrap().as_slice(), [Caller { uid, gid, pid }]);
+    assert_eq!(server.fake.callers.lock().unwrap().as_slice(), [Caller { uid, gid, pid, connection: 1 }]);
 }
 
 #[tokio::test]

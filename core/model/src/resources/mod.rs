@@ -5,6 +5,7 @@ pub(crate) mod gateway;
 pub(crate) mod issuer;
 pub(crate) mod mesh;
 pub(crate) mod policy;
+pub(crate) mod process;
 pub(crate) mod registration;
 pub(crate) mod service;
 pub(crate) mod workload;

@@ -1,4 +1,4 @@
-//! Which attested pods are which identity.
+//! Which attested pods and processes are which identity.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::decode::non_empty_map;
 use crate::error::Problem;
 use crate::object::{Global, Kind, Name};
+use crate::resources::process::ProcessSelector;
 use crate::text::label::{PodLabelKey, PodLabelValue};
 use crate::{Label, Subdomain, WorkloadId};
 
@@ -20,7 +21,11 @@ pub type Registration = Global<RegistrationSpec>;
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RegistrationSpec {
     /// The pods that are meant.
-    pub kubernetes: PodSelector,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<PodSelector>,
+    /// The processes that are meant, instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix: Option<ProcessSelector>,
     /// Who they are. Its Workload says with which class.
     pub identity: WorkloadId,
 }
@@ -69,7 +74,14 @@ impl Kind for RegistrationSpec {
     const KIND: &'static str = "Registration";
 
     fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
-        let labels = self.kubernetes.pod_labels.len();
+        if self.kubernetes.is_some() == self.unix.is_some() {
+            let got = if self.unix.is_some() { "both" } else { "neither" };
+            problems.push(Problem::new("spec", format!("expected one of kubernetes and unix, got {got}")));
+        }
+        if let Some(processes) = &self.unix {
+            processes.check(problems);
+        }
+        let labels = self.kubernetes.as_ref().map_or(0, |pods| pods.pod_labels.len());
         if labels > MAX_LABELS {
             problems.push(Problem::new(
                 "spec.kubernetes.podLabels",

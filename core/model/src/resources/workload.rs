@@ -25,6 +25,8 @@ pub enum WorkloadClass {
     Sidecar,
     /// May authenticate callers from outside and mint transaction tokens.
     Gateway,
+    /// Vouches for processes of its host, and is nobody's peer.
+    Agent,
 }
 
 impl WorkloadClass {
@@ -32,6 +34,7 @@ impl WorkloadClass {
         match self {
             WorkloadClass::Sidecar => PeerClass::Sidecar,
             WorkloadClass::Gateway => PeerClass::Gateway,
+            WorkloadClass::Agent => PeerClass::Agent,
         }
     }
 }
@@ -39,5 +42,12 @@ impl WorkloadClass {
 impl Kind for WorkloadSpec {
     const KIND: &'static str = "Workload";
 
-    fn check(&self, _: &Name<'_>, _: &mut Vec<Problem>) {}
+    fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
+        if self.class == WorkloadClass::Agent && self.workload_api {
+            problems.push(Problem::new(
+                "spec.workloadApi",
+                "expected false with class agent: nobody but the agent itself is that identity",
+            ));
+        }
+    }
 }

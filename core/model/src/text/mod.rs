@@ -10,6 +10,7 @@ pub(crate) mod label;
 pub(crate) mod name;
 pub(crate) mod period;
 pub(crate) mod port;
+pub(crate) mod unix;
 
 /// A text that is not what its field asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

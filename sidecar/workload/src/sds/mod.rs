@@ -75,12 +75,14 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        let answer = Connection::of(&request).and_then(|connection| {
-            let served = feed::now(&*self.provider, &connection.caller)?;
+        let answer = async {
+            let connection = Connection::of(&request)?;
+            let served = feed::now(&*self.provider, &connection).await?;
             let mut world = World::default();
             world.asked(request.into_inner())?;
             world.tell(&served)?.ok_or_else(|| Status::internal("nothing to tell to a first request"))
-        });
+        };
+        let answer = answer.await;
         self.metrics.call("FetchSecrets", outcome(&answer));
         answer.map(Response::new)
     }
