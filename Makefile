@@ -8,7 +8,8 @@ export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 .PHONY: demo test lint bench fuzz build setup
 
 build:
-	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample
+	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
+		--features signet-control-plane/pkcs11
 
 demo: build
 	@$(BIN)/signet demo

@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "signet/v1/delivery.proto",
         "signet/v1/operator.proto",
         "istio/v1/auth/ca.proto",
+        "signet/v1/people.proto",
         "signet/v1/audit.proto",
         "signet/v1/rotation.proto",
         "spiffe/workload.proto",
@@ -27,6 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?);
+    std::fs::write(out.join("signet.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
     // Ordered maps: a resource's version is a digest of its encoding, which must not depend on a hash seed.
     // No `connect` in the clients: connections are our own, and the data plane then needs no tonic transport.
     tonic_prost_build::configure()

@@ -16,7 +16,7 @@ use signet_identity::{PeerClass, SpiffeId};
 use crate::authorise::{SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_SVID_TTL, MIN_DEV_SVID_TTL, seconds};
-use crate::csr::{MAX_CSR, ProvenKey};
+use crate::csr::MAX_CSR;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::limits::Holder;
@@ -122,7 +122,7 @@ impl Inner {
     ) -> Result<Issued, Stop> {
         let about = || Some((attested.spiffe_id.clone(), attested.class));
         let refuse = |refusal| Stop::Refused(refusal, about());
-        let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
+        let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let ttl = match attested.ttl {
             None => self.svid_ttl,
             Some(ttl) if (MIN_DEV_SVID_TTL..=MAX_SVID_TTL).contains(&ttl) => seconds(ttl),

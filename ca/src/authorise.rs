@@ -14,6 +14,7 @@ use crate::check;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::issue::MIN_LEAF_LIFE;
+use crate::operator::Person;
 use crate::refusal::Refusal;
 use crate::store::{
     Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer, instance_named,
@@ -55,6 +56,8 @@ pub(crate) enum Grant {
     },
     /// This instance was attested a moment ago. Begins no lineage.
     Attested(Instance),
+    /// A person who logged in; the words are for the log.
+    Login(String),
     /// For the app beside the holder of a certificate; never longer than that certificate.
     Workload {
         tie: Tie,
@@ -91,7 +94,7 @@ impl Authorized {
                 Some(lineage.ends_at.min(*parent_ends_at))
             }
             Grant::Workload { tie: Tie::Instance(_), parent_ends_at } => Some(*parent_ends_at),
-            Grant::Attested(_) | Grant::OwnSvid | Grant::Proof => None,
+            Grant::Attested(_) | Grant::Login(_) | Grant::OwnSvid | Grant::Proof => None,
         }
     }
 }
@@ -406,6 +409,23 @@ impl Rules {
         }
         let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
         Ok(Authorized { id, class, dns_names, grant: Grant::Attested(attested.instance.clone()) })
+    }
+
+    /// A person whose login was verified, for the key that the login was made for.
+    pub(crate) async fn by_login(
+        &self,
+        writer: &mut Writer,
+        person: &Person,
+        words: String,
+        key: &ProvenKey,
+        now: i64,
+    ) -> Result<Authorized, Stop> {
+        let id = self.operator_id(person).map_err(|refusal| Stop::Refused(refusal, None))?;
+        let class = PeerClass::Operator;
+        // People are in no registry: who has a role was asked before.
+        let anybody = |_: &SpiffeId, _: PeerClass| Some(Vec::new());
+        let dns_names = self.last_checks(writer, &id, class, key, &anybody, now).await?;
+        Ok(Authorized { id, class, dns_names, grant: Grant::Login(words) })
     }
 
     /// The control plane's right to its own certificate. There is no request: the caller is this process.

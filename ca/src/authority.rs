@@ -26,9 +26,11 @@ use crate::files::{self, FileError};
 use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
+use crate::keystore::KeyStore;
 use crate::limits::{Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
+use crate::refusal::Refusal;
 use crate::replicas;
 use crate::revoke::Revocations;
 use crate::rotation::view::View;
@@ -65,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) rotating: tokio::sync::Mutex<()>,
     pub(crate) given_up: broadcast::Sender<Arc<Vec<GivenUp>>>,
     pub(crate) jwt_svid_ttl: i64,
+    /// Requests with Ed25519 keys are answered.
+    allow_ed25519: bool,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) attempts: Mutex<Attempts>,
@@ -73,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) jwt_svids: Mutex<Signing>,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
+    pub(crate) operator_budget: Mutex<RecordBudget>,
     pub(crate) metrics: Metrics,
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) lists: Lists,
@@ -132,8 +137,10 @@ impl Authority {
                 files::private_directory(&config.data_dir)?;
                 let lock = lock(&config.data_dir)?;
                 let shared = config.shared_keys.as_deref().unwrap_or(&config.data_dir);
-                let mut vault =
-                    Vault::open(&config.data_dir, shared, config.trust_domain.as_str(), &config.seal)?;
+                let keys = KeyStore::connect(&config.keys, &config.trust_domain, &config.data_dir)
+                    .map_err(HierarchyError::from)?;
+                let domain = config.trust_domain.as_str();
+                let mut vault = Vault::open(&config.data_dir, shared, domain, &config.seal, keys)?;
                 let replica = Replica::open(&config.data_dir, config.replica.as_deref())?;
                 let row_mac = row_mac(&mut vault, &config.data_dir)?;
                 let audit_key = audit_key(&mut vault, row_mac.1)?;
@@ -183,6 +190,7 @@ impl Authority {
             rotating: tokio::sync::Mutex::new(()),
             given_up: broadcast::channel(16).0,
             jwt_svid_ttl: seconds(config.jwt_svid_ttl),
+            allow_ed25519: config.allow_ed25519,
             store,
             clock,
             attempts: Mutex::new(Attempts::new(config.failed_attempts_per_minute)),
@@ -191,6 +199,7 @@ impl Authority {
             jwt_svids: Mutex::new(Signing::per_minute(JWT_SVIDS_PER_MINUTE)),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
+            operator_budget: Mutex::new(RecordBudget::new(100, 2)),
             metrics,
             revocations: watch::Sender::new(Arc::new(revocations)),
             lists: Lists::new(),
@@ -207,6 +216,7 @@ impl Authority {
         inner.begin_in_step(now).await?;
         inner.issuer(now).await?;
         inner.check_root().await?;
+        inner.note_unnamed_keys().await?;
         if founding {
             inner.founding.store(false, Ordering::Release);
             inner.with_vault(|vault| vault.forget_secret(&Role::Founding)).await?;
@@ -334,11 +344,12 @@ impl Authority {
             let mut writer = inner.store.begin_alone().await?;
             writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
+            writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
             let swept = writer.sweep_revocations(now).await?;
             if swept {
                 writer.mark_revocations(now).await?;
             }
-            for budget in [&inner.bootstrap_budget, &inner.peer_budget] {
+            for budget in [&inner.bootstrap_budget, &inner.peer_budget, &inner.operator_budget] {
                 let suppressed = budget.lock().unwrap_or_else(PoisonError::into_inner).flush();
                 if suppressed > 0 {
                     let mut entry = Entry::new(now, Event::Refused, "authority").because("not-recorded");
@@ -389,6 +400,11 @@ impl Inner {
             return Err(HierarchyError::ClockBeforeRoot { not_before: root.not_before, now }.into());
         }
         Ok(Arc::clone(&view.issuer))
+    }
+
+    /// The public key of a request, if it is of a kind that is certified here.
+    pub(crate) fn key_of(&self, csr: &[u8]) -> Result<ProvenKey, Refusal> {
+        ProvenKey::from_csr_allowing(csr, self.allow_ed25519)
     }
 
     pub(crate) fn issued(&self, by: &str, issued: &Issued) {

@@ -9,9 +9,10 @@ use signet_identity::{Serial, TrustDomain};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
-    OID_SIG_ECDSA_WITH_SHA256, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS,
-    OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
-    OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
+    OID_EC_P256, OID_NIST_EC_P384, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES,
+    OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
@@ -132,10 +133,17 @@ fn compare(
         Serial::from_der_integer(certificate.raw_serial()).is_ok_and(|serial| serial == *meant.serial),
         "its serial differs",
     )?;
+    // The digest goes with the signer's curve.
+    let curve = issuer.public_key().algorithm.parameters.as_ref().and_then(|named| named.as_oid().ok());
+    let expected = match curve {
+        Some(curve) if curve == OID_EC_P256 => OID_SIG_ECDSA_WITH_SHA256,
+        Some(curve) if curve == OID_NIST_EC_P384 => OID_SIG_ECDSA_WITH_SHA384,
+        _ => return Err(CheckError("its issuer's key is on neither P-256 nor P-384")),
+    };
     ensure(
-        certificate.signature_algorithm.algorithm == OID_SIG_ECDSA_WITH_SHA256
-            && certificate.tbs_certificate.signature.algorithm == OID_SIG_ECDSA_WITH_SHA256,
-        "its signature algorithm is not ecdsa-with-SHA256",
+        certificate.signature_algorithm.algorithm == expected
+            && certificate.tbs_certificate.signature.algorithm == expected,
+        "its signature algorithm is not the one that goes with its issuer's key",
     )?;
     ensure(certificate.issuer().as_raw() == issuer.subject().as_raw(), "its issuer's name differs")?;
     ensure(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::keystore::KeysConfig;
 use crate::rotation::RotationConfig;
 use crate::rotation::machine::SIGNED_BY_KEY;
 use crate::seal::SealConfig;
@@ -35,11 +36,15 @@ pub struct AuthorityConfig {
     /// Mode 0700; made when missing. Holds the sealed keys and the store.
     pub data_dir: PathBuf,
     pub seal: SealConfig,
+    /// What keys roots and issuers get, and where they lie.
+    pub keys: KeysConfig,
     /// Namespace of the control plane. All identities in it are reserved.
     pub system_namespace: String,
     /// Allows SVIDs shorter than five minutes.
     pub dev: bool,
     pub svid_ttl: Duration,
+    /// Certifies Ed25519 keys, too. Whoever verifies such a certificate must know the algorithm.
+    pub allow_ed25519: bool,
     pub join_token_ttl: Duration,
     /// The life of JWT-SVIDs, which nothing can take back.
     pub jwt_svid_ttl: Duration,
@@ -74,9 +79,11 @@ impl AuthorityConfig {
             trust_domain,
             data_dir: data_dir.into(),
             seal,
+            keys: KeysConfig::default(),
             system_namespace: "signet-system".into(),
             dev: false,
             svid_ttl: Duration::from_secs(3600),
+            allow_ed25519: false,
             join_token_ttl: Duration::from_secs(600),
             jwt_svid_ttl: Duration::from_secs(300),
             lineage_life: Duration::from_secs(7 * DAY),

@@ -18,6 +18,7 @@ use crate::authority::{Authority, Inner};
 use crate::check::{self, CheckError};
 use crate::error::AuthorityError;
 use crate::hierarchy::{CaCertificate, HierarchyError, Issuer};
+use crate::issue::SignError;
 use crate::profile::{BACKDATE, ProfileError};
 use crate::rotation::material::Entry;
 use crate::rotation::view::View;
@@ -108,7 +109,10 @@ impl Inner {
             let number = last.map_or(0, |last| last.number.saturating_add(1));
             // Numbers follow the clock: a restart forgets the last one.
             let number = number.max(u64::try_from(now).unwrap_or(0));
-            lists.push(Arc::new(sign(&issuer, revoked, number, now).map_err(HierarchyError::from)?));
+            // A long list, or a token that takes its time: not on a thread that serves others.
+            let signed = tokio::task::spawn_blocking(move || sign(&issuer, revoked, number, now));
+            let signed = signed.await.map_err(|error| SignError::Interrupted(error.to_string()))?;
+            lists.push(Arc::new(signed.map_err(HierarchyError::from)?));
         }
         let earliest = lists.iter().map(|list| list.next_update).min().unwrap_or(0);
         self.metrics.crl_next_update.set(earliest);
@@ -134,9 +138,11 @@ impl Inner {
             return Ok(Arc::clone(&view.issuer));
         }
         let id = entry.slot.id.clone();
-        let issuer = move |key| certificate.with_key(key, &format!("issuer-{id}.sealed"));
-        let id = entry.slot.id.clone();
-        self.with_vault(move |vault| vault.key(Kind::Issuer, &id).and_then(issuer)).await.map(Arc::new)
+        let opened = self.with_vault(move |vault| {
+            let key = vault.key(Kind::Issuer, &id, &certificate.spki)?;
+            certificate.with_key(key, &format!("issuer-{id}.sealed"))
+        });
+        opened.await.map(Arc::new)
     }
 }
 

@@ -4,12 +4,13 @@
 use ring::digest::{SHA256, digest};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::keystore::KeyKind;
 use crate::refusal::Refusal;
 
 /// A request with a P-384 key and nothing else has some 270 bytes; one with fifty names some 2 KiB.
@@ -20,14 +21,17 @@ pub const MAX_CSR: usize = 8 * 1024;
 pub(crate) enum Curve {
     P256,
     P384,
+    /// Only where the configuration allows it.
+    Ed25519,
 }
 
 impl Curve {
-    /// Length of an uncompressed point.
-    fn point(self) -> usize {
+    /// Length of the public key: an uncompressed point, or RFC 8032's 32 bytes.
+    fn length(self) -> usize {
         match self {
             Curve::P256 => 65,
             Curve::P384 => 97,
+            Curve::Ed25519 => 32,
         }
     }
 }
@@ -40,9 +44,20 @@ pub(crate) struct ProvenKey {
 }
 
 impl ProvenKey {
+    /// Reads a request with a key that everybody's verifier knows: ECDSA on P-256 or P-384.
+    #[cfg(test)]
+    pub(crate) fn from_csr(der: &[u8]) -> Result<ProvenKey, Refusal> {
+        Self::from_csr_allowing(der, false)
+    }
+
+    /// Reads the request of an issuer of ours, whose key is never another kind, whatever workloads may have.
+    pub(crate) fn of_authority(der: &[u8]) -> Result<ProvenKey, Refusal> {
+        Self::from_csr_allowing(der, false)
+    }
+
     /// Reads a request and verifies that it is signed by its own key. Cheap checks come first: size,
     /// shape, kind of key.
-    pub(crate) fn from_csr(der: &[u8]) -> Result<ProvenKey, Refusal> {
+    pub(crate) fn from_csr_allowing(der: &[u8], ed25519: bool) -> Result<ProvenKey, Refusal> {
         if der.len() > MAX_CSR {
             return Err(Refusal::CsrTooLarge);
         }
@@ -52,10 +67,13 @@ impl ProvenKey {
         }
         let spki = &request.certification_request_info.subject_pki;
         let curve = curve(spki)?;
+        if curve == Curve::Ed25519 && !ed25519 {
+            return Err(Refusal::CsrKeyUnsupported);
+        }
         let point = spki.subject_public_key.data.as_ref();
         if spki.subject_public_key.unused_bits != 0
-            || point.len() != curve.point()
-            || point.first() != Some(&4)
+            || point.len() != curve.length()
+            || (curve != Curve::Ed25519 && point.first() != Some(&4))
         {
             return Err(Refusal::CsrKeyUnsupported);
         }
@@ -65,7 +83,11 @@ impl ProvenKey {
 
     /// The public half of a key that this process has just made itself.
     pub(crate) fn own(key: &crate::keys::CaKey) -> ProvenKey {
-        ProvenKey { curve: Curve::P256, point: key.public_point().to_vec() }
+        let curve = match key.kind() {
+            KeyKind::P256 => Curve::P256,
+            KeyKind::P384 => Curve::P384,
+        };
+        ProvenKey { curve, point: key.public_point().to_vec() }
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo: how a key is named in the store and in revocations.
@@ -83,6 +105,7 @@ impl rcgen::PublicKeyData for ProvenKey {
         match self.curve {
             Curve::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Curve::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Curve::Ed25519 => &rcgen::PKCS_ED25519,
         }
     }
 }
@@ -94,6 +117,14 @@ fn curve(spki: &SubjectPublicKeyInfo<'_>) -> Result<Curve, Refusal> {
             Ok(PublicKey::RSA(key)) if key.key_size() >= 2048 => Refusal::CsrRsa,
             _ => Refusal::CsrRsaTooShort,
         });
+    }
+    if *algorithm == OID_SIG_ED25519 {
+        // RFC 8410: parameters are absent, not even NULL.
+        return if spki.algorithm.parameters.is_none() {
+            Ok(Curve::Ed25519)
+        } else {
+            Err(Refusal::CsrKeyUnsupported)
+        };
     }
     let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
     match named {
@@ -130,9 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn ed25519_is_refused() {
+    fn ed25519_is_refused_unless_allowed_and_then_proved_like_any_other() {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        assert_eq!(ProvenKey::from_csr(&csr(&key)).err(), Some(Refusal::CsrKeyUnsupported));
+        let mut der = csr(&key);
+        assert_eq!(ProvenKey::from_csr(&der).err(), Some(Refusal::CsrKeyUnsupported));
+        let proven = ProvenKey::from_csr_allowing(&der, true).unwrap();
+        assert_eq!(proven.sha256(), sha256(&rcgen::PublicKeyData::subject_public_key_info(&key)));
+        *der.last_mut().unwrap() ^= 1;
+        assert_eq!(ProvenKey::from_csr_allowing(&der, true).err(), Some(Refusal::CsrBadSignature));
     }
 
     #[test]

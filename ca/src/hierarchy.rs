@@ -11,6 +11,7 @@ use crate::check::{self, CheckError};
 use crate::csr::ProvenKey;
 use crate::files::FileError;
 use crate::keys::{CaKey, KeyError};
+use crate::keystore::KeyStoreError;
 use crate::profile::{BACKDATE, CaKind, CaProfile, ProfileError, Validity};
 use crate::seal::SealError;
 
@@ -22,6 +23,8 @@ pub enum HierarchyError {
     File(#[from] FileError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    KeyStore(#[from] KeyStoreError),
     #[error(transparent)]
     Profile(#[from] ProfileError),
     #[error(transparent)]

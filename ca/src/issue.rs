@@ -1,5 +1,7 @@
 //! The one place that signs SVIDs, and what is written down with each.
 
+use std::sync::Arc;
+
 use rustls_pki_types::CertificateDer;
 use signet_identity::{PeerClass, Serial, SpiffeId};
 
@@ -33,6 +35,8 @@ pub enum SignError {
     DnsName(String),
     #[error("{0} DNS names are too many for one certificate (at most {MAX_DNS_NAMES})")]
     DnsNames(usize),
+    #[error("signing was interrupted: {0}")]
+    Interrupted(String),
 }
 
 /// A new SVID with everything that its holder needs beside its key.
@@ -65,13 +69,26 @@ pub(crate) struct Signed {
 
 /// Signs. Names, class and bounds come from the authorisation, the key from a proof of possession, dates
 /// and serial from here. Nothing of a request reaches the certificate but the key.
-pub(crate) fn sign(
+pub(crate) async fn sign(
     authorized: &Authorized,
     key: &ProvenKey,
-    issuer: &Issuer,
+    issuer: &Arc<Issuer>,
     ttl: i64,
     now: i64,
 ) -> Result<Signed, SignError> {
+    let profile = meant(authorized, issuer, ttl, now)?;
+    if !issuer.signer.key().waits() {
+        return make(profile, key, issuer);
+    }
+    // A token takes its time: not on a thread that serves others.
+    let (key, issuer) = (key.clone(), Arc::clone(issuer));
+    tokio::task::spawn_blocking(move || make(profile, &key, &issuer))
+        .await
+        .map_err(|error| SignError::Interrupted(error.to_string()))?
+}
+
+/// What the certificate is to say.
+fn meant(authorized: &Authorized, issuer: &Issuer, ttl: i64, now: i64) -> Result<LeafProfile, SignError> {
     let dns_names = authorized.dns_names();
     if dns_names.len() > MAX_DNS_NAMES {
         return Err(SignError::DnsNames(dns_names.len()));
@@ -91,13 +108,16 @@ pub(crate) fn sign(
     if left < MIN_LEAF_LIFE {
         return Err(SignError::TooShort { left });
     }
-    let profile = LeafProfile {
+    Ok(LeafProfile {
         id: authorized.id().clone(),
         dns_names: dns_names.to_vec(),
         class: authorized.class(),
         serial: Serial::random()?,
         validity,
-    };
+    })
+}
+
+fn make(profile: LeafProfile, key: &ProvenKey, issuer: &Issuer) -> Result<Signed, SignError> {
     let der = profile.params()?.signed_by(key, &issuer.signer).map_err(ProfileError::from)?.der().clone();
     let spki = rcgen::PublicKeyData::subject_public_key_info(key);
     check::leaf(&der, &profile, &spki, &issuer.certificate.der)?;
@@ -109,7 +129,7 @@ pub(crate) async fn issue(
     writer: &mut Writer,
     authorized: &Authorized,
     key: &ProvenKey,
-    issuer: &Issuer,
+    issuer: &Arc<Issuer>,
     (ttl, now): (i64, i64),
     actor: &str,
 ) -> Result<Issued, AuthorityError> {
@@ -117,7 +137,7 @@ pub(crate) async fn issue(
     if !writer.signs(&issuer.id).await? {
         return Err(HierarchyError::NotActive { kind: "issuer" }.into());
     }
-    let signed = sign(authorized, key, issuer, ttl, now)?;
+    let signed = sign(authorized, key, issuer, ttl, now).await?;
     let certificate = &issuer.certificate;
     writer
         .insert_issuer(certificate.serial.as_bytes(), &certificate.der, certificate.validity.not_after)
@@ -129,6 +149,7 @@ pub(crate) async fn issue(
         }
         Grant::Renewal { parent, lineage } => (Event::Renewed, Some(lineage), Some(parent)),
         Grant::Attested(_) => (Event::Issued, None, None),
+        Grant::Login(_) => (Event::LoggedIn, None, None),
         // No parent: that one renews once, and this is no renewal of it.
         Grant::Workload { tie: Tie::Lineage(lineage), .. } => (Event::Issued, Some(lineage), None),
         Grant::Workload { tie: Tie::Instance(_), .. } => (Event::Issued, None, None),
@@ -152,6 +173,7 @@ pub(crate) async fn issue(
             writer.insert_attested(serial.as_bytes(), instance).await?;
             instance.to_string()
         }
+        Grant::Login(words) => words.clone(),
         Grant::Workload { tie: Tie::Lineage(_), .. } => String::new(),
         _ => lineage_end(authorized.ends_at()),
     };

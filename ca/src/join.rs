@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::authorise::{SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_JOIN_TOKEN_TTL, seconds};
-use crate::csr::{MAX_CSR, ProvenKey, sha256};
+use crate::csr::{MAX_CSR, sha256};
 use crate::error::AuthorityError;
 use crate::files::FileError;
 use crate::issue::{self, Issued};
@@ -153,7 +153,7 @@ impl Inner {
         if !self.store.knows_token(&hash).await? {
             return Err(refuse(Refusal::TokenUnknown));
         }
-        let key = ProvenKey::from_csr(&csr).map_err(refuse)?;
+        let key = self.key_of(&csr).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Origin(&hash), Guarded::Key(&key_hash)]).await?;

@@ -1,11 +1,11 @@
 //! The authority: it decides who gets which certificate, signs it, and writes down that it did.
 //!
 //! [`Authority`] is the whole of it. Underneath, from the bottom up: `files`, `seal` and `vault` keep private keys at
-//! rest, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
+//! rest, `keystore` makes and opens those of roots and issuers there or in a PKCS #11 token, `keys` and `hierarchy` make roots and issuers, `rotation` decides when one follows another, `profile` says
 //! what each certificate looks like and `check` reads it again with other eyes, `csr` takes the public key out of a
 //! request and nothing else. `authorise` alone makes the right to a certificate, out of a join token (`join`), of a
-//! certificate issued before (`renew`), of what somebody vouches for (`attested`), of being the control plane itself, or
-//! for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
+//! certificate issued before (`renew`), of what somebody vouches for (`attested`), of a person's login (`operator`), of
+//! being the control plane itself, or for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back,
 //! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
@@ -33,8 +33,10 @@ mod issue;
 mod join;
 mod jwt;
 mod keys;
+mod keystore;
 mod limits;
 mod metrics;
+mod operator;
 mod profile;
 mod record;
 mod refusal;
@@ -65,6 +67,12 @@ pub use issue::{Issued, SignError};
 pub use join::{JoinToken, SecretText, TOKEN_PREFIX};
 pub use jwt::JwtSvid;
 pub use keys::KeyError;
+pub use keystore::{KeyKind, KeyStoreError, KeysConfig, Pkcs11Config, UnknownKeyKind};
+#[cfg(feature = "pkcs11")]
+pub use keystore::{PinError, TokenError};
+pub use operator::{
+    LoginRefused, MAX_OPERATOR_LIFE, OperatorCall, OperatorLogin, OperatorSession, Person, login_nonce,
+};
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
@@ -75,3 +83,13 @@ pub use store::{
     Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
     Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };
+
+/// For the fuzzer alone.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// The public key of a certificate request, as it would be certified.
+    pub fn key_of_request(der: &[u8], ed25519: bool) -> Result<Vec<u8>, crate::Refusal> {
+        crate::csr::ProvenKey::from_csr_allowing(der, ed25519)
+            .map(|key| rcgen::PublicKeyData::der_bytes(&key).to_vec())
+    }
+}

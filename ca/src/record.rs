@@ -51,10 +51,14 @@ pub enum Event {
     GaveUp,
     /// A JWT-SVID was signed.
     JwtIssued,
+    /// A person logged in, and got a certificate of class `operator`.
+    LoggedIn,
+    /// An operator called, and it changed something or was refused.
+    OperatorCall,
 }
 
 impl Event {
-    const ALL: [Event; 22] = [
+    const ALL: [Event; 24] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -77,6 +81,8 @@ impl Event {
         Event::Tainted,
         Event::GaveUp,
         Event::JwtIssued,
+        Event::LoggedIn,
+        Event::OperatorCall,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -103,6 +109,8 @@ impl Event {
             Event::Tainted => "tainted",
             Event::GaveUp => "gave-up",
             Event::JwtIssued => "jwt-issued",
+            Event::LoggedIn => "logged-in",
+            Event::OperatorCall => "operator-call",
         }
     }
 
@@ -213,7 +221,7 @@ pub struct Record {
     /// A typed reason where something was refused, an operator's words where something was revoked or lifted,
     /// the end of the chain of renewals where something was issued.
     pub reason: String,
-    /// Who asked: the peer's SPIFFE ID, `uid:<n>`, or an address at bootstrap.
+    /// Who asked: the peer's SPIFFE ID, a person as `oidc:<provider>|<sub>` or `uid:<n>`, or an address at bootstrap.
     pub actor: String,
     /// Refusals that this one stands for beside itself (alone, where the reason is `not-recorded`).
     pub suppressed: u64,

@@ -31,6 +31,14 @@ pub enum Refusal {
     TokenExpired,
     /// Made for an identity of another trust domain.
     TokenForeign,
+    /// No provider is configured with which operators could log in.
+    LoginOff,
+    /// An ID token that is not believed.
+    LoginToken,
+    /// An ID token that was made for a login with another key.
+    LoginKey,
+    /// A person whom no role names.
+    NoRole,
     /// The row was written by somebody without the authority's key.
     RowTampered,
     /// Too many failed attempts from one source, or renewals of one lineage.
@@ -142,6 +150,10 @@ impl Refusal {
             Refusal::TokenUsed => "token-used",
             Refusal::TokenExpired => "token-expired",
             Refusal::TokenForeign => "token-foreign",
+            Refusal::LoginOff => "login-off",
+            Refusal::LoginToken => "login-token",
+            Refusal::LoginKey => "login-key",
+            Refusal::NoRole => "no-role",
             Refusal::RowTampered => "row-tampered",
             Refusal::TooManyAttempts => "too-many-attempts",
             Refusal::NotRegistered => "not-registered",
@@ -205,6 +217,12 @@ impl Refusal {
             Refusal::TokenUsed => "the join token was used before: make a new one",
             Refusal::TokenExpired => "the join token is past its end: make a new one",
             Refusal::TokenForeign => "the join token is for an identity of another trust domain",
+            Refusal::LoginOff => "no provider is configured: list one in operators.oidc to let people log in",
+            Refusal::LoginToken => "the ID token is not believed; the control plane's log says why",
+            Refusal::LoginKey => {
+                "the ID token was made for a login with another key: its nonce is not the digest of this one"
+            }
+            Refusal::NoRole => "no role names this person: whoever configures operators.roles can add one",
             Refusal::RowTampered => {
                 "a stored row does not carry the authority's mark: somebody else wrote to the store"
             }
@@ -316,6 +334,9 @@ impl Refusal {
             | Refusal::TokenUsed
             | Refusal::TokenExpired
             | Refusal::TokenForeign
+            | Refusal::LoginOff
+            | Refusal::LoginToken
+            | Refusal::LoginKey
             | Refusal::RowTampered
             | Refusal::EvidenceTooLarge
             | Refusal::EvidenceMalformed
@@ -332,6 +353,7 @@ impl Refusal {
             Refusal::TooManyAttempts | Refusal::EvidenceInFlight | Refusal::Contended => Outward::Exhausted,
             Refusal::KeyUsed | Refusal::Stale | Refusal::AttestAgain => Outward::Precondition,
             Refusal::NotRegistered
+            | Refusal::NoRole
             | Refusal::IdentityRevoked
             | Refusal::KeyRevoked
             | Refusal::SerialRevoked
@@ -351,6 +373,8 @@ impl Refusal {
     /// otherwise.
     pub fn outward_message(self) -> &'static str {
         match self.outward() {
+            // Who they are is proven; what they lack is no secret to them.
+            Outward::Denied if self == Refusal::NoRole => self.detail(),
             Outward::Invalid | Outward::Precondition => self.detail(),
             Outward::Unauthenticated => "the evidence is not accepted",
             Outward::Denied => "this identity gets no certificate now",
@@ -372,13 +396,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_bad_evidence_sounds_the_same_from_outside() {
+    fn all_bad_evidence_and_every_bad_login_sounds_the_same_from_outside() {
         let bad = [
             Refusal::TokenMalformed,
             Refusal::TokenUnknown,
             Refusal::TokenUsed,
             Refusal::TokenExpired,
             Refusal::TokenForeign,
+            Refusal::LoginOff,
+            Refusal::LoginToken,
+            Refusal::LoginKey,
             Refusal::RowTampered,
             Refusal::EvidenceTooLarge,
             Refusal::EvidenceMalformed,

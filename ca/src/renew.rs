@@ -12,7 +12,7 @@ use signet_identity::{PeerClass, Serial, SpiffeId};
 
 use crate::authorise::{Grant, Renewal, SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
-use crate::csr::{MAX_CSR, ProvenKey};
+use crate::csr::MAX_CSR;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued, renew_at};
 use crate::limits::Holder;
@@ -60,7 +60,7 @@ impl Inner {
         now: i64,
     ) -> Result<(&'static str, Issued), Stop> {
         let refuse = |refusal| Stop::Refused(refusal, None);
-        let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
+        let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
         let (parent, key_hash) = (serial_of(presented), key.sha256());
         let parent = parent.as_ref().map_or(&[][..], Serial::as_bytes);

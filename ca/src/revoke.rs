@@ -95,7 +95,10 @@ impl Authority {
                 Revocation::Identity(id) if !id.is_in(&inner.rules.trust_domain) => {
                     Some(Refusal::TrustDomain)
                 }
-                Revocation::Identity(id) if inner.rules.is_reserved(id) => Some(Refusal::Reserved),
+                // A person is reserved for the authority to issue to, and may be shut out all the same.
+                Revocation::Identity(id) if inner.rules.is_reserved(id) && !inner.rules.is_operator(id) => {
+                    Some(Refusal::Reserved)
+                }
                 Revocation::Delegation(text) if !is_thumbprint(text) => Some(Refusal::Thumbprint),
                 _ => None,
             };

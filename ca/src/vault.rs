@@ -1,8 +1,10 @@
 //! Where the private keys of roots, issuers and token keys lie.
 //!
-//! Each in a sealed file of its own, named after its authority: what all replicas share (the root's key, the key of
+//! Each has a sealed file of its own, named after its authority: what all replicas share (the root's key, the key of
 //! the marks on stored rows) in the shared folder, a replica's own keys in its data directory. A root's key is
-//! opened to sign an issuer and forgotten at once; keys are wiped from memory when dropped.
+//! opened to sign an issuer and forgotten at once; keys are wiped from memory when dropped. What the file of a root
+//! or an issuer holds is the key or the name of one in a PKCS #11 token, see [`crate::keystore`]; token keys and JWT
+//! keys are used for every request, and are always P-256 in their files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::files::{self, FileError};
 use crate::hierarchy::HierarchyError;
-use crate::keys::{self, CaKey, KeyError};
+use crate::keys::{self, CaKey};
+use crate::keystore::{KeyRole, KeyStore, KeyStoreError, StoredKey};
 use crate::rotation::Kind;
 use crate::seal::{Role, SealConfig, Sealer};
 
@@ -21,6 +24,7 @@ const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(24 * 36
 pub(crate) struct Vault {
     shared: Sealer,
     own: Sealer,
+    keys: KeyStore,
     shared_folder: PathBuf,
     own_folder: PathBuf,
 }
@@ -32,11 +36,13 @@ impl Vault {
         shared: &Path,
         trust_domain: &str,
         seal: &SealConfig,
+        keys: KeyStore,
     ) -> Result<Vault, HierarchyError> {
         files::private_directory(shared)?;
         Ok(Vault {
             shared: Sealer::open(shared, trust_domain, seal)?,
             own: Sealer::open(own, trust_domain, seal)?,
+            keys,
             shared_folder: shared.to_path_buf(),
             own_folder: own.to_path_buf(),
         })
@@ -46,32 +52,59 @@ impl Vault {
         if kind == Kind::Root { &mut self.shared } else { &mut self.own }
     }
 
-    /// A new P-256 key that nobody has yet, PKCS #8.
-    pub(crate) fn generate(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        keys::generate()
+    /// A new key that nobody has yet, as it is to be kept, and ready to sign.
+    pub(crate) fn generate(&self, kind: Kind) -> Result<(StoredKey, CaKey), HierarchyError> {
+        let stored = match role_of(kind) {
+            Some(role) => self.keys.generate(role)?,
+            None => StoredKey::local(keys::generate()?),
+        };
+        let opened = self.keys.open(stored.as_bytes());
+        if opened.is_err() {
+            self.discard(&stored);
+        }
+        Ok((stored, opened?))
+    }
+
+    /// Destroys a key that was made for nothing; in a token it would stay.
+    pub(crate) fn discard(&self, stored: &StoredKey) {
+        if let Err(error) = self.keys.destroy(stored.as_bytes()) {
+            tracing::warn!(target: "signet::ca", %error, "a key that was made for nothing could not be destroyed");
+        }
     }
 
     /// Makes the key durable. From here it survives a crash.
-    pub(crate) fn keep(&mut self, kind: Kind, id: &str, pkcs8: &[u8]) -> Result<(), HierarchyError> {
+    pub(crate) fn keep(&mut self, kind: Kind, id: &str, stored: &StoredKey) -> Result<(), HierarchyError> {
         let role = Role::Authority { kind, id: id.to_owned() };
-        Ok(self.sealer(kind).write(&role, pkcs8)?)
+        Ok(self.sealer(kind).write(&role, stored.as_bytes())?)
     }
 
-    /// The key's PKCS #8 text; an error where it is missing.
-    pub(crate) fn pkcs8(&mut self, kind: Kind, id: &str) -> Result<Zeroizing<Vec<u8>>, HierarchyError> {
+    /// What is kept of the key, of a token key or a JWT key its PKCS #8 text; an error where it is missing.
+    pub(crate) fn stored(&mut self, kind: Kind, id: &str) -> Result<Zeroizing<Vec<u8>>, HierarchyError> {
         let role = Role::Authority { kind, id: id.to_owned() };
         let missing = HierarchyError::KeyMissing { file: role.file_name(), kind: kind.as_str() };
         self.sealer(kind).read(&role)?.ok_or(missing)
     }
 
-    /// The key, ready to sign certificates.
-    pub(crate) fn key(&mut self, kind: Kind, id: &str) -> Result<CaKey, HierarchyError> {
-        Ok(CaKey::from_pkcs8(&self.pkcs8(kind, id)?)?)
+    /// The key of a certificate with this SubjectPublicKeyInfo, ready to sign.
+    pub(crate) fn key(&mut self, kind: Kind, id: &str, spki: &[u8]) -> Result<CaKey, HierarchyError> {
+        let stored = self.stored(kind, id)?;
+        self.keys.open_for(&stored, spki).map_err(|error| match error {
+            KeyStoreError::OtherKey => {
+                let file = Role::Authority { kind, id: id.to_owned() }.file_name();
+                HierarchyError::KeyMismatch { file }
+            }
+            other => other.into(),
+        })
     }
 
-    /// Removes the key for good; none there is no error.
+    /// Destroys the key for good; none there is no error. In a token first: the file is what names it there.
     pub(crate) fn destroy(&mut self, kind: Kind, id: &str) -> Result<(), HierarchyError> {
         let role = Role::Authority { kind, id: id.to_owned() };
+        if role_of(kind).is_some()
+            && let Some(stored) = self.sealer(kind).read(&role)?
+        {
+            self.keys.destroy(&stored)?;
+        }
         Ok(self.sealer(kind).remove(&role)?)
     }
 
@@ -88,13 +121,19 @@ impl Vault {
         Ok(self.shared.remove(role)?)
     }
 
+    /// The keys of this trust domain in the token that are none of these authorities': what a crash left between a key
+    /// and its file.
+    pub(crate) fn unnamed(&self, authorities: &BTreeSet<String>) -> Result<Vec<String>, HierarchyError> {
+        Ok(self.keys.orphans(authorities)?)
+    }
+
     /// Every authority whose key lies here.
     pub(crate) fn held(&self) -> Result<BTreeSet<(Kind, String)>, FileError> {
         self.scan(|_| true)
     }
 
     /// Destroys the keys that no authority in the journal refers to: what a crash left between a key and its entry, or
-    /// between the end of an entry and that of its key.
+    /// between the end of an entry and that of its key. One that cannot be destroyed now stays for the next time.
     pub(crate) fn destroy_orphans(
         &mut self,
         referred: &BTreeSet<(Kind, String)>,
@@ -102,10 +141,14 @@ impl Vault {
         let old = self.scan(|metadata| {
             metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > ORPHAN_AFTER)
         })?;
-        let orphans: Vec<_> = old.into_iter().filter(|key| !referred.contains(key)).collect();
-        for (kind, id) in &orphans {
-            self.destroy(*kind, id)?;
-        }
+        let mut orphans: Vec<_> = old.into_iter().filter(|key| !referred.contains(key)).collect();
+        orphans.retain(|(kind, id)| match self.destroy(*kind, id) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(target: "signet::ca", %error, kind = kind.as_str(), id, "a key that no authority refers to could not be destroyed");
+                false
+            }
+        });
         Ok(orphans)
     }
 
@@ -127,5 +170,14 @@ impl Vault {
             }
         }
         Ok(found)
+    }
+}
+
+/// What the key store calls it; none of keys that are not its.
+fn role_of(kind: Kind) -> Option<KeyRole> {
+    match kind {
+        Kind::Root => Some(KeyRole::Root),
+        Kind::Issuer => Some(KeyRole::Issuer),
+        Kind::Token | Kind::Jwt => None,
     }
 }

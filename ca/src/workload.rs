@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::authorise::{Grant, SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
-use crate::csr::{MAX_CSR, ProvenKey};
+use crate::csr::MAX_CSR;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::limits::Holder;
@@ -55,7 +55,7 @@ impl Inner {
         now: i64,
     ) -> Result<Issued, Stop> {
         let refuse = |refusal| Stop::Refused(refusal, None);
-        let key = ProvenKey::from_csr(&csr.map_err(refuse)?).map_err(refuse)?;
+        let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;

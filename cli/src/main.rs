@@ -1,16 +1,20 @@
 //! `signet`: what an operator types.
 //!
-//! Every command but `demo` is one call to the control plane's operator socket, shown as text or, with
-//! `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
+//! Every command but `demo` and `login` is one call to the control plane, by its operator socket or as the person
+//! who logged in, shown as text or, with `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
 
+mod approvals;
 mod audit;
 mod authority;
 mod authz;
 mod demo;
 mod federation;
+mod login;
 mod mesh;
 mod operator;
+mod place;
 mod rotation;
+mod tls;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,9 +24,16 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "signet", version, about = "Operate a Signet mesh")]
 struct Cli {
-    /// The control plane's operator socket. Default: /run/signet/operator.sock, or the running demo's.
-    #[arg(long, global = true)]
+    /// Come by the control plane's operator socket. Default, where nobody is logged in:
+    /// /run/signet/operator.sock, or the running demo's.
+    #[arg(long, global = true, conflicts_with = "login")]
     socket: Option<PathBuf>,
+    /// Come as the person who logged in. The default where somebody is.
+    #[arg(long, global = true)]
+    login: bool,
+    /// The command line's own configuration. Default: ~/.config/signet/config.yaml, which may be missing.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -34,6 +45,17 @@ struct Cli {
 enum Command {
     /// Run a small shop behind a mesh on this machine, and show what to try.
     Demo(demo::Options),
+    /// Log in with your company's account: a certificate for an hour.
+    Login(login::Login),
+    /// Forget the key and certificate of the login.
+    Logout,
+    /// Who the control plane takes you for, and what you may do.
+    Whoami,
+    /// What the machines of operators need for `signet login`, as their configuration file.
+    LoginSettings(login::LoginSettings),
+    /// Calls that need a second person.
+    #[command(subcommand)]
+    Approvals(approvals::Approvals),
     /// What the control plane is, holds, and complains about.
     Status,
     /// The sidecars and gateways that are connected now.
@@ -54,9 +76,15 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let context = operator::Context { socket: cli.socket, json: cli.json };
+    let context =
+        operator::Context { socket: cli.socket, login: cli.login, config: cli.config, json: cli.json };
     let done = match cli.command {
         Command::Demo(options) => demo::run(options).await,
+        Command::Login(login) => login.run(&context).await,
+        Command::Logout => login::logout(&context),
+        Command::Whoami => login::whoami(&context).await,
+        Command::LoginSettings(settings) => settings.run(&context).await,
+        Command::Approvals(command) => command.run(&context).await,
         Command::Status => mesh::status(&context).await,
         Command::Sidecars => mesh::sidecars(&context).await,
         Command::Join(join) => join.run(&context).await,

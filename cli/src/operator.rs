@@ -1,4 +1,4 @@
-//! The way to the control plane: its operator socket, and how answers are shown.
+//! The way to the control plane: its operator socket, or the session of a login; and how answers are shown.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -8,25 +8,34 @@ use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
 use signet_proto::v1::audit_client::AuditClient;
 use signet_proto::v1::operator_client::OperatorClient;
+use signet_proto::v1::people_client::PeopleClient;
 use signet_proto::v1::rotation_client::RotationClient;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::demo;
+use crate::place::{Config, Session, Use};
+use crate::{demo, tls};
 
 /// Where an installed control plane listens.
 const INSTALLED: &str = "/run/signet/operator.sock";
 
 pub(crate) struct Context {
     pub(crate) socket: Option<PathBuf>,
+    /// As who logged in, whatever else is there.
+    pub(crate) login: bool,
+    pub(crate) config: Option<PathBuf>,
     pub(crate) json: bool,
 }
 
 impl Context {
     pub(crate) async fn client(&self) -> anyhow::Result<OperatorClient<Channel>> {
-        connect(&self.socket()?).await
+        Ok(OperatorClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn people(&self) -> anyhow::Result<PeopleClient<Channel>> {
+        Ok(PeopleClient::new(self.channel().await?))
     }
 
     pub(crate) async fn audit(&self) -> anyhow::Result<AuditClient<Channel>> {
@@ -37,20 +46,31 @@ impl Context {
         Ok(RotationClient::new(self.channel().await?))
     }
 
-    /// The same connection, for another service on it.
+    /// By the flags, else by the configuration, else by the login where there is one, else by the socket.
     pub(crate) async fn channel(&self) -> anyhow::Result<Channel> {
-        channel(&self.socket()?).await
+        if let Some(socket) = &self.socket {
+            return socket_channel(socket).await;
+        }
+        if self.login {
+            return tls::of_session(&Session::load()?).await;
+        }
+        let config = Config::load(self.config.as_deref())?;
+        let by_login = config.default.map_or_else(Session::exists, |way| way == Use::Login);
+        if by_login {
+            return tls::of_session(&Session::load()?).await;
+        }
+        socket_channel(&self.found(config.socket)?).await
     }
 
-    fn socket(&self) -> anyhow::Result<PathBuf> {
-        if let Some(socket) = &self.socket {
-            return Ok(socket.clone());
+    fn found(&self, configured: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = configured {
+            return Ok(socket);
         }
         let candidates = [PathBuf::from(INSTALLED), demo::operator_socket(&demo::default_folder())];
         match candidates.iter().find(|path| path.exists()) {
             Some(path) => Ok(path.clone()),
             None => bail!(
-                "no control plane found: neither {} nor {} exists; name its operator socket with --socket",
+                "no control plane found: neither {} nor {} exists; name its operator socket with --socket, or run `signet login`",
                 candidates[0].display(),
                 candidates[1].display()
             ),
@@ -97,10 +117,10 @@ fn visible<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
 }
 
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<OperatorClient<Channel>> {
-    Ok(OperatorClient::new(channel(socket).await?))
+    Ok(OperatorClient::new(socket_channel(socket).await?))
 }
 
-async fn channel(socket: &Path) -> anyhow::Result<Channel> {
+async fn socket_channel(socket: &Path) -> anyhow::Result<Channel> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
@@ -114,6 +134,15 @@ async fn channel(socket: &Path) -> anyhow::Result<Channel> {
 
 /// What the control plane answered instead, in its own words.
 pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
+    // Not the control plane's words but tonic's: there was no answer.
+    if std::error::Error::source(status).is_some() {
+        return anyhow::anyhow!(
+            "the control plane closed the connection; where you came by a login, the session may have ended or been revoked: run `signet login`"
+        );
+    }
+    if status.code() == tonic::Code::Unauthenticated {
+        return anyhow::anyhow!("{}; run `signet login`", one_line(status.message()));
+    }
     if status.message().is_empty() {
         return anyhow::anyhow!("the control plane answered: {}", status.code());
     }

@@ -6,17 +6,20 @@
 
 mod bundle;
 mod jwt_svid;
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
 use signet_ca::StoreConfig;
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
 
+use crate::operators::config::{Operators, RawOperators, Surroundings};
 use crate::store::{RawIssuanceLog, RawReplica, RawStore};
 use crate::{attest, istio};
 
@@ -62,6 +65,7 @@ pub struct Config {
     pub shared_keys: Option<PathBuf>,
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
+    pub keys: Keys,
     pub dev: bool,
     pub registry: PathBuf,
     pub bootstrap_listen: SocketAddr,
@@ -72,10 +76,14 @@ pub struct Config {
     pub operator_socket: PathBuf,
     /// Empty means: the uid that the control plane runs as.
     pub operator_uids: Vec<u32>,
+    /// Who may log in, and who may do what.
+    pub operators: Operators,
     pub metrics_listen: Option<SocketAddr>,
     pub svid_ttl_seconds: u64,
     /// Life of the tokens for apps.
     pub jwt_svid_ttl_seconds: u64,
+    /// Ed25519 keys are certified, too.
+    pub allow_ed25519: bool,
     /// Days after a join until the workload must join again.
     pub lineage_days: u64,
     pub allow_private_addresses: bool,
@@ -157,12 +165,16 @@ struct Raw {
     #[serde(default)]
     issuance_log: RawIssuanceLog,
     #[serde(default)]
+    keys: keys::RawKeys,
+    #[serde(default)]
     dev: bool,
     registry: RawRegistry,
     listen: RawListen,
     #[serde(default)]
     advertise: RawAdvertise,
     operator: RawOperator,
+    #[serde(default)]
+    operators: RawOperators,
     metrics: Option<RawMetrics>,
     #[serde(default)]
     svid: RawSvid,
@@ -230,11 +242,12 @@ struct RawMetrics {
 struct RawSvid {
     ttl_seconds: u64,
     lineage_days: u64,
+    allow_ed25519: bool,
 }
 
 impl Default for RawSvid {
     fn default() -> Self {
-        Self { ttl_seconds: 3_600, lineage_days: 7 }
+        Self { ttl_seconds: 3_600, lineage_days: 7, allow_ed25519: false }
     }
 }
 
@@ -295,6 +308,11 @@ impl Raw {
         if self.issuers.allow_http && !self.dev {
             return Err(("issuers.allowHttp", "only allowed together with `dev: true`".into()));
         }
+        let operators = self.operators.check(&Surroundings {
+            dev: self.dev,
+            allow_http: self.issuers.allow_http,
+            uids: &self.operator.uids,
+        })?;
         let jwt_svid_ttl = self.jwt_svid.check(self.dev)?;
         let system_namespace: Label = self
             .system
@@ -323,6 +341,7 @@ impl Raw {
             },
             replica: self.replica.name,
             log_retention: self.issuance_log.check()?,
+            keys: self.keys.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,
             bootstrap_listen: self.listen.bootstrap,
@@ -331,9 +350,11 @@ impl Raw {
             advertise_mesh: host_port("advertise.mesh", self.advertise.mesh)?,
             operator_socket: absolute("operator.socket", self.operator.socket)?,
             operator_uids: self.operator.uids,
+            operators,
             metrics_listen: self.metrics.map(|m| m.listen),
             svid_ttl_seconds: ttl,
             jwt_svid_ttl_seconds: jwt_svid_ttl,
+            allow_ed25519: self.svid.allow_ed25519,
             lineage_days,
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
@@ -496,6 +517,46 @@ operator: {socket: /run/signet/operator.sock}
         assert!(message.contains("advertise.mesh") && message.contains("host:port"), "{message}");
         let message = parse(&format!("{GOOD}log: {{format: text, level: loud}}\n")).unwrap_err();
         assert!(message.contains("log.level") && message.contains("trace"), "{message}");
+    }
+
+    #[test]
+    fn people_and_roles_are_checked_by_field() {
+        let good = "operators:
+  oidc: [{name: corp, issuer: 'https://login.example.com', clientId: signet, groupsClaim: groups}]
+  roles:
+    - {role: security-admin, groups: ['corp|mesh-admins']}
+    - {role: namespace-operator, users: ['corp|ada@example.com'], namespaces: [shop]}
+  secondPerson: [ca-revoke]
+";
+        let config = parse(&format!("{GOOD}{good}")).unwrap().operators;
+        assert_eq!(config.providers[0].party.username_claim, "email");
+        assert_eq!((config.session.as_secs(), config.roles.0.len()), (3_600, 2));
+        assert!(config.second_person.contains("ca-revoke"));
+        for (from, to, field) in [
+            ("https://login", "http://login", "operators.oidc.issuer"),
+            ("name: corp", "name: Corp", "operators.oidc.name"),
+            ("clientId: signet", "clientId: ''", "operators.oidc.clientId"),
+            ("clientId: signet", "clientId: signet, algorithms: [none]", "operators.oidc.algorithms"),
+            ("clientId: signet", "clientId: signet, algorithms: [HS256]", "operators.oidc.algorithms"),
+            ("corp|mesh-admins", "mesh-admins", "operators.roles.groups"),
+            ("corp|ada", "other|ada", "operators.roles.users"),
+            (", namespaces: [shop]", "", "operators.roles.namespaces"),
+            ("groups: ['corp|mesh-admins']", "namespaces: [shop]", "operators.roles.namespaces"),
+            ("groups: ['corp|mesh-admins']", "users: []", "operators.roles"),
+            ("role: security-admin", "role: root", "operators.roles"),
+            ("secondPerson: [ca-revoke]", "secondPerson: [whoami]", "operators.secondPerson"),
+            ("secondPerson: [ca-revoke]", "sessionSeconds: 7200", "operators.sessionSeconds"),
+            ("secondPerson: [ca-revoke]", "sessionSeconds: 60", "operators.sessionSeconds"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let message = parse(&format!("{GOOD}{}", good.replace(from, to))).expect_err(to);
+            assert!(message.contains(field), "{to}: {message}");
+        }
+        let unlisted = format!(
+            "{}operators: {{roles: [{{role: viewer, uids: [7]}}]}}\n",
+            GOOD.replace("operator.sock}", "operator.sock, uids: [0]}")
+        );
+        assert!(parse(&unlisted).unwrap_err().contains("operators.roles.uids"));
     }
 
     #[test]

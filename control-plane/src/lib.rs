@@ -8,7 +8,7 @@
 //! served; *mesh*, mutual TLS, everything else; the *operator's* Unix socket. Two more, only where they are asked for: one
 //! for clients of [`istio`]'s authority, and one ([`bundle`]) that hands other trust domains our public bundle.
 //! [`attest`] is what pods prove themselves by. [`services`] is what stands
-//! behind each door. [`run`] puts the parts together and takes them down again.
+//! behind each door, and [`operators`] who may do what behind two of them. [`run`] puts the parts together and takes them down again.
 //!
 //! What it never does: decide on a name that a request states (the TLS peer is who calls), serve half of
 //! a configuration, or keep a connection whose certificate has ended or was revoked.
@@ -26,6 +26,7 @@ pub mod istio;
 pub mod listen;
 pub mod metrics;
 mod observe;
+pub mod operators;
 pub mod own;
 pub mod registrar;
 pub mod registry;

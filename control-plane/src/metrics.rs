@@ -35,6 +35,8 @@ pub struct Metrics {
     pub federation_roots: IntGaugeVec,
     pub federation_up: IntGaugeVec,
     pub operator_calls: IntCounterVec,
+    /// Calls that the guard of the operator's services stopped, by call and code.
+    pub operator_calls_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -132,7 +134,12 @@ impl Metrics {
             )?,
             operator_calls: counters(
                 "operator_calls_total",
-                "Calls on the operator's socket",
+                "Calls of operators that reached their service",
+                &["call", "code"],
+            )?,
+            operator_calls_refused: counters(
+                "operator_calls_refused_total",
+                "Calls of operators that were refused, or wait for a second person",
                 &["call", "code"],
             )?,
             registry,

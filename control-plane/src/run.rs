@@ -4,6 +4,7 @@
 //! opens; `addresses.json` appears when all of them are open. On the way down doors close first, streams
 //! are told, and the authority closes its store last.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,17 +36,20 @@ use crate::delivery::table::Table;
 use crate::federation::Federation;
 use crate::fetch;
 use crate::issuers::Issuers;
+use crate::issuers::fetch::Source;
 use crate::istio;
 use crate::istio::config::Istio as IstioConfig;
 use crate::listen::{bootstrap, mesh, unix};
 use crate::metrics::Metrics;
+use crate::operators::guard::{Desk, Guarded};
+use crate::operators::login::Logins;
 use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{
-    bootstrap as attest, federation as operators_of_federation, identity, operator, rotation,
+    bootstrap as attest, federation as operators_of_federation, identity, operator, people, rotation,
 };
-use crate::world::{Sources, key_sources};
+use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -128,9 +132,10 @@ pub async fn start(
         registry: registry.clone(),
         keys: issuers.subscribe(),
         federated: federation.subscribe(),
+        providers: provider_sources(config),
     };
     let now = sources.now();
-    issuers.follow(&key_sources(&now.registry));
+    issuers.follow(&sources.key_sources(&now.registry));
     federation.follow(&now.registry);
     let world = watch::Sender::new(now);
     let names = config.istio.as_ref().map_or(&[][..], |istio| &istio.dns_names);
@@ -182,12 +187,33 @@ pub async fn start(
         registry: registry.clone(),
         metrics: metrics.clone(),
     };
+    let desk = Arc::new(Desk {
+        config: config.operators.clone(),
+        authority: authority.clone(),
+        approvals: Default::default(),
+        metrics: metrics.clone(),
+        max_message: operator::MAX_MESSAGE,
+    });
+    let advertise_bootstrap = config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string());
+    let advertise_mesh = config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string());
+    let logins = Logins {
+        config: config.operators.clone(),
+        authority: authority.clone(),
+        issuers: Arc::clone(&issuers),
+    };
+    let people = people::People {
+        desk: Arc::clone(&desk),
+        authority: authority.clone(),
+        trust_domain: trust_domain.clone(),
+        advertise_bootstrap: advertise_bootstrap.clone(),
+        advertise_mesh: advertise_mesh.clone(),
+    };
     let operators = operator::Operators {
         authority: authority.clone(),
         trust_domain: trust_domain.clone(),
         dev: config.dev,
-        advertise_bootstrap: config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string()),
-        advertise_mesh: config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string()),
+        advertise_bootstrap,
+        advertise_mesh,
         registry: registry.clone(),
         generation: own.current(),
         issuers: Arc::clone(&issuers),
@@ -268,12 +294,14 @@ pub async fn start(
         bootstrap::BOOTSTRAP,
         bootstrap_listener,
         own.current(),
-        stranger_routes(authority.clone(), registrar, attestation),
+        stranger_routes(authority.clone(), registrar, attestation, logins),
         limits,
         metrics.clone(),
         shutdown.clone(),
         connections.clone(),
     ));
+    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
+    let operator_routes = operator_routes(operators, people, rotations, &desk, federated);
     doors.spawn(mesh::listen(
         mesh_listener,
         mesh::Mesh {
@@ -284,13 +312,12 @@ pub async fn start(
             trust_domain: config.trust_domain.clone(),
             allow_unregistered,
             routes: peer_routes(peers, delivery),
+            operators: (!config.operators.providers.is_empty()).then(|| operator_routes.clone()),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             drain: connections.clone(),
         },
     ));
-    let rotations = rotation::Rotation { authority: authority.clone(), metrics: metrics.clone() };
-    let operator_routes = operator_routes(operators, rotations, federated);
     doors.spawn(unix::listen(
         socket,
         uids,
@@ -365,6 +392,8 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.system_namespace = config.system_namespace.to_string();
     authority.dev = config.dev;
     authority.lineage_life = Duration::from_secs(config.lineage_days.saturating_mul(24 * 3600));
+    authority.keys = config.keys.for_authority();
+    authority.allow_ed25519 = config.allow_ed25519;
     authority.svid_ttl = Duration::from_secs(config.svid_ttl_seconds);
     authority.store = config.store.clone();
     authority.replica = config.replica.clone();
@@ -427,8 +456,9 @@ fn stranger_routes(
     authority: Authority,
     registrar: SharedRegistrar,
     attestation: Option<Attestation>,
+    logins: Logins,
 ) -> Routes {
-    let bootstrap = attest::Bootstrap { authority, registrar, attestation };
+    let bootstrap = attest::Bootstrap { authority, registrar, attestation, logins };
     let service =
         v1::bootstrap_server::BootstrapServer::new(bootstrap).max_decoding_message_size(attest::MAX_MESSAGE);
     Routes::new(service).prepare()
@@ -444,23 +474,33 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     Routes::new(renew).add_service(tokens).add_service(delivery).prepare()
 }
 
+/// For both doors: each service behind the guard that asks who may.
 fn operator_routes(
     operators: operator::Operators,
+    people: people::People,
     rotations: rotation::Rotation,
+    desk: &Arc<Desk>,
     federated: operators_of_federation::Federated,
 ) -> Routes {
     let audit = v1::audit_server::AuditServer::new(operators.clone())
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    let service = v1::operator_server::OperatorServer::new(operators)
+    let operators = v1::operator_server::OperatorServer::new(operators)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
+    let people =
+        v1::people_server::PeopleServer::new(people).max_decoding_message_size(operator::MAX_MESSAGE);
     let rotations =
         v1::rotation_server::RotationServer::new(rotations).max_decoding_message_size(operator::MAX_MESSAGE);
     let federation = v1::federation_server::FederationServer::new(federated)
         .max_decoding_message_size(operator::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(service).add_service(audit).add_service(rotations).add_service(federation).prepare()
+    Routes::new(Guarded::new(operators, Arc::clone(desk)))
+        .add_service(Guarded::new(audit, Arc::clone(desk)))
+        .add_service(Guarded::new(people, Arc::clone(desk)))
+        .add_service(Guarded::new(rotations, Arc::clone(desk)))
+        .add_service(Guarded::new(federation, Arc::clone(desk)))
+        .prepare()
 }
 
 /// What the registry is checked against.
@@ -470,6 +510,15 @@ pub fn registry_options(config: &Config) -> Options {
         system_namespace: config.system_namespace.clone(),
         trust_domain: Some(config.trust_domain.clone()),
     }
+}
+
+/// Where the keys of the providers are with which operators log in.
+fn provider_sources(config: &Config) -> BTreeMap<String, Source> {
+    let source = |it: &crate::operators::config::Provider| Source {
+        issuer: it.party.issuer.clone(),
+        jwks_uri: it.jwks_uri.clone(),
+    };
+    config.operators.providers.iter().map(|it| (it.alias(), source(it))).collect()
 }
 
 /// Who may come to the operator's socket: without a list, whoever the control plane itself runs as.

@@ -68,6 +68,8 @@ pub struct Sources {
     pub registry: watch::Receiver<registry::State>,
     pub keys: watch::Receiver<Keys>,
     pub federated: watch::Receiver<Federated>,
+    /// Providers with which operators log in: followed beside the registry's issuers.
+    pub providers: BTreeMap<String, Source>,
 }
 
 impl Sources {
@@ -102,16 +104,26 @@ impl Sources {
                 return;
             }
             let now = self.now();
-            issuers.follow(&key_sources(&now.registry));
+            issuers.follow(&self.key_sources(&now.registry));
             federation.follow(&now.registry);
             world.send_replace(now);
         }
     }
 }
 
-/// Whose keys are to be fetched, by alias.
+impl Sources {
+    /// Whose keys are to be fetched, by alias.
+    #[must_use]
+    pub fn key_sources(&self, registry: &Registry) -> BTreeMap<String, Source> {
+        let mut sources = key_sources(registry);
+        sources.extend(self.providers.clone());
+        sources
+    }
+}
+
+/// Of the registry's issuers.
 #[must_use]
-pub fn key_sources(registry: &Registry) -> BTreeMap<String, Source> {
+fn key_sources(registry: &Registry) -> BTreeMap<String, Source> {
     let source = |issuer: &signet_model::Issuer| Source {
         issuer: issuer.spec.issuer.to_string(),
         jwks_uri: issuer.spec.jwks_uri.as_ref().map(ToString::to_string),

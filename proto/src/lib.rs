@@ -10,6 +10,9 @@
 
 mod secret;
 
+/// What the `.proto` files say, as a `FileDescriptorSet`: for those who must know of every call that there is.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/signet.v1.bin"));
+
 pub mod v1 {
     tonic::include_proto!("signet.v1");
 }

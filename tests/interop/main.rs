@@ -6,6 +6,7 @@ mod federation;
 mod grpc;
 mod istio;
 mod load;
+mod logins;
 mod openid;
 mod spiffe_python;
 mod spiffe_rust;

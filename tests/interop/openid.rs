@@ -1,32 +1,17 @@
 //! A real OpenID provider as issuer.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use signet_tests::apps::Echo;
 use signet_tests::client::{get, send, text};
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
-use signet_tests::peers::{node_modules, root};
+use signet_tests::provider::Provider;
 
 #[tokio::test]
 async fn tokens_of_a_real_openid_provider_are_accepted_by_discovery() {
-    let Some(folder) = node_modules() else { return };
-    // Node resolves packages from where the script stands.
-    let script = folder.join("provider.mjs");
-    std::fs::copy(root().join("tests/interop/provider.mjs"), &script).unwrap();
-    let mut provider = Command::new("node")
-        .arg(&script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut port = String::new();
-    BufReader::new(provider.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    let address = format!("127.0.0.1:{}", port.trim());
+    let Some(provider) = Provider::start() else { return };
+    let address = provider.address.clone();
 
     let app = Echo::start().await;
     let (gateway, inbound) = (free_address(), free_address());
@@ -70,7 +55,5 @@ async fn tokens_of_a_real_openid_provider_are_accepted_by_discovery() {
     let answer: Value = serde_json::from_slice(answer.body()).unwrap();
     let bearer = format!("Bearer {}", answer["access_token"].as_str().unwrap());
     assert_eq!(get(&gateway, "/", &[("authorization", &bearer)]).await.status(), 403);
-    provider.kill().unwrap();
-    provider.wait().unwrap();
     mesh.assert_unharmed();
 }

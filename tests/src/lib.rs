@@ -12,6 +12,7 @@ pub mod issuer;
 pub mod mesh;
 pub mod peers;
 pub mod process;
+pub mod provider;
 pub mod svid;
 
 pub use mesh::{Mesh, MeshBuilder, Sidecar};

@@ -9,20 +9,21 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rcgen::CertificateParams;
-use signet_identity::KeyId;
+use signet_identity::TrustDomain;
 use signet_token::SigningKey;
 use zeroize::Zeroizing;
 
 use super::machine::{self, Actor, Facts, Hurry, Kind, Phase, Slot, Step};
 use super::material::Entry;
 use super::view::{RootView, View, published};
-use crate::authority::Inner;
+use crate::authority::{Inner, Lives};
 use crate::config::seconds;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
 use crate::hierarchy::{self, CaCertificate, HierarchyError, Issuer};
 use crate::issue;
-use crate::keys::{CaKey, KeyError};
+use crate::keys::{CaKey, KeyError, key_name};
+use crate::keystore::StoredKey;
 use crate::profile::ProfileError;
 use crate::record::{Entry as LogEntry, Event};
 use crate::store::{GivenUp, Journal, RevocationKind, RevocationRow, StoreError};
@@ -193,9 +194,8 @@ impl Inner {
         let owner = if kind == Kind::Root { String::new() } else { self.replica.clone() };
         let (entry, log) = self
             .with_vault(move |vault| {
-                let pkcs8 = vault.generate()?;
-                let key = CaKey::from_pkcs8(&pkcs8)?;
-                let mut slot = Slot {
+                let (stored, key) = vault.generate(kind)?;
+                let slot = Slot {
                     id: key_name(&key),
                     kind,
                     owner,
@@ -208,39 +208,12 @@ impl Inner {
                     tainted_at: None,
                     hurry,
                 };
-                let mut log = None;
-                let public = match kind {
-                    Kind::Root => {
-                        let root = hierarchy::make_root(&domain, &key, lives.root, now)?;
-                        (slot.not_before, slot.not_after) =
-                            (root.validity.not_before, root.validity.not_after);
-                        log = Some(
-                            LogEntry::new(now, Event::RootMade, "authority")
-                                .certificate(&root.serial.to_string(), root.validity.not_after),
-                        );
-                        root.der.to_vec()
-                    }
-                    Kind::Issuer => {
-                        slot.phase = Phase::Requested;
-                        slot.not_after = now.saturating_add(lives.issuer);
-                        let request = CertificateParams::default()
-                            .serialize_request(&key)
-                            .map_err(ProfileError::from)?;
-                        request.der().to_vec()
-                    }
-                    Kind::Token | Kind::Jwt => {
-                        let signing = SigningKey::from_pkcs8(&pkcs8)
-                            .map_err(|e| KeyError::Unreadable(e.to_string()))?;
-                        log = Some(LogEntry::new(now, Event::KeyMade, "authority").because(&format!(
-                            "{} key {}",
-                            kind.as_str(),
-                            signing.thumbprint()
-                        )));
-                        public_text(&signing).into_bytes()
-                    }
-                };
-                vault.keep(kind, &slot.id, &pkcs8)?;
-                Ok((Entry::new(slot, public), log))
+                let made = describe((slot, &key, &stored), &domain, lives, now)
+                    .and_then(|made| vault.keep(kind, &made.0.slot.id, &stored).map(|()| made));
+                if made.is_err() {
+                    vault.discard(&stored);
+                }
+                made
             })
             .await?;
         self.change(journal, vec![entry], false, log, now).await
@@ -261,7 +234,7 @@ impl Inner {
         let (mut entry, root) = (request.clone(), root.clone());
         let (entry, serial) = self
             .with_vault(move |vault| {
-                let key = ProvenKey::from_csr(&entry.public)
+                let key = ProvenKey::of_authority(&entry.public)
                     .map_err(|refusal| HierarchyError::Proof(refusal.detail().to_owned()))?;
                 let signer = open(vault, &root)?;
                 let issuer = hierarchy::make_issuer(&domain, &key, life, &signer, now)?;
@@ -321,10 +294,10 @@ impl Inner {
                     return Ok(Outcome::Replan);
                 };
                 let (own, root) = (entry.clone(), root.clone());
-                let issuer = self.with_vault(move |vault| open_issuer(vault, &own, &root)).await?;
+                let issuer = Arc::new(self.with_vault(move |vault| open_issuer(vault, &own, &root)).await?);
                 let root = find(journal, entry.slot.parent.as_deref().unwrap_or_default());
                 let anchor = root.map(Entry::anchor).ok_or(HierarchyError::NotActive { kind: "root" })?;
-                self.prove(&issuer, &anchor, now)?;
+                self.prove(&issuer, &anchor, now).await?;
             }
             Kind::Token | Kind::Jwt => {}
         }
@@ -381,7 +354,14 @@ impl Inner {
             if revoked.is_some() {
                 self.publish_revocations(now).await?;
             }
-            self.with_vault(move |vault| vault.destroy(kind, &id)).await?;
+            let destroyed = self.with_vault({
+                let id = id.clone();
+                move |vault| vault.destroy(kind, &id)
+            });
+            // Its end is decided and written down; what is left of it goes as an orphan (see `tidy`).
+            if let Err(error) = destroyed.await {
+                tracing::error!(target: "signet::ca", %error, kind = kind.as_str(), id, "the key of a removed authority could not be destroyed yet");
+            }
         }
         Ok(outcome)
     }
@@ -494,6 +474,22 @@ impl Inner {
         self.with_vault(move |vault| open(vault, &root).map(|_| ())).await
     }
 
+    /// Names the keys in the token that no authority of the journal has.
+    pub(crate) async fn note_unnamed_keys(&self) -> Result<(), AuthorityError> {
+        let mut named: BTreeSet<String> =
+            self.view()?.entries.iter().map(|entry| entry.slot.id.clone()).collect();
+        let unnamed = self
+            .with_vault(move |vault| {
+                named.extend(vault.held()?.into_iter().map(|(_, id)| id));
+                vault.unnamed(&named)
+            })
+            .await?;
+        for key in unnamed {
+            tracing::warn!(target: "signet::ca", key, "the token has a key of this trust domain that nothing uses");
+        }
+        Ok(())
+    }
+
     /// Destroys keys that nothing refers to any more, and forgets what was removed long ago.
     pub(crate) async fn tidy(&self, now: i64) -> Result<(), AuthorityError> {
         let _one_at_a_time = self.rotating.lock().await;
@@ -521,15 +517,15 @@ impl Inner {
     }
 
     /// Issues to a throwaway key, and verifies the chain with the library that peers use.
-    fn prove(
+    async fn prove(
         &self,
-        issuer: &Issuer,
+        issuer: &Arc<Issuer>,
         anchor: &rustls_pki_types::CertificateDer<'_>,
         now: i64,
     ) -> Result<(), AuthorityError> {
         let pkcs8 = crate::keys::generate().map_err(HierarchyError::from)?;
         let key = ProvenKey::own(&CaKey::from_pkcs8(&pkcs8).map_err(HierarchyError::from)?);
-        let signed = issue::sign(&self.rules.proof(), &key, issuer, self.svid_ttl, now)?;
+        let signed = issue::sign(&self.rules.proof(), &key, issuer, self.svid_ttl, now).await?;
         let between: Vec<_> = issuer.chain().collect();
         Ok(hierarchy::verify_like_a_peer(anchor, &signed.der, &between, now)?)
     }
@@ -547,11 +543,42 @@ impl Inner {
     }
 }
 
-/// How a key is named in the journal and in its file: half of the SHA-256 of its public half, hex.
-pub(crate) fn key_name(key: &CaKey) -> String {
-    let mut name = KeyId::of(&rcgen::PublicKeyData::subject_public_key_info(key)).to_string();
-    name.truncate(32);
-    name
+/// What is public about a new key, and the record of it.
+fn describe(
+    (mut slot, key, stored): (Slot, &CaKey, &StoredKey),
+    domain: &TrustDomain,
+    lives: Lives,
+    now: i64,
+) -> Result<(Entry, Option<LogEntry>), HierarchyError> {
+    let mut log = None;
+    let public = match slot.kind {
+        Kind::Root => {
+            let root = hierarchy::make_root(domain, key, lives.root, now)?;
+            (slot.not_before, slot.not_after) = (root.validity.not_before, root.validity.not_after);
+            log = Some(
+                LogEntry::new(now, Event::RootMade, "authority")
+                    .certificate(&root.serial.to_string(), root.validity.not_after),
+            );
+            root.der.to_vec()
+        }
+        Kind::Issuer => {
+            slot.phase = Phase::Requested;
+            slot.not_after = now.saturating_add(lives.issuer);
+            let request = CertificateParams::default().serialize_request(key).map_err(ProfileError::from)?;
+            request.der().to_vec()
+        }
+        Kind::Token | Kind::Jwt => {
+            let signing =
+                SigningKey::from_pkcs8(stored.as_bytes()).map_err(|e| KeyError::Unreadable(e.to_string()))?;
+            log = Some(LogEntry::new(now, Event::KeyMade, "authority").because(&format!(
+                "{} key {}",
+                slot.kind.as_str(),
+                signing.thumbprint()
+            )));
+            public_text(&signing).into_bytes()
+        }
+    };
+    Ok((Entry::new(slot, public), log))
 }
 
 fn find<'a>(journal: &'a Journal, id: &str) -> Option<&'a Entry> {
@@ -560,8 +587,9 @@ fn find<'a>(journal: &'a Journal, id: &str) -> Option<&'a Entry> {
 
 /// Opens a root to sign with it.
 fn open(vault: &mut Vault, root: &Entry) -> Result<Issuer, HierarchyError> {
-    let key = vault.key(Kind::Root, &root.slot.id)?;
-    let mut signer = root.signing_certificate()?.with_key(key, &format!("root-{}.sealed", root.slot.id))?;
+    let certificate = root.signing_certificate()?;
+    let key = vault.key(Kind::Root, &root.slot.id, &certificate.spki)?;
+    let mut signer = certificate.with_key(key, &format!("root-{}.sealed", root.slot.id))?;
     signer.id.clone_from(&root.slot.id);
     Ok(signer)
 }
@@ -570,7 +598,7 @@ fn open(vault: &mut Vault, root: &Entry) -> Result<Issuer, HierarchyError> {
 /// may be in other hands, has ended, or where either is kept elsewhere.
 fn cross(
     vault: &mut Vault,
-    domain: &signet_identity::TrustDomain,
+    domain: &TrustDomain,
     mut new: Entry,
     old: Option<Entry>,
     now: i64,
@@ -581,8 +609,8 @@ fn cross(
         return Ok(new);
     };
     let signer = open(vault, &old)?;
-    let key = vault.key(Kind::Root, &new.slot.id)?;
     let root = CaCertificate::read(&new.public)?;
+    let key = vault.key(Kind::Root, &new.slot.id, &root.spki)?;
     new.cross = Some(hierarchy::make_cross(domain, &root, &key, &signer, now)?.der.to_vec());
     Ok(new)
 }
@@ -593,7 +621,7 @@ fn open_issuer(vault: &mut Vault, own: &Entry, root: &Entry) -> Result<Issuer, H
     let parent = root.signing_certificate()?;
     let domain = crate::check::domain_of(&parent.der)?;
     hierarchy::check_issuer(&domain, &certificate, &parent)?;
-    let key = vault.key(Kind::Issuer, &own.slot.id)?;
+    let key = vault.key(Kind::Issuer, &own.slot.id, &certificate.spki)?;
     let mut issuer = certificate.with_key(key, &format!("issuer-{}.sealed", own.slot.id))?;
     issuer.id.clone_from(&own.slot.id);
     issuer.parents = root.intermediate.iter().cloned().map(Into::into).collect();
@@ -627,7 +655,7 @@ fn view(
     };
     let mut signing = |kind: Kind| -> Result<Option<Arc<SigningKey>>, HierarchyError> {
         let Ok(entry) = active(kind, replica) else { return Ok(None) };
-        let pkcs8: Zeroizing<Vec<u8>> = vault.pkcs8(kind, &entry.slot.id)?;
+        let pkcs8: Zeroizing<Vec<u8>> = vault.stored(kind, &entry.slot.id)?;
         let key = SigningKey::from_pkcs8(&pkcs8).map_err(|e| KeyError::Unreadable(e.to_string()))?;
         if public_text(&key).as_bytes() != entry.public.as_slice() {
             let file = format!("{}-{}.sealed", kind.as_str(), entry.slot.id);

@@ -81,7 +81,7 @@ async fn rows(on: &mut impl Run, mac: &RowMac) -> Result<(Vec<Entry>, u64, [u8; 
                 phase: Phase::parse(&phase).ok_or(corrupt("an unknown phase"))?,
                 not_before: row.try_get(4)?,
                 not_after: row.try_get(5)?,
-                sequence: u64::try_from(row.try_get::<i64, _>(6)?).unwrap_or(0),
+                sequence: u64::try_from(row.try_get::<i64>(6)?).unwrap_or(0),
                 since: row.try_get(7)?,
                 parent: row.try_get(8)?,
                 tainted_at: row.try_get(9)?,
@@ -106,7 +106,7 @@ async fn head(on: &mut impl Run, mac: &RowMac) -> Result<Option<JournalHead>, St
     let sql = "SELECT journal, bundle, count, digest, mac FROM authorities_head WHERE id = 1";
     let Some(row) = query(sql).fetch_optional(on).await? else { return Ok(None) };
     let number = |index: usize| -> Result<u64, StoreError> {
-        u64::try_from(row.try_get::<i64, _>(index)?)
+        u64::try_from(row.try_get::<i64>(index)?)
             .map_err(|_| StoreError::Corrupt { table: HEAD, what: "a number is negative" })
     };
     let head = JournalHead {

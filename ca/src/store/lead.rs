@@ -82,7 +82,7 @@ impl Writer {
             Dialect::Sqlite => "SELECT epoch FROM leadership WHERE id = 1",
         };
         let row = query(sql).fetch_optional(self.tx()).await?;
-        let newest = row.map(|row| row.try_get::<i64, _>(0)).transpose()?;
+        let newest = row.map(|row| row.try_get::<i64>(0)).transpose()?;
         if newest == Some(lead.epoch) { Ok(()) } else { Err(StoreError::NotLeading { epoch: lead.epoch }) }
     }
 }

@@ -72,3 +72,7 @@ pub(super) fn optional_number(number: Option<i64>) -> Column<'static> {
 pub(super) fn optional_bytes(bytes: Option<&[u8]>) -> Column<'_> {
     bytes.map_or(Column::None, Column::Bytes)
 }
+
+pub(super) fn optional_text(text: Option<&str>) -> Column<'_> {
+    text.map_or(Column::None, Column::Text)
+}

@@ -239,7 +239,7 @@ async fn check_schema(pool: &PgPool, way: &Way) -> Result<(), StoreError> {
     let wanted = schema::newest();
     let there =
         query("SELECT to_regclass('public._sqlx_migrations') IS NOT NULL").fetch_one(&mut connection).await?;
-    let found: i64 = if there.try_get::<bool, _>(0)? {
+    let found: i64 = if there.try_get::<bool>(0)? {
         let sql = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
         query(sql).fetch_one(&mut connection).await?.try_get(0)?
     } else {

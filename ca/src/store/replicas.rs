@@ -157,7 +157,7 @@ impl Store {
             .map(|row| {
                 Ok(ReplicaStatus {
                     name: row.try_get(0)?,
-                    epoch: u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),
+                    epoch: u64::try_from(row.try_get::<i64>(1)?).unwrap_or(0),
                     version: row.try_get(2)?,
                     last_seen: row.try_get(3)?,
                 })

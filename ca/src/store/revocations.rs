@@ -256,7 +256,7 @@ impl Writer {
             let mac = self.mac.clone();
             let SetHead { sequence, count: expected, .. } = head(self.tx(), &mac, 0).await?;
             let counted = query("SELECT count(*) FROM revocations").fetch_one(self.tx()).await?;
-            let found = u64::try_from(counted.try_get::<i64, _>(0)?).unwrap_or(0);
+            let found = u64::try_from(counted.try_get::<i64>(0)?).unwrap_or(0);
             if found != expected {
                 return Err(StoreError::Revocations { sequence, expected, found });
             }

@@ -42,7 +42,7 @@ impl Store {
                 RevocationKind::Delegation => continue,
             };
             for row in found.bind(issuer).bind(now).fetch_all(&mut tx).await? {
-                let since = revoked.entry(row.try_get::<Vec<u8>, _>(0)?).or_insert(stored.revoked_at);
+                let since = revoked.entry(row.try_get::<Vec<u8>>(0)?).or_insert(stored.revoked_at);
                 *since = stored.revoked_at.min(*since);
             }
         }

@@ -48,6 +48,13 @@ const STEPS: &[Step] = &[
         sqlite: "",
         postgres: "",
     },
+    Step {
+        version: 5,
+        name: "operators",
+        sql: include_str!("../../migrations/0005_operators.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.

@@ -121,7 +121,7 @@ impl Store {
     pub(crate) async fn oldest_acknowledged(&self, now: i64) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT min(sequence) FROM sidecars WHERE given_up IS NULL AND valid_until >= $1";
         let row = query(sql).bind(now).fetch_one(&mut self.desk.pool.read().await?).await?;
-        Ok(row.try_get::<Option<i64>, _>(0)?.and_then(|number| u64::try_from(number).ok()))
+        Ok(row.try_get::<Option<i64>>(0)?.and_then(|number| u64::try_from(number).ok()))
     }
 
     /// How many live sidecars hold a certificate of each issuer: its serial, their number.

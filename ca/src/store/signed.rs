@@ -14,7 +14,7 @@ const CHECKPOINTS: &str = "log_checkpoints";
 const SEGMENT: u64 = 256;
 
 fn read(row: &Row, kind: Kind, trust_domain: &str, table: &'static str) -> Result<Signed, StoreError> {
-    let sequence = u64::try_from(row.try_get::<i64, _>(1)?);
+    let sequence = u64::try_from(row.try_get::<i64>(1)?);
     let statement = Statement {
         kind,
         trust_domain: trust_domain.to_owned(),
@@ -195,7 +195,7 @@ impl Writer {
             .bind(before)
             .fetch_one(self.tx())
             .await?
-            .try_get::<Option<i64>, _>(0)?;
+            .try_get::<Option<i64>>(0)?;
         let Some(head) = self.log_head().await? else { return Ok(None) };
         // The end itself always stays.
         let first_kept = kept.and_then(|kept| u64::try_from(kept).ok()).unwrap_or(head.sequence);

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{
-    ColumnIndex, Database, Decode, Encode, Postgres, Row as _, SqlSafeStr, SqlStr, Sqlite, Transaction, Type,
-};
+use sqlx::{Decode, Postgres, Row as _, SqlSafeStr, SqlStr, Transaction, Type};
+
+use super::sqlite::{Cell, Connections, Held};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,18 +78,61 @@ impl Done {
 
 /// A row of either.
 pub(crate) enum Row {
-    Sqlite(SqliteRow),
+    Sqlite(Vec<Cell>),
     Postgres(PgRow),
 }
 
+/// What a column is read as.
+pub(crate) trait Column: for<'r> Decode<'r, Postgres> + Type<Postgres> {
+    /// None where SQLite holds something else.
+    fn of(cell: &Cell) -> Option<Self>;
+}
+
+impl Column for i64 {
+    fn of(cell: &Cell) -> Option<i64> {
+        if let Cell::Integer(number) = cell { Some(*number) } else { None }
+    }
+}
+
+impl Column for bool {
+    fn of(cell: &Cell) -> Option<bool> {
+        if let Cell::Integer(number @ 0..=1) = cell { Some(*number == 1) } else { None }
+    }
+}
+
+impl Column for String {
+    fn of(cell: &Cell) -> Option<String> {
+        if let Cell::Text(text) = cell { Some(text.clone()) } else { None }
+    }
+}
+
+impl Column for Vec<u8> {
+    fn of(cell: &Cell) -> Option<Vec<u8>> {
+        if let Cell::Blob(bytes) = cell { Some(bytes.clone()) } else { None }
+    }
+}
+
+impl<T: Column> Column for Option<T>
+where
+    Option<T>: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
+    fn of(cell: &Cell) -> Option<Option<T>> {
+        if matches!(cell, Cell::Null) { Some(None) } else { T::of(cell).map(Some) }
+    }
+}
+
 impl Row {
-    pub(crate) fn try_get<T, I>(&self, index: I) -> Result<T, sqlx::Error>
-    where
-        T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>,
-        I: ColumnIndex<SqliteRow> + ColumnIndex<PgRow>,
-    {
+    pub(crate) fn try_get<T: Column>(&self, index: usize) -> Result<T, sqlx::Error> {
         match self {
-            Row::Sqlite(row) => row.try_get(index),
+            Row::Sqlite(cells) => {
+                let cell = cells.get(index);
+                let cell = cell.ok_or(sqlx::Error::ColumnIndexOutOfBounds { index, len: cells.len() })?;
+                T::of(cell).ok_or_else(|| sqlx::Error::ColumnDecode {
+                    index: index.to_string(),
+                    source: format!("expected {}, found {}", std::any::type_name::<T>(), cell.data_type())
+                        .into(),
+                })
+            }
             Row::Postgres(row) => row.try_get(index),
         }
     }
@@ -98,7 +140,7 @@ impl Row {
 
 /// A connection of either, borrowed for one statement.
 pub(crate) enum Connection<'c> {
-    Sqlite(&'c mut SqliteConnection),
+    Sqlite(&'c mut Held),
     Postgres(&'c mut PgConnection),
     Over,
 }
@@ -114,7 +156,7 @@ pub(crate) trait Run: Send {
 
 /// A transaction of either. Dropped without commit, it never was.
 pub(crate) enum Tx {
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(Held),
     Postgres(Transaction<'static, Postgres>),
     /// Given away: nothing can be said in it.
     Over,
@@ -140,7 +182,7 @@ impl Tx {
 impl Run for Tx {
     fn connection(&mut self) -> Connection<'_> {
         match self {
-            Tx::Sqlite(tx) => Connection::Sqlite(&mut *tx),
+            Tx::Sqlite(tx) => Connection::Sqlite(tx),
             Tx::Postgres(tx) => Connection::Postgres(&mut *tx),
             Tx::Over => Connection::Over,
         }
@@ -149,14 +191,14 @@ impl Run for Tx {
 
 /// A pooled connection of either.
 pub(crate) enum Lent {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Held),
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Run for Lent {
     fn connection(&mut self) -> Connection<'_> {
         match self {
-            Lent::Sqlite(connection) => Connection::Sqlite(&mut *connection),
+            Lent::Sqlite(connection) => Connection::Sqlite(connection),
             Lent::Postgres(connection) => Connection::Postgres(&mut *connection),
         }
     }
@@ -167,8 +209,8 @@ impl Run for Lent {
 pub(crate) enum Pool {
     /// One connection writes, others read beside it.
     Sqlite {
-        writer: SqlitePool,
-        reader: SqlitePool,
+        writer: Connections,
+        reader: Connections,
     },
     Postgres(PgPool),
 }
@@ -177,7 +219,11 @@ impl Pool {
     /// Begins to write. On SQLite this waits for the right to, so that nothing later can fail for want of it.
     pub(crate) async fn write(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
-            Pool::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Pool::Sqlite { writer, .. } => {
+                let mut held = writer.take().await?;
+                held.begin_to_write().await?;
+                Tx::Sqlite(held)
+            }
             Pool::Postgres(pool) => Tx::Postgres(patient(pool.begin()).await?),
         })
     }
@@ -185,7 +231,11 @@ impl Pool {
     /// One unchanging view, for several statements that must agree.
     pub(crate) async fn view(&self) -> Result<Tx, sqlx::Error> {
         Ok(match self {
-            Pool::Sqlite { reader, .. } => Tx::Sqlite(reader.begin().await?),
+            Pool::Sqlite { reader, .. } => {
+                let mut held = reader.take().await?;
+                held.begin_to_read()?;
+                Tx::Sqlite(held)
+            }
             Pool::Postgres(pool) => Tx::Postgres(
                 patient(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?,
             ),
@@ -195,7 +245,7 @@ impl Pool {
     /// A connection for single reads.
     pub(crate) async fn read(&self) -> Result<Lent, sqlx::Error> {
         Ok(match self {
-            Pool::Sqlite { reader, .. } => Lent::Sqlite(reader.acquire().await?),
+            Pool::Sqlite { reader, .. } => Lent::Sqlite(reader.take().await?),
             Pool::Postgres(pool) => Lent::Postgres(pool.acquire().await?),
         })
     }
@@ -221,7 +271,7 @@ async fn patient<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Res
     tokio::time::timeout(PATIENCE, answer).await.map_err(silent)?
 }
 
-type Filled<DB> = sqlx::query::Query<'static, DB, <DB as Database>::Arguments>;
+type Filled = sqlx::query::Query<'static, Postgres, <Postgres as sqlx::Database>::Arguments>;
 
 impl Query {
     pub(crate) fn bind(mut self, value: impl Into<Value>) -> Query {
@@ -229,15 +279,8 @@ impl Query {
         self
     }
 
-    fn fill<DB>(self) -> Filled<DB>
-    where
-        DB: Database,
-        <DB as Database>::Arguments: sqlx::IntoArguments<DB>,
-        Option<i64>: for<'q> Encode<'q, DB> + Type<DB>,
-        Option<String>: for<'q> Encode<'q, DB> + Type<DB>,
-        Option<Vec<u8>>: for<'q> Encode<'q, DB> + Type<DB>,
-    {
-        self.values.into_iter().fold(sqlx::query::<DB>(self.sql), |query, value| match value {
+    fn fill(self) -> Filled {
+        self.values.into_iter().fold(sqlx::query::<Postgres>(self.sql), |query, value| match value {
             Value::Number(number) => query.bind(number),
             Value::Text(text) => query.bind(text),
             Value::Bytes(bytes) => query.bind(bytes),
@@ -246,18 +289,16 @@ impl Query {
 
     pub(crate) async fn execute(self, on: &mut impl Run) -> Result<Done, sqlx::Error> {
         Ok(Done(match on.connection() {
-            Connection::Sqlite(c) => self.fill::<Sqlite>().execute(c).await?.rows_affected(),
-            Connection::Postgres(c) => patient(self.fill::<Postgres>().execute(c)).await?.rows_affected(),
+            Connection::Sqlite(held) => held.execute(self.sql.as_str(), &self.values)?,
+            Connection::Postgres(c) => patient(self.fill().execute(c)).await?.rows_affected(),
             Connection::Over => return Err(over()),
         }))
     }
 
     pub(crate) async fn fetch_optional(self, on: &mut impl Run) -> Result<Option<Row>, sqlx::Error> {
         Ok(match on.connection() {
-            Connection::Sqlite(c) => self.fill::<Sqlite>().fetch_optional(c).await?.map(Row::Sqlite),
-            Connection::Postgres(c) => {
-                patient(self.fill::<Postgres>().fetch_optional(c)).await?.map(Row::Postgres)
-            }
+            Connection::Sqlite(held) => held.first(self.sql.as_str(), &self.values)?.map(Row::Sqlite),
+            Connection::Postgres(c) => patient(self.fill().fetch_optional(c)).await?.map(Row::Postgres),
             Connection::Over => return Err(over()),
         })
     }
@@ -268,11 +309,11 @@ impl Query {
 
     pub(crate) async fn fetch_all(self, on: &mut impl Run) -> Result<Vec<Row>, sqlx::Error> {
         Ok(match on.connection() {
-            Connection::Sqlite(c) => {
-                self.fill::<Sqlite>().fetch_all(c).await?.into_iter().map(Row::Sqlite).collect()
+            Connection::Sqlite(held) => {
+                held.all(self.sql, self.values).await?.into_iter().map(Row::Sqlite).collect()
             }
             Connection::Postgres(c) => {
-                patient(self.fill::<Postgres>().fetch_all(c)).await?.into_iter().map(Row::Postgres).collect()
+                patient(self.fill().fetch_all(c)).await?.into_iter().map(Row::Postgres).collect()
             }
             Connection::Over => return Err(over()),
         })

@@ -122,7 +122,7 @@ impl Writer {
         let row = SvidRow {
             serial: found.try_get(0)?,
             lineage: found
-                .try_get::<Option<Vec<u8>>, _>(1)?
+                .try_get::<Option<Vec<u8>>>(1)?
                 .map(|bytes| lineages::id(bytes, TABLE))
                 .transpose()?,
             spiffe_id: found.try_get(2)?,

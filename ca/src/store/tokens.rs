@@ -92,7 +92,7 @@ impl Writer {
             .await?;
         Ok(match state {
             None => Consumed::Unknown,
-            Some(row) if row.try_get::<Option<i64>, _>(0)?.is_some() => Consumed::Used,
+            Some(row) if row.try_get::<Option<i64>>(0)?.is_some() => Consumed::Used,
             Some(_) => Consumed::Expired,
         })
     }

@@ -27,9 +27,14 @@ use crate::record::{Entry, Record};
 
 /// How long an act waits for its turn to write.
 pub(super) const TURN: Duration = Duration::from_secs(10);
-/// Acts in one transaction: more would gain little, and all of them wait for the last. Below what PostgreSQL keeps
-/// of savepoints in shared memory.
-const MAX_ACTS: usize = 48;
+/// Acts in one transaction: more would gain little, and all of them wait for the last. On PostgreSQL below what it
+/// keeps of savepoints in shared memory.
+const fn max_acts(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Sqlite => 256,
+        Dialect::Postgres => 48,
+    }
+}
 
 /// What an act must be the only one to do, whichever control plane does it.
 #[derive(Debug, Clone, Copy)]
@@ -155,7 +160,7 @@ impl Batch {
             for lock in locks {
                 let row =
                     query("SELECT pg_try_advisory_xact_lock($1)").bind(*lock).fetch_one(&mut self.tx).await?;
-                if !row.try_get::<bool, _>(0)? {
+                if !row.try_get::<bool>(0)? {
                     return Ok(false);
                 }
             }
@@ -355,7 +360,10 @@ impl Writer {
         drop(self);
         batch.acts = batch.acts.saturating_add(1);
         let mut outcome = batch.outcome.subscribe();
-        if batch.alone || batch.acts >= MAX_ACTS || desk.waiting.load(Ordering::Relaxed) == 0 {
+        if batch.alone
+            || batch.acts >= max_acts(batch.tx.dialect())
+            || desk.waiting.load(Ordering::Relaxed) == 0
+        {
             desk.settle(&mut turn, batch).await;
         } else {
             let ours = batch.outcome.clone();

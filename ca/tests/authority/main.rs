@@ -8,14 +8,21 @@ mod harness;
 mod hierarchy;
 mod issuance;
 mod join;
+mod keys;
 mod log;
+mod operators;
+mod pitfalls;
 mod renewal;
+mod requests;
 mod revocation;
 mod rotation;
 mod server;
 mod sharing;
+#[path = "../support/softhsm.rs"]
+mod softhsm;
 mod sqlite_file;
 mod store;
+mod verifiers;
 mod workload;
 
 use harness::*;

@@ -8,6 +8,8 @@ mod hierarchy;
 mod issuance;
 mod join;
 mod log;
+mod operators;
+mod pitfalls;
 mod renewal;
 mod replicas;
 mod revocation;

@@ -15,7 +15,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use signet_ca::{Published, Revocations};
 use signet_daemon::{Drain, Shutdown};
 use signet_identity::{
-    Expected, Generation, HandshakeFailure, KeyId, Peer, RevocationSet, Serial, SpiffeId, TrustDomain,
+    Expected, Generation, HandshakeFailure, KeyId, Peer, PeerClass, RevocationSet, Serial, SpiffeId,
+    TrustDomain,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -135,6 +136,8 @@ pub struct Mesh {
     /// Whether a sidecar that the registry does not know may be connected.
     pub allow_unregistered: bool,
     pub routes: Routes,
+    /// What stands behind the door for the class `operator`, which gets nothing else; absent where nobody logs in.
+    pub operators: Option<Routes>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     pub drain: Drain,
@@ -205,9 +208,16 @@ fn check(
 }
 
 impl Mesh {
-    fn is_registered(&self, state: &State, peer: &Peer) -> bool {
+    /// What this peer may call; nothing if it may not be here. People are in no registry, and have nothing to do
+    /// with what workloads call.
+    fn admit(&self, state: &State, peer: &Peer) -> Option<&Routes> {
+        if peer.class() == PeerClass::Operator {
+            return self.operators.as_ref();
+        }
         let unregistered = self.allow_unregistered;
-        registrar::may_be(&state.registry, peer.id(), peer.class(), &self.trust_domain, unregistered)
+        let may =
+            registrar::may_be(&state.registry, peer.id(), peer.class(), &self.trust_domain, unregistered);
+        may.then_some(&self.routes)
     }
 
     async fn serve<S>(
@@ -219,10 +229,10 @@ impl Mesh {
     ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        if !self.is_registered(&self.registry.borrow(), &peer) {
+        let Some(routes) = self.admit(&self.registry.borrow(), &peer).cloned() else {
             self.note(&peer, &Ended::Unregistered);
             return;
-        }
+        };
         let (say, heard) = watch::channel(None);
         let caller = Caller {
             peer: peer.clone(),
@@ -236,7 +246,7 @@ impl Mesh {
             self.note(&peer, &ended);
             let _ = say.send(Some(ended));
         };
-        serve(stream, self.routes.clone(), caller, BOUNDS, end).await;
+        serve(stream, routes, caller, BOUNDS, end).await;
     }
 
     fn note(&self, peer: &Peer, ended: &Ended) {
@@ -265,7 +275,7 @@ impl Mesh {
             if let Some(by) = peer.revoked_by(&revocations.borrow_and_update().set) {
                 return Ended::Revoked(by.to_string());
             }
-            if !self.is_registered(&registry.borrow_and_update(), peer) {
+            if self.admit(&registry.borrow_and_update(), peer).is_none() {
                 return Ended::Unregistered;
             }
             let left = peer.not_after().saturating_sub(unix_now());

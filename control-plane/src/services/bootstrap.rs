@@ -7,9 +7,11 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use crate::attest::{Ask, Attestation, Want};
 use crate::listen::bootstrap::Stranger;
+use crate::operators::login::Logins;
 use crate::world::AuthorityState;
 
-/// A CSR is under 8 KiB, a join token under a hundred bytes, a service account's token under 16 KiB.
+/// A CSR is under 8 KiB, a join token under a hundred bytes, a service account's token under 16 KiB, an ID token
+/// under 32 KiB.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The service.
@@ -19,6 +21,7 @@ pub struct Bootstrap {
     pub registrar: SharedRegistrar,
     /// Where pods are believed.
     pub attestation: Option<Attestation>,
+    pub logins: Logins,
 }
 
 #[tonic::async_trait]
@@ -30,9 +33,9 @@ impl v1::bootstrap_server::Bootstrap for Bootstrap {
             .copied()
             .ok_or_else(|| Status::internal("a call without a connection"))?;
         let v1::AttestRequest { csr_der, evidence } = request.into_inner();
+        let source = stranger.address.ip().to_canonical().to_string();
         let issued = match (evidence, &self.attestation) {
             (Some(Evidence::JoinToken(token)), _) => {
-                let source = stranger.address.ip().to_canonical().to_string();
                 let attested =
                     self.authority.attest_join_token(&token, &csr_der, &source, self.registrar.clone());
                 attested.await.map_err(|error| convert::status(&error))?
@@ -52,9 +55,10 @@ impl v1::bootstrap_server::Bootstrap for Bootstrap {
                     "this control plane believes no pods (attestation.kubernetes)",
                 ));
             }
+            (Some(Evidence::Oidc(oidc)), _) => self.logins.attest(&oidc.id_token, &csr_der, &source).await?,
             (None, _) => {
                 return Err(Status::invalid_argument(
-                    "expected evidence: a join token or a service account's token",
+                    "expected evidence: a join token, a service account's token or an ID token",
                 ));
             }
         };

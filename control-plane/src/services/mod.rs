@@ -1,12 +1,13 @@
 //! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
-//! [`crate::delivery::stream`] for peers, [`operator`], [`rotation`], [`federation`] and `audit` for operators.
+//! [`crate::delivery::stream`] for peers, [`operator`], [`people`], [`rotation`], [`federation`] and `audit` for operators.
 
 mod audit;
 pub mod bootstrap;
-mod convert;
+pub(crate) mod convert;
 pub mod federation;
 pub mod identity;
 pub mod operator;
+pub mod people;
 pub mod rotation;
 
 use tonic::{Request, Status};

@@ -1,4 +1,5 @@
-//! What operators may see and do, on the Unix socket. Every call is a line in the log with the uid.
+//! What operators may see and do. Who may, and the record of it, are the guard's ([`crate::operators::guard`]):
+//! what comes here was let through.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{convert, people};
 use crate::decisions::{Decisions, Found};
 use crate::delivery::table::Table;
 use crate::issuers::Issuers;
-use crate::listen::unix::Operator;
 use crate::metrics::Metrics;
 use crate::registrar::peer_class;
 use crate::registry::State;
@@ -44,10 +44,10 @@ pub struct Operators {
     pub metrics: Metrics,
 }
 
-/// One call, logged when it ends, however it ends.
+/// One call, counted when it ends, however it ends.
 pub(super) struct Call {
     name: &'static str,
-    uid: u32,
+    actor: String,
     metrics: Metrics,
 }
 
@@ -57,19 +57,18 @@ impl Call {
         request: &Request<T>,
         metrics: &Metrics,
     ) -> Result<Self, Status> {
-        let operator =
-            request.extensions().get::<Operator>().ok_or_else(|| Status::internal("a call without a uid"))?;
-        Ok(Self { name, uid: operator.uid, metrics: metrics.clone() })
+        let actor = people::who(request)?.actor.clone();
+        Ok(Self { name, actor, metrics: metrics.clone() })
     }
 
     pub(super) fn actor(&self) -> String {
-        format!("uid:{}", self.uid)
+        self.actor.clone()
     }
 
     pub(super) fn end<T>(self, detail: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         let code = format!("{code:?}");
-        tracing::info!(target: "signet::operator", call = self.name, uid = self.uid, code, detail, "operator call");
+        tracing::debug!(target: "signet::operator", call = self.name, actor = self.actor, code, detail, "operator call");
         self.metrics.operator_calls.with_label_values(&[self.name, &code]).inc();
         result.map(Response::new)
     }

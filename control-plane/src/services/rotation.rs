@@ -4,9 +4,8 @@ use signet_ca::{Authority, AuthorityError, Kind, SlotStatus};
 use signet_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{convert, people};
 use crate::clock::unix_now;
-use crate::listen::unix::Operator;
 use crate::metrics::Metrics;
 
 /// The service.
@@ -20,16 +19,14 @@ impl Rotation {
     fn end<T>(&self, call: &str, actor: &str, result: Result<T, Status>) -> Result<Response<T>, Status> {
         let code = result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         let code = format!("{code:?}");
-        tracing::info!(target: "signet::operator", call, actor, code, "operator call");
+        tracing::debug!(target: "signet::operator", call, actor, code, "operator call");
         self.metrics.operator_calls.with_label_values(&[call, &code]).inc();
         result.map(Response::new)
     }
 }
 
 fn actor<T>(request: &Request<T>) -> Result<String, Status> {
-    let operator = request.extensions().get::<Operator>();
-    let operator = operator.ok_or_else(|| Status::internal("a call without an operator"))?;
-    Ok(format!("uid:{}", operator.uid))
+    Ok(people::who(request)?.actor.clone())
 }
 
 fn kind(text: &str) -> Result<Kind, Status> {

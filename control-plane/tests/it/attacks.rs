@@ -234,6 +234,7 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
             trust_domain: TrustDomain::parse("demo.signet").unwrap(),
             allow_unregistered: false,
             routes: tonic::service::Routes::default(),
+            operators: None,
             metrics: metrics.clone(),
             shutdown,
             drain: signet_daemon::Drain::new(),

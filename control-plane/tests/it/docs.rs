@@ -1,10 +1,12 @@
 //! `docs/configuration.md` and `docs/operations.md` say what this version does.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use signet_control_plane::config::Config;
 
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const OPERATORS: &str = include_str!("../../../docs/operators.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -37,10 +39,13 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "store.postgres",
         "replica",
         "issuanceLog",
+        "keys",
+        "keys.pkcs11",
         "registry",
         "listen",
         "advertise",
         "operator",
+        "operators",
         "metrics",
         "svid",
         "rotation",
@@ -65,14 +70,34 @@ fn every_field_of_the_control_plane_is_in_its_table() {
             }
         };
         let message = parse(&text).unwrap_err();
-        let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
+        let (_, known) = message
+            .split_once("expected one of ")
+            .or_else(|| message.split_once("expected "))
+            .unwrap_or_else(|| panic!("{message}"));
         let known = known.split(" at line ").next().unwrap();
-        for field in known.split(", ").map(|field| field.trim_matches('`')) {
-            let found =
-                table.contains(&format!("`{within}{field}`")) || table.contains(&format!("`{field}."));
+        for field in
+            known.split(", ").flat_map(|fields| fields.split(" or ")).map(|field| field.trim_matches('`'))
+        {
+            let found = ["`", "."].iter().any(|end| table.contains(&format!("`{within}{field}{end}")));
             assert!(found, "`{within}{field}` is not in the table of docs/configuration.md");
         }
     }
+}
+
+#[test]
+fn the_page_of_operators_has_an_example_that_is_taken_and_names_every_call_that_can_wait() {
+    let example = OPERATORS.split("   ```yaml\n").nth(1).unwrap().split("   ```").next().unwrap();
+    let example: String =
+        example.lines().map(|line| format!("{}\n", line.strip_prefix("   ").unwrap())).collect();
+    let rest = "trustDomain: example.com\ndataDir: /d\nseal: {keyFile: /k}\nregistry: {folder: /r}\n\
+                listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}\noperator: {socket: /s}\n";
+    let config = parse(&format!("{rest}{example}")).unwrap();
+    assert_eq!(config.operators.roles.0.len(), 4);
+    let (_, names) = OPERATORS.split_once("Names for `secondPerson`: ").unwrap();
+    let names: BTreeSet<&str> = names.split("\n\n").next().unwrap().split('`').skip(1).step_by(2).collect();
+    let rows = signet_control_plane::operators::table::TABLE.iter();
+    let known: BTreeSet<&str> = rows.filter(|row| row.can_wait()).map(|row| row.name).collect();
+    assert_eq!(names, known);
 }
 
 #[test]

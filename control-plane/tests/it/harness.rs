@@ -170,7 +170,7 @@ impl Plane {
 
     /// The operators' service for federated trust domains.
     pub(crate) async fn federation(&self) -> v1::federation_client::FederationClient<Channel> {
-        let channel = operators_channel(&self.dir.path().join("operator.sock")).await;
+        let channel = socket_channel(&self.dir.path().join("operator.sock")).await;
         v1::federation_client::FederationClient::new(channel)
     }
 
@@ -193,7 +193,7 @@ pub(crate) fn config(dir: &Path) -> Config {
     config_with(dir, "")
 }
 
-fn config_with(dir: &Path, lines: &str) -> Config {
+pub(crate) fn config_with(dir: &Path, lines: &str) -> Config {
     let dir = dir.display();
     let text = format!(
         "
@@ -212,10 +212,10 @@ issuers: {{allowPrivateAddresses: true, allowHttp: true}}
 }
 
 async fn operator(socket: &Path) -> OperatorClient<Channel> {
-    OperatorClient::new(operators_channel(socket).await)
+    OperatorClient::new(socket_channel(socket).await)
 }
 
-async fn operators_channel(socket: &Path) -> Channel {
+pub(crate) async fn socket_channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();

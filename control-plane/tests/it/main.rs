@@ -11,4 +11,8 @@ mod joining;
 mod keys;
 mod kubernetes;
 mod operator;
+mod operators;
+#[path = "../../../ca/tests/support/softhsm.rs"]
+mod softhsm;
+mod token;
 mod workloads;

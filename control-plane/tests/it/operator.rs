@@ -74,6 +74,9 @@ async fn issuances_are_listed_and_watched_with_their_actor() {
     let joined = soon(watched.message()).await.unwrap().unwrap();
     assert_eq!((joined.event.as_str(), joined.spiffe_id.as_str()), ("joined", WEB));
     assert!(joined.actor.starts_with("uid:"));
+    let called = soon(watched.message()).await.unwrap().unwrap();
+    assert_eq!((called.event.as_str(), &called.actor), ("operator-call", &joined.actor));
+    assert!(called.reason.starts_with("join identity=") && called.reason.contains(": Ok, as security-admin"));
     let issued = soon(watched.message()).await.unwrap().unwrap();
     assert_eq!((issued.event.as_str(), issued.actor.as_str()), ("issued", "127.0.0.1"));
     let list =
@@ -149,11 +152,11 @@ async fn a_revoked_identity_is_reinstated_and_both_are_in_the_log() {
         assert!(lifted > revoked);
     }
     web.stream(hello(&[], &[])).await.delta().await;
-    let log = v1::ListIssuancesRequest { limit: 2 };
+    let log = v1::ListIssuancesRequest { limit: 4 };
     let records = plane.operator.list_issuances(log).await.unwrap().into_inner().records;
     let events: Vec<_> = records.iter().map(|r| r.event.as_str()).collect();
-    assert_eq!(events, ["revoked", "reinstated"]);
-    assert!(records[1].reason.ends_with("found again") && records[1].actor.starts_with("uid:"));
+    assert_eq!(events, ["revoked", "operator-call", "reinstated", "operator-call"]);
+    assert!(records[2].reason.ends_with("found again") && records[2].actor.starts_with("uid:"));
     let nothing = plane.operator.reinstate(lift(None)).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
     let counted = "signet_control_plane_operator_calls_total{call=\"reinstate\",code=\"Ok\"} ";

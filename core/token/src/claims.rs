@@ -116,7 +116,7 @@ impl<'a> Claims<'a> {
 /// Longest `sub`, `iss` and the like, in bytes.
 pub(crate) const MAX_TEXT: usize = 1024;
 
-fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
 }
 

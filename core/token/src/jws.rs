@@ -110,6 +110,11 @@ impl<'t> Compact<'t> {
         self.header.get("typ")?.as_str().map(short_media_type)
     }
 
+    /// Whether `typ` is absent or a string: another value is no media type, and not "none" either.
+    pub fn typ_is_text(&self) -> bool {
+        self.header.get("typ").is_none_or(Value::is_string)
+    }
+
     /// The header's `typ` as it stands, if there is one.
     pub fn typ(&self) -> Result<Option<&str>, JoseError> {
         match self.header.get("typ") {

@@ -12,6 +12,7 @@
 //! - [`jws`]: compact serialisation and signatures; [`json`]: the strict parser under it
 //! - [`Jwks`], [`Jwk`]: an issuer's public keys; [`SigningKey`]: ES256 keys of our own
 //! - [`Issuers`]: outside issuers by exact `iss`, yielding an [`AccessToken`]
+//! - [`RelyingParty`]: ID tokens of a provider for one client, yielding an [`IdToken`]
 //! - [`delegation`], [`TokenRoots`]: who may mint; [`txn`], [`DelegatedMinter`]: what is minted
 //! - [`jwt_svid`]: workloads' identities as tokens, ours and those of federated trust domains
 //! - [`TokenCache`]: verified tokens by SHA-256, bounded, dropped when what they rest on changes
@@ -32,6 +33,7 @@ mod cache;
 mod claims;
 pub mod delegation;
 mod error;
+mod id_token;
 mod issuer;
 pub mod json;
 mod jwk;
@@ -44,12 +46,15 @@ mod secret;
 pub mod txn;
 
 pub use access::AccessToken;
-pub use algorithm::Algorithm;
+pub use algorithm::{Algorithm, UnknownAlgorithm};
 pub use b64::sha256;
 pub use cache::TokenCache;
 pub use claims::ClaimError;
 pub use delegation::{Delegation, DelegationError, ScopeCeiling, TokenRoots};
 pub use error::TokenError;
+pub use id_token::{
+    IdToken, IdTokenError, MAX_GROUPS, MAX_ID_TOKEN, MAX_ID_TOKEN_AGE, RelyingParty, unverified_issuer,
+};
 pub use issuer::{
     DEFAULT_SKEW, IssuerConfigError, IssuerKeys, IssuerSettings, Issuers, KEYS_STALE_AFTER, MAX_SKEW,
 };

@@ -155,7 +155,7 @@ impl Bootstrap for Service {
         let token = match request.evidence {
             Some(v1::attest_request::Evidence::JoinToken(token)) => token,
             Some(v1::attest_request::Evidence::Kubernetes(evidence)) => evidence.token,
-            None => return Err(Status::invalid_argument("no evidence")),
+            Some(_) | None => return Err(Status::invalid_argument("no evidence of a workload")),
         };
         self.0.tokens.lock().unwrap().push(token);
         self.0.issue(request.csr_der).map(Response::new)
