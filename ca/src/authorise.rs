@@ -311,7 +311,8 @@ impl Rules {
                     .lineage(&lineage_id)
                     .await?
                     .ok_or(StoreError::Corrupt { table: "svids", what: "its lineage is missing" })?;
-                if lineage.revoked_at.is_some() {
+                let revoked = writer.is_revoked(RevocationKind::Lineage, &lineage.id, now).await?;
+                if revoked || lineage.revoked_at.is_some() {
                     return Err(refuse(Refusal::LineageRevoked));
                 }
                 // A certificate for an app is of its sidecar's lineage, and of a class of its own.
@@ -321,7 +322,13 @@ impl Rules {
                 }
                 Tie::Lineage(lineage)
             }
-            (None, Some(instance)) => Tie::Instance(instance),
+            (None, Some(instance)) => {
+                let name = instance_named(&instance);
+                if writer.is_revoked(RevocationKind::Instance, name.as_bytes(), now).await? {
+                    return Err(refuse(Refusal::InstanceRevoked));
+                }
+                Tie::Instance(instance)
+            }
             // It is of one or of the other.
             (Some(_), Some(_)) | (None, None) => return Err(refuse(Refusal::RowTampered)),
         };
@@ -403,8 +410,12 @@ impl Rules {
         if id.namespace().is_none() {
             return Err(refuse(Refusal::IdentityShape));
         }
+        let instance = instance_named(&attested.instance);
+        if writer.is_revoked(RevocationKind::Instance, instance.as_bytes(), now).await? {
+            return Err(refuse(Refusal::InstanceRevoked));
+        }
         // Who begins anew gets the newest bundle with the certificate.
-        if attested.again && writer.is_given_up(&instance_named(&attested.instance)).await? {
+        if attested.again && writer.is_given_up(&instance).await? {
             return Err(refuse(Refusal::Stale));
         }
         let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;

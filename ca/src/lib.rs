@@ -76,7 +76,7 @@ pub use operator::{
 pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use refusal::{Outward, Refusal};
-pub use revoke::{Revocation, Revocations};
+pub use revoke::{InstanceName, LineageId, NameError, Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{

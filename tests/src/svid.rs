@@ -30,9 +30,7 @@ pub async fn bootstrap(bundle: &JoinBundle) -> BootstrapClient<Channel> {
 }
 
 /// The same where the door may be full.
-pub async fn try_bootstrap(
-    bundle: &JoinBundle,
-) -> Result<BootstrapClient<Channel>, tonic::transport::Error> {
+pub async fn try_bootstrap(bundle: &JoinBundle) -> Result<BootstrapClient<Channel>, tonic::transport::Error> {
     let domain: TrustDomain = bundle.trust_domain.parse().expect("a trust domain");
     let control_plane: SpiffeId = bundle.control_plane.parse().expect("an identity");
     let root: KeyId = bundle.root_sha256.parse().expect("a digest");
