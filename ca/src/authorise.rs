@@ -296,11 +296,14 @@ impl Rules {
             // The control plane makes its own anew, and asks for nothing else.
             return Err(refuse(Refusal::Reserved));
         }
-        let by = [
+        let instance = attested.as_ref().map(instance_named);
+        let mut by = vec![
             (RevocationKind::Serial, row.serial.as_slice()),
             (RevocationKind::Key, row.key_hash.as_slice()),
             (RevocationKind::Identity, row.spiffe_id.as_bytes()),
         ];
+        by.extend(row.lineage.as_ref().map(|lineage| (RevocationKind::Lineage, lineage.as_slice())));
+        by.extend(instance.as_ref().map(|name| (RevocationKind::Instance, name.as_bytes())));
         if let Some(kind) = writer.first_revoked(&by, now).await? {
             return Err(refuse(revoked(kind)));
         }
@@ -310,8 +313,7 @@ impl Rules {
                     .lineage(&lineage_id)
                     .await?
                     .ok_or(StoreError::Corrupt { table: "svids", what: "its lineage is missing" })?;
-                let revoked = writer.is_revoked(RevocationKind::Lineage, &lineage.id, now).await?;
-                if revoked || lineage.revoked_at.is_some() {
+                if lineage.revoked_at.is_some() {
                     return Err(refuse(Refusal::LineageRevoked));
                 }
                 // A certificate for an app is of its sidecar's lineage, and of a class of its own.
@@ -321,13 +323,7 @@ impl Rules {
                 }
                 Tie::Lineage(lineage)
             }
-            (None, Some(instance)) => {
-                let name = instance_named(&instance);
-                if writer.is_revoked(RevocationKind::Instance, name.as_bytes(), now).await? {
-                    return Err(refuse(Refusal::InstanceRevoked));
-                }
-                Tie::Instance(instance)
-            }
+            (None, Some(instance)) => Tie::Instance(instance),
             // It is of one or of the other.
             (Some(_), Some(_)) | (None, None) => return Err(refuse(Refusal::RowTampered)),
         };
@@ -486,7 +482,11 @@ fn revoked(kind: RevocationKind) -> Refusal {
     match kind {
         RevocationKind::Identity => Refusal::IdentityRevoked,
         RevocationKind::Key => Refusal::KeyRevoked,
-        RevocationKind::Serial | RevocationKind::Delegation => Refusal::SerialRevoked,
+        RevocationKind::Lineage => Refusal::LineageRevoked,
+        RevocationKind::Instance => Refusal::InstanceRevoked,
+        RevocationKind::Serial | RevocationKind::Member | RevocationKind::Delegation => {
+            Refusal::SerialRevoked
+        }
     }
 }
 
