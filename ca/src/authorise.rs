@@ -314,11 +314,14 @@ impl Rules {
             // The control plane makes its own anew, and asks for nothing else.
             return Err(refuse(Refusal::Reserved));
         }
-        let by = [
+        let instance = attested.as_ref().map(instance_named);
+        let mut by = vec![
             (RevocationKind::Serial, row.serial.as_slice()),
             (RevocationKind::Key, row.key_hash.as_slice()),
             (RevocationKind::Identity, row.spiffe_id.as_bytes()),
         ];
+        by.extend(row.lineage.as_ref().map(|lineage| (RevocationKind::Lineage, lineage.as_slice())));
+        by.extend(instance.as_ref().map(|name| (RevocationKind::Instance, name.as_bytes())));
         if let Some(kind) = writer.first_revoked(&by, now).await? {
             return Err(refuse(revoked(kind)));
         }
@@ -491,8 +494,12 @@ impl Rules {
         if id.namespace().is_none() {
             return Err(refuse(Refusal::IdentityShape));
         }
+        let instance = instance_named(&attested.instance);
+        if writer.is_revoked(RevocationKind::Instance, instance.as_bytes(), now).await? {
+            return Err(refuse(Refusal::InstanceRevoked));
+        }
         // Who begins anew gets the newest bundle with the certificate.
-        if attested.again && writer.is_given_up(&instance_named(&attested.instance)).await? {
+        if attested.again && writer.is_given_up(&instance).await? {
             return Err(refuse(Refusal::Stale));
         }
         let dns_names = self.last_checks(writer, &id, class, key, registrar, now).await?;
@@ -564,7 +571,11 @@ fn revoked(kind: RevocationKind) -> Refusal {
     match kind {
         RevocationKind::Identity => Refusal::IdentityRevoked,
         RevocationKind::Key => Refusal::KeyRevoked,
-        RevocationKind::Serial | RevocationKind::Delegation => Refusal::SerialRevoked,
+        RevocationKind::Lineage => Refusal::LineageRevoked,
+        RevocationKind::Instance => Refusal::InstanceRevoked,
+        RevocationKind::Serial | RevocationKind::Member | RevocationKind::Delegation => {
+            Refusal::SerialRevoked
+        }
     }
 }
 

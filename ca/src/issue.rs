@@ -12,7 +12,8 @@ use crate::error::AuthorityError;
 use crate::hierarchy::{HierarchyError, Issuer};
 use crate::profile::{BACKDATE, LeafProfile, ProfileError, Validity};
 use crate::record::{Entry, Event};
-use crate::store::{SvidRow, Writer};
+use crate::revoke::LineageId;
+use crate::store::{LineageRow, SvidRow, Writer};
 
 /// What would end sooner is not worth issuing: the holder could not even renew it.
 pub(crate) const MIN_LEAF_LIFE: i64 = 10;
@@ -178,8 +179,11 @@ pub(crate) async fn issue(
             }
             words.clone()
         }
-        Grant::Workload { tie: Tie::Lineage(_), .. } => String::new(),
-        _ => lineage_end(authorized.ends_at()),
+        Grant::Workload { tie: Tie::Lineage(lineage), .. } => {
+            format!("lineage {}", LineageId::of(lineage.id))
+        }
+        Grant::Joined(lineage) | Grant::Renewal { lineage, .. } => lineage_words(lineage),
+        Grant::OwnSvid | Grant::Proof => String::new(),
     };
     // An app's certificate is of the sidecar's lineage or pod, and is not what the sidecar goes by.
     if class != PeerClass::Workload {
@@ -205,12 +209,12 @@ pub(crate) async fn issue(
     })
 }
 
-/// When the chain of renewals ends, in the words of the log; nothing where there is no end.
-pub(crate) fn lineage_end(ends_at: Option<i64>) -> String {
+/// Which chain of renewals it is and when that ends, in the words of the log.
+pub(crate) fn lineage_words(lineage: &LineageRow) -> String {
     use time::format_description::well_known::Rfc3339;
-    let Some(at) = ends_at else { return String::new() };
+    let (id, at) = (LineageId::of(lineage.id), lineage.ends_at);
     let text = time::OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(&Rfc3339).ok());
-    format!("renewable until {}", text.unwrap_or_else(|| at.to_string()))
+    format!("lineage {id}, renewable until {}", text.unwrap_or_else(|| at.to_string()))
 }
 
 /// Lower-case letters, digits and hyphens in labels of 1 to 63, 253 in all, no wildcard. Names under which

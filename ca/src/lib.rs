@@ -81,7 +81,7 @@ pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use recover::{Recovered, Recovery};
 pub use refusal::{Outward, Refusal};
-pub use revoke::{Revocation, Revocations};
+pub use revoke::{InstanceName, LineageId, NameError, Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use store::{

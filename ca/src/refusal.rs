@@ -69,6 +69,10 @@ pub enum Refusal {
     /// The certificate presented is past its end.
     SvidExpired,
     LineageRevoked,
+    /// The pod that was attested is revoked.
+    InstanceRevoked,
+    /// No chain of renewals has this id.
+    LineageUnknown,
     /// The chain of renewals is at its end: join again.
     LineageEnded,
     /// A certificate was renewed a second time with another key: its lineage is now revoked.
@@ -183,6 +187,8 @@ impl Refusal {
             Refusal::PeerMismatch => "peer-mismatch",
             Refusal::SvidExpired => "svid-expired",
             Refusal::LineageRevoked => "lineage-revoked",
+            Refusal::InstanceRevoked => "instance-revoked",
+            Refusal::LineageUnknown => "lineage-unknown",
             Refusal::LineageEnded => "lineage-ended",
             Refusal::ParentReused => "parent-reused",
             Refusal::Contended => "contended",
@@ -268,6 +274,10 @@ impl Refusal {
             Refusal::PeerMismatch => "the certificate presented differs from the one issued under its serial",
             Refusal::SvidExpired => "the certificate presented is past its end: join again",
             Refusal::LineageRevoked => "the chain of renewals was revoked: join again",
+            Refusal::InstanceRevoked => "the pod is revoked: a new pod of the workload is another one",
+            Refusal::LineageUnknown => {
+                "no chain of renewals has this id: `signet ca log` names it in `issued` and `renewed` records"
+            }
             Refusal::LineageEnded => "the chain of renewals is at its end: join again",
             Refusal::ParentReused => {
                 "the certificate was renewed before with another key, so one of the two holders is not the \
@@ -362,6 +372,7 @@ impl Refusal {
             | Refusal::IdentityShape
             | Refusal::Lifetime
             | Refusal::Thumbprint
+            | Refusal::LineageUnknown
             | Refusal::NotInTheJournal
             | Refusal::NotASuccessor
             | Refusal::RootNotExternal
@@ -400,6 +411,7 @@ impl Refusal {
             | Refusal::PeerMismatch
             | Refusal::SvidExpired
             | Refusal::LineageRevoked
+            | Refusal::InstanceRevoked
             | Refusal::LineageEnded
             | Refusal::ParentReused
             | Refusal::WorkloadApiOff

@@ -178,7 +178,7 @@ async fn again(writer: &mut Writer, row: SvidRow, actor: &str, now: i64) -> Resu
     let entry = Entry::new(now, Event::Resent, actor)
         .about(&row.spiffe_id, &row.class)
         .certificate(&serial.to_string(), row.not_after)
-        .because(&issue::lineage_end(lineage.as_ref().map(|lineage| lineage.ends_at)));
+        .because(&lineage.as_ref().map(issue::lineage_words).unwrap_or_default());
     writer.record(entry).await?;
     Ok(Issued {
         spiffe_id: SpiffeId::parse(&row.spiffe_id).map_err(|_| corrupt("its identity is bad"))?,

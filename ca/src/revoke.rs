@@ -1,11 +1,15 @@
 //! Revocation: what must not be believed any more although it has not ended.
 //!
-//! A revocation is kept until what it names has ended by itself; that of an identity until an operator
-//! lifts it. The whole set has a number that only grows (with the clock, so that it does so across the restore
+//! A revocation is kept until what it names has ended by itself; that of an identity or an instance until an operator
+//! lifts it. A lineage (one join token and all renewals that follow from it) or an instance (one attested pod) is
+//! revoked with every certificate that it has: those travel as serials, so that whoever understands serials understands
+//! it. The whole set has a number that only grows (with the clock, so that it does so across the restore
 //! of a backup), and every change is published on a watch channel
 //! for delivery to the sidecars.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use signet_identity::{KeyId, RevocationSet, Serial, SpiffeId};
@@ -17,7 +21,7 @@ use crate::config::{MAX_SVID_TTL, seconds};
 use crate::error::AuthorityError;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::store::{RevocationKind, RevocationRow, Store, StoreError};
+use crate::store::{RevocationKind, RevocationRow, Store, StoreError, member_serial};
 
 /// A delegation lives an hour at most, and is believed a little longer by a clock that is behind.
 const DELEGATION: i64 = 2 * 3600;
@@ -31,6 +35,75 @@ pub enum Revocation {
     Key(KeyId),
     /// RFC 7638 thumbprint of a gateway's delegated key.
     Delegation(String),
+    /// A chain of renewals, with those of its certificates that are still valid.
+    Lineage(LineageId),
+    /// What was attested, likewise.
+    Instance(InstanceName),
+}
+
+/// A chain of renewals, as the issuance log names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LineageId([u8; 16]);
+
+impl LineageId {
+    pub(crate) fn of(id: [u8; 16]) -> LineageId {
+        LineageId(id)
+    }
+}
+
+impl fmt::Display for LineageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why a text names no lineage or instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("expected a lineage as 32 hex digits, as `signet ca log` shows it, got {0:?}")]
+    Lineage(String),
+    #[error(
+        "expected an instance as <cluster>/<pod uid>, as in the log's words on an attested pod, got {0:?}"
+    )]
+    Instance(String),
+}
+
+impl FromStr for LineageId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = || NameError::Lineage(text.chars().take(64).collect());
+        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad());
+        }
+        u128::from_str_radix(text, 16).map(|number| LineageId(number.to_be_bytes())).map_err(|_| bad())
+    }
+}
+
+/// What was attested, `<cluster>/<pod uid>`: the same from one of its certificates to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct InstanceName(String);
+
+impl InstanceName {
+    /// Longer than the name of a cluster and a UID together.
+    const MAX: usize = 512;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let named =
+            text.rsplit_once('/').is_some_and(|(cluster, uid)| !cluster.is_empty() && !uid.is_empty());
+        match named && text.len() <= InstanceName::MAX && text.bytes().all(|b| b.is_ascii_graphic()) {
+            true => Ok(InstanceName(text.to_owned())),
+            false => Err(NameError::Instance(text.chars().take(64).collect())),
+        }
+    }
 }
 
 impl Revocation {
@@ -42,6 +115,8 @@ impl Revocation {
             Revocation::Delegation(thumbprint) => {
                 (RevocationKind::Delegation, thumbprint.as_bytes().to_vec())
             }
+            Revocation::Lineage(LineageId(id)) => (RevocationKind::Lineage, id.to_vec()),
+            Revocation::Instance(InstanceName(name)) => (RevocationKind::Instance, name.as_bytes().to_vec()),
         }
     }
 }
@@ -49,7 +124,7 @@ impl Revocation {
 /// Everything that is revoked now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations {
-    /// Serials, identities and keys, with the set's number.
+    /// Serials (those of revoked lineages and instances among them), identities and keys, with the set's number.
     pub set: RevocationSet,
     /// Thumbprints of delegated keys.
     pub delegations: HashSet<String>,
@@ -78,6 +153,12 @@ impl Revocations {
                 RevocationKind::Delegation => {
                     all.delegations.insert(text()?);
                 }
+                RevocationKind::Member => {
+                    let serial = member_serial(&row.value).and_then(|it| Serial::from_bytes(it).ok());
+                    all.set.serials.insert(serial.ok_or(corrupt("a member's serial is bad"))?);
+                }
+                // Asked for at issuance; whoever else reads the set goes by their members.
+                RevocationKind::Lineage | RevocationKind::Instance => {}
             }
         }
         Ok(all)
@@ -107,10 +188,20 @@ impl Authority {
             }
             let (kind, value) = what.row();
             let mut writer = inner.store.begin_alone().await?;
+            let lineage = match &what {
+                Revocation::Lineage(LineageId(id)) => writer.lineage(id).await?,
+                _ => None,
+            };
+            if lineage.is_none() && kind == RevocationKind::Lineage {
+                drop(writer);
+                let stop = Stop::Refused(Refusal::LineageUnknown, None);
+                return Err(inner.refuse(stop, Caller::Peer, &actor, now).await);
+            }
             // Unknown to this store: it may be another replica's, and ends within the longest life.
             let longest = now.saturating_add(seconds(MAX_SVID_TTL));
             let expires_at = match &what {
-                Revocation::Identity(_) => None,
+                Revocation::Identity(_) | Revocation::Instance(_) => None,
+                Revocation::Lineage(_) => lineage.as_ref().map(|lineage| lineage.ends_at),
                 Revocation::Delegation(_) => Some(now.saturating_add(DELEGATION)),
                 Revocation::Serial(serial) => {
                     Some(writer.svid(serial.as_bytes()).await?.map_or(longest, |row| row.not_after))
@@ -131,13 +222,15 @@ impl Authority {
                 };
                 writer.insert_revocation(&row, &reason, now).await?;
             }
-            writer.insert_revocation(&RevocationRow { kind, value, expires_at }, &reason, now).await?;
+            let row = RevocationRow { kind, value, expires_at };
+            writer.insert_revocation(&row, &reason, now).await?;
+            let certificates = writer.insert_members(kind, &row.value, &reason, now).await?;
             let sequence = writer.mark_revocations(now).await?;
             let entry = Entry::new(now, Event::Revoked, &actor).because(&reason);
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
             inner.metrics.revoked.with_label_values(&[kind.as_str()]).inc();
-            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, vouched_for = vouched.len(), "revoked");
+            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, certificates, vouched_for = vouched.len(), "revoked");
             inner.publish_revocations(now).await?;
             Ok(sequence)
         })
@@ -160,6 +253,7 @@ impl Authority {
             if !writer.delete_revocation(kind, &value).await? {
                 return Ok(None);
             }
+            writer.delete_members(kind, &value).await?;
             let sequence = writer.mark_revocations(now).await?;
             let entry = Entry::new(now, Event::Reinstated, &actor).because(&reason);
             writer.record(describe(entry, &what)).await?;
@@ -203,6 +297,10 @@ fn describe(mut entry: Entry, what: &Revocation) -> Entry {
         Revocation::Key(key) => entry.reason = format!("key {key}: {}", entry.reason),
         Revocation::Delegation(thumbprint) => {
             entry.reason = format!("delegation {thumbprint}: {}", entry.reason);
+        }
+        Revocation::Lineage(lineage) => entry.reason = format!("lineage {lineage}: {}", entry.reason),
+        Revocation::Instance(InstanceName(name)) => {
+            entry.reason = format!("instance {name}: {}", entry.reason);
         }
     }
     entry

@@ -86,7 +86,8 @@ pub(crate) enum Ca {
         #[arg(long)]
         follow: bool,
     },
-    /// Take a certificate, an identity, a key or a gateway's delegation out of use, everywhere.
+    /// Take a certificate, an identity, a key, a gateway's delegation, a chain of renewals or a pod out of use,
+    /// everywhere.
     Revoke(Revoke),
     /// Lift a revocation: allow it again, everywhere.
     Reinstate(Reinstate),
@@ -133,6 +134,12 @@ struct Target {
     /// RFC 7638 thumbprint of a gateway's delegated key.
     #[arg(long)]
     delegation: Option<String>,
+    /// A chain of renewals, 32 hex digits, as `signet ca log` shows it: its certificates end, and it cannot renew.
+    #[arg(long)]
+    lineage: Option<String>,
+    /// An attested pod, <cluster>/<pod uid>: its certificates end, and it is not attested again.
+    #[arg(long)]
+    instance: Option<String>,
 }
 
 #[derive(Args)]
@@ -155,14 +162,19 @@ pub(crate) struct Reinstate {
 
 impl Target {
     fn what(self) -> anyhow::Result<What> {
-        let Target { serial, identity, key, delegation } = self;
-        Ok(match (serial, identity, key, delegation) {
-            (Some(serial), ..) => What::Serial(serial),
-            (_, Some(identity), ..) => What::SpiffeId(identity),
-            (_, _, Some(key), _) => What::KeySha256(key),
-            (.., Some(delegation)) => What::Delegation(delegation),
-            _ => bail!("name one of --serial, --identity, --key and --delegation"),
-        })
+        let Target { serial, identity, key, delegation, lineage, instance } = self;
+        let named = [
+            serial.map(What::Serial),
+            identity.map(What::SpiffeId),
+            key.map(What::KeySha256),
+            delegation.map(What::Delegation),
+            lineage.map(What::Lineage),
+            instance.map(What::Instance),
+        ];
+        let Some(what) = named.into_iter().flatten().next() else {
+            bail!("name one of --serial, --identity, --key, --delegation, --lineage and --instance")
+        };
+        Ok(what)
     }
 }
 
@@ -202,6 +214,8 @@ impl Reinstate {
             What::SpiffeId(id) => Lifted::SpiffeId(id),
             What::KeySha256(key) => Lifted::KeySha256(key),
             What::Delegation(thumbprint) => Lifted::Delegation(thumbprint),
+            What::Lineage(id) => Lifted::Lineage(id),
+            What::Instance(name) => Lifted::Instance(name),
         };
         let request = ReinstateRequest { what: Some(what), reason: self.reason };
         let sequence = context

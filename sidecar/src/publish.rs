@@ -173,9 +173,11 @@ impl Publisher {
             _ => None,
         });
         let issuers = Arc::new(Issuers::new(issuers));
-        let revoked = match deliveries.get("revocations") {
-            Some(Item::Revocations(revocations)) => revocations.delegations.clone(),
-            _ => Arc::default(),
+        let (revoked, refuse_users) = match deliveries.get("revocations") {
+            Some(Item::Revocations(revocations)) => {
+                (revocations.delegations.clone(), revocations.unenforced().map(Arc::from))
+            }
+            _ => (Arc::default(), None),
         };
         self.state.update_keys(|keys| Keys {
             trust_domain: mesh
@@ -185,6 +187,7 @@ impl Publisher {
             roots: roots.clone(),
             issuers: issuers.clone(),
             revoked_delegations: revoked.clone(),
+            refuse_users: refuse_users.clone(),
             ..keys.next()
         });
     }

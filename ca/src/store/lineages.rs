@@ -130,7 +130,8 @@ impl Writer {
                 "lineages.id = (SELECT lineage FROM svids WHERE key_hash = $2 AND class = 'agent')",
                 key.as_bytes().to_vec(),
             ),
-            Revocation::Delegation(_) => return Ok(Vec::new()),
+            // What is of these goes with them as it is.
+            Revocation::Delegation(_) | Revocation::Lineage(_) | Revocation::Instance(_) => return Ok(Vec::new()),
         };
         let text = format!(
             "SELECT svids.serial, svids.not_after FROM svids JOIN lineages ON lineages.id = svids.lineage \

@@ -25,22 +25,39 @@ pub(crate) enum RevocationKind {
     Identity,
     Key,
     Delegation,
+    /// A chain of renewals: its id.
+    Lineage,
+    /// What was attested, by [`instance_named`](super::instance_named).
+    Instance,
+    /// A certificate of a revoked lineage or instance: SHA-256 of what that is named, then the serial.
+    Member,
 }
 
 impl RevocationKind {
+    const ALL: [RevocationKind; 7] = [
+        RevocationKind::Serial,
+        RevocationKind::Identity,
+        RevocationKind::Key,
+        RevocationKind::Delegation,
+        RevocationKind::Lineage,
+        RevocationKind::Instance,
+        RevocationKind::Member,
+    ];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             RevocationKind::Serial => "serial",
             RevocationKind::Identity => "identity",
             RevocationKind::Key => "key",
             RevocationKind::Delegation => "delegation",
+            RevocationKind::Lineage => "lineage",
+            RevocationKind::Instance => "instance",
+            RevocationKind::Member => "member",
         }
     }
 
     fn parse(text: &str) -> Option<RevocationKind> {
-        [RevocationKind::Serial, RevocationKind::Identity, RevocationKind::Key, RevocationKind::Delegation]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        RevocationKind::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::members;
 use super::revocations::{self, RevocationKind};
 use super::sql::query;
 use super::{Store, StoreError};
 
 impl Store {
-    /// Serials of certificates of this issuer that have not ended and are revoked by their serial, key or
-    /// identity, each with the second of its first revocation. One consistent view.
+    /// Serials of certificates of this issuer that have not ended and are revoked by their serial, key,
+    /// identity, lineage or instance, each with the second of its first revocation. One consistent view.
     pub(crate) async fn revoked_under(
         &self,
         issuer: &[u8],
@@ -38,8 +39,13 @@ impl Store {
                     query("SELECT serial FROM svids WHERE spiffe_id = $1 AND issuer = $2 AND not_after >= $3")
                         .bind(id)
                 }
-                // No certificate has one.
-                RevocationKind::Delegation => continue,
+                RevocationKind::Member => {
+                    let serial = members::member_serial(&stored.row.value).unwrap_or_default();
+                    query("SELECT serial FROM svids WHERE serial = $1 AND issuer = $2 AND not_after >= $3")
+                        .bind(serial)
+                }
+                // No certificate has the first; of the others each certificate is a row of its own.
+                RevocationKind::Delegation | RevocationKind::Lineage | RevocationKind::Instance => continue,
             };
             for row in found.bind(issuer).bind(now).fetch_all(&mut tx).await? {
                 let since = revoked.entry(row.try_get::<Vec<u8>>(0)?).or_insert(stored.revoked_at);

@@ -231,3 +231,31 @@ async fn what_was_attested_asks_for_its_app_as_others_do() {
     let asked = mesh.authority.issue_workload(&parent.chain[0], &csr(&key()), anybody()).await;
     assert_eq!(refusal(asked), Refusal::SerialRevoked);
 }
+
+#[tokio::test]
+async fn a_revoked_pod_loses_its_certificates_and_is_not_attested_again_until_it_is_lifted() {
+    let mesh = mesh().await;
+    let web = || attested(id("web"), PeerClass::Sidecar);
+    let other = || Attested { instance: pod("uid-2"), ..web() };
+    let (first, second) = (issue(&mesh, web()).await.unwrap(), issue(&mesh, web()).await.unwrap());
+    let neighbour = issue(&mesh, other()).await.unwrap();
+    let what = signet_ca::Revocation::Instance("main/uid-1".parse().unwrap());
+    mesh.authority.revoke(what.clone(), "taken over", "uid:0").await.unwrap();
+    let last = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!((last.event, last.reason.as_str()), (Event::Revoked, "instance main/uid-1: taken over"));
+    let revoked = |issued: &Issued| {
+        let svid = Svid::parse(&issued.chain).unwrap();
+        mesh.authority.revocations().borrow().set.revokes(&svid).is_some()
+    };
+    assert!(revoked(&first) && revoked(&second) && !revoked(&neighbour));
+    let refused = refusal(issue(&mesh, web()).await);
+    assert_eq!((refused, refused.outward()), (Refusal::InstanceRevoked, Outward::Denied));
+    issue(&mesh, other()).await.unwrap();
+    // Nor does it get anything for its app.
+    let app = mesh.authority.issue_workload(&first.chain[0], &csr(&key()), anybody()).await;
+    assert_eq!(refusal(app), Refusal::InstanceRevoked);
+    assert!(mesh.authority.reinstate(what, "a drill", "uid:0").await.unwrap().is_some());
+    assert!(!revoked(&first));
+    issue(&mesh, web()).await.unwrap();
+    mesh.authority.verify_chain().await.unwrap();
+}

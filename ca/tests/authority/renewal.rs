@@ -219,7 +219,7 @@ async fn the_last_day_of_a_lineage_is_counted_and_its_end_is_in_the_log() {
     };
     let mut current = mesh.join("web").await;
     let reason = mesh.authority.records(1).await.unwrap().remove(0).reason;
-    assert_eq!(reason, "renewable until 2026-01-03T00:00:00Z");
+    assert!(reason.ends_with(", renewable until 2026-01-03T00:00:00Z"), "{reason}");
     for (hour, warned) in [(1, 0.0), (2, 0.0)] {
         mesh.clock.set(START + hour * HOUR);
         current = mesh.renew(&current, &key()).await.unwrap();
@@ -234,5 +234,5 @@ async fn the_last_day_of_a_lineage_is_counted_and_its_end_is_in_the_log() {
     mesh.renew(&current, &key()).await.unwrap();
     assert_eq!(ending(), 1.0);
     let reason = mesh.authority.records(1).await.unwrap().remove(0).reason;
-    assert_eq!(reason, "renewable until 2026-01-03T00:00:00Z");
+    assert!(reason.ends_with(", renewable until 2026-01-03T00:00:00Z"), "{reason}");
 }

@@ -143,3 +143,92 @@ async fn a_revoked_delegation_or_gateway_gets_no_new_one() {
     let result = mesh.authority.sign_delegation(terms(&foreign, &SigningKey::generate().unwrap())).await;
     assert_eq!(refusal(result), Refusal::TrustDomain);
 }
+
+fn lineage_of(reason: &str) -> signet_ca::LineageId {
+    let id = reason.strip_prefix("lineage ").and_then(|rest| rest.split([',', ' ']).next()).unwrap();
+    id.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_lineage_ends_each_of_its_certificates_and_does_not_renew_until_it_is_lifted() {
+    let mesh = mesh().await;
+    let first = mesh.join("web").await;
+    let lineage = lineage_of(&mesh.authority.records(1).await.unwrap().remove(0).reason);
+    let second = mesh.renew(&first, &key()).await.unwrap();
+    let renewed = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!(lineage_of(&renewed.reason), lineage, "the log names the lineage at each step");
+    let other = mesh.join("web").await;
+
+    let what = Revocation::Lineage(lineage);
+    mesh.authority.revoke(what.clone(), "host lost", "uid:0").await.unwrap();
+    let record = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!((record.event, record.reason), (Event::Revoked, format!("lineage {lineage}: host lost")));
+    let revoked = |mesh: &Mesh, issued: &signet_ca::Issued| {
+        let svid = Svid::parse(&issued.chain).unwrap();
+        mesh.authority.revocations().borrow().set.revokes(&svid).is_some()
+    };
+    assert!(revoked(&mesh, &first) && revoked(&mesh, &second), "sidecars hear of every certificate of it");
+    assert!(!revoked(&mesh, &other), "another lineage of the same identity goes on");
+    assert_eq!(refusal(mesh.renew(&second, &key()).await), Refusal::LineageRevoked);
+    mesh.renew(&other, &key()).await.unwrap();
+    let listed: Vec<Serial> =
+        mesh.authority.crls().borrow().iter().flat_map(|list| list.revoked.keys().copied()).collect();
+    assert!(listed.contains(&first.serial) && listed.contains(&second.serial) && listed.len() == 2);
+    mesh.authority.verify_chain().await.unwrap();
+
+    let mesh = mesh.reopen().await;
+    assert!(revoked(&mesh, &second));
+    // One of its certificates is revoked by itself as well: that stays.
+    mesh.authority.revoke(Revocation::Serial(first.serial), "", "uid:0").await.unwrap();
+    assert!(mesh.authority.reinstate(what.clone(), "found", "uid:0").await.unwrap().is_some());
+    assert_eq!(mesh.authority.reinstate(what, "found", "uid:0").await.unwrap(), None);
+    assert!(revoked(&mesh, &first) && !revoked(&mesh, &second));
+    mesh.renew(&second, &key()).await.unwrap();
+    mesh.authority.verify_chain().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_lineage_is_forgotten_when_its_chain_of_renewals_has_ended() {
+    let mesh = mesh().await;
+    mesh.join("web").await;
+    let lineage = lineage_of(&mesh.authority.records(1).await.unwrap().remove(0).reason);
+    mesh.authority.revoke(Revocation::Lineage(lineage), "", "uid:0").await.unwrap();
+    mesh.clock.pass(6 * DAY);
+    mesh.authority.maintain().await.unwrap();
+    assert!(mesh.authority.revocations().borrow().set.is_empty(), "no certificate of it is left");
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().revocations, 1, "but it still may not renew");
+    mesh.clock.pass(DAY + 2);
+    mesh.authority.maintain().await.unwrap();
+    assert_eq!(mesh.authority.verify_chain().await.unwrap().revocations, 0);
+}
+
+#[tokio::test]
+async fn a_lineage_that_was_never_begun_is_not_revoked() {
+    let mesh = mesh().await;
+    let what = Revocation::Lineage("00112233445566778899aabbccddeeff".parse().unwrap());
+    assert_eq!(refusal(mesh.authority.revoke(what, "", "uid:0").await), Refusal::LineageUnknown);
+    for bad in ["", "0011", "00112233445566778899aabbccddeefg", "+0112233445566778899aabbccddeeff"] {
+        assert!(bad.parse::<signet_ca::LineageId>().is_err(), "{bad}");
+    }
+    for bad in ["", "main", "/uid", "main/", "main/u id"] {
+        assert!(bad.parse::<signet_ca::InstanceName>().is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_somebody_takes_out_of_a_revoked_lineage_stops_every_issuance() {
+    let mesh = mesh().await;
+    let web = mesh.join("web").await;
+    let lineage = lineage_of(&mesh.authority.records(1).await.unwrap().remove(0).reason);
+    let orders = mesh.join("orders").await;
+    mesh.authority.revoke(Revocation::Lineage(lineage), "", "uid:0").await.unwrap();
+    let intruder = mesh.intruder().await;
+    sqlx::query("DELETE FROM revocations WHERE kind = 'member'").execute(&intruder).await.unwrap();
+    assert!(mesh.renew(&orders, &key()).await.is_err());
+    assert!(mesh.authority.verify_chain().await.is_err());
+    let svid = Svid::parse(&web.chain).unwrap();
+    assert!(
+        mesh.authority.revocations().borrow().set.revokes(&svid).is_some(),
+        "what was read stays in force"
+    );
+}

@@ -77,7 +77,8 @@ pub(super) fn revocations(authority: &AuthorityState) -> v1::Revocations {
     identities.sort();
     keys.sort();
     delegations.sort();
-    v1::Revocations { sequence: set.sequence, serials, identities, keys, delegations }
+    // Every kind that there is now has a field of its own.
+    v1::Revocations { sequence: set.sequence, serials, identities, keys, delegations, others: Vec::new() }
 }
 
 pub(super) fn token_roots(authority: &AuthorityState) -> v1::TokenRoots {

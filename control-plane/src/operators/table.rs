@@ -144,6 +144,8 @@ fn revoke(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
         Some(What::Delegation(thumbprint)) => {
             (Need::of(Role::Operator), format!("delegation={thumbprint:?}"))
         }
+        Some(What::Lineage(id)) => (Need::of(Role::Operator), format!("lineage={id:?}")),
+        Some(What::Instance(name)) => (Need::of(Role::Operator), format!("instance={name:?}")),
         None => (Need::of(Role::Operator), "nothing".into()),
     };
     Ok(Ask { need, words: format!("{what} reason={:?}", asked.reason) })
@@ -159,6 +161,8 @@ fn reinstate(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
         Some(What::Delegation(thumbprint)) => {
             (Need::of(Role::Operator), format!("delegation={thumbprint:?}"))
         }
+        Some(What::Lineage(id)) => (Need::of(Role::Operator), format!("lineage={id:?}")),
+        Some(What::Instance(name)) => (Need::of(Role::Operator), format!("instance={name:?}")),
         None => (Need::of(Role::Operator), "nothing".into()),
     };
     Ok(Ask { need, words: format!("{what} reason={:?}", asked.reason) })

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_ca::{Authority, Revocation};
+use signet_ca::{Authority, NameError, Revocation};
 use signet_identity::{KeyId, PeerClass, Serial, SpiffeId, TrustDomain};
 use signet_model::WorkloadId;
 use signet_proto::v1::{self, reinstate_request, revoke_request::What};
@@ -237,6 +237,8 @@ fn revocation(what: Option<What>, reason: &str) -> Result<Revocation, Status> {
         Some(What::SpiffeId(id)) => Revocation::Identity(SpiffeId::parse(id).map_err(|e| bad(&e))?),
         Some(What::KeySha256(hex)) => Revocation::Key(hex.parse::<KeyId>().map_err(|e| bad(&e))?),
         Some(What::Delegation(thumbprint)) => Revocation::Delegation(thumbprint),
+        Some(What::Lineage(id)) => Revocation::Lineage(id.parse().map_err(|e: NameError| bad(&e))?),
+        Some(What::Instance(name)) => Revocation::Instance(name.parse().map_err(|e: NameError| bad(&e))?),
         None => {
             return Err(Status::invalid_argument("expected a serial, a SPIFFE ID, a key or a delegation"));
         }
@@ -250,6 +252,8 @@ fn same(what: reinstate_request::What) -> What {
         reinstate_request::What::SpiffeId(id) => What::SpiffeId(id),
         reinstate_request::What::KeySha256(key) => What::KeySha256(key),
         reinstate_request::What::Delegation(thumbprint) => What::Delegation(thumbprint),
+        reinstate_request::What::Lineage(id) => What::Lineage(id),
+        reinstate_request::What::Instance(name) => What::Instance(name),
     }
 }
 

@@ -165,6 +165,31 @@ async fn a_lineage_with_two_keys_is_revoked_with_its_live_streams() {
 }
 
 #[tokio::test]
+async fn a_revoked_lineage_loses_its_streams_and_another_of_the_same_identity_does_not() {
+    let mut plane = Plane::start().await;
+    let (lost, kept) = (plane.join(WEB, "sidecar").await, plane.join(WEB, "sidecar").await);
+    let log = v1::ListIssuancesRequest { limit: 50 };
+    let records = plane.operator.list_issuances(log).await.unwrap().into_inner().records;
+    let first = records.iter().find(|it| it.event == "issued" && it.spiffe_id == WEB).unwrap();
+    let lineage = first.reason.strip_prefix("lineage ").and_then(|it| it.split(',').next()).unwrap();
+    let (mut ends, mut stays) = (lost.stream(hello(&[], &[])).await, kept.stream(hello(&[], &[])).await);
+    ends.delta().await;
+    stays.delta().await;
+    let what = Some(v1::revoke_request::What::Lineage(lineage.into()));
+    plane.operator.revoke(v1::RevokeRequest { what, reason: "a test".into() }).await.unwrap();
+    assert_eq!(ends.end().await.code(), Code::PermissionDenied);
+    let told = stays.delta().await;
+    let Some(v1::resource::Body::Revocations(set)) = &told.upserts[0].body else { panic!("{told:?}") };
+    assert_eq!(set.serials.len(), 1, "sidecars of any version are told a serial");
+    assert!(lost.try_stream(hello(&[], &[])).await.is_err());
+    assert!(lost.renew(crate::harness::csr(&rcgen::KeyPair::generate().unwrap())).await.is_err());
+    kept.renew(crate::harness::csr(&rcgen::KeyPair::generate().unwrap())).await.unwrap();
+    let what = Some(v1::reinstate_request::What::Lineage(lineage.into()));
+    plane.operator.reinstate(v1::ReinstateRequest { what, reason: "found".into() }).await.unwrap();
+    soon(async { while lost.try_stream(hello(&[], &[])).await.is_err() {} }).await;
+}
+
+#[tokio::test]
 async fn a_drain_tells_streams_and_ends_the_process_in_order() {
     let mut plane = Plane::start().await;
     let web = plane.join(WEB, "sidecar").await;

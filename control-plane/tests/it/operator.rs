@@ -125,6 +125,9 @@ async fn revocations_that_name_nothing_are_refused() {
         Some(v1::revoke_request::What::SpiffeId("spiffe://other/ns/a/sa/b".into())),
         Some(v1::revoke_request::What::KeySha256("00".into())),
         Some(v1::revoke_request::What::Delegation("short".into())),
+        Some(v1::revoke_request::What::Lineage("00".into())),
+        Some(v1::revoke_request::What::Lineage("00112233445566778899aabbccddeeff".into())),
+        Some(v1::revoke_request::What::Instance("no-cluster".into())),
     ] {
         let status =
             plane.operator.revoke(v1::RevokeRequest { what, reason: String::new() }).await.unwrap_err();
@@ -145,6 +148,7 @@ async fn a_revoked_identity_is_reinstated_and_both_are_in_the_log() {
         (What::Serial("0123456789abcdef".into()), Lifted::Serial("0123456789abcdef".into())),
         (What::KeySha256("ab".repeat(32)), Lifted::KeySha256("ab".repeat(32))),
         (What::Delegation("A".repeat(43)), Lifted::Delegation("A".repeat(43))),
+        (What::Instance("main/uid-1".into()), Lifted::Instance("main/uid-1".into())),
     ] {
         let revoke = v1::RevokeRequest { what: Some(what.0), reason: "lost".into() };
         let revoked = plane.operator.revoke(revoke).await.unwrap().into_inner().sequence;

@@ -19,8 +19,8 @@ pub(crate) fn mint(
     now: u64,
 ) -> Result<Minted, MintError> {
     let minter = keys.minter.as_ref().ok_or(MintError::NoDelegation)?;
-    // Sidecars would refuse everything that it mints.
-    if keys.revoked_delegations.contains(minter.terms().thumbprint()) {
+    // Sidecars would refuse everything that it mints; or somebody is revoked whom this version cannot tell from others.
+    if keys.refuse_users.is_some() || keys.revoked_delegations.contains(minter.terms().thumbprint()) {
         return Err(MintError::NoDelegation);
     }
     let wanted = |name: &String| route.txn.claims.iter().any(|claim| claim.as_str() == name);

@@ -67,6 +67,22 @@ pub struct Revocations {
     pub peers: Arc<RevocationSet>,
     /// Thumbprints of delegated keys.
     pub delegations: Arc<HashSet<String>>,
+    /// Kinds that this version does not know, and whose entries it must not pass over: while they stand it believes
+    /// no user context.
+    pub unknown: BTreeSet<String>,
+}
+
+impl Revocations {
+    /// Why the set is taken and yet not enforced as it was meant.
+    pub fn unenforced(&self) -> Option<String> {
+        let kinds: Vec<_> = self.unknown.iter().map(String::as_str).collect();
+        (!kinds.is_empty()).then(|| {
+            format!(
+                "revocations of a kind that this version does not know: {}; no user context is believed until it is upgraded or they are lifted",
+                kinds.join(", ")
+            )
+        })
+    }
 }
 
 /// A service that we serve.
@@ -83,6 +99,10 @@ pub struct Inbound {
     /// Which policies cannot be read, and why; this service then denies.
     pub unreadable: Vec<String>,
 }
+
+/// How much is shown of the kinds of revocations that are not known.
+const MAX_KIND: usize = 64;
+const MAX_KINDS: usize = 16;
 
 /// What cannot be read, and why; goes back to the control plane.
 type Reason = String;
@@ -171,6 +191,14 @@ fn revocations(body: &v1::Revocations) -> Result<Revocations, Reason> {
     Ok(Revocations {
         peers: Arc::new(peers),
         delegations: Arc::new(body.delegations.iter().cloned().collect()),
+        unknown: body
+            .others
+            .iter()
+            .filter(|other| other.if_unknown() == v1::IfUnknown::RefuseUsers)
+            // Shown to people: printable and short.
+            .map(|other| other.kind.chars().filter(char::is_ascii_graphic).take(MAX_KIND).collect())
+            .take(MAX_KINDS)
+            .collect(),
     })
 }
 

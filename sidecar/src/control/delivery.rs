@@ -121,6 +121,7 @@ impl Deliveries {
                         Item::Inbound(inbound) if !inbound.unreadable.is_empty() => {
                             inbound.unreadable.join("; ")
                         }
+                        Item::Revocations(revocations) => revocations.unenforced().unwrap_or_default(),
                         _ => String::new(),
                     };
                     self.held.insert(name.clone(), Held { version: resource.version, item });

@@ -152,6 +152,10 @@ async fn when_the_fault_is_ours_the_answer_is_503_and_never_401() {
             "no_delegation",
             Box::new(move |keys| Keys { revoked_delegations: Arc::new([gateway.clone()].into()), ..keys }),
         ),
+        (
+            "no_delegation",
+            Box::new(|keys| Keys { refuse_users: Some("revocations of an unknown kind".into()), ..keys }),
+        ),
         ("delegation_ended", with_terms(|terms| Delegation { expires_at: now(), ..terms })),
         ("alias_not_delegated", with_terms(|terms| Delegation { aliases: Default::default(), ..terms })),
         (

@@ -113,6 +113,7 @@ impl World {
                 roots: Arc::new(TokenRoots::of([self.root.public_jwk().clone()])),
                 issuers: Arc::new(Issuers::new(issuers)),
                 revoked_delegations: Arc::new(HashSet::new()),
+                refuse_users: None,
                 minter: Some(self.minter(|terms| terms)),
                 ..before.next()
             })

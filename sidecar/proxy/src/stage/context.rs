@@ -105,6 +105,14 @@ pub fn claims_header(
     HeaderValue::try_from(URL_SAFE_NO_PAD.encode(json)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// Something is revoked that this version cannot tell from others: then nobody is believed.
+fn all_can_be_told(keys: &Keys) -> Result<(), Refusal> {
+    match &keys.refuse_users {
+        None => Ok(()),
+        Some(why) => Err(Refusal::new(Reason::ContextUnavailable).detail(why)),
+    }
+}
+
 /// Verifies a transaction token, or remembers that it was verified under these keys.
 pub(crate) fn transaction(
     shared: &Shared,
@@ -112,6 +120,7 @@ pub(crate) fn transaction(
     token: &[u8],
     now: u64,
 ) -> Result<Arc<Verified>, Refusal> {
+    all_can_be_told(keys)?;
     let Ok(token) = std::str::from_utf8(token) else {
         return Err(Reason::ContextInvalid("txn_malformed").into());
     };
@@ -149,6 +158,7 @@ pub(crate) fn original(
     let Some(token) = std::str::from_utf8(authorization).ok().and_then(bearer) else {
         return Err(Refusal::new(Reason::OriginalMissing).detail("Authorization is not of the Bearer scheme"));
     };
+    all_can_be_told(keys)?;
     let accepts = |alias: &str| aliases.is_empty() || aliases.iter().any(|known| &**known == alias);
     // Whether a token is genuine is not whether it is welcome: a remembered one is asked again.
     if let Some(known) = shared.originals.get(keys.generation, token, now)

@@ -23,6 +23,8 @@ pub struct Keys {
     pub issuers: Arc<Issuers>,
     /// Thumbprints of delegated keys that are revoked.
     pub revoked_delegations: Arc<HashSet<String>>,
+    /// Why nobody's user context is believed now: something is revoked that this version cannot tell from others.
+    pub refuse_users: Option<Arc<str>>,
     /// At the edge: what transaction tokens are minted with.
     pub minter: Option<Minter>,
 }

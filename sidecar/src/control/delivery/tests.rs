@@ -199,3 +199,35 @@ fn each_unreadable_field_is_told_by_its_name() {
         assert!(nack.rejected[0].reason.contains(word), "{name}: {}", nack.rejected[0].reason);
     }
 }
+
+#[test]
+fn a_set_with_a_kind_of_a_later_version_is_taken_whole_and_no_user_is_believed_while_it_stands() {
+    let set = |sequence: u64, others: Vec<v1::OtherRevocation>| {
+        let identities = vec!["spiffe://demo.signet/ns/shop/sa/web".to_owned()];
+        let body = v1::Revocations { sequence, identities, others, ..Default::default() };
+        resource("revocations", &sequence.to_string(), Body::Revocations(body))
+    };
+    let other = |if_unknown: i32| v1::OtherRevocation {
+        kind: "user".into(),
+        value: b"idp|alice".to_vec(),
+        if_unknown,
+    };
+    let unenforced = |deliveries: &Deliveries| match deliveries.get("revocations") {
+        Some(Item::Revocations(revocations)) => {
+            assert_eq!(revocations.peers.identities.len(), 1, "the kinds that are known are in force");
+            revocations.unenforced()
+        }
+        _ => panic!("the set is taken"),
+    };
+    let mut deliveries = Deliveries::new();
+    let (changed, answer) = deliveries.apply(delta(1, vec![set(1, vec![other(0)])], &[]));
+    assert!(changed.revocations && unenforced(&deliveries).unwrap().contains("user"));
+    assert!(matches!(answer, Message::Nack(nack) if nack.rejected[0].reason.contains("no user context")));
+    // What to do with it may be new as well.
+    deliveries.apply(delta(2, vec![set(2, vec![other(77)])], &[]));
+    assert!(unenforced(&deliveries).is_some());
+    // Others enforce it.
+    let (_, answer) = deliveries.apply(delta(3, vec![set(3, vec![other(v1::IfUnknown::Carry.into())])], &[]));
+    assert_eq!((unenforced(&deliveries), matches!(answer, Message::Ack(_))), (None, true));
+    assert!(deliveries.rejected().is_empty());
+}
