@@ -131,7 +131,9 @@ impl Writer {
                 key.as_bytes().to_vec(),
             ),
             // What is of these goes with them as it is.
-            Revocation::Delegation(_) | Revocation::Lineage(_) | Revocation::Instance(_) => return Ok(Vec::new()),
+            Revocation::Delegation(_) | Revocation::Lineage(_) | Revocation::Instance(_) => {
+                return Ok(Vec::new());
+            }
         };
         let text = format!(
             "SELECT svids.serial, svids.not_after FROM svids JOIN lineages ON lineages.id = svids.lineage \
