@@ -5,7 +5,7 @@ PROFILE ?= ci
 BIN := target/$(PROFILE)
 export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 
-.PHONY: demo test lint bench fuzz build setup
+.PHONY: demo test lint bench soak fuzz build setup
 
 build:
 	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
@@ -31,6 +31,11 @@ bench:
 	$(CARGO) build --release --locked -p signet-control-plane -p signet-sidecar -p signet-cli
 	tests/bench/setup.sh
 	tests/bench/run.sh
+	$(CARGO) run --release --locked -p signet-tests --example issuance
+
+# A million certificates from one authority: minutes, and some gigabytes of disk for its store.
+soak:
+	$(CARGO) run --release --locked -p signet-ca --example soak
 
 # Coverage-guided fuzzing, a minute per target unless SECONDS says otherwise.
 fuzz:

@@ -296,14 +296,13 @@ impl Rules {
             // The control plane makes its own anew, and asks for nothing else.
             return Err(refuse(Refusal::Reserved));
         }
-        for (kind, value, refusal) in [
-            (RevocationKind::Serial, row.serial.as_slice(), Refusal::SerialRevoked),
-            (RevocationKind::Key, row.key_hash.as_slice(), Refusal::KeyRevoked),
-            (RevocationKind::Identity, row.spiffe_id.as_bytes(), Refusal::IdentityRevoked),
-        ] {
-            if writer.is_revoked(kind, value, now).await? {
-                return Err(refuse(refusal));
-            }
+        let by = [
+            (RevocationKind::Serial, row.serial.as_slice()),
+            (RevocationKind::Key, row.key_hash.as_slice()),
+            (RevocationKind::Identity, row.spiffe_id.as_bytes()),
+        ];
+        if let Some(kind) = writer.first_revoked(&by, now).await? {
+            return Err(refuse(revoked(kind)));
         }
         let tie = match (row.lineage, attested) {
             (Some(lineage_id), None) => {
@@ -458,17 +457,25 @@ impl Rules {
         now: i64,
     ) -> Result<Vec<String>, Stop> {
         let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
-        if writer.is_revoked(RevocationKind::Identity, id.as_str().as_bytes(), now).await? {
-            return Err(refuse(Refusal::IdentityRevoked));
-        }
         let key_hash = key.sha256();
-        if writer.is_revoked(RevocationKind::Key, &key_hash, now).await? {
-            return Err(refuse(Refusal::KeyRevoked));
+        let by =
+            [(RevocationKind::Identity, id.as_str().as_bytes()), (RevocationKind::Key, key_hash.as_slice())];
+        if let Some(kind) = writer.first_revoked(&by, now).await? {
+            return Err(refuse(revoked(kind)));
         }
         if writer.key_certified_until(&key_hash).await?.is_some() {
             return Err(refuse(Refusal::KeyUsed));
         }
         registrar.dns_names(id, class).ok_or_else(|| refuse(Refusal::NotRegistered))
+    }
+}
+
+/// What is said to whom that was revoked by.
+fn revoked(kind: RevocationKind) -> Refusal {
+    match kind {
+        RevocationKind::Identity => Refusal::IdentityRevoked,
+        RevocationKind::Key => Refusal::KeyRevoked,
+        RevocationKind::Serial | RevocationKind::Delegation => Refusal::SerialRevoked,
     }
 }
 

@@ -134,14 +134,10 @@ pub(crate) async fn issue(
     actor: &str,
 ) -> Result<Issued, AuthorityError> {
     // Another replica may have ended this issuer since it was taken into force here.
-    if !writer.signs(&issuer.id).await? {
+    if !writer.signs(issuer).await? {
         return Err(HierarchyError::NotActive { kind: "issuer" }.into());
     }
     let signed = sign(authorized, key, issuer, ttl, now).await?;
-    let certificate = &issuer.certificate;
-    writer
-        .insert_issuer(certificate.serial.as_bytes(), &certificate.der, certificate.validity.not_after)
-        .await?;
     let (event, lineage, parent) = match authorized.grant() {
         Grant::Joined(lineage) => {
             writer.insert_lineage(lineage).await?;

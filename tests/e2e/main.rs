@@ -6,6 +6,7 @@ mod delivery;
 mod demo;
 mod edge;
 mod federation;
+mod fleet;
 mod lifecycle;
 mod pair;
 mod pods;

@@ -62,3 +62,37 @@ async fn the_examples_in_readme_are_accepted_as_they_stand() {
         assert!(output.status.success(), "{file}: {}", said(&output));
     }
 }
+
+/// Names of tests are sentences; what the mesh exports begins with its name.
+fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+    words.filter(|word| word.matches('_').count() > 2 && !word.starts_with("signet_"))
+}
+
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            if name != "target" && !name.to_string_lossy().starts_with('.') {
+                sources(&path, into);
+            }
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            into.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let mut code = String::new();
+    ["ca", "core", "control-plane", "sidecar", "cli", "tests"]
+        .iter()
+        .for_each(|it| sources(&root().join(it), &mut code));
+    for page in ["docs/lessons.md", "docs/threat-model.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let missing: Vec<_> =
+            sentences(&text).filter(|name| !code.contains(&format!("fn {name}("))).collect();
+        assert!(missing.is_empty(), "{page} names tests that do not exist: {missing:?}");
+        assert!(sentences(&text).count() > 20, "{page} names hardly any");
+    }
+}

@@ -82,6 +82,7 @@ pub struct MeshBuilder {
     sidecars: Vec<Sidecar>,
     svid_seconds: u32,
     default_action: &'static str,
+    log_level: &'static str,
     control_plane: String,
     /// The namespace of the control plane and the address that it takes there.
     place: (Option<String>, String),
@@ -127,6 +128,13 @@ impl MeshBuilder {
         self
     }
 
+    /// What the control plane writes; tests look for secrets in all that there is.
+    #[must_use]
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
     /// Adds lines to the control plane's configuration.
     #[must_use]
     pub fn control_plane(mut self, lines: &str) -> Self {
@@ -168,8 +176,9 @@ impl MeshBuilder {
              registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '{address}:0', mesh: '{address}:0'}}\n\
              operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
              svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
-             log: {{format: text, level: debug}}\n{}",
+             log: {{format: text, level: {}}}\n{}",
             self.svid_seconds,
+            self.log_level,
             self.control_plane,
             address = self.place.1,
             trust_domain = mesh.trust_domain,
@@ -200,6 +209,7 @@ impl Mesh {
             sidecars: Vec::new(),
             svid_seconds: 3600,
             default_action: "deny",
+            log_level: "debug",
             control_plane: String::new(),
             place: (None, "127.0.0.1".into()),
         }
@@ -307,7 +317,12 @@ impl Mesh {
     /// Lets a workload join: a token from the operator's socket, a sidecar that uses it.
     pub async fn join(&mut self, sidecar: Sidecar) {
         let bundle = self.join_bundle(&sidecar.spiffe_id_in(&self.trust_domain), sidecar.class).await;
-        let mut process = self.spawn_sidecar(&sidecar, &bundle_json(&bundle));
+        self.join_by(sidecar, &bundle).await;
+    }
+
+    /// The same by a bundle that the test has at hand.
+    pub async fn join_by(&mut self, sidecar: Sidecar, bundle: &JoinBundle) {
+        let mut process = self.spawn_sidecar(&sidecar, &bundle_json(bundle));
         wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
         self.sidecars.insert(sidecar.name, process);
     }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use signet_identity::{KeyId, SpiffeId, TrustDomain, bootstrap_client_config, server_name};
+use signet_identity::{
+    Bundles, Generation, GenerationOptions, KeyId, OwnSvid, SpiffeId, TrustBundle, TrustDomain,
+    bootstrap_client_config, server_name,
+};
 use signet_proto::v1::attest_request::Evidence;
 use signet_proto::v1::bootstrap_client::BootstrapClient;
 use signet_proto::v1::{AttestRequest, IssuedSvid, JoinBundle};
@@ -23,6 +26,11 @@ pub fn control_plane() -> SpiffeId {
 
 /// The bootstrap service, over TLS that pins the join bundle's root.
 pub async fn bootstrap(bundle: &JoinBundle) -> BootstrapClient<Channel> {
+    try_bootstrap(bundle).await.expect("the bootstrap listener")
+}
+
+/// The same where the door may be full.
+pub async fn try_bootstrap(bundle: &JoinBundle) -> Result<BootstrapClient<Channel>, tonic::transport::Error> {
     let domain: TrustDomain = bundle.trust_domain.parse().expect("a trust domain");
     let control_plane: SpiffeId = bundle.control_plane.parse().expect("an identity");
     let root: KeyId = bundle.root_sha256.parse().expect("a digest");
@@ -37,7 +45,7 @@ pub async fn bootstrap(bundle: &JoinBundle) -> BootstrapClient<Channel> {
         }
     });
     let endpoint = Endpoint::from_static("http://bootstrap");
-    BootstrapClient::new(endpoint.connect_with_connector(connector).await.expect("the bootstrap listener"))
+    Ok(BootstrapClient::new(endpoint.connect_with_connector(connector).await?))
 }
 
 pub struct Svid {
@@ -50,8 +58,7 @@ impl Svid {
     pub async fn join(mesh: &Mesh, spiffe_id: &str, class: &str) -> Self {
         let bundle = mesh.join_bundle(spiffe_id, class).await;
         let key = KeyPair::generate().expect("a key");
-        let csr = CertificateParams::default().serialize_request(&key).expect("a CSR");
-        let issued = attest(&bundle, csr.der().to_vec()).await.expect("a certificate");
+        let issued = attest(&bundle, request_for(&key)).await.expect("a certificate");
         Self { key, issued }
     }
 
@@ -66,6 +73,26 @@ impl Svid {
     pub fn root(&self) -> CertificateDer<'static> {
         let bundle = self.issued.bundle.as_ref().expect("a bundle comes with a certificate");
         CertificateDer::from(bundle.roots_der[0].clone())
+    }
+
+    /// Its own connection to the control plane, as a sidecar's.
+    pub async fn channel(&self, mesh: &Mesh) -> Result<Channel, tonic::transport::Error> {
+        let domain: TrustDomain = mesh.trust_domain.parse().expect("a trust domain");
+        let key = zeroize::Zeroizing::new(self.key.serialize_der());
+        let own = OwnSvid::new(self.chain(), key).expect("a key that fits its certificate");
+        let bundles = Bundles::from(TrustBundle::new(domain, [self.root()]).expect("a bundle"));
+        let generation = Generation::build(1, own, Arc::new(bundles), GenerationOptions::default());
+        let config = generation.expect("what sidecars go by").control_plane_client_config();
+        let address = mesh.addresses("cp")["mesh"].as_str().expect("a mesh listener").to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let (config, address) = (config.clone(), address.clone());
+            async move {
+                let tcp = TcpStream::connect(address).await?;
+                let tls = TlsConnector::from(config).connect(server_name(&control_plane()), tcp).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(tls))
+            }
+        });
+        Endpoint::from_static("http://control-plane").connect_with_connector(connector).await
     }
 
     /// A plain rustls client with this certificate, which trusts this mesh's root and checks DNS names, as a
@@ -99,6 +126,11 @@ impl Svid {
         }
         paths
     }
+}
+
+/// A request for this key that asks for nothing else.
+pub fn request_for(key: &KeyPair) -> Vec<u8> {
+    CertificateParams::default().serialize_request(key).expect("a CSR").der().to_vec()
 }
 
 pub async fn attest(bundle: &JoinBundle, csr_der: Vec<u8>) -> Result<IssuedSvid, tonic::Status> {

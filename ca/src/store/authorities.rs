@@ -7,6 +7,7 @@ use super::changes::Change;
 use super::mac::{Column, RowMac, optional_bytes, optional_number};
 use super::sql::{Run, query};
 use super::{Store, StoreError, Writer, log, tokens};
+use crate::hierarchy::Issuer;
 use crate::rotation::machine::{Hurry, Kind, Phase, Slot};
 use crate::rotation::material::Entry;
 use ring::digest::{Context, SHA256};
@@ -137,11 +138,21 @@ impl Writer {
         read(self.tx(), &mac).await
     }
 
-    /// Whether this issuer still signs, as of this transaction: cheap, for each issuance. Whoever edits the row can
-    /// stop an issuer and start none: what signs is what this process took into force.
-    pub(crate) async fn signs(&mut self, id: &str) -> Result<bool, StoreError> {
+    /// Whether this issuer still signs, as of this transaction; its certificate is written down with it. Whoever edits
+    /// the row can stop an issuer and start none: what signs is what this process took into force.
+    pub(crate) async fn signs(&mut self, issuer: &Issuer) -> Result<bool, StoreError> {
+        if self.issuer_checked().as_deref() == Some(&*issuer.id) {
+            return Ok(true);
+        }
         let sql = "SELECT 1 FROM authorities WHERE id = $1 AND phase = 'active'";
-        Ok(query(sql).bind(id).fetch_optional(self.tx()).await?.is_some())
+        if query(sql).bind(&issuer.id).fetch_optional(self.tx()).await?.is_none() {
+            return Ok(false);
+        }
+        let certificate = &issuer.certificate;
+        self.insert_issuer(certificate.serial.as_bytes(), &certificate.der, certificate.validity.not_after)
+            .await?;
+        *self.issuer_checked() = Some(issuer.id.as_str().into());
+        Ok(true)
     }
 
     /// Writes these entries (new or changed) and the journal's next head. `tells` says that what verifiers are told

@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering;
 
 use ring::digest::{Context, SHA256};
+use sqlx::AssertSqlSafe;
 
 use super::changes::Change;
 use super::log::number_of;
@@ -244,14 +245,23 @@ impl Writer {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Whether it is revoked. That the number of rows is the head's is looked at once in each transaction: a row
-    /// that is not there may have been deleted.
+    /// Whether it is revoked.
     pub(crate) async fn is_revoked(
         &mut self,
         kind: RevocationKind,
         value: &[u8],
         now: i64,
     ) -> Result<bool, StoreError> {
+        Ok(self.first_revoked(&[(kind, value)], now).await?.is_some())
+    }
+
+    /// Which of these is revoked, the first if several are. That the number of rows is the head's is looked at once in
+    /// each transaction: a row that is not there may have been deleted.
+    pub(crate) async fn first_revoked(
+        &mut self,
+        which: &[(RevocationKind, &[u8])],
+        now: i64,
+    ) -> Result<Option<RevocationKind>, StoreError> {
         if !self.set_checked().counted {
             let mac = self.mac.clone();
             let SetHead { sequence, count: expected, .. } = head(self.tx(), &mac, 0).await?;
@@ -262,8 +272,25 @@ impl Writer {
             }
             self.set_checked().counted = true;
         }
-        let found = self.revocation(kind, value).await?;
-        Ok(found.is_some_and(|found| found.row.expires_at.is_none_or(|end| end > now)))
+        let places = (0..which.len()).map(|n| format!("kind = ${} AND value = ${}", 2 * n + 1, 2 * n + 2));
+        let places: Vec<String> = places.collect();
+        let sql = format!(
+            "SELECT kind, value, expires_at, reason, revoked_at, mac FROM revocations WHERE {}",
+            places.join(" OR ")
+        );
+        let ask = which
+            .iter()
+            .fold(query(AssertSqlSafe(sql)), |ask, (kind, value)| ask.bind(kind.as_str()).bind(*value));
+        // Nearly always there is none; only then is there more than one to look at.
+        let Some(first) = ask.fetch_optional(self.tx()).await? else { return Ok(None) };
+        drop(first);
+        for (kind, value) in which {
+            let found = self.revocation(*kind, value).await?;
+            if found.is_some_and(|found| found.row.expires_at.is_none_or(|end| end > now)) {
+                return Ok(Some(*kind));
+            }
+        }
+        Ok(None)
     }
 
     /// Marks the set as it is now in the head, under its next number. Numbers follow the clock, so that a

@@ -110,6 +110,8 @@ struct Batch {
     /// Nobody else changes or relies on the revocations.
     alone: bool,
     set: SetChecked,
+    /// The issuer that was found to sign.
+    issuer: Option<Box<str>>,
     outcome: watch::Sender<Outcome>,
 }
 
@@ -131,6 +133,7 @@ impl Batch {
             torn: false,
             alone,
             set: SetChecked::default(),
+            issuer: None,
             outcome: watch::Sender::new(None),
         }
     }
@@ -317,6 +320,11 @@ impl Writer {
         &self.desk.replica
     }
 
+    /// The issuer that was found to sign, in this transaction: nobody ends one while others write.
+    pub(super) fn issuer_checked(&mut self) -> &mut Option<Box<str>> {
+        &mut self.batch.issuer
+    }
+
     pub(super) fn set_checked(&mut self) -> &mut SetChecked {
         &mut self.batch.set
     }
@@ -399,6 +407,8 @@ impl Drop for Writer {
             batch.head = self.mark.head;
             batch.records.truncate(self.mark.records);
             batch.changes.truncate(self.mark.changes);
+            // Whatever it found first may be taken back with it.
+            batch.issuer = None;
             batch.torn = true;
             turn.open = Some(batch);
         }
