@@ -248,7 +248,7 @@ fn authority(
     for extension in certificate.extensions() {
         match extension.parsed_extension() {
             ParsedExtension::BasicConstraints(basic) => ca = Some((basic.ca, basic.path_len_constraint)),
-            ParsedExtension::KeyUsage(found) => usage = Some(found.clone()),
+            ParsedExtension::KeyUsage(found) => usage = Some(*found),
             ParsedExtension::SubjectKeyIdentifier(_) => identifier = true,
             ParsedExtension::NameConstraints(_) => return Err(RootChainError::NameConstraints { which }),
             ParsedExtension::ExtendedKeyUsage(found)
