@@ -362,8 +362,8 @@ impl Authority {
         Ok(self.inner.metrics.register(registry)?)
     }
 
-    /// What time does by itself: the steps of rotations that are due, ended revocations and long dead join tokens
-    /// forgotten, refusals that were only counted written down as one record. To be called about once a minute.
+    /// What time does by itself: the steps of rotations that are due, ended revocations, long dead join tokens
+    /// and certificates forgotten, refusals that were only counted written down as one record. To be called about once a minute.
     pub async fn maintain(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
             let now = inner.clock.unix_seconds();
@@ -375,6 +375,8 @@ impl Authority {
             writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
+            // As long as the log tells of it.
+            writer.sweep_svids(now.saturating_sub(inner.log_retention)).await?;
             let swept = writer.sweep_revocations(now).await?;
             if swept {
                 writer.mark_revocations(now).await?;

@@ -5,6 +5,8 @@ use super::sql::{Row, query};
 use super::{StoreError, Writer, lineages, tokens};
 
 const TABLE: &str = "svids";
+/// Rows that are forgotten at a time.
+const SWEPT: u32 = 2_000;
 const COLUMNS: &str = "SELECT serial, lineage, spiffe_id, class, parent, key_hash, issuer, certificate, not_after, mac FROM svids";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +117,35 @@ impl Writer {
             .fetch_optional(self.tx())
             .await?;
         Ok(found.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Forgets what was issued under an issuer that ended before this, and lineages that did: some of it, so that nobody
+    /// waits long; the rest goes the next times. Keys of then could be certified again.
+    pub(crate) async fn sweep_svids(&mut self, ended_before: i64) -> Result<(), StoreError> {
+        let ended = query("SELECT serial FROM issuers WHERE not_after < $1 ORDER BY serial LIMIT 1")
+            .bind(ended_before)
+            .fetch_optional(self.tx())
+            .await?;
+        if let Some(ended) = ended {
+            let issuer: Vec<u8> = ended.try_get(0)?;
+            // The same for both: the second table is what they are picked from.
+            for table in ["attested", "svids"] {
+                let sql = format!(
+                    "DELETE FROM {table} WHERE serial IN \
+                     (SELECT serial FROM svids WHERE issuer = $1 ORDER BY serial LIMIT {SWEPT})"
+                );
+                query(sqlx::AssertSqlSafe(sql)).bind(&issuer).execute(self.tx()).await?;
+            }
+            let sql = "DELETE FROM issuers WHERE serial = $1 \
+                       AND NOT EXISTS (SELECT 1 FROM svids WHERE issuer = $1)";
+            query(sql).bind(&issuer).execute(self.tx()).await?;
+        }
+        let sql = format!(
+            "DELETE FROM lineages WHERE id IN (SELECT id FROM lineages WHERE ends_at < $1 \
+             AND NOT EXISTS (SELECT 1 FROM svids WHERE svids.lineage = lineages.id) ORDER BY id LIMIT {SWEPT})"
+        );
+        query(sqlx::AssertSqlSafe(sql)).bind(ended_before).execute(self.tx()).await?;
+        Ok(())
     }
 
     fn read_svid(&self, found: Option<Row>) -> Result<Option<SvidRow>, StoreError> {

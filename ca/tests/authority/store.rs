@@ -119,3 +119,31 @@ async fn an_older_row_put_back_is_noticed() {
         panic!("{error}")
     };
 }
+
+#[tokio::test]
+async fn certificates_are_forgotten_with_their_issuer_when_the_log_forgets_it_too() {
+    let mesh = mesh().await;
+    let old = mesh.join("web").await;
+    let intruder = mesh.intruder().await;
+    let count = async |table: &str| {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let (count,): (i64,) = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&intruder).await.unwrap();
+        count
+    };
+    let certificates = count("svids").await;
+    let days = async |days: i64| {
+        for _ in 0..days {
+            mesh.clock.pass(DAY);
+            mesh.authority.maintain().await.unwrap();
+        }
+    };
+    // An issuer lives for a week, the log remembers ninety days.
+    days(90).await;
+    assert_eq!((count("svids").await, count("lineages").await), (certificates, 1), "remembered");
+    days(9).await;
+    assert_eq!((count("svids").await, count("lineages").await), (0, 0), "forgotten");
+    let refused = mesh.renew(&old, &key()).await.unwrap_err();
+    assert!(matches!(refused, AuthorityError::Refused(_)), "{refused}");
+    mesh.join("web").await;
+    mesh.authority.verify_chain().await.unwrap();
+}
