@@ -1,6 +1,8 @@
 //! What the control plane counts. Labels come from closed sets and from the registry, never from input.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 const NAMESPACE: &str = "signet_control_plane";
 
@@ -18,6 +20,9 @@ pub struct Metrics {
     /// Calls refused before or beside the authority, by call and reason.
     pub refusals: IntCounterVec,
     pub streams: IntGauge,
+    /// From the moment at which revocations are in force until the last connected sidecar acknowledged them.
+    pub revocation_seconds: Histogram,
+    pub revocation_behind: IntGauge,
     pub streams_ended: IntCounterVec,
     pub deltas: IntCounterVec,
     pub subscriptions_refused: IntCounterVec,
@@ -85,6 +90,20 @@ impl Metrics {
             )?,
             refusals: counters("refusals_total", "Calls refused", &["call", "reason"])?,
             streams: gauge("streams", "Delivery streams open now")?,
+            revocation_seconds: {
+                let options = HistogramOpts::new(
+                    "revocation_seconds",
+                    "From revocations in force until the last connected sidecar acknowledged them",
+                );
+                let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+                let metric = Histogram::with_opts(options.namespace(NAMESPACE).buckets(buckets))?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            },
+            revocation_behind: gauge(
+                "revocation_behind_sidecars",
+                "Connected sidecars that have not acknowledged the newest revocations",
+            )?,
             streams_ended: counters("streams_ended_total", "Delivery streams ended", &["reason"])?,
             deltas: counters("deltas_total", "Deltas sent and answered", &["result"])?,
             subscriptions_refused: counters(

@@ -32,6 +32,7 @@ use crate::bundle::page::Pages;
 use crate::config::{Config, Seal};
 use crate::decisions::Decisions;
 use crate::delivery::acks::Acks;
+use crate::delivery::spread::Spread;
 use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
 use crate::federation::Federation;
@@ -220,10 +221,13 @@ pub async fn start(
     let table = Arc::new(Table::default());
     let decisions = Arc::new(Decisions::default());
     let acks = Arc::new(Acks::default());
+    let spread = Arc::new(Spread::new(metrics.revocation_seconds.clone(), metrics.revocation_behind.clone()));
+    spread.begins(world.borrow().revocations);
     let delivery = Delivery {
         world: world.subscribe(),
         table: Arc::clone(&table),
         acks: Arc::clone(&acks),
+        spread: Arc::clone(&spread),
         authority: authority.clone(),
         decisions: Arc::clone(&decisions),
         issuers: Arc::clone(&issuers),
@@ -356,7 +360,7 @@ pub async fn start(
         connections.clone(),
     ));
     background.spawn(crate::observe::follow(registry, issuers.subscribe(), federation.subscribe(), metrics));
-    background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation)));
+    background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation), spread));
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));

@@ -13,6 +13,7 @@ use signet_model::Registry;
 use tokio::sync::watch;
 
 use crate::delivery::catalog::Catalog;
+use crate::delivery::spread::Spread;
 use crate::federation::{Federated, Federation};
 use crate::issuers::fetch::Source;
 use crate::issuers::{Issuers, Keys};
@@ -55,6 +56,8 @@ impl AuthorityState {
 pub struct World {
     /// Number of the bundle of roots and keys in it.
     pub bundle: u64,
+    /// Number of the set of revocations in it.
+    pub revocations: u64,
     pub registry: Arc<Registry>,
     pub catalog: Catalog,
 }
@@ -82,7 +85,8 @@ impl Sources {
         self.published.mark_unchanged();
         let authority = AuthorityState::of(&self.authority, revocations);
         let catalog = Catalog::build(self.dev, &registry, &keys, &federated, &authority);
-        Arc::new(World { bundle: authority.bundle_sequence, registry, catalog })
+        let (bundle, revocations) = (authority.bundle_sequence, authority.revocations.set.sequence);
+        Arc::new(World { bundle, revocations, registry, catalog })
     }
 
     /// Keeps `world` current until a source is gone.
@@ -91,6 +95,7 @@ impl Sources {
         world: watch::Sender<Arc<World>>,
         issuers: Arc<Issuers>,
         federation: Arc<Federation>,
+        spread: Arc<Spread>,
     ) {
         loop {
             let changed = tokio::select! {
@@ -106,6 +111,7 @@ impl Sources {
             let now = self.now();
             issuers.follow(&self.key_sources(&now.registry));
             federation.follow(&now.registry);
+            spread.begins(now.revocations);
             world.send_replace(now);
         }
     }

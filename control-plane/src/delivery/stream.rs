@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::acks::Acks;
 use super::catalog::{MAX_SUBSCRIPTIONS, NotGranted, Subscriptions};
 use super::session::{Session, View};
+use super::spread::{Place, Spread};
 use super::table::{Entry, Table};
 use crate::clock::unix_now;
 use crate::decisions::{Decisions, Record};
@@ -48,6 +49,7 @@ pub struct Delivery {
     pub world: watch::Receiver<Arc<World>>,
     pub table: Arc<Table>,
     pub acks: Arc<Acks>,
+    pub spread: Arc<Spread>,
     /// Sidecars that the authority gives up on.
     pub authority: Authority,
     pub decisions: Arc<Decisions>,
@@ -83,8 +85,9 @@ impl v1::delivery_server::Delivery for Delivery {
             delivery: self.clone(),
             peer: caller.peer.id().to_string(),
             serial: caller.peer.serial(),
-            offered: 0,
+            offered: Numbers::default(),
             goes_by: 0,
+            place: self.spread.enter(),
             workload,
             class: caller.peer.class(),
             tell,
@@ -116,13 +119,23 @@ impl End {
     }
 }
 
+/// Numbers of the bundle and of the revocations in one view of the world.
+#[derive(Debug, Clone, Copy, Default)]
+struct Numbers {
+    bundle: u64,
+    revocations: u64,
+}
+
 struct Stream {
     delivery: Delivery,
     peer: String,
     serial: Serial,
-    /// Number of the bundle in what is under way to the sidecar, and of the last that it took.
-    offered: u64,
+    /// In what is under way to the sidecar.
+    offered: Numbers,
+    /// Number of the last bundle that it took.
     goes_by: u64,
+    /// Where it is said which revocations it goes by.
+    place: Place,
     workload: WorkloadId,
     class: PeerClass,
     tell: mpsc::Sender<Result<v1::ToSidecar, Status>>,
@@ -175,7 +188,7 @@ impl Stream {
             return end;
         }
         let mut world = self.delivery.world.clone();
-        let (mut view, mut bundle) = match self.look(&mut world).await {
+        let (mut view, mut numbers) = match self.look(&mut world).await {
             Ok(seen) => seen,
             Err(end) => return end,
         };
@@ -187,11 +200,11 @@ impl Stream {
                 if let Err(end) = self.tell(Tell::Delta(delta)).await {
                     return end;
                 }
-                self.offered = bundle;
+                self.offered = numbers;
                 answer_by = tokio::time::Instant::now() + ANSWER_WITHIN;
             } else if !session.waits() {
                 // Nothing of it differs from what the sidecar has.
-                self.took(bundle, &session);
+                self.took(numbers, &session);
             }
             progress(&entry, &session);
             let look = tokio::select! {
@@ -221,7 +234,7 @@ impl Stream {
                 }
             };
             if look {
-                (view, bundle) = match self.look(&mut world).await {
+                (view, numbers) = match self.look(&mut world).await {
                     Ok(seen) => seen,
                     Err(end) => return end,
                 };
@@ -230,7 +243,7 @@ impl Stream {
     }
 
     /// What this peer may have now; new refusals are said at once.
-    async fn look(&mut self, world: &mut watch::Receiver<Arc<World>>) -> Result<(View, u64), End> {
+    async fn look(&mut self, world: &mut watch::Receiver<Arc<World>>) -> Result<(View, Numbers), End> {
         let now = Arc::clone(&world.borrow_and_update());
         let granted = now.catalog.view(&self.workload, self.class, &self.asked);
         let new: Vec<_> = granted.refused.difference(&self.refused).cloned().collect();
@@ -240,7 +253,7 @@ impl Stream {
             tracing::info!(target: "signet::delivery", peer = %self.peer, ?service, reason = why.label(), "subscription refused");
             self.tell(Tell::Refused(v1::Refused { service, reason: why.reason().into() })).await?;
         }
-        Ok((granted.view, now.bundle))
+        Ok((granted.view, Numbers { bundle: now.bundle, revocations: now.revocations }))
     }
 
     /// True when the view must be looked at again.
@@ -282,8 +295,11 @@ impl Stream {
         }
     }
 
-    /// The sidecar goes by the bundle with this number, if it took the roots and keys in it.
-    fn took(&mut self, bundle: u64, session: &Session) {
+    /// The sidecar goes by the bundle with this number, if it took the roots and keys in it, and by these revocations.
+    fn took(&mut self, Numbers { bundle, revocations }: Numbers, session: &Session) {
+        if !session.rejected().keys().any(|name| name.starts_with("revocations")) {
+            self.place.holds(revocations);
+        }
         let of_bundle = |name: &String| {
             name.starts_with("bundle/") || name.starts_with("jwt-bundle/") || name == "token-roots"
         };
