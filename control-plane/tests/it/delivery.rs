@@ -118,6 +118,30 @@ async fn a_revoked_peer_loses_its_stream_and_cannot_come_back() {
 }
 
 #[tokio::test]
+async fn a_revocation_is_measured_when_the_last_connected_sidecar_has_acknowledged_it() {
+    let mut plane = Plane::start().await;
+    let (web, orders) = (plane.join(WEB, "sidecar").await, plane.join(ORDERS, "sidecar").await);
+    let (mut quick, mut slow) = (web.stream(hello(&[], &[])).await, orders.stream(hello(&[], &[])).await);
+    quick.delta().await;
+    slow.delta().await;
+    let (count, behind) =
+        ("signet_control_plane_revocation_seconds_count", "signet_control_plane_revocation_behind_sidecars");
+    let reaches = async |plane: &Plane, metric: &str, value: f64| {
+        soon(async { while plane.metric(metric).await != Some(value) {} }).await;
+    };
+    reaches(&plane, behind, 0.0).await;
+    let what = Some(v1::revoke_request::What::SpiffeId("spiffe://demo.signet/ns/shop/sa/gone".into()));
+    plane.operator.revoke(v1::RevokeRequest { what, reason: "a test".into() }).await.unwrap();
+    assert_eq!(names(&quick.delta().await), ["revocations"]);
+    let Told::Delta(delta) = slow.next().await.unwrap() else { panic!() };
+    reaches(&plane, behind, 1.0).await;
+    assert_eq!(plane.metric(count).await, Some(0.0), "one has not said that it goes by it");
+    slow.say(Say::Ack(v1::Ack { nonce: delta.nonce })).await;
+    reaches(&plane, count, 1.0).await;
+    reaches(&plane, behind, 0.0).await;
+}
+
+#[tokio::test]
 async fn a_workload_that_leaves_the_registry_loses_its_stream_and_connection_at_once() {
     let mut plane = Plane::start().await;
     let web = plane.join(WEB, "sidecar").await;
