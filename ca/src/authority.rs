@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls_pki_types::CertificateDer;
-use signet_audit::AuditKey;
+use signet_audit::{AuditKey, Signed};
 use signet_identity::{BundleError, KeyId, OwnSvid, Serial, SpiffeId, TrustBundle};
 use tokio::sync::{broadcast, watch};
 use zeroize::Zeroizing;
@@ -90,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) lists: Lists,
     pub(crate) audit_key: AuditKey,
+    /// The newest signed end of the log.
+    pub(crate) head: watch::Sender<Option<Arc<Signed>>>,
     log_retention: i64,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
@@ -216,6 +218,7 @@ impl Authority {
             revocations: watch::Sender::new(Arc::new(revocations)),
             lists: Lists::new(),
             audit_key,
+            head: watch::Sender::new(None),
             log_retention: seconds(config.log_retention),
             _lock: lock,
         };

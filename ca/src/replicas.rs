@@ -1,9 +1,10 @@
 //! Other control planes on the same store: heard of, and told that this one lives.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
-use signet_audit::SignedLine;
+use signet_audit::{Signed, SignedLine};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::watch;
 
 use crate::authority::{Authority, Inner};
 use crate::error::AuthorityError;
@@ -21,6 +22,11 @@ impl Authority {
         leading.as_ref().filter(|lead| !lead.is_lost()).map(Lead::epoch)
     }
 
+    /// Where this control plane's log ended when it was signed last, and each time that it is; none before the first.
+    pub fn log_head(&self) -> watch::Receiver<Option<Arc<Signed>>> {
+        self.inner.head.subscribe()
+    }
+
     /// Says that this control plane lives, and signs where its log ends, to the store and to the process's log. To be called every ten seconds.
     pub async fn beat(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {
@@ -29,6 +35,7 @@ impl Authority {
             if let Some(signed) = inner.store.beat(&inner.audit_key, domain, now).await? {
                 let line = serde_json::json!(SignedLine::of(&signed));
                 tracing::info!(target: "signet::audit", head = %line, "signed the end of the issuance log");
+                inner.head.send_replace(Some(Arc::new(signed)));
             }
             Ok(())
         })

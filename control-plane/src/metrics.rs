@@ -23,6 +23,8 @@ pub struct Metrics {
     /// From the moment at which revocations are in force until the last connected sidecar acknowledged them.
     pub revocation_seconds: Histogram,
     pub revocation_behind: IntGauge,
+    /// Sidecars that remember another issuance log, by what they say is wrong.
+    pub log_contradictions: IntCounterVec,
     pub streams_ended: IntCounterVec,
     pub deltas: IntCounterVec,
     pub subscriptions_refused: IntCounterVec,
@@ -90,6 +92,11 @@ impl Metrics {
             )?,
             refusals: counters("refusals_total", "Calls refused", &["call", "reason"])?,
             streams: gauge("streams", "Delivery streams open now")?,
+            log_contradictions: counters(
+                "log_contradictions_total",
+                "Words of sidecars that remember another issuance log",
+                &["reason"],
+            )?,
             revocation_seconds: {
                 let options = HistogramOpts::new(
                     "revocation_seconds",

@@ -9,3 +9,4 @@ pub mod delivery;
 pub mod link;
 pub mod plane;
 pub mod stream;
+pub mod witness;

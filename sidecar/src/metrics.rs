@@ -23,6 +23,10 @@ pub struct Metrics {
     pub rejected: IntGauge,
     /// Decision records that were dropped because there were too many.
     pub decisions_dropped: IntCounter,
+    /// When the newest end of an issuance log that is held was signed.
+    pub log_head_signed: IntGauge,
+    /// Words of the issuance log that contradict earlier ones, by what is wrong.
+    pub log_contradictions: IntCounterVec,
     /// The control plane's clock minus ours, in seconds, at the last delta.
     pub clock_skew: IntGauge,
 }
@@ -56,6 +60,17 @@ impl Metrics {
                 "signet_decisions_dropped_total",
                 "Decision records dropped because there were too many",
             )?,
+            log_head_signed: IntGauge::new(
+                "signet_log_head_signed_timestamp_seconds",
+                "When the newest end of the issuance log that we hold was signed",
+            )?,
+            log_contradictions: IntCounterVec::new(
+                Opts::new(
+                    "signet_log_contradictions_total",
+                    "Words of the issuance log that contradict earlier ones",
+                ),
+                &["reason"],
+            )?,
             clock_skew: IntGauge::new(
                 "signet_control_clock_skew_seconds",
                 "The control plane's clock minus ours at the last delta",
@@ -64,7 +79,8 @@ impl Metrics {
         registry.register(Box::new(metrics.not_after.clone()))?;
         registry.register(Box::new(metrics.renewals.clone()))?;
         registry.register(Box::new(metrics.workload_issuances.clone()))?;
-        for gauge in [&metrics.connected, &metrics.rejected, &metrics.clock_skew] {
+        registry.register(Box::new(metrics.log_contradictions.clone()))?;
+        for gauge in [&metrics.connected, &metrics.rejected, &metrics.clock_skew, &metrics.log_head_signed] {
             registry.register(Box::new(gauge.clone()))?;
         }
         for counter in [&metrics.deltas, &metrics.decisions_dropped] {

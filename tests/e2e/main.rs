@@ -15,3 +15,4 @@ mod readme;
 mod recovery;
 mod rotation;
 mod traffic;
+mod witness;

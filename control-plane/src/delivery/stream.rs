@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use signet_audit::Signed;
 use signet_ca::{Authority, GivenUp};
 use signet_identity::{PeerClass, Serial};
 use signet_model::WorkloadId;
@@ -37,6 +38,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const READ_WITHIN: Duration = Duration::from_secs(10);
 /// A hello of [`super::session::MAX_HAVE`] resources fits.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+/// Sidecars are told where the log ends so often at most, and may contradict it as often.
+const WITNESS_EVERY: Duration = Duration::from_secs(60);
 /// `name.namespace` at its longest, and room.
 const MAX_SERVICE_NAME: usize = 330;
 /// Decision records per stream: so many at once, then so many per second.
@@ -88,6 +91,8 @@ impl v1::delivery_server::Delivery for Delivery {
             offered: Numbers::default(),
             goes_by: 0,
             place: self.spread.enter(),
+            told_head: None,
+            contradicted: None,
             workload,
             class: caller.peer.class(),
             tell,
@@ -136,6 +141,9 @@ struct Stream {
     goes_by: u64,
     /// Where it is said which revocations it goes by.
     place: Place,
+    /// When it was told last where the log ends, and when it contradicted that.
+    told_head: Option<Instant>,
+    contradicted: Option<Instant>,
     workload: WorkloadId,
     class: PeerClass,
     tell: mpsc::Sender<Result<v1::ToSidecar, Status>>,
@@ -193,6 +201,8 @@ impl Stream {
             Err(end) => return end,
         };
         let mut given_up = self.delivery.authority.given_up();
+        let mut head = self.delivery.authority.log_head();
+        head.mark_changed();
         let mut answer_by = tokio::time::Instant::now();
         loop {
             if let Some(delta) = session.next(&view, unix_now()) {
@@ -222,6 +232,13 @@ impl Stream {
                     // A message of a kind that this control plane does not know: a newer sidecar.
                     Ok(Some(v1::FromSidecar { message: None })) => false,
                     Ok(None) | Err(_) => return End::Gone,
+                },
+                Ok(()) = head.changed() => {
+                    let signed = head.borrow_and_update().clone();
+                    if let Err(end) = self.witness(signed).await {
+                        return end;
+                    }
+                    false
                 },
                 lost = given_up.recv() => match self.is_lost(lost) {
                     true => return End::Told("stale", Status::failed_precondition(
@@ -288,6 +305,10 @@ impl Stream {
                 self.delivery.acks.leaves(self.serial);
                 Ok(false)
             }
+            Said::LogContradiction(report) => {
+                self.contradicts(&report);
+                Ok(false)
+            }
             Said::UnknownKey(v1::UnknownKey { issuer_alias }) => {
                 self.delivery.issuers.want(&issuer_alias);
                 Ok(false)
@@ -306,6 +327,38 @@ impl Stream {
         if bundle > self.goes_by && !session.rejected().keys().any(of_bundle) {
             self.goes_by = bundle;
             self.delivery.acks.goes_by(self.serial, bundle);
+        }
+    }
+
+    /// Tells where the log ends, now and then.
+    async fn witness(&mut self, signed: Option<Arc<Signed>>) -> Result<(), End> {
+        let lately = |at: Instant| at.elapsed() < WITNESS_EVERY;
+        let Some(signed) = signed.filter(|_| !self.told_head.is_some_and(lately)) else { return Ok(()) };
+        self.told_head = Some(Instant::now());
+        let statement = &signed.statement;
+        self.tell(Tell::LogHead(v1::LogHead {
+            audit_key: self.delivery.authority.audit_key().to_pem(),
+            replica: statement.replica.clone(),
+            sequence: statement.sequence,
+            hash: statement.hash.to_vec(),
+            at: statement.at,
+            signature: signed.signature.clone(),
+        }))
+        .await
+    }
+
+    /// What a sidecar remembers of the log is not what it was told now. A sidecar in other hands may say so of any log:
+    /// many that do are what counts.
+    fn contradicts(&mut self, report: &v1::LogContradiction) {
+        let reason = match report.reason.as_str() {
+            known @ ("key" | "signature" | "regress" | "fork") => known,
+            _ => "other",
+        };
+        self.delivery.metrics.log_contradictions.with_label_values(&[reason]).inc();
+        if !self.contradicted.is_some_and(|at| at.elapsed() < WITNESS_EVERY) {
+            self.contradicted = Some(Instant::now());
+            tracing::error!(target: "signet::audit", peer = %self.peer, reason, ?report,
+                "a sidecar remembers another issuance log: compare it with an export (signet ca audit verify)");
         }
     }
 

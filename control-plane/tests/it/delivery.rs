@@ -142,6 +142,35 @@ async fn a_revocation_is_measured_when_the_last_connected_sidecar_has_acknowledg
 }
 
 #[tokio::test]
+async fn a_sidecar_is_told_where_the_log_ends_and_is_heard_when_it_remembers_another() {
+    let mut plane = Plane::start().await;
+    let web = plane.join(WEB, "sidecar").await;
+    let mut stream = web.stream(hello(&[], &[])).await;
+    stream.delta().await;
+    let Told::LogHead(head) = stream.any().await.unwrap() else { panic!("expected the log's end") };
+    let key = std::fs::read_to_string(plane.dir.path().join("data/audit.pem")).unwrap();
+    assert_eq!(head.audit_key, key);
+    let statement = signet_audit::Statement {
+        kind: signet_audit::Kind::Head,
+        trust_domain: "demo.signet".into(),
+        replica: head.replica.clone(),
+        sequence: head.sequence,
+        hash: head.hash.as_slice().try_into().unwrap(),
+        at: head.at,
+    };
+    let signed = signet_audit::Signed { statement, signature: head.signature.clone() };
+    assert!(signet_audit::PublicKey::from_pem(&key).unwrap().verifies(&signed));
+    for reason in ["fork", "\u{1b}[31mnonsense"] {
+        let report = v1::LogContradiction { reason: reason.into(), held: None, told: Some(head.clone()) };
+        stream.say(Say::LogContradiction(report)).await;
+    }
+    for reason in ["fork", "other"] {
+        let line = format!("signet_control_plane_log_contradictions_total{{reason=\"{reason}\"}}");
+        soon(async { while plane.metric(&line).await != Some(1.0) {} }).await;
+    }
+}
+
+#[tokio::test]
 async fn a_workload_that_leaves_the_registry_loses_its_stream_and_connection_at_once() {
     let mut plane = Plane::start().await;
     let web = plane.join(WEB, "sidecar").await;

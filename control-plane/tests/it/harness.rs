@@ -361,7 +361,17 @@ impl Stream {
         self.say.send(v1::FromSidecar { message: Some(message) }).await.unwrap();
     }
 
+    /// Words about the log, which come when they come, are left out.
     pub(crate) async fn next(&mut self) -> Result<Told, Status> {
+        loop {
+            match self.any().await? {
+                Told::LogHead(_) => {}
+                told => return Ok(told),
+            }
+        }
+    }
+
+    pub(crate) async fn any(&mut self) -> Result<Told, Status> {
         let message = soon(self.told.as_mut().unwrap().message()).await?;
         message.and_then(|m| m.message).ok_or_else(|| Status::new(Code::Ok, "the stream ended"))
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_daemon::Shutdown;
+use signet_identity::SpiffeId;
 use signet_proto::v1;
 use signet_proto::v1::delivery_client::DeliveryClient;
 use signet_proto::v1::from_sidecar::Message as Say;
@@ -25,6 +26,7 @@ use super::convert::Item;
 use super::delivery::Deliveries;
 use super::link::SILENCE;
 use super::plane::{ControlPlane, PlaneError};
+use super::witness::Witness;
 use crate::backoff::{Backoff, chance};
 use crate::clock;
 use crate::credentials::Credentials;
@@ -110,6 +112,7 @@ pub struct Parts {
 pub struct Discovery {
     parts: Parts,
     deliveries: Deliveries,
+    witness: Witness,
     /// Everything that we subscribe to: configured, wished for, routed to.
     services: BTreeSet<String>,
     /// Addresses that this stream asked for.
@@ -121,7 +124,9 @@ impl Discovery {
     /// A discovery that knows nothing yet.
     pub fn new(parts: Parts) -> Self {
         let services = parts.dialled.clone();
-        Self { parts, deliveries: Deliveries::new(), services, addresses: 0, batch: Vec::new() }
+        let own = SpiffeId::parse(parts.status.id());
+        let witness = Witness::new(own.as_ref().map_or("", |id| id.trust_domain().as_str()));
+        Self { parts, deliveries: Deliveries::new(), witness, services, addresses: 0, batch: Vec::new() }
     }
 
     /// Runs for ever.
@@ -227,6 +232,18 @@ impl Discovery {
                 self.parts.status.refused(refused.service, refused.reason);
                 Ok(())
             }
+            Some(Hear::LogHead(head)) => match self.witness.hear(head) {
+                Ok(signed_at) => {
+                    self.parts.metrics.log_head_signed.set(signed_at);
+                    Ok(())
+                }
+                Err((wrong, report)) => {
+                    tracing::error!(target: "signet::audit", reason = wrong.label(), ?report,
+                        "the issuance log contradicts what was said of it before");
+                    self.parts.metrics.log_contradictions.with_label_values(&[wrong.label()]).inc();
+                    send(say, Say::LogContradiction(report))
+                }
+            },
             // From a newer control plane: what we do not know cannot be needed by what we do.
             None => Ok(()),
         }

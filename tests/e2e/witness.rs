@@ -1,0 +1,67 @@
+//! A store that is set back to an older copy: the authority cannot know, its sidecars do.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use signet_tests::mesh::{Mesh, Sidecar};
+use signet_tests::process::PATIENCE;
+
+/// The value of a metric of one process.
+async fn metric(mesh: &Mesh, process: &str, line: &str) -> f64 {
+    let metrics = mesh.metrics(process).await;
+    let value = metrics.lines().find_map(|it| it.strip_prefix(line)?.trim().parse().ok());
+    value.unwrap_or(0.0)
+}
+
+async fn reaches(mesh: &Mesh, process: &str, line: &str, least: f64) {
+    let asked = async { while metric(mesh, process, line).await < least {} };
+    let waited = tokio::time::timeout(PATIENCE, asked).await;
+    assert!(waited.is_ok(), "{line} of {process} did not reach {least}");
+}
+
+async fn stop(mesh: &mut Mesh) {
+    let mut control_plane = mesh.control_plane.take().expect("a control plane");
+    control_plane.terminate();
+    control_plane.wait().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("authority.db") {
+            std::fs::copy(entry.path(), to.join(name)).unwrap();
+        }
+    }
+}
+
+const HELD: &str = "signet_log_head_signed_timestamp_seconds ";
+
+#[tokio::test]
+async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
+    let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
+    let (data, old) = (mesh.path("cp"), mesh.path("old"));
+    stop(&mut mesh).await;
+    copy(&data, &old);
+    mesh.start_control_plane().await;
+    for _ in 0..5 {
+        mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
+    }
+    // Its end is signed when it starts, and told to whoever connects.
+    stop(&mut mesh).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    mesh.start_control_plane().await;
+    reaches(&mesh, "web", HELD, now as f64).await;
+    assert_eq!(metric(&mesh, "web", "signet_log_contradictions_total{reason=\"regress\"} ").await, 0.0);
+
+    stop(&mut mesh).await;
+    for name in ["authority.db", "authority.db-wal", "authority.db-shm"] {
+        let _ = std::fs::remove_file(data.join(name));
+    }
+    copy(&old, &data);
+    mesh.start_control_plane().await;
+    reaches(&mesh, "web", "signet_log_contradictions_total{reason=\"regress\"} ", 1.0).await;
+    let told = "signet_control_plane_log_contradictions_total{reason=\"regress\"} ";
+    reaches(&mesh, "cp", told, 1.0).await;
+    mesh.assert_unharmed();
+}
