@@ -333,7 +333,9 @@ impl Stream {
     /// Tells where the log ends, now and then.
     async fn witness(&mut self, signed: Option<Arc<Signed>>) -> Result<(), End> {
         let lately = |at: Instant| at.elapsed() < WITNESS_EVERY;
-        let Some(signed) = signed.filter(|_| !self.told_head.is_some_and(lately)) else { return Ok(()) };
+        let Some(signed) = signed.filter(|_| self.told_head.is_none_or(|at| !lately(at))) else {
+            return Ok(());
+        };
         self.told_head = Some(Instant::now());
         let statement = &signed.statement;
         self.tell(Tell::LogHead(v1::LogHead {
@@ -355,7 +357,7 @@ impl Stream {
             _ => "other",
         };
         self.delivery.metrics.log_contradictions.with_label_values(&[reason]).inc();
-        if !self.contradicted.is_some_and(|at| at.elapsed() < WITNESS_EVERY) {
+        if self.contradicted.is_none_or(|at| at.elapsed() >= WITNESS_EVERY) {
             self.contradicted = Some(Instant::now());
             tracing::error!(target: "signet::audit", peer = %self.peer, reason, ?report,
                 "a sidecar remembers another issuance log: compare it with an export (signet ca audit verify)");

@@ -241,7 +241,7 @@ impl Discovery {
                     tracing::error!(target: "signet::audit", reason = wrong.label(), ?report,
                         "the issuance log contradicts what was said of it before");
                     self.parts.metrics.log_contradictions.with_label_values(&[wrong.label()]).inc();
-                    send(say, Say::LogContradiction(report))
+                    send(say, Say::LogContradiction(*report))
                 }
             },
             // From a newer control plane: what we do not know cannot be needed by what we do.

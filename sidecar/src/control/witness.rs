@@ -60,7 +60,7 @@ impl Witness {
     ///
     /// # Errors
     /// What is wrong with it, with the evidence: the word held and the word told.
-    pub fn hear(&mut self, told: LogHead) -> Result<i64, (Wrong, LogContradiction)> {
+    pub fn hear(&mut self, told: LogHead) -> Result<i64, (Wrong, Box<LogContradiction>)> {
         let wrong = match self.judge(&told) {
             Ok(key) => {
                 let signed_at = told.at;
@@ -73,7 +73,8 @@ impl Witness {
             Err(wrong) => wrong,
         };
         let held = self.held.get(&told.replica).cloned();
-        Err((wrong, LogContradiction { reason: wrong.label().to_owned(), held, told: Some(told) }))
+        let report = LogContradiction { reason: wrong.label().to_owned(), held, told: Some(told) };
+        Err((wrong, Box::new(report)))
     }
 
     fn judge(&self, told: &LogHead) -> Result<PublicKey, Wrong> {
