@@ -33,6 +33,7 @@ use tokens::Tokens;
 
 const NOT_GRANTED: &str = "the registry's Workload does not opt in";
 const REVOKED: &str = "revoked";
+const SHUT_OUT: &str = "revoked, or not registered any more";
 
 /// What was delivered that concerns the app.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,8 +103,7 @@ impl App {
             self.publish(current.as_ref(), leaf.as_ref(), refused, heard, &mut made);
 
             // Nothing is asked for before it is granted.
-            let wanted =
-                self.news.borrow().granted == Some(true) && current.is_some() && refused != Some(REVOKED);
+            let wanted = self.news.borrow().granted == Some(true) && current.is_some() && !is_final(refused);
             let wait = match &leaf {
                 _ if !wanted => NAP,
                 // Its issuer's key may be in other hands, and there is another issuer now: ours is under it.
@@ -209,7 +209,15 @@ fn refusal(tls: Option<&Tls>, news: &News) -> Option<&'static str> {
     if news.granted == Some(false) {
         return Some(NOT_GRANTED);
     }
-    tls.is_some_and(|tls| tls.revoked.revokes(tls.generation.own().svid()).is_some()).then_some(REVOKED)
+    if tls.is_some_and(|tls| tls.revoked.revokes(tls.generation.own().svid()).is_some()) {
+        return Some(REVOKED);
+    }
+    news.shut_out.then_some(SHUT_OUT)
+}
+
+/// Whether there is no use in asking for more.
+fn is_final(refused: Option<&str>) -> bool {
+    refused.is_some_and(|why| why == REVOKED || why == SHUT_OUT)
 }
 
 #[tonic::async_trait]
@@ -240,5 +248,19 @@ impl Provider for App {
             .await;
         self.metrics.workload_issued("jwt-svid", token.is_ok());
         Ok(vec![token?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_whose_sidecar_was_sent_away_has_nothing_until_it_is_let_in_again() {
+        let let_in = News { granted: Some(true), ..News::default() };
+        assert_eq!(refusal(None, &let_in), None);
+        let sent_away = News { shut_out: true, ..let_in };
+        assert_eq!(refusal(None, &sent_away), Some(SHUT_OUT));
+        assert!(is_final(Some(SHUT_OUT)) && is_final(Some(REVOKED)) && !is_final(Some(NOT_GRANTED)));
     }
 }

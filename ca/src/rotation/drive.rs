@@ -49,6 +49,15 @@ pub(crate) enum Outcome {
 impl Inner {
     /// Performs every step that is due, and takes what came of it into force; whether anything changed.
     pub(crate) async fn advance(&self, now: i64) -> Result<bool, AuthorityError> {
+        let changed = self.step(now).await?;
+        if changed {
+            // A new issuer has a revocation list from its first day.
+            self.publish_crls(now).await;
+        }
+        Ok(changed)
+    }
+
+    async fn step(&self, now: i64) -> Result<bool, AuthorityError> {
         let _one_at_a_time = self.rotating.lock().await;
         let mut changed = false;
         for _ in 0..MOST_STEPS {
