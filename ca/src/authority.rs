@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::authorise::{Rules, Stop};
 use crate::clock::Clock;
-use crate::config::{AuthorityConfig, seconds};
+use crate::config::{AuthorityConfig, LogFailure, seconds};
 use crate::crl::Lists;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
@@ -173,6 +173,14 @@ impl Authority {
             founding,
             dev: config.dev,
             commits: metrics.commits.clone(),
+            missed: match config.log_failure {
+                LogFailure::Refuse => None,
+                LogFailure::Issue => Some(Missed::of(
+                    &config.data_dir,
+                    metrics.log_missed.clone(),
+                    metrics.log_missed_waiting.clone(),
+                )),
+            },
         };
         let store = Store::open(&config.store, &config.data_dir.join(DATABASE), owner, now).await?;
         // Before the set is read, so that nothing that changes meanwhile is missed.
@@ -374,6 +382,11 @@ impl Authority {
             inner.advance(now).await?;
             inner.remind(now);
             inner.tidy(now).await?;
+            match inner.store.bring_missed(now).await {
+                Ok(0) => {}
+                Ok(brought) => tracing::warn!(target: "signet::ca", brought, "records that the issuance log had not taken are in it now"),
+                Err(error) => tracing::error!(target: "signet::ca", %error, "the issuance log still takes no records"),
+            }
             let mut writer = inner.store.begin_alone().await?;
             writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;

@@ -29,6 +29,16 @@ const MIN_LOG_RETENTION: Duration = Duration::from_secs(7 * DAY);
 
 const DAY: u64 = 24 * 3600;
 
+/// What becomes of an act whose record the issuance log does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFailure {
+    /// It is not done.
+    #[default]
+    Refuse,
+    /// It is done, and its record kept in a file of the data directory until the log takes it.
+    Issue,
+}
+
 /// Settings of an [`Authority`](crate::Authority). Begin with [`AuthorityConfig::new`] and change what
 /// differs.
 #[derive(Debug, Clone)]
@@ -64,6 +74,8 @@ pub struct AuthorityConfig {
     pub store: StoreConfig,
     /// Older records of the issuance log are removed; a signed checkpoint stands for them.
     pub log_retention: Duration,
+    /// What becomes of an act whose record the log does not take.
+    pub log_failure: LogFailure,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
 }
@@ -98,6 +110,7 @@ impl AuthorityConfig {
             replica: None,
             store: StoreConfig::Sqlite,
             log_retention: Duration::from_secs(90 * DAY),
+            log_failure: LogFailure::Refuse,
             failed_attempts_per_minute: 60,
         }
     }

@@ -58,8 +58,8 @@ pub use authority::{Authority, CertificateStatus};
 pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
-    AuthorityConfig, ConfigError, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL, MIN_DEV_SVID_TTL,
-    MIN_JWT_SVID_TTL, MIN_SVID_TTL,
+    AuthorityConfig, ConfigError, LogFailure, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL,
+    MIN_DEV_SVID_TTL, MIN_JWT_SVID_TTL, MIN_SVID_TTL,
 };
 pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;

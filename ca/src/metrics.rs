@@ -16,6 +16,8 @@ pub(crate) struct Metrics {
     pub(crate) unrecorded: IntCounter,
     pub(crate) failures: IntCounter,
     pub(crate) commits: IntCounter,
+    pub(crate) log_missed: IntCounter,
+    pub(crate) log_missed_waiting: IntGauge,
     pub(crate) not_after: IntGaugeVec,
     pub(crate) phases: IntGaugeVec,
     pub(crate) given_up: IntCounter,
@@ -58,6 +60,14 @@ impl Metrics {
             failures: IntCounter::new(
                 "signet_ca_failures_total",
                 "Acts that failed through no fault of the caller (store, keys, checks)",
+            )?,
+            log_missed: IntCounter::new(
+                "signet_ca_log_missed_total",
+                "Records that the issuance log did not take and that were kept for later",
+            )?,
+            log_missed_waiting: IntGauge::new(
+                "signet_ca_log_missed_waiting",
+                "1 while kept records wait to go into the issuance log",
             )?,
             commits: IntCounter::new(
                 "signet_ca_store_commits_total",
@@ -106,6 +116,8 @@ impl Metrics {
         registry.register(Box::new(self.unrecorded.clone()))?;
         registry.register(Box::new(self.failures.clone()))?;
         registry.register(Box::new(self.commits.clone()))?;
+        registry.register(Box::new(self.log_missed.clone()))?;
+        registry.register(Box::new(self.log_missed_waiting.clone()))?;
         registry.register(Box::new(self.phases.clone()))?;
         registry.register(Box::new(self.given_up.clone()))?;
         registry.register(Box::new(self.not_after.clone()))?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
-use signet_ca::{RootSource, StoreConfig};
+use signet_ca::{LogFailure, RootSource, StoreConfig};
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
@@ -66,6 +66,7 @@ pub struct Config {
     pub shared_keys: Option<PathBuf>,
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
+    pub log_failure: LogFailure,
     pub keys: Keys,
     pub dev: bool,
     pub registry: PathBuf,
@@ -319,6 +320,7 @@ impl Raw {
             uids: &self.operator.uids,
         })?;
         let jwt_svid_ttl = self.jwt_svid.check(self.dev)?;
+        let (log_retention, log_failure) = self.issuance_log.check()?;
         let system_namespace: Label = self
             .system
             .namespace
@@ -345,7 +347,8 @@ impl Raw {
                 None => None,
             },
             replica: self.replica.name,
-            log_retention: self.issuance_log.check()?,
+            log_retention,
+            log_failure,
             keys: self.keys.check()?,
             dev: self.dev,
             registry: absolute("registry.folder", self.registry.folder)?,

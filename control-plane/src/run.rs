@@ -436,6 +436,7 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.replica = config.replica.clone();
     authority.shared_keys = config.shared_keys.clone();
     authority.log_retention = config.log_retention;
+    authority.log_failure = config.log_failure;
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;
     authority.root = config.root.clone();

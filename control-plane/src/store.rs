@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use signet_ca::{Login, PostgresConfig, Server, StoreConfig, Tls};
+use signet_ca::{LogFailure, Login, PostgresConfig, Server, StoreConfig, Tls};
 
 /// PostgreSQL's port where none is named.
 const PORT: u16 = 5432;
@@ -59,11 +59,21 @@ pub(crate) struct RawReplica {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(crate) struct RawIssuanceLog {
     retention_days: u64,
+    on_failure: OnFailure,
+}
+
+/// What becomes of an act that the log does not take.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum OnFailure {
+    #[default]
+    Refuse,
+    Issue,
 }
 
 impl Default for RawIssuanceLog {
     fn default() -> Self {
-        Self { retention_days: 90 }
+        Self { retention_days: 90, on_failure: OnFailure::Refuse }
     }
 }
 
@@ -71,10 +81,15 @@ impl Default for RawIssuanceLog {
 const RETENTION_DAYS: std::ops::RangeInclusive<u64> = 7..=3_650;
 
 impl RawIssuanceLog {
-    pub(crate) fn check(self) -> Result<Duration, Refused> {
+    /// How long records are kept, and what becomes of an act without one.
+    pub(crate) fn check(self) -> Result<(Duration, LogFailure), Refused> {
         let days = self.retention_days;
         if RETENTION_DAYS.contains(&days) {
-            return Ok(Duration::from_secs(days.saturating_mul(24 * 3600)));
+            let failure = match self.on_failure {
+                OnFailure::Refuse => LogFailure::Refuse,
+                OnFailure::Issue => LogFailure::Issue,
+            };
+            return Ok((Duration::from_secs(days.saturating_mul(24 * 3600)), failure));
         }
         let (least, most) = RETENTION_DAYS.into_inner();
         Err(("issuanceLog.retentionDays", format!("expected {least} to {most} days, found {days}")))

@@ -15,6 +15,7 @@ mod lineages;
 mod log;
 mod mac;
 mod members;
+mod missed;
 mod operators;
 mod postgres;
 mod replicas;
@@ -48,6 +49,7 @@ pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;
 pub(crate) use members::member_serial;
+pub(crate) use missed::Missed;
 pub(crate) use operators::OperatorRow;
 use postgres::Way;
 pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
@@ -201,6 +203,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) dev: bool,
     /// Counts transactions.
     pub(crate) commits: IntCounter,
+    /// Where records go that the log does not take; none: then nothing is done.
+    pub(crate) missed: Option<Missed>,
 }
 
 pub(crate) struct Store {
@@ -237,7 +241,8 @@ impl Store {
         };
         founded::check(&pool, &place, &owner).await?;
         replicas::join(&pool, &owner.mac, owner.replica, now).await?;
-        let desk = Desk::new(pool, owner.mac, &owner.replica.name, (LIVE_RECORDS, owner.commits));
+        let desk =
+            Desk::new(pool, owner.mac, &owner.replica.name, (LIVE_RECORDS, owner.commits), owner.missed);
         let listener = match &desk.pool {
             Pool::Sqlite { .. } => None,
             Pool::Postgres(pool) => {

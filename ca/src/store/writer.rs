@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, broadcast, watch};
 use super::changes::Change;
 use super::log::{self, Head};
 use super::mac::RowMac;
+use super::missed::Missed;
 use super::sql::{Dialect, Pool, Tx, query};
 use super::{ChainError, StoreError};
 use crate::record::{Entry, Record};
@@ -185,10 +186,17 @@ pub(super) struct Desk {
     pub(super) live: broadcast::Sender<Arc<Record>>,
     pub(super) changes: broadcast::Sender<Change>,
     commits: IntCounter,
+    pub(super) missed: Option<Arc<Missed>>,
 }
 
 impl Desk {
-    pub(super) fn new(pool: Pool, mac: RowMac, replica: &str, (live, commits): (usize, IntCounter)) -> Desk {
+    pub(super) fn new(
+        pool: Pool,
+        mac: RowMac,
+        replica: &str,
+        (live, commits): (usize, IntCounter),
+        missed: Option<Missed>,
+    ) -> Desk {
         Desk {
             pool,
             mac,
@@ -198,6 +206,7 @@ impl Desk {
             live: broadcast::channel(live).0,
             changes: broadcast::channel(64).0,
             commits,
+            missed: missed.map(Arc::new),
         }
     }
 
@@ -343,8 +352,24 @@ impl Writer {
         Ok(stored)
     }
 
-    /// Adds a record to the log, as part of this act.
+    /// Adds a record to the log, as part of this act. Where acts may go on without the log, one that it does not take is
+    /// kept for later.
     pub(crate) async fn record(&mut self, entry: Entry) -> Result<(), StoreError> {
+        let Some(missed) = self.desk.missed.clone() else { return self.record_in_log(entry).await };
+        // A log that is not what was written is another matter.
+        self.log_head().await?;
+        query("SAVEPOINT record").execute(self.tx()).await?;
+        if let Err(error) = self.record_in_log(entry.clone()).await {
+            query("ROLLBACK TO SAVEPOINT record").execute(self.tx()).await?;
+            missed.keep(&self.mac, &entry).await?;
+            tracing::error!(target: "signet::ca", %error, event = %entry.event, "the issuance log took no record: it is kept, and the act goes on");
+        }
+        query("RELEASE SAVEPOINT record").execute(self.tx()).await?;
+        Ok(())
+    }
+
+    /// The same, or nothing is done.
+    pub(super) async fn record_in_log(&mut self, entry: Entry) -> Result<(), StoreError> {
         let stored = self.log_head().await?;
         let (record, head) = log::append(&mut self.batch.tx, &self.desk.replica, stored, entry).await?;
         self.batch.head = Some(Some(head));

@@ -185,3 +185,61 @@ async fn counters_and_expiry_are_exported() {
     assert_eq!(value("signet_ca_refused_total", "csr-unreadable"), 1.0);
     assert_eq!(value("signet_ca_certificate_not_after_seconds", "issuer"), (START + 7 * DAY) as f64);
 }
+
+fn goes_on(config: &mut AuthorityConfig) {
+    config.log_failure = signet_ca::LogFailure::Issue;
+}
+
+#[tokio::test]
+async fn a_mesh_that_may_go_on_keeps_what_the_log_does_not_take_and_brings_it_in_later() {
+    let mesh = mesh_with(goes_on).await;
+    let intruder = mesh.intruder().await;
+    let (kept, taken) =
+        (mesh.dir.path().join("data/log-missed.jsonl"), mesh.dir.path().join("data/log-missed.taken.jsonl"));
+    break_log(&intruder).await;
+    let issued = mesh.join("web").await;
+    mesh.authority.maintain().await.unwrap();
+    mesh.join("orders").await;
+    let lines = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
+    assert_eq!((lines(&taken), lines(&kept)), (2, 2), "a token and a certificate each");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&kept).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    mend_log(&intruder).await;
+    mesh.authority.maintain().await.unwrap();
+    mesh.authority.maintain().await.unwrap();
+    assert!(!kept.exists() && !taken.exists());
+    let records = mesh.authority.records(20).await.unwrap();
+    let late: Vec<_> = records.iter().filter(|it| it.reason.starts_with("late: ")).collect();
+    assert_eq!(late.len(), 4);
+    assert_eq!((late[1].event.as_str(), &*late[1].serial), ("issued", &*issued.serial.to_string()));
+    mesh.authority.verify_chain().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kept_record_that_somebody_wrote_becomes_an_alert() {
+    let mesh = mesh_with(goes_on).await;
+    let intruder = mesh.intruder().await;
+    break_log(&intruder).await;
+    mesh.join("web").await;
+    let kept = mesh.dir.path().join("data/log-missed.jsonl");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    std::fs::write(&kept, text.replace("/sa/web", "/sa/www")).unwrap();
+    mend_log(&intruder).await;
+    mesh.authority.maintain().await.unwrap();
+    let events: Vec<_> = mesh.authority.records(2).await.unwrap().iter().map(|it| it.event).collect();
+    assert_eq!(events, [signet_ca::Event::Alert, signet_ca::Event::Alert]);
+    mesh.authority.verify_chain().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_can_be_kept_nowhere_is_not_issued() {
+    let mesh = mesh_with(goes_on).await;
+    let token = mesh.token("web").await;
+    break_log(&mesh.intruder().await).await;
+    std::fs::create_dir(mesh.dir.path().join("data/log-missed.jsonl")).unwrap();
+    mesh.attest(&token, &csr(&key())).await.unwrap_err();
+    mend_log(&mesh.intruder().await).await;
+    std::fs::remove_dir(mesh.dir.path().join("data/log-missed.jsonl")).unwrap();
+    mesh.attest(&token, &csr(&key())).await.unwrap();
+}
