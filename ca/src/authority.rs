@@ -37,7 +37,7 @@ use crate::revoke::Revocations;
 use crate::rotation::view::View;
 use crate::rotation::{Kind, Phase, Published, RotationConfig};
 use crate::seal::Role;
-use crate::store::{GivenUp, Lead, Owner, Replica, RowMac, Store, StoreError, Verified};
+use crate::store::{GivenUp, Lead, Missed, Owner, Replica, RowMac, Store, StoreError, Verified};
 use crate::vault::Vault;
 
 const DATABASE: &str = "authority.db";
