@@ -1,3 +1,2 @@
--- What ended long ago is forgotten, issuer by issuer; and the last end under an issuer is asked for while it drains.
-CREATE INDEX svids_by_issuer ON svids (issuer, not_after);
+-- Lineages that ended long ago are forgotten.
 CREATE INDEX lineages_by_end ON lineages (ends_at);
