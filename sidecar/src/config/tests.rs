@@ -134,7 +134,7 @@ fn a_role_has_only_the_sections_that_it_uses() {
     let gateway = "gateway: {resource: gw.edge, listeners: [{listen: \"127.0.0.1:0\"}]}";
     refused(
         &format!("role: sidecar\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{gateway}"),
-        &["gateway", "role: sidecar"],
+        &["gateway", "role: gateway only"],
     );
     refused(
         &format!(
