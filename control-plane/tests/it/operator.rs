@@ -164,7 +164,7 @@ async fn a_revoked_identity_is_reinstated_and_both_are_in_the_log() {
     let nothing = plane.operator.reinstate(lift(None)).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
     let counted = "signet_control_plane_operator_calls_total{call=\"reinstate\",code=\"Ok\"} ";
-    assert_eq!(plane.metric(counted).await, Some(4.0));
+    assert_eq!(plane.metric(counted).await, Some(5.0));
 }
 
 #[tokio::test]
