@@ -130,7 +130,7 @@ async fn a_lost_store_is_brought_back_from_its_copy_as_the_runbook_says() {
     let page = blocks("Make a copy");
     let [copy] = &page[..] else { panic!("one block") };
     scene.run_all(copy).await;
-    // What the copy does not know: a token that is used after it.
+    // What the copy does not know: a token that is made after it.
     let bundle = scene.mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
     let page = blocks("The store is lost");
     let [restore, join] = &page[..] else { panic!("two blocks") };
@@ -138,8 +138,9 @@ async fn a_lost_store_is_brought_back_from_its_copy_as_the_runbook_says() {
     assert!(said.contains("2 chains of renewals") && said.contains("repeat them now"), "{said}");
     assert!(said.contains("recovered") && said.contains("disk lost, copy of last night"), "{said}");
     scene.come_back(join).await;
-    let sidecar = &scene.sidecars["web"];
-    let mut stale = scene.mesh.spawn_sidecar(sidecar, &signet_tests::mesh::bundle_json(&bundle));
+    // It listens nowhere, so that nothing but its token can be in its way.
+    let sidecar = Sidecar::new("late.shop", "");
+    let mut stale = scene.mesh.spawn_sidecar(&sidecar, &signet_tests::mesh::bundle_json(&bundle));
     assert_eq!(stale.wait().await.code(), Some(3), "{}", stale.log());
 }
 
