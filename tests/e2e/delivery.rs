@@ -46,16 +46,7 @@ async fn sidecars_go_on_without_the_control_plane_and_find_it_again() {
     for _ in 0..20 {
         assert_eq!(get(&pair.entry, "/", &[]).await.status(), 200);
     }
-    // The bound ports were ephemeral: the same ones again, as a restarted service would have.
-    let config = std::fs::read_to_string(pair.mesh.path("control-plane.yaml")).unwrap();
-    let was = pair.mesh.addresses("cp");
-    let listen = format!(
-        "listen: {{bootstrap: '{}', mesh: '{}'}}",
-        was["bootstrap"].as_str().unwrap(),
-        was["mesh"].as_str().unwrap()
-    );
-    let config = config.replace("listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}", &listen);
-    std::fs::write(pair.mesh.path("control-plane.yaml"), config).unwrap();
+    pair.mesh.keep_ports();
     pair.mesh.start_control_plane().await;
     let mut operator = pair.mesh.operator().await;
     loop {

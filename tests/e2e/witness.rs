@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use signet_tests::mesh::{Mesh, Sidecar};
-use signet_tests::process::PATIENCE;
+use signet_tests::process::{PATIENCE, until};
 
 /// The value of a metric of one process.
 async fn metric(mesh: &Mesh, process: &str, line: &str) -> f64 {
@@ -35,23 +35,31 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Of the wall clock, whole.
+fn seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as f64
+}
+
 const HELD: &str = "signet_log_head_signed_timestamp_seconds ";
 
 #[tokio::test]
 async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
     let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
+    mesh.keep_ports();
     let (data, old) = (mesh.path("cp"), mesh.path("old"));
     stop(&mut mesh).await;
     copy(&data, &old);
     mesh.start_control_plane().await;
+    reaches(&mesh, "web", HELD, 1.0).await;
     for _ in 0..5 {
         mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
     }
     // Its end is signed when it starts, and told to whoever connects.
     stop(&mut mesh).await;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let heard = metric(&mesh, "web", HELD).await;
+    until("the next second", || (seconds() > heard).then_some(())).await;
     mesh.start_control_plane().await;
-    reaches(&mesh, "web", HELD, now as f64).await;
+    reaches(&mesh, "web", HELD, heard + 1.0).await;
     assert_eq!(metric(&mesh, "web", "signet_log_contradictions_total{reason=\"regress\"} ").await, 0.0);
 
     stop(&mut mesh).await;

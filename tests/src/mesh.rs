@@ -255,6 +255,16 @@ impl Mesh {
         self.control_plane = Some(process);
     }
 
+    /// From now on the control plane has the ports that it was given by chance, as a restarted service would.
+    pub fn keep_ports(&self) {
+        let (path, was) = (self.path("control-plane.yaml"), self.addresses("cp"));
+        let config = fs::read_to_string(&path).expect("the configuration");
+        let listen = format!("listen: {{bootstrap: {}, mesh: {}}}", was["bootstrap"], was["mesh"]);
+        let fixed = config.replace("listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}", &listen);
+        assert_ne!(fixed, config, "the ports were chosen already");
+        fs::write(path, fixed).expect("writing the configuration");
+    }
+
     /// Starts a sidecar without a join bundle of its own making, e.g. to try a bad one.
     pub fn spawn_sidecar(&self, sidecar: &Sidecar, bundle: &Value) -> Process {
         let home = self.home(sidecar);
