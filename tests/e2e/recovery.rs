@@ -51,6 +51,7 @@ impl Scene {
             builder = builder.sidecar(sidecar);
         }
         let scene = Scene { mesh: builder.start().await, _app: app, entry, sidecars: sidecars() };
+        scene.mesh.keep_ports();
         scene.answers().await;
         scene
     }
