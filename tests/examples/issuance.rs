@@ -19,11 +19,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use signet_proto::v1::attest_request::Evidence;
+use signet_proto::v1::IssueWorkloadRequest;
 use signet_proto::v1::identity_client::IdentityClient;
-use signet_proto::v1::{AttestRequest, IssueWorkloadRequest};
 use signet_tests::mesh::{Mesh, Sidecar};
-use signet_tests::svid::{Svid, request_for, try_bootstrap};
+use signet_tests::svid::{Svid, request_for};
 use tonic::transport::Channel;
 
 /// As many as one sidecar may ask for in a minute.
@@ -59,7 +58,8 @@ async fn run(count: usize, at_once: usize) -> anyhow::Result<()> {
     let mut work = Vec::with_capacity(members);
     for member in 0..members {
         let name = &names[member / REPLICAS];
-        let svid = join(&mesh, &Sidecar::new(&format!("{name}.shop"), "").spiffe_id()).await?;
+        let svid =
+            Svid::join_in_a_crowd(&mesh, &Sidecar::new(&format!("{name}.shop"), "").spiffe_id()).await?;
         let client = IdentityClient::new(svid.channel(&mesh).await?);
         let requests = (0..EACH).map(|_| request_for(&rcgen::KeyPair::generate().expect("a key"))).collect();
         work.push(Work { client, requests });
@@ -104,21 +104,6 @@ async fn run(count: usize, at_once: usize) -> anyhow::Result<()> {
     println!("ratio              {:.2}", each / bare);
     println!("server memory      {:.1} MiB", memory(pid)?);
     Ok(())
-}
-
-/// Joins; where so many come from one address that the door is full, again after a moment.
-async fn join(mesh: &Mesh, spiffe_id: &str) -> anyhow::Result<Svid> {
-    let bundle = mesh.join_bundle(spiffe_id, "sidecar").await;
-    let key = rcgen::KeyPair::generate()?;
-    let mut client = loop {
-        match try_bootstrap(&bundle).await {
-            Ok(client) => break client,
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    };
-    let evidence = Some(Evidence::JoinToken(bundle.token.clone()));
-    let issued = client.attest(AttestRequest { csr_der: request_for(&key), evidence }).await?.into_inner();
-    Ok(Svid { key, issued })
 }
 
 async fn commits(mesh: &Mesh) -> f64 {

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustls_pki_types::ServerName;
-use signet_proto::v1::attest_request::Evidence;
+use signet_proto::v1::RevokeRequest;
 use signet_proto::v1::revoke_request::What;
-use signet_proto::v1::{AttestRequest, RevokeRequest};
 use signet_tests::mesh::{Mesh, Sidecar, permit, service};
-use signet_tests::svid::{Svid, request_for, try_bootstrap};
+use signet_tests::svid::Svid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -57,7 +56,7 @@ async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
     let mut held = Vec::new();
     for n in 0..peers {
         let id = Sidecar::new(&format!("p{n}.shop"), "").spiffe_id();
-        let svid = join(&mesh, &id).await?;
+        let svid = Svid::join_in_a_crowd(&mesh, &id).await?;
         let mut connections = Vec::new();
         for (to, inbound) in inbounds.iter().enumerate() {
             connections.push(open(&svid, inbound, &format!("s{to}.shop.signet.internal")).await?);
@@ -98,21 +97,6 @@ async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
     show("sockets", &mut each);
     show("last of each revocation", &mut last);
     Ok(())
-}
-
-/// Joins; where so many come from one address that the door is full, again after a moment.
-async fn join(mesh: &Mesh, spiffe_id: &str) -> anyhow::Result<Svid> {
-    let bundle = mesh.join_bundle(spiffe_id, "sidecar").await;
-    let key = rcgen::KeyPair::generate()?;
-    let mut client = loop {
-        match try_bootstrap(&bundle).await {
-            Ok(client) => break client,
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    };
-    let evidence = Some(Evidence::JoinToken(bundle.token.clone()));
-    let issued = client.attest(AttestRequest { csr_der: request_for(&key), evidence }).await?.into_inner();
-    Ok(Svid { key, issued })
 }
 
 fn show(what: &str, times: &mut [Duration]) {

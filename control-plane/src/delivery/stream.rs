@@ -359,8 +359,10 @@ impl Stream {
         self.delivery.metrics.log_contradictions.with_label_values(&[reason]).inc();
         if self.contradicted.is_none_or(|at| at.elapsed() >= WITNESS_EVERY) {
             self.contradicted = Some(Instant::now());
-            tracing::error!(target: "signet::audit", peer = %self.peer, reason, ?report,
-                "a sidecar remembers another issuance log: compare it with an export (signet ca audit verify)");
+            // Numbers only: a sidecar in other hands must not fill the log with words of its own.
+            let sequence = |head: &Option<v1::LogHead>| head.as_ref().map(|head| head.sequence);
+            tracing::error!(target: "signet::audit", peer = %self.peer, reason,
+                held = sequence(&report.held), told = sequence(&report.told), "a sidecar remembers another issuance log: compare it with an export (signet ca audit verify)");
         }
     }
 
