@@ -236,6 +236,8 @@ async fn a_stream_is_cut_at_its_peers_end_where_the_port_says_so() {
 async fn a_stream_is_cut_at_our_own_end_where_the_port_says_so() {
     let pair = pair(echoing().await);
     pair.orders.state.freshness.live();
+    // Else web, whose view was never fresh, cuts its end in the same second, and may be the first.
+    pair.web.state.freshness.live();
     let timeouts = Timeouts { cut_on_expiry: true, ..Default::default() };
     pair.orders.serves_with(Protocol::Tcp, &[WEB], timeouts, UserContext::Transaction);
     let options = SvidOptions::default().ends_in(2);
