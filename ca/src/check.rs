@@ -4,7 +4,6 @@
 //! with what was meant, before it leaves. A certificate with one extension more, one name more or another
 //! date is refused; so is one whose signature does not verify under its issuer.
 
-use rustls_pki_types::CertificateDer;
 use signet_identity::{Serial, TrustDomain};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
@@ -15,7 +14,7 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
 };
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Version;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
 
 use crate::profile::{CaKind, CaProfile, LeafProfile, Validity};
 
@@ -47,6 +46,41 @@ struct Meant<'a> {
     empty_subject: bool,
 }
 
+/// What an issuer's certificate says of those below it, read once for all that it signs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parent {
+    /// What its key signs with.
+    algorithm: Oid<'static>,
+    /// Its name in DER.
+    subject: Vec<u8>,
+    validity: Validity,
+    key_id: Option<Vec<u8>>,
+    /// SubjectPublicKeyInfo.
+    spki: Vec<u8>,
+}
+
+impl Parent {
+    pub(crate) fn read(certificate: &X509Certificate<'_>) -> Result<Parent, CheckError> {
+        // The digest goes with the signer's curve.
+        let named = certificate.public_key().algorithm.parameters.as_ref();
+        let algorithm = match named.and_then(|named| named.as_oid().ok()) {
+            Some(curve) if curve == OID_EC_P256 => OID_SIG_ECDSA_WITH_SHA256,
+            Some(curve) if curve == OID_NIST_EC_P384 => OID_SIG_ECDSA_WITH_SHA384,
+            _ => return Err(CheckError("its issuer's key is on neither P-256 nor P-384")),
+        };
+        Ok(Parent {
+            algorithm,
+            subject: certificate.subject().as_raw().to_vec(),
+            validity: Validity {
+                not_before: certificate.validity().not_before.timestamp(),
+                not_after: certificate.validity().not_after.timestamp(),
+            },
+            key_id: key_id(certificate)?.map(<[u8]>::to_vec),
+            spki: certificate.public_key().raw.to_vec(),
+        })
+    }
+}
+
 const DIGITAL_SIGNATURE: u16 = 1;
 const KEY_CERT_SIGN_AND_CRL_SIGN: u16 = (1 << 5) | (1 << 6);
 
@@ -57,12 +91,7 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CheckError> {
 }
 
 /// Compares a SVID with what was meant, under the issuer that should have signed it.
-pub(crate) fn leaf(
-    der: &[u8],
-    meant: &LeafProfile,
-    spki: &[u8],
-    issuer: &CertificateDer<'_>,
-) -> Result<(), CheckError> {
+pub(crate) fn leaf(der: &[u8], meant: &LeafProfile, spki: &[u8], issuer: &Parent) -> Result<(), CheckError> {
     let meant = Meant {
         serial: &meant.serial,
         validity: meant.validity,
@@ -75,7 +104,7 @@ pub(crate) fn leaf(
         client_and_server: true,
         empty_subject: true,
     };
-    compare(&parse(der)?, &meant, &parse(issuer)?, false)
+    compare(&parse(der)?, &meant, issuer, false)
 }
 
 /// Compares a root (which is its own issuer), a root certified by another, or an issuer with what was meant.
@@ -93,7 +122,7 @@ pub(crate) fn authority(der: &[u8], meant: &CaProfile, spki: &[u8], issuer: &[u8
         client_and_server: false,
         empty_subject: false,
     };
-    compare(&parse(der)?, &meant, &parse(issuer)?, root)
+    compare(&parse(der)?, &meant, &Parent::read(&parse(issuer)?)?, root)
 }
 
 pub(crate) fn domain_uri(domain: &TrustDomain) -> String {
@@ -115,7 +144,7 @@ fn extension<'c, 'a>(
 fn compare(
     certificate: &X509Certificate<'_>,
     meant: &Meant<'_>,
-    issuer: &X509Certificate<'_>,
+    issuer: &Parent,
     self_signed: bool,
 ) -> Result<(), CheckError> {
     ensure(certificate.version() == X509Version::V3, "its version is not 3")?;
@@ -123,19 +152,12 @@ fn compare(
         Serial::from_der_integer(certificate.raw_serial()).is_ok_and(|serial| serial == *meant.serial),
         "its serial differs",
     )?;
-    // The digest goes with the signer's curve.
-    let curve = issuer.public_key().algorithm.parameters.as_ref().and_then(|named| named.as_oid().ok());
-    let expected = match curve {
-        Some(curve) if curve == OID_EC_P256 => OID_SIG_ECDSA_WITH_SHA256,
-        Some(curve) if curve == OID_NIST_EC_P384 => OID_SIG_ECDSA_WITH_SHA384,
-        _ => return Err(CheckError("its issuer's key is on neither P-256 nor P-384")),
-    };
     ensure(
-        certificate.signature_algorithm.algorithm == expected
-            && certificate.tbs_certificate.signature.algorithm == expected,
+        certificate.signature_algorithm.algorithm == issuer.algorithm
+            && certificate.tbs_certificate.signature.algorithm == issuer.algorithm,
         "its signature algorithm is not the one that goes with its issuer's key",
     )?;
-    ensure(certificate.issuer().as_raw() == issuer.subject().as_raw(), "its issuer's name differs")?;
+    ensure(certificate.issuer().as_raw() == issuer.subject, "its issuer's name differs")?;
     ensure(
         certificate.subject().iter().next().is_none() == meant.empty_subject,
         "its subject is empty or not, against what was meant",
@@ -145,9 +167,9 @@ fn compare(
         from.timestamp() == meant.validity.not_before && to.timestamp() == meant.validity.not_after,
         "its dates differ",
     )?;
-    let parent = issuer.validity();
+    let parent = issuer.validity;
     ensure(
-        parent.not_before.timestamp() <= from.timestamp() && to.timestamp() <= parent.not_after.timestamp(),
+        parent.not_before <= from.timestamp() && to.timestamp() <= parent.not_after,
         "it is valid when its issuer is not",
     )?;
     ensure(certificate.public_key().raw == meant.spki, "its public key differs")?;
@@ -156,15 +178,17 @@ fn compare(
         "it has unique identifiers",
     )?;
     extensions(certificate, meant, issuer, self_signed)?;
+    let (_, key) = SubjectPublicKeyInfo::from_der(&issuer.spki)
+        .map_err(|_| CheckError("its issuer's key is not in DER"))?;
     certificate
-        .verify_signature(Some(issuer.public_key()))
+        .verify_signature(Some(&key))
         .map_err(|_| CheckError("its signature does not verify under its issuer"))
 }
 
 fn extensions(
     certificate: &X509Certificate<'_>,
     meant: &Meant<'_>,
-    issuer: &X509Certificate<'_>,
+    issuer: &Parent,
     self_signed: bool,
 ) -> Result<(), CheckError> {
     // Subject key id, basic constraints, key usage and names are on all; the others as counted here.
@@ -221,7 +245,7 @@ fn extensions(
         _ => None,
     });
     ensure(
-        if self_signed { authority.is_none() } else { named.is_some() && named == key_id(issuer)? },
+        if self_signed { authority.is_none() } else { named.is_some() && named == issuer.key_id.as_deref() },
         "its authority key identifier is not its issuer's",
     )
 }
@@ -256,6 +280,7 @@ mod tests {
     use super::*;
     use crate::keys::{CaKey, generate};
     use rcgen::{CertificateParams, IsCa, KeyUsagePurpose, PublicKeyData as _, SanType};
+    use rustls_pki_types::CertificateDer;
     use signet_identity::{PeerClass, SpiffeId};
 
     struct Desk {
@@ -274,7 +299,7 @@ mod tests {
         let profile = CaProfile {
             trust_domain: TrustDomain::parse("demo.signet").unwrap(),
             kind: CaKind::Root,
-            serial: Serial::random().unwrap(),
+            serial: Serial::fresh().unwrap(),
             validity: Validity { not_before: 1_000_000, not_after: 2_000_000 },
         };
         let issuer_der = profile.params().unwrap().self_signed(&issuer_key).unwrap().der().clone();
@@ -286,19 +311,23 @@ mod tests {
                 id: SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap(),
                 dns_names: vec!["web.shop.signet.internal".into()],
                 class: PeerClass::Sidecar,
-                serial: Serial::random().unwrap(),
+                serial: Serial::fresh().unwrap(),
                 validity: Validity { not_before: 1_500_000, not_after: 1_600_000 },
             },
         }
     }
 
     impl Desk {
+        fn parent(&self) -> Parent {
+            Parent::read(&parse(&self.issuer_der).unwrap()).unwrap()
+        }
+
         /// The verdict on a leaf that differs from what was meant in this one way.
         fn verdict(&self, change: impl FnOnce(&mut CertificateParams)) -> Result<(), CheckError> {
             let mut params = self.meant.params().unwrap();
             change(&mut params);
             let der = params.signed_by(&self.key, &self.issuer).unwrap().der().clone();
-            leaf(&der, &self.meant, &self.key.subject_public_key_info(), &self.issuer_der)
+            leaf(&der, &self.meant, &self.key.subject_public_key_info(), &self.parent())
         }
     }
 
@@ -362,17 +391,17 @@ mod tests {
         let params = desk.meant.params().unwrap();
         let spki = desk.key.subject_public_key_info();
         let der = params.signed_by(&other.key, &desk.issuer).unwrap().der().clone();
-        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "public key");
+        withheld(leaf(&der, &desk.meant, &spki, &desk.parent()), "public key");
         let der = params.signed_by(&desk.key, &other.issuer).unwrap().der().clone();
-        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "issuer's name");
+        withheld(leaf(&der, &desk.meant, &spki, &desk.parent()), "issuer's name");
 
         // The right issuer's name and key identifier, another's signature.
         let forger = rcgen::Issuer::from_ca_cert_der(&desk.issuer_der, key()).unwrap();
         let der = params.signed_by(&desk.key, &forger).unwrap().der().clone();
-        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "signature");
+        withheld(leaf(&der, &desk.meant, &spki, &desk.parent()), "signature");
         let mut der = params.signed_by(&desk.key, &desk.issuer).unwrap().der().to_vec();
         der.push(0);
-        withheld(leaf(&der, &desk.meant, &spki, &desk.issuer_der), "bytes follow");
+        withheld(leaf(&der, &desk.meant, &spki, &desk.parent()), "bytes follow");
     }
 
     #[test]

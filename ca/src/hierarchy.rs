@@ -62,6 +62,8 @@ pub(crate) struct CaCertificate {
     pub(crate) validity: Validity,
     /// SubjectPublicKeyInfo.
     pub(crate) spki: Vec<u8>,
+    /// What it demands of those below it.
+    pub(crate) parent: check::Parent,
 }
 
 impl CaCertificate {
@@ -76,6 +78,7 @@ impl CaCertificate {
                 not_after: parsed.validity().not_after.timestamp(),
             },
             spki: parsed.public_key().raw.to_vec(),
+            parent: check::Parent::read(&parsed)?,
             der: CertificateDer::from(der.to_vec()),
         })
     }
@@ -123,7 +126,7 @@ pub(crate) fn make_root(
     let profile = CaProfile {
         trust_domain: trust_domain.clone(),
         kind: CaKind::Root,
-        serial: Serial::random().map_err(|_| KeyError::Generate)?,
+        serial: Serial::fresh().map_err(|_| KeyError::Generate)?,
         validity: Validity { not_before: now.saturating_sub(BACKDATE), not_after: now.saturating_add(life) },
     };
     let der = profile.params()?.self_signed(key).map_err(ProfileError::from)?.der().clone();
@@ -170,7 +173,7 @@ fn under(
     Ok(CaProfile {
         trust_domain: trust_domain.clone(),
         kind,
-        serial: Serial::random().map_err(|_| KeyError::Generate)?,
+        serial: Serial::fresh().map_err(|_| KeyError::Generate)?,
         validity: Validity {
             not_before: now.saturating_sub(BACKDATE).max(not_before),
             not_after: now.saturating_add(life).min(not_after),
@@ -282,7 +285,7 @@ mod tests {
             id: signet_identity::SpiffeId::parse("spiffe://demo.signet/ns/a/sa/b").unwrap(),
             dns_names: Vec::new(),
             class: signet_identity::PeerClass::Sidecar,
-            serial: Serial::random().unwrap(),
+            serial: Serial::fresh().unwrap(),
             validity: Validity { not_before: NOW - 60, not_after: NOW + 60 },
         };
         profile.params().unwrap().signed_by(&key(), &line.issuer.signer).unwrap().der().clone()

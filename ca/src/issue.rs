@@ -113,7 +113,7 @@ fn meant(authorized: &Authorized, issuer: &Issuer, ttl: i64, now: i64) -> Result
         id: authorized.id().clone(),
         dns_names: dns_names.to_vec(),
         class: authorized.class(),
-        serial: Serial::random()?,
+        serial: Serial::fresh()?,
         validity,
     })
 }
@@ -121,7 +121,7 @@ fn meant(authorized: &Authorized, issuer: &Issuer, ttl: i64, now: i64) -> Result
 fn make(profile: LeafProfile, key: &ProvenKey, issuer: &Issuer) -> Result<Signed, SignError> {
     let der = profile.params()?.signed_by(key, &issuer.signer).map_err(ProfileError::from)?.der().clone();
     let spki = rcgen::PublicKeyData::subject_public_key_info(key);
-    check::leaf(&der, &profile, &spki, &issuer.certificate.der)?;
+    check::leaf(&der, &profile, &spki, &issuer.certificate.parent)?;
     Ok(Signed { profile, der })
 }
 

@@ -178,7 +178,7 @@ pub(super) fn proved(
         let own = CaKey::from_pkcs8(&keys::generate()?)?;
         let issuer = hierarchy::make_issuer(domain, &ProvenKey::own(&own), life, &signer, now)?;
         let issuer = issuer.with_key(own, "the key of the proof")?;
-        let serial = Serial::random().map_err(|_| keys::KeyError::Generate)?;
+        let serial = Serial::fresh().map_err(|_| keys::KeyError::Generate)?;
         let begin = now.saturating_sub(BACKDATE).max(issuer.certificate.validity.not_before);
         let validity = Validity { not_before: begin, not_after: issuer.certificate.validity.not_after };
         let leaf = LeafProfile {

@@ -82,7 +82,7 @@ async fn a_revocation_is_published_and_kept_until_what_it_names_has_ended() {
 #[tokio::test]
 async fn a_serial_of_another_replica_can_be_revoked_for_the_longest_life() {
     let mesh = mesh().await;
-    let serial = Serial::random().unwrap();
+    let serial = Serial::fresh().unwrap();
     mesh.authority.revoke(Revocation::Serial(serial), "", "uid:0").await.unwrap();
     mesh.clock.pass(DAY);
     mesh.authority.maintain().await.unwrap();

@@ -1,6 +1,8 @@
 //! Certificate serial numbers: what revocation and the issuance log name a certificate by.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -8,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The longest serial that RFC 5280 allows (section 4.1.2.2).
 const MAX: usize = 20;
 
-/// A positive, non-zero serial of at most 20 bytes; ours are 16 random ones. Shown in lower-case hex.
+/// A positive, non-zero serial of at most 20 bytes; ours are 16, see [`Serial::fresh`]. Shown in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Serial {
     len: u8,
@@ -29,14 +31,21 @@ pub enum SerialError {
 }
 
 impl Serial {
-    /// Sixteen fresh random bytes. The first lies in 0x40..=0x7f, so that the number is positive and has
-    /// the same length wherever it is written.
-    pub fn random() -> Result<Self, SerialError> {
-        let mut random = [0u8; 16];
-        SystemRandom::new().fill(&mut random).map_err(|_| SerialError::NoRandomness)?;
-        let [first, ..] = &mut random;
-        *first = (*first & 0x7f) | 0x40;
-        Self::from_bytes(&random)
+    /// A new one of sixteen bytes: the milliseconds since the epoch in six, then ten random ones, which is more than the
+    /// 64 bits that nobody may foresee (CA/Browser Forum baseline requirements, 7.1). Later ones are greater, by the
+    /// machine's clock: what a store or a log keeps by serial grows at its end instead of everywhere. Nobody relies on it.
+    pub fn fresh() -> Result<Self, SerialError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let [_, _, time @ ..] = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
+        let mut bytes = [0u8; 16];
+        let (first, random) = bytes.split_at_mut(time.len());
+        first.copy_from_slice(&time);
+        SystemRandom::new().fill(random).map_err(|_| SerialError::NoRandomness)?;
+        // Positive, and of the same length wherever it is written, until the year 6429.
+        if let Some(top @ (0 | 0x80..)) = bytes.first_mut() {
+            *top = 0x7f;
+        }
+        Self::from_bytes(&bytes)
     }
 
     /// Reads a big-endian number as it stands in DER: a leading zero byte is only a sign and is dropped, a

@@ -149,7 +149,7 @@ fn signer_params(domain: &TrustDomain, name: &str, path_length: u8) -> Certifica
     // Twenty years around the present, so that the wall clock is inside too.
     params.not_before = date(-315_360_000);
     params.not_after = date(315_360_000);
-    params.serial_number = Some(SerialNumber::from_slice(Serial::random().unwrap().as_bytes()));
+    params.serial_number = Some(SerialNumber::from_slice(Serial::fresh().unwrap().as_bytes()));
     params
 }
 
@@ -242,7 +242,7 @@ impl TestCa {
         params.use_authority_key_identifier_extension = true;
         params.not_before = date(options.from);
         params.not_after = date(options.until);
-        let serial = options.serial.unwrap_or_else(|| Serial::random().unwrap());
+        let serial = options.serial.unwrap_or_else(|| Serial::fresh().unwrap());
         params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
         (options.change)(&mut params);
         let signer = if options.by_root { &self.root_issuer } else { &self.issuer_issuer };

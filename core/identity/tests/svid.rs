@@ -29,7 +29,7 @@ fn policies(der: Vec<u8>) -> CustomExtension {
 #[test]
 fn a_good_chain_says_who_what_and_until_when() {
     let ca = ca();
-    let serial = Serial::random().unwrap();
+    let serial = Serial::fresh().unwrap();
     let options = SvidOptions {
         serial: Some(serial),
         dns: vec!["web.shop.signet.internal".to_owned()],
