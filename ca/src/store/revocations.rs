@@ -218,6 +218,7 @@ impl Writer {
         now: i64,
     ) -> Result<(), StoreError> {
         self.check_set().await?;
+        self.set_checked().counted = None;
         let mut row = row.clone();
         if let Some(before) = self.revocation(row.kind, &row.value).await? {
             row.expires_at = before.row.expires_at.zip(row.expires_at).map(|(a, b)| a.max(b));
@@ -279,7 +280,9 @@ impl Writer {
         which: &[(RevocationKind, &[u8])],
         now: i64,
     ) -> Result<Option<RevocationKind>, StoreError> {
-        if !self.set_checked().counted {
+        let size = if let Some(size) = self.set_checked().counted {
+            size
+        } else {
             let mac = self.mac.clone();
             let SetHead { sequence, count: expected, .. } = head(self.tx(), &mac, 0).await?;
             let counted = query("SELECT count(*) FROM revocations").fetch_one(self.tx()).await?;
@@ -287,20 +290,23 @@ impl Writer {
             if found != expected {
                 return Err(StoreError::Revocations { sequence, expected, found });
             }
-            self.set_checked().counted = true;
+            self.set_checked().counted = Some(found);
+            found
+        };
+        if size == 0 {
+            return Ok(None);
         }
-        let places = (0..which.len()).map(|n| format!("kind = ${} AND value = ${}", 2 * n + 1, 2 * n + 2));
-        let places: Vec<String> = places.collect();
-        let sql = format!(
-            "SELECT kind, value, expires_at, reason, revoked_at, mac FROM revocations WHERE {}",
-            places.join(" OR ")
-        );
+        let places = (0..which.len()).map(|n| {
+            format!("SELECT 1 FROM revocations WHERE kind = ${} AND value = ${}", 2 * n + 1, 2 * n + 2)
+        });
+        let sql = places.collect::<Vec<_>>().join(" UNION ALL ");
         let ask = which
             .iter()
             .fold(query(AssertSqlSafe(sql)), |ask, (kind, value)| ask.bind(kind.as_str()).bind(*value));
         // Nearly always there is none; only then is there more than one to look at.
-        let Some(first) = ask.fetch_optional(self.tx()).await? else { return Ok(None) };
-        drop(first);
+        if ask.fetch_optional(self.tx()).await?.is_none() {
+            return Ok(None);
+        }
         for (kind, value) in which {
             let found = self.revocation(*kind, value).await?;
             if found.is_some_and(|found| found.row.expires_at.is_none_or(|end| end > now)) {

@@ -106,6 +106,8 @@ struct Batch {
     changes: Vec<Change>,
     /// Acts that are done and wait for the commit.
     acts: usize,
+    /// There is a savepoint before the last act.
+    placed: bool,
     /// The last act was given up: what it did must be taken back before anything else.
     torn: bool,
     /// Nobody else changes or relies on the revocations.
@@ -119,7 +121,8 @@ struct Batch {
 /// How far the revocations were compared with what the head says, in this transaction.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SetChecked {
-    pub(super) counted: bool,
+    /// How many there are.
+    pub(super) counted: Option<u64>,
     pub(super) whole: bool,
 }
 
@@ -131,6 +134,7 @@ impl Batch {
             records: Vec::new(),
             changes: Vec::new(),
             acts: 0,
+            placed: false,
             torn: false,
             alone,
             set: SetChecked::default(),
@@ -157,8 +161,16 @@ impl Batch {
 
     /// Makes room for one more act; whether it may begin.
     async fn join(&mut self, locks: &[i64]) -> Result<bool, StoreError> {
-        let place = if self.torn { "ROLLBACK TO SAVEPOINT act" } else { "SAVEPOINT act" };
-        query(place).execute(&mut self.tx).await?;
+        if self.torn {
+            query("ROLLBACK TO SAVEPOINT act").execute(&mut self.tx).await?;
+        } else {
+            // One at a time: each that stays is another one that every change of a page is compared with.
+            if self.placed {
+                query("RELEASE SAVEPOINT act").execute(&mut self.tx).await?;
+            }
+            query("SAVEPOINT act").execute(&mut self.tx).await?;
+            self.placed = true;
+        }
         self.torn = false;
         if self.tx.dialect() == Dialect::Postgres {
             for lock in locks {
@@ -434,6 +446,7 @@ impl Drop for Writer {
             batch.changes.truncate(self.mark.changes);
             // Whatever it found first may be taken back with it.
             batch.issuer = None;
+            batch.set = SetChecked::default();
             batch.torn = true;
             turn.open = Some(batch);
         }
