@@ -23,7 +23,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// As in the control plane.
 #[allow(non_upper_case_globals, reason = "the name that jemalloc looks for")]
-#[unsafe(export_name = "_rjem_malloc_conf")]
+#[unsafe(export_name = "malloc_conf")]
 pub static malloc_conf: &[u8; 73] =
     b"dirty_decay_ms:5000,muzzy_decay_ms:5000,background_thread:true,narenas:2\0";
 
