@@ -13,6 +13,7 @@ mod pair;
 mod pods;
 mod readme;
 mod recovery;
+mod revocation;
 mod rotation;
 mod traffic;
 mod witness;
