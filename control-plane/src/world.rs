@@ -30,6 +30,8 @@ pub struct AuthorityState {
     pub revocations: Arc<Revocations>,
     /// A JWK set as JSON.
     pub token_roots: String,
+    /// Which of them may be in other hands, by `kid`.
+    pub tainted_token_roots: Vec<String>,
     /// The keys that sign JWT-SVIDs, a JWK set as JSON.
     pub jwt_keys: String,
 }
@@ -48,6 +50,7 @@ impl AuthorityState {
             token_roots: published.token_keys.clone(),
             jwt_keys: published.jwt_keys.clone(),
         }
+            tainted_token_roots: published.tainted_token_keys.clone(),
     }
 }
 

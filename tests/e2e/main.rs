@@ -9,6 +9,7 @@ mod edge;
 mod federation;
 mod fleet;
 mod lifecycle;
+mod minting;
 mod pair;
 mod pods;
 mod readme;

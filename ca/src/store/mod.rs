@@ -9,6 +9,7 @@
 mod attested;
 mod authorities;
 mod changes;
+mod delegations;
 mod founded;
 mod lead;
 mod lineages;
@@ -45,6 +46,7 @@ use crate::record::Record;
 pub(crate) use authorities::Journal;
 pub(crate) use changes::Change;
 pub(crate) use lead::Lead;
+pub(crate) use delegations::DelegationRow;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
 pub(crate) use mac::RowMac;

@@ -30,7 +30,7 @@ pub enum Item {
     /// Who is no longer believed.
     Revocations(Revocations),
     /// Whose word on delegations is believed.
-    TokenRoots(TokenRoots),
+    TokenRoots(TokenKeys),
     /// An outside issuer with its keys.
     Issuer(Box<IssuerKeys>),
     /// A service that we dial.
@@ -123,7 +123,8 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Revocations(body) => (Item::Revocations(revocations(body)?), "revocations".to_owned()),
         Body::TokenRoots(body) => {
             let roots = TokenRoots::parse(&body.jwks).map_err(|error| format!("jwks: {error}"))?;
-            (Item::TokenRoots(roots), "token-roots".to_owned())
+            let tainted = Arc::new(body.tainted.iter().cloned().collect());
+            (Item::TokenRoots(TokenKeys { roots: Arc::new(roots), tainted }), "token-roots".to_owned())
         }
         Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
         Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),

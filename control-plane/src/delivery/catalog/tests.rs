@@ -97,6 +97,7 @@ fn authority() -> AuthorityState {
         bundle_sequence: 1,
         revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
+        tainted_token_roots: Vec::new(),
         jwt_keys: r#"{"keys":[]}"#.into(),
     }
 }
