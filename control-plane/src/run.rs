@@ -185,6 +185,7 @@ pub async fn start(
         authority: authority.clone(),
         published: authority.published(),
         revocations: authority.revocations(),
+        crls: authority.crls(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
         federated: federation.subscribe(),

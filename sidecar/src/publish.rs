@@ -156,6 +156,12 @@ impl Publisher {
                 };
                 next.processes = Some(Arc::new(entries));
             }
+            if changed.revocation_lists {
+                next.lists = match deliveries.get("revocation-lists") {
+                    Some(Item::RevocationLists(lists)) => lists.clone(),
+                    _ => Arc::default(),
+                };
+            }
             if changed.bundles {
                 let bundles = deliveries.items().filter_map(|item| match item {
                     Item::Bundle(delivered) if !delivered.jwt_keys.is_empty() => Some(delivered),
