@@ -50,10 +50,10 @@ impl AuthorityState {
             bundle_sequence: published.sequence,
             revocations,
             token_roots: published.token_keys.clone(),
-            jwt_keys: published.jwt_keys.clone(),
-        }
-            crls: authority.crls().borrow().clone(),
             tainted_token_roots: published.tainted_token_keys.clone(),
+            jwt_keys: published.jwt_keys.clone(),
+            crls: authority.crls().borrow().clone(),
+        }
     }
 }
 

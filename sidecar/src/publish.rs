@@ -201,21 +201,21 @@ impl Publisher {
             token_issuer: mesh
                 .map_or_else(|| keys.token_issuer.clone(), |mesh| mesh.token_issuer.as_str().into()),
             roots: roots.clone(),
+            tainted_roots: tainted.clone(),
             issuers: issuers.clone(),
             revoked_delegations: revoked.clone(),
             refuse_users: refuse_users.clone(),
             ..keys.next()
         });
+        if self.is_minter_outdated() {
+            self.mint_anew.send_modify(|count| *count += 1);
+        }
     }
-            tainted_roots: tainted.clone(),
 
     fn policy(&self, deliveries: &Deliveries, changed: &Changed) {
         let settings = mesh(deliveries).map(settings).unwrap_or_default();
         // The mesh's default is compiled into each set, so that a change of it touches them all.
         let mut services = changed.inbound.clone();
-        if self.is_minter_outdated() {
-            self.mint_anew.send_modify(|count| *count += 1);
-        }
         if changed.mesh {
             services.extend(inbounds(deliveries).map(|inbound| inbound.service.to_string()));
             self.state.update_policy(|policy| policy.with_mesh(settings));

@@ -2,6 +2,8 @@
 //! sidecar ends, by every protocol, and it gets nothing new; another holder of the same identity goes on. With two
 //! control planes on one store it does not matter which of them is told.
 
+use std::process::Command;
+
 use rustls_pki_types::ServerName;
 use signet_identity::{Serial, Svid as Facts};
 use signet_proto::v1::attest_request::Evidence;
@@ -12,8 +14,9 @@ use signet_proto::v1::{
 use signet_tests::apiserver::{ApiServer, PodOf};
 use signet_tests::apps::{Echo, greeter};
 use signet_tests::mesh::{Mesh, MeshBuilder, Sidecar, free_address, permit};
+use signet_tests::peers::{run, said};
 use signet_tests::postgres::Postgres;
-use signet_tests::process::PATIENCE;
+use signet_tests::process::{PATIENCE, binary};
 use signet_tests::svid::{Svid, bootstrap, request_for};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -268,16 +271,34 @@ async fn a_revoked_lineage_and_a_revoked_pod_lose_every_connection_and_get_no_ne
     mesh.assert_unharmed();
 }
 
+/// Two control planes on one store, and a door at a sidecar of each.
+struct Two {
+    // Ended before its database: fields are dropped in this order.
+    mesh: Mesh,
+    web: Door,
+    store: Door,
+    scene: Scene,
+    _postgres: Postgres,
+}
+
+impl Two {
+    /// None where there is no PostgreSQL.
+    async fn start() -> Option<Self> {
+        let postgres = Postgres::start().await?;
+        let scene = Scene::new().await;
+        let (web, store) = (scene.door("web"), scene.door("store"));
+        let builder = scene.mesh(&[&web, &store]).control_plane(&postgres.configuration());
+        let mut mesh = builder.start().await;
+        mesh.start_replica("second").await;
+        mesh.join(web.sidecar.clone()).await;
+        mesh.join_at("second", store.sidecar.clone()).await;
+        Some(Self { mesh, web, store, scene, _postgres: postgres })
+    }
+}
+
 #[tokio::test]
 async fn a_revocation_given_at_one_control_plane_closes_connections_at_the_sidecars_of_the_other() {
-    let Some(postgres) = Postgres::start().await else { return };
-    let scene = Scene::new().await;
-    let (web, store) = (scene.door("web"), scene.door("store"));
-    let doors = [&web, &store];
-    let mut mesh = scene.mesh(&doors).control_plane(&postgres.configuration()).start().await;
-    mesh.start_replica("second").await;
-    mesh.join(web.sidecar.clone()).await;
-    mesh.join_at("second", store.sidecar.clone()).await;
+    let Some(Two { mut mesh, web, store, scene, _postgres }) = Two::start().await else { return };
     for (mut operator, own) in [(mesh.operator().await, "web"), (mesh.operator_of("second").await, "store")] {
         let connected = operator.list_sidecars(ListSidecarsRequest {}).await.unwrap().into_inner().sidecars;
         let ids: Vec<_> = connected.iter().map(|it| it.spiffe_id.rsplit('/').next().unwrap()).collect();
@@ -286,6 +307,7 @@ async fn a_revocation_given_at_one_control_plane_closes_connections_at_the_sidec
     let (lost, other) = (Svid::join(&mesh, LOST, "sidecar").await, Svid::join(&mesh, LOST, "sidecar").await);
     let pod = PodOf::new("pod.shop");
     let in_pod = scene.arrive(&mesh, &pod).await;
+    let doors = [&web, &store];
     let mut kept = hold_at(&other, &doors).await;
 
     let held = hold_at(&lost, &doors).await;
@@ -297,5 +319,55 @@ async fn a_revocation_given_at_one_control_plane_closes_connections_at_the_sidec
     let what = because(What::Instance(format!("main/{}", pod.uid)));
     mesh.operator().await.revoke(what).await.unwrap();
     is_cut_off((&in_pod, held), &doors, (&other, &mut kept)).await;
+    mesh.assert_unharmed();
+}
+
+/// `signet ca revoke` of this pod at the first control plane; whether it ended well, and what it said.
+async fn revoke_and_wait(mesh: &Mesh, pod: &str, wait: &str) -> (bool, String) {
+    let mut command = Command::new(binary("signet"));
+    command.arg("--socket").arg(mesh.path("op.sock")).args(["ca", "revoke", "--instance", pod]);
+    command.args(["--reason", "taken over"]).arg(format!("--wait={wait}"));
+    let output = run(command).await;
+    (output.status.success(), said(&output))
+}
+
+#[tokio::test]
+async fn revoke_waits_for_the_sidecars_of_every_control_plane_and_names_those_that_are_behind() {
+    let Some(Two { mut mesh, web, store, scene, _postgres }) = Two::start().await else { return };
+    let pods = ["pod-1", "pod-2"].map(|name| PodOf::new("pod.shop").named(name));
+    let [first, second] = pods.each_ref().map(|pod| format!("main/{}", pod.uid));
+    let in_pod = scene.arrive(&mesh, &pods[0]).await;
+    let (good, told) = revoke_and_wait(&mesh, &first, "1m").await;
+    assert!(
+        good && told.contains("every connected sidecar goes by it (2 sidecars, 2 control planes)"),
+        "{told}"
+    );
+    // What it said is so: there is nothing left to wait for.
+    for door in [&web, &store] {
+        assert_eq!(is_let_in(&in_pod, door).await, [false; 3], "{}", door.name);
+    }
+
+    let in_pod = scene.arrive(&mesh, &pods[1]).await;
+    mesh.sidecar("store").signal(libc::SIGSTOP);
+    let (good, told) = revoke_and_wait(&mesh, &second, "1s").await;
+    assert!(!good && told.contains("The revocation stands"), "{told}");
+    assert!(
+        told.contains("sidecars of control plane second: spiffe://test.signet/ns/shop/sa/store"),
+        "{told}"
+    );
+    assert!(!told.contains("this control plane"), "its own are not behind: {told}");
+    assert_eq!(is_let_in(&in_pod, &web).await, [false; 3]);
+    mesh.sidecar("store").signal(libc::SIGCONT);
+    // Told again, it is the same revocation.
+    let (good, told) = revoke_and_wait(&mesh, &second, "1m").await;
+    assert!(good, "{told}");
+    assert_eq!(is_let_in(&in_pod, &store).await, [false; 3]);
+
+    // A control plane that ends in good order has no sidecars any more, and nobody waits for it.
+    let mut replica = mesh.replicas.remove("second").expect("a replica");
+    replica.terminate();
+    assert!(replica.wait().await.success());
+    let (good, told) = revoke_and_wait(&mesh, &first, "1m").await;
+    assert!(good && told.contains("(1 sidecar, 1 control plane)"), "{told}");
     mesh.assert_unharmed();
 }
