@@ -391,6 +391,7 @@ impl Authority {
             writer.sweep_sidecars(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
+            writer.sweep_delegations(now.saturating_sub(3600)).await?;
             // As long as the log tells of it.
             writer.sweep_svids(now.saturating_sub(inner.log_retention)).await?;
             let swept = writer.sweep_revocations(now).await?;

@@ -4,14 +4,17 @@
 //! delegation, signed here and carried with the token. Sidecars hold the public half (the token roots)
 //! before any token reaches them. They rotate as all keys do (`rotation`).
 
-use signet_identity::{PeerClass, SpiffeId};
+use rustls_pki_types::CertificateDer;
+use signet_identity::PeerClass;
 use signet_token::Delegation;
 
 use crate::authorise::Stop;
-use crate::authority::{Authority, Caller};
+use crate::authority::{Authority, Caller, Inner};
 use crate::error::AuthorityError;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
+use crate::renew::presenter;
+use crate::store::{DelegationRow, RevocationKind};
 
 impl Authority {
     /// The keys under which delegations to gateways are believed, a JWK set as JSON.
@@ -19,43 +22,64 @@ impl Authority {
         self.inner.published.borrow().token_keys.clone()
     }
 
-    /// Signs a delegation to a gateway's key, and records it. The caller has checked that the peer is listed
-    /// as a gateway; refused here are a peer or key that was revoked, and another trust domain's.
-    pub async fn sign_delegation(&self, terms: Delegation) -> Result<String, AuthorityError> {
+    /// Signs a delegation to a gateway's key, and records it. `presented` is the gateway's leaf, DER: the caller's TLS has
+    /// verified it, and the caller has checked that its identity is listed as a gateway. Refused here is whoever may not
+    /// ask for anything (unknown, ended, revoked in any way), is of another class or is not the subject; and a key that
+    /// was revoked.
+    pub async fn sign_delegation(
+        &self,
+        presented: &CertificateDer<'_>,
+        terms: Delegation,
+    ) -> Result<String, AuthorityError> {
+        let presented = presented.clone().into_owned();
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
-            let subject = SpiffeId::parse(&terms.subject)
-                .map_err(|_| AuthorityError::Refused(Refusal::IdentityShape))?;
-            let about = Some((subject.clone(), PeerClass::Gateway));
-            let refused = {
-                let revocations = inner.revocations.borrow();
-                if !subject.is_in(&inner.rules.trust_domain) {
-                    Some(Refusal::TrustDomain)
-                } else if inner.rules.is_reserved(&subject) {
-                    Some(Refusal::Reserved)
-                } else if revocations.set.identities.contains(&subject) {
-                    Some(Refusal::IdentityRevoked)
-                } else if revocations.delegations.contains(terms.thumbprint()) {
-                    Some(Refusal::KeyRevoked)
-                } else {
-                    None
-                }
-            };
-            if let Some(refusal) = refused {
-                return Err(inner
-                    .refuse(Stop::Refused(refusal, about), Caller::Peer, subject.as_str(), now)
-                    .await);
+            match inner.sign_delegation(&presented, &terms, now).await {
+                Ok(signed) => Ok(signed),
+                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &presenter(&presented), now).await),
             }
-            let signed = signet_token::delegation::issue(&*inner.view()?.token()?, &terms)?;
-            let mut writer = inner.store.begin().await?;
-            let mut entry = Entry::new(now, Event::Delegated, subject.as_str())
-                .about(subject.as_str(), PeerClass::Gateway.as_str())
-                .because(terms.thumbprint());
-            entry.not_after = i64::try_from(terms.expires_at).ok();
-            writer.record(entry).await?;
-            writer.commit().await?;
-            Ok(signed)
         })
         .await
+    }
+}
+
+impl Inner {
+    async fn sign_delegation(
+        &self,
+        presented: &CertificateDer<'_>,
+        terms: &Delegation,
+        now: i64,
+    ) -> Result<String, Stop> {
+        // Whoever revokes is alone with the store: what is signed here was recorded before, or is refused.
+        let mut writer = self.store.begin().await?;
+        let holder = self.rules.holder(&mut writer, presented, now).await?;
+        let refuse = |refusal| Stop::Refused(refusal, Some((holder.id.clone(), holder.class)));
+        if holder.class != PeerClass::Gateway {
+            return Err(refuse(Refusal::ClassNotAllowed));
+        }
+        if holder.id.as_str() != terms.subject {
+            return Err(refuse(Refusal::PeerMismatch));
+        }
+        let thumbprint = terms.thumbprint();
+        if writer.is_revoked(RevocationKind::Delegation, thumbprint.as_bytes(), now).await? {
+            return Err(refuse(Refusal::KeyRevoked));
+        }
+        let key = self.view()?.token().map_err(AuthorityError::from)?;
+        let signed = signet_token::delegation::issue(&key, terms).map_err(AuthorityError::from)?;
+        let expires_at = i64::try_from(terms.expires_at).unwrap_or(i64::MAX);
+        let row = DelegationRow {
+            thumbprint: thumbprint.to_owned(),
+            serial: holder.serial.as_bytes().to_vec(),
+            spiffe_id: terms.subject.clone(),
+            expires_at,
+        };
+        writer.insert_delegation(&row).await?;
+        let mut entry = Entry::new(now, Event::Delegated, holder.id.as_str())
+            .about(holder.id.as_str(), PeerClass::Gateway.as_str())
+            .because(thumbprint);
+        entry.not_after = Some(expires_at);
+        writer.record(entry).await?;
+        writer.commit().await?;
+        Ok(signed)
     }
 }

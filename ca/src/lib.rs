@@ -47,6 +47,7 @@ mod replicas;
 mod revoke;
 mod rotation;
 mod seal;
+mod spread;
 mod store;
 mod vault;
 mod vouched;
@@ -84,6 +85,7 @@ pub use refusal::{Outward, Refusal};
 pub use revoke::{InstanceName, LineageId, NameError, Revocation, Revocations};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
+pub use spread::{SpreadNote, Told};
 pub use store::{
     Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
     Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,

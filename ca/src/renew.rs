@@ -18,6 +18,7 @@ use crate::issue::{self, Issued, renew_at};
 use crate::limits::Holder;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
+use crate::revoke::{self, LineageId, Revocation};
 use crate::store::{Guarded, LineageRow, RevocationKind, RevocationRow, StoreError, SvidRow, Writer};
 
 /// How long before a lineage's end each renewal is a warning.
@@ -147,6 +148,8 @@ impl Inner {
             };
             writer.insert_revocation(&row, reason, now).await?;
         }
+        let all_of_it = Revocation::Lineage(LineageId::of(lineage.id));
+        revoke::end_delegations(&mut writer, &all_of_it, reason, now).await?;
         writer.mark_revocations(now).await?;
         let parent = serial_of(presented).map_or_else(String::new, |serial| serial.to_string());
         let mut entry = Entry::new(now, Event::Alert, actor)

@@ -3,7 +3,7 @@
 //! A revocation is kept until what it names has ended by itself; that of an identity or an instance until an operator
 //! lifts it. A lineage (one join token and all renewals that follow from it) or an instance (one attested pod) is
 //! revoked with every certificate that it has: those travel as serials, so that whoever understands serials understands
-//! it. The whole set has a number that only grows (with the clock, so that it does so across the restore
+//! it. Whatever revokes a gateway revokes the keys that it mints with: it makes others when it is let in again. The whole set has a number that only grows (with the clock, so that it does so across the restore
 //! of a backup), and every change is published on a watch channel
 //! for delivery to the sidecars.
 
@@ -21,7 +21,7 @@ use crate::config::{MAX_SVID_TTL, seconds};
 use crate::error::AuthorityError;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::store::{RevocationKind, RevocationRow, Store, StoreError, member_serial};
+use crate::store::{RevocationKind, RevocationRow, Store, StoreError, Writer, member_serial};
 
 /// A delegation lives an hour at most, and is believed a little longer by a clock that is behind.
 const DELEGATION: i64 = 2 * 3600;
@@ -48,6 +48,10 @@ pub struct LineageId([u8; 16]);
 impl LineageId {
     pub(crate) fn of(id: [u8; 16]) -> LineageId {
         LineageId(id)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -222,6 +226,7 @@ impl Authority {
                 };
                 writer.insert_revocation(&row, &reason, now).await?;
             }
+            let delegations = end_delegations(&mut writer, &what, &reason, now).await?;
             let row = RevocationRow { kind, value, expires_at };
             writer.insert_revocation(&row, &reason, now).await?;
             let certificates = writer.insert_members(kind, &row.value, &reason, now).await?;
@@ -230,7 +235,7 @@ impl Authority {
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
             inner.metrics.revoked.with_label_values(&[kind.as_str()]).inc();
-            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, certificates, vouched_for = vouched.len(), "revoked");
+            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, certificates, vouched_for = vouched.len(), delegations, "revoked");
             inner.publish_revocations(now).await?;
             Ok(sequence)
         })
@@ -288,6 +293,25 @@ impl Inner {
         self.publish_crls(now).await;
         Ok(())
     }
+}
+
+/// Revokes the delegated keys of whoever is revoked by this; how many there were.
+pub(crate) async fn end_delegations(
+    writer: &mut Writer,
+    what: &Revocation,
+    reason: &str,
+    now: i64,
+) -> Result<usize, StoreError> {
+    let delegations = writer.delegations_of(what).await?;
+    for thumbprint in &delegations {
+        let row = RevocationRow {
+            kind: RevocationKind::Delegation,
+            value: thumbprint.as_bytes().to_vec(),
+            expires_at: Some(now.saturating_add(DELEGATION)),
+        };
+        writer.insert_revocation(&row, reason, now).await?;
+    }
+    Ok(delegations.len())
 }
 
 fn describe(mut entry: Entry, what: &Revocation) -> Entry {

@@ -16,6 +16,7 @@ use signet_proto::v1::{
 
 use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
+use crate::spread::{self, Wait};
 use crate::{recover, roots, rotation};
 
 #[derive(Args)]
@@ -149,6 +150,10 @@ pub(crate) struct Revoke {
     /// Why; kept in the log.
     #[arg(long)]
     reason: String,
+    /// Return only when every connected sidecar goes by it, at every control plane of the store; --wait=2m waits for two
+    /// minutes at most, --wait for 30 seconds. When the time is over: exit code 1, and who is behind; the revocation stands.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    wait: Option<Wait>,
 }
 
 #[derive(Args)]
@@ -203,6 +208,9 @@ impl Revoke {
         let request = RevokeRequest { what: Some(self.target.what()?), reason: self.reason };
         let sequence =
             context.client().await?.revoke(request).await.map_err(|it| refused(&it))?.into_inner().sequence;
+        if let Some(wait) = self.wait {
+            return spread::wait(context, sequence, wait).await;
+        }
         context.show(json!({"sequence": sequence}), || format!("revoked; the list is now at {sequence}"))
     }
 }

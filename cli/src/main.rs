@@ -16,6 +16,7 @@ mod place;
 mod recover;
 mod roots;
 mod rotation;
+mod spread;
 mod tls;
 
 use std::path::PathBuf;

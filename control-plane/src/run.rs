@@ -20,7 +20,7 @@ use signet_model::{Options, RegistryErrors};
 use signet_proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::v1;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
@@ -185,6 +185,7 @@ pub async fn start(
         authority: authority.clone(),
         published: authority.published(),
         revocations: authority.revocations(),
+        crls: authority.crls(),
         registry: registry.clone(),
         keys: issuers.subscribe(),
         federated: federation.subscribe(),
@@ -265,6 +266,8 @@ pub async fn start(
         generation: own.current(),
         issuers: Arc::clone(&issuers),
         table,
+        spread: Arc::clone(&spread),
+        waits: Arc::new(Semaphore::new(operator::WAITS)),
         decisions,
         metrics: metrics.clone(),
     };
@@ -360,6 +363,7 @@ pub async fn start(
         connections.clone(),
     ));
     background.spawn(crate::observe::follow(registry, issuers.subscribe(), federation.subscribe(), metrics));
+    background.spawn(Arc::clone(&spread).tell(authority.clone()));
     background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation), spread));
     background.spawn(folder.follow(Arc::clone(&look)));
     background.spawn(own.keep());
@@ -412,6 +416,8 @@ impl Running {
         self.issuers.stop();
         self.federation.stop();
         self.background.shutdown().await;
+        // The failure was logged by the authority; then others wait for us as for one that fell silent.
+        let _ = self.authority.leave_spread().await;
         self.authority.close().await;
         tracing::info!(target: "signet::run", "stopped");
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use signet_ca::{Authority, Published, Revocations};
+use signet_ca::{Authority, Crls, Published, Revocations};
 use signet_identity::{KeyId, TrustDomain};
 use signet_model::Registry;
 use tokio::sync::watch;
@@ -30,8 +30,12 @@ pub struct AuthorityState {
     pub revocations: Arc<Revocations>,
     /// A JWK set as JSON.
     pub token_roots: String,
+    /// Which of them may be in other hands, by `kid`.
+    pub tainted_token_roots: Vec<String>,
     /// The keys that sign JWT-SVIDs, a JWK set as JSON.
     pub jwt_keys: String,
+    /// The revocation lists of this control plane's issuers.
+    pub crls: Crls,
 }
 
 impl AuthorityState {
@@ -46,7 +50,9 @@ impl AuthorityState {
             bundle_sequence: published.sequence,
             revocations,
             token_roots: published.token_keys.clone(),
+            tainted_token_roots: published.tainted_token_keys.clone(),
             jwt_keys: published.jwt_keys.clone(),
+            crls: authority.crls().borrow().clone(),
         }
     }
 }
@@ -68,6 +74,7 @@ pub struct Sources {
     pub authority: Authority,
     pub published: watch::Receiver<Arc<Published>>,
     pub revocations: watch::Receiver<Arc<Revocations>>,
+    pub crls: watch::Receiver<Crls>,
     pub registry: watch::Receiver<registry::State>,
     pub keys: watch::Receiver<Keys>,
     pub federated: watch::Receiver<Federated>,
@@ -83,6 +90,7 @@ impl Sources {
         let federated = Arc::clone(&self.federated.borrow_and_update());
         let revocations = Arc::clone(&self.revocations.borrow_and_update());
         self.published.mark_unchanged();
+        self.crls.mark_unchanged();
         let authority = AuthorityState::of(&self.authority, revocations);
         let catalog = Catalog::build(self.dev, &registry, &keys, &federated, &authority);
         let (bundle, revocations) = (authority.bundle_sequence, authority.revocations.set.sequence);
@@ -104,6 +112,7 @@ impl Sources {
                 changed = self.federated.changed() => changed,
                 changed = self.revocations.changed() => changed,
                 changed = self.published.changed() => changed,
+                changed = self.crls.changed() => changed,
             };
             if changed.is_err() {
                 return;

@@ -3,7 +3,8 @@
 //! A Gateway resource that cannot be read is refused to the control plane when it arrives and never half-used.
 //! The key under which transaction tokens are minted is made here and stays
 //! here; the control plane signs a delegation for its public half, at most an hour long, renewed at half of
-//! its life and whenever the resource changes. Until there is one, the edge answers 503.
+//! its life, whenever the resource changes, and at once when the key is revoked or the root behind it tainted. Until
+//! there is one that counts, the edge answers 503.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,9 +62,9 @@ impl Minting {
     /// Keeps a delegated key in force for ever. Every delegation is for a new key.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        let mut gateway = self.publisher.watch_gateway();
+        let mut reasons = self.publisher.watch_minting();
         loop {
-            gateway.mark_unchanged();
+            reasons.mark_unchanged();
             match self.delegate().await {
                 Ok((minter, refresh_at)) => {
                     backoff.reset();
@@ -75,9 +76,14 @@ impl Minting {
                     while clock::now() < refresh_at {
                         let left = u64::try_from(refresh_at.saturating_sub(clock::now())).unwrap_or_default();
                         tokio::select! {
-                            () = tokio::time::sleep(NAP.min(Duration::from_secs(left.max(1)))) => {}
+                            () = tokio::time::sleep(NAP.min(Duration::from_secs(left.max(1)))) => {
+                                // What was heard while it was asked for, or a root without a successor yet.
+                                if self.publisher.is_minter_outdated() {
+                                    break;
+                                }
+                            }
                             // Other issuers or scopes: the delegation says which, so it is too old.
-                            _ = gateway.changed() => break,
+                            _ = reasons.changed() => break,
                         }
                     }
                 }

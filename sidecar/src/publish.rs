@@ -27,8 +27,8 @@ pub struct Publisher {
     identity: Arc<Identity>,
     /// The Gateway resource that we are, if we are one.
     gateway: Option<ObjectName>,
-    /// How often the gateway's configuration changed.
-    gateway_changed: watch::Sender<u64>,
+    /// How often there was reason to ask for another right to mint.
+    mint_anew: watch::Sender<u64>,
     /// What concerns our app.
     workload: watch::Sender<News>,
 }
@@ -41,8 +41,8 @@ impl Publisher {
         identity: Arc<Identity>,
         gateway: Option<ObjectName>,
     ) -> Self {
-        let (gateway_changed, workload) = (watch::Sender::new(0), watch::Sender::new(News::default()));
-        Self { state, credentials, identity, gateway, gateway_changed, workload }
+        let (mint_anew, workload) = (watch::Sender::new(0), watch::Sender::new(News::default()));
+        Self { state, credentials, identity, gateway, mint_anew, workload }
     }
 
     /// Brings the state up to what `deliveries` says, where it changed.
@@ -99,9 +99,19 @@ impl Publisher {
         self.state.update_endpoints(|endpoints| endpoints.forget_refusals());
     }
 
-    /// Told whenever the gateway's configuration changed: what it may mint may have changed with it.
-    pub fn watch_gateway(&self) -> watch::Receiver<u64> {
-        self.gateway_changed.subscribe()
+    /// Told whenever there is reason to ask for another right to mint: the gateway's configuration changed, and with it
+    /// what it may mint; or the right that it has counts no more, or not for long ([`Publisher::is_minter_outdated`]).
+    pub fn watch_minting(&self) -> watch::Receiver<u64> {
+        self.mint_anew.subscribe()
+    }
+
+    /// Whether the key that is minted with was revoked, or stands under a root that may be in other hands.
+    pub fn is_minter_outdated(&self) -> bool {
+        let view = self.state.view();
+        view.keys.minter.as_ref().is_some_and(|minter| {
+            view.keys.revoked_delegations.contains(minter.terms().thumbprint())
+                || view.keys.tainted_roots.contains(minter.root())
+        })
     }
 
     /// Told of what concerns our app.
@@ -146,6 +156,12 @@ impl Publisher {
                 };
                 next.processes = Some(Arc::new(entries));
             }
+            if changed.revocation_lists {
+                next.lists = match deliveries.get("revocation-lists") {
+                    Some(Item::RevocationLists(lists)) => lists.clone(),
+                    _ => Arc::default(),
+                };
+            }
             if changed.bundles {
                 let bundles = deliveries.items().filter_map(|item| match item {
                     Item::Bundle(delivered) if !delivered.jwt_keys.is_empty() => Some(delivered),
@@ -164,9 +180,9 @@ impl Publisher {
 
     fn keys(&self, deliveries: &Deliveries) {
         let mesh = mesh(deliveries);
-        let roots = match deliveries.get("token-roots") {
-            Some(Item::TokenRoots(roots)) => Arc::new(roots.clone()),
-            _ => Arc::new(TokenRoots::default()),
+        let (roots, tainted) = match deliveries.get("token-roots") {
+            Some(Item::TokenRoots(keys)) => (keys.roots.clone(), keys.tainted.clone()),
+            _ => (Arc::new(TokenRoots::default()), Arc::default()),
         };
         let issuers = deliveries.items().filter_map(|item| match item {
             Item::Issuer(issuer) => Some((**issuer).clone()),
@@ -185,11 +201,15 @@ impl Publisher {
             token_issuer: mesh
                 .map_or_else(|| keys.token_issuer.clone(), |mesh| mesh.token_issuer.as_str().into()),
             roots: roots.clone(),
+            tainted_roots: tainted.clone(),
             issuers: issuers.clone(),
             revoked_delegations: revoked.clone(),
             refuse_users: refuse_users.clone(),
             ..keys.next()
         });
+        if self.is_minter_outdated() {
+            self.mint_anew.send_modify(|count| *count += 1);
+        }
     }
 
     fn policy(&self, deliveries: &Deliveries, changed: &Changed) {
@@ -222,7 +242,7 @@ impl Publisher {
             Some(Item::Gateway(gateway)) => {
                 let compiled = Compiled::new((**gateway).clone());
                 self.state.update_routes(|routes| routes.with_gateway(Some(compiled.clone())));
-                self.gateway_changed.send_modify(|count| *count += 1);
+                self.mint_anew.send_modify(|count| *count += 1);
             }
             _ => {
                 tracing::warn!(target: "signet::control", gateway = %name,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_identity::{OwnSvid, SpiffeId, TrustDomain};
+use signet_identity::{OwnSvid, RevocationList, SpiffeId, TrustDomain};
 use signet_proxy::state::Tls;
 use signet_workload::{Bundles, Caller, Identity, JwtBundle, JwtSvid, Provider, Refused, Served, State};
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub struct News {
     pub granted: Option<bool>,
     /// Whose JWT-SVIDs can be verified, and with what.
     pub jwt: Arc<BTreeMap<TrustDomain, JwtBundle>>,
+    /// Revocation lists of the authority, for those who verify by themselves.
+    pub lists: Arc<[RevocationList]>,
     /// What an agent may vouch for; `None` before the first delivery, and for whoever is no agent.
     pub processes: Option<Arc<Vec<Entry>>>,
     /// The control plane sent us away, as somebody who is revoked or not registered any more. It says so at the end of a
@@ -191,7 +193,7 @@ impl App {
                 bundles: Bundles {
                     x509: tls.generation.bundles().clone(),
                     jwt: now.news.jwt.clone(),
-                    crls: Arc::default(),
+                    crls: now.news.lists.clone(),
                 },
             })),
         };

@@ -5,7 +5,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_identity::{PeerClass, RevocationSet};
+use signet_identity::testing::TestCa;
+use signet_identity::{PeerClass, RevocationList, RevocationSet};
 use signet_sidecar::workload::{App, News};
 use signet_workload::{Caller, Provider as _, Refused, Served, State};
 use support::{Act, Plane, Sidecar};
@@ -70,6 +71,17 @@ impl Scene {
         let mut tokens = soon(self.app.jwt_svids(&CALLER, audiences, None)).await?;
         Ok(tokens.remove(0).token)
     }
+}
+
+#[tokio::test]
+async fn the_app_is_served_the_revocation_lists_as_they_come() {
+    let mut scene = scene(false).await;
+    scene.grant(true);
+    assert!(scene.served().await.bundles.crls.is_empty());
+    let list = RevocationList::parse(&TestCa::new("demo.signet").revocation_list(&[])).unwrap();
+    scene.news.send_modify(|news| news.lists = Arc::from([list.clone()]));
+    soon(scene.state.changed()).await.unwrap();
+    assert_eq!(*scene.served().await.bundles.crls, [list]);
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! The workload socket as an app finds it: whom it serves, and what becomes of that.
 
 use std::path::Path;
+use std::process::Command;
 
 use hyper_util::rt::TokioIo;
 use signet_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use signet_proto::spiffe::{X509svidRequest, X509svidResponse};
+use signet_proto::spiffe::{X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse};
+use signet_proto::v1::RevokeRequest;
+use signet_proto::v1::revoke_request::What;
 use signet_tests::apps::Echo;
 use signet_tests::mesh::{Mesh, MeshBuilder, Sidecar, free_address, permit, service};
+use signet_tests::peers::{run, said};
+use signet_tests::svid::pem;
 use tokio::net::UnixStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -60,11 +65,67 @@ async fn channel(socket: &Path) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await.expect("the socket")
 }
 
-pub(crate) async fn svids(socket: &Path) -> Streaming<X509svidResponse> {
-    let mut request = Request::new(X509svidRequest {});
+fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", AsciiMetadataValue::from_static("true"));
+    request
+}
+
+pub(crate) async fn svids(socket: &Path) -> Streaming<X509svidResponse> {
     let mut client = SpiffeWorkloadApiClient::new(channel(socket).await);
-    client.fetch_x509svid(request).await.expect("a stream").into_inner()
+    client.fetch_x509svid(with_header(X509svidRequest {})).await.expect("a stream").into_inner()
+}
+
+async fn bundles(socket: &Path) -> Streaming<X509BundlesResponse> {
+    let mut client = SpiffeWorkloadApiClient::new(channel(socket).await);
+    client.fetch_x509_bundles(with_header(X509BundlesRequest {})).await.expect("a stream").into_inner()
+}
+
+/// What OpenSSL makes of the leaf of one message with the revocation lists of another.
+async fn verified(shop: &Shop, leaf_of: &X509svidResponse, lists_of: &X509svidResponse) -> String {
+    let write = |name: &str, label: &str, ders: &[&[u8]]| {
+        let path = shop.mesh.path(name);
+        std::fs::write(&path, ders.iter().map(|der| pem(label, der)).collect::<String>()).unwrap();
+        path
+    };
+    let svid = &leaf_of.svids[0];
+    let (rest, _) = x509_parser::parse_x509_certificate(&svid.x509_svid).unwrap();
+    let (leaf, issuer) = svid.x509_svid.split_at(svid.x509_svid.len() - rest.len());
+    let lists: Vec<&[u8]> = lists_of.crl.iter().map(Vec::as_slice).collect();
+    let mut command = Command::new("openssl");
+    command.args(["verify", "-x509_strict", "-crl_check", "-CAfile"]);
+    command.arg(write("root.pem", "CERTIFICATE", &[&svid.bundle])).arg("-untrusted");
+    command.arg(write("issuer.pem", "CERTIFICATE", &[issuer])).arg("-CRLfile");
+    command.arg(write("lists.pem", "X509 CRL", &lists)).arg(write("leaf.pem", "CERTIFICATE", &[leaf]));
+    said(&run(command).await)
+}
+
+#[tokio::test]
+async fn the_field_crl_has_the_authoritys_lists_and_a_revocation_is_in_them_at_once() {
+    let mut shop = Shop::start().await;
+    let (mut stream, mut of_bundles) = (svids(&shop.socket()).await, bundles(&shop.socket()).await);
+    let before = stream.message().await.unwrap().expect("an identity");
+    let told = verified(&shop, &before, &before).await;
+    assert!(told.contains("leaf.pem: OK"), "{told}");
+    assert_eq!(of_bundles.message().await.unwrap().unwrap().crl, before.crl);
+
+    let (_, leaf) = x509_parser::parse_x509_certificate(&before.svids[0].x509_svid).unwrap();
+    let serial = signet_identity::Serial::from_der_integer(leaf.raw_serial()).unwrap();
+    let what = Some(What::Serial(serial.to_string()));
+    shop.mesh.operator().await.revoke(RevokeRequest { what, reason: "key leaked".into() }).await.unwrap();
+    // The app gets another certificate, and a list that says what became of the first one: in whichever order.
+    let after = loop {
+        let message = stream.message().await.unwrap().expect("the stream goes on");
+        if message.crl != before.crl && message.svids[0].x509_svid != before.svids[0].x509_svid {
+            break message;
+        }
+    };
+    let told = verified(&shop, &before, &after).await;
+    assert!(told.contains("certificate revoked"), "{told}");
+    let told = verified(&shop, &after, &after).await;
+    assert!(told.contains("leaf.pem: OK"), "{told}");
+    assert_eq!(of_bundles.message().await.unwrap().unwrap().crl, after.crl);
+    shop.mesh.assert_unharmed();
 }
 
 /// The registry's documents of the two workloads.

@@ -12,6 +12,7 @@ pub mod client;
 pub mod issuer;
 pub mod mesh;
 pub mod peers;
+pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod svid;

@@ -153,6 +153,7 @@ impl MeshBuilder {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("closing the folder");
         let mut mesh = Mesh {
             control_plane: None,
+            replicas: BTreeMap::new(),
             sidecars: BTreeMap::new(),
             trust_domain: self.trust_domain,
             netns: self.place.0,
@@ -200,6 +201,8 @@ impl MeshBuilder {
 pub struct Mesh {
     // Ended before the folder goes: fields are dropped in this order.
     pub sidecars: BTreeMap<String, Process>,
+    /// Control planes beside the first one, by the names that they were started with.
+    pub replicas: BTreeMap<String, Process>,
     pub control_plane: Option<Process>,
     pub trust_domain: String,
     netns: Option<String>,
@@ -253,6 +256,25 @@ impl Mesh {
         let mut process = Process::start("control-plane", command, self.folder.path());
         wait_for_addresses(&mut process, &addresses).await;
         self.control_plane = Some(process);
+    }
+
+    /// Starts another control plane on the same store, which must be one that can be shared, and waits until it is ready.
+    /// It has its own name, data directory and doors; the roots' keys are those of the first.
+    pub async fn start_replica(&mut self, name: &str) {
+        let path = self.folder.path().display().to_string();
+        let config =
+            fs::read_to_string(self.path("control-plane.yaml")).expect("the first one's configuration");
+        let own = config
+            .replace(&format!("dataDir: {path}/cp\n"), &format!("dataDir: {path}/{name}\n"))
+            .replace(&format!("{path}/op.sock"), &format!("{path}/{name}.sock"));
+        let shared = format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n");
+        let file = self.path(&format!("{name}.yaml"));
+        fs::write(&file, own + &shared).expect("writing the configuration");
+        let mut command = command_in(self.netns.as_deref(), &binary("signet-control-plane"));
+        command.arg("--config").arg(file);
+        let mut process = Process::start(name, command, self.folder.path());
+        wait_for_addresses(&mut process, &self.path(name).join("addresses.json")).await;
+        self.replicas.insert(name.to_owned(), process);
     }
 
     /// From now on the control plane has the ports that it was given by chance, as a restarted service would.
@@ -335,6 +357,14 @@ impl Mesh {
         self.join_by(sidecar, &bundle).await;
     }
 
+    /// Lets a workload join at another control plane than the first, whose sidecar it is from then on.
+    pub async fn join_at(&mut self, replica: &str, sidecar: Sidecar) {
+        let request = token_request(&sidecar.spiffe_id_in(&self.trust_domain), sidecar.class);
+        let mut operator = self.operator_of(replica).await;
+        let bundle = operator.create_join_token(request).await.expect("a join token").into_inner();
+        self.join_by(sidecar, &bundle).await;
+    }
+
     /// The same by a bundle that the test has at hand.
     pub async fn join_by(&mut self, sidecar: Sidecar, bundle: &JoinBundle) {
         let mut process = self.spawn_sidecar(&sidecar, &bundle_json(bundle));
@@ -350,16 +380,17 @@ impl Mesh {
     }
 
     pub async fn join_bundle(&self, spiffe_id: &str, class: &str) -> JoinBundle {
-        let request = CreateJoinTokenRequest {
-            spiffe_id: spiffe_id.to_owned(),
-            peer_class: class.to_owned(),
-            ttl_seconds: 120,
-        };
+        let request = token_request(spiffe_id, class);
         self.operator().await.create_join_token(request).await.expect("a join token").into_inner()
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
         OperatorClient::new(self.operators_channel().await)
+    }
+
+    /// The same at another control plane.
+    pub async fn operator_of(&self, replica: &str) -> OperatorClient<Channel> {
+        OperatorClient::new(socket_channel(self.path(&format!("{replica}.sock"))).await)
     }
 
     /// Roots, issuers and keys, as an operator sees them.
@@ -373,13 +404,7 @@ impl Mesh {
     }
 
     async fn operators_channel(&self) -> Channel {
-        let path = self.path("op.sock");
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://operator");
-        endpoint.connect_with_connector(connector).await.expect("the operator's socket")
+        socket_channel(self.path("op.sock")).await
     }
 
     /// The explanation of a decision, once it has reached the control plane.
@@ -411,9 +436,10 @@ impl Mesh {
         self.path(name).join("workload.sock")
     }
 
-    /// A listener's address as a sidecar or the control plane (`cp`) published it.
+    /// A listener's address as a sidecar or a control plane (`cp`, or a replica's name) published it.
     pub fn addresses(&self, process: &str) -> Value {
-        let folder = if process == "cp" { self.path("cp") } else { self.path(process).join("data") };
+        let is_control_plane = process == "cp" || self.replicas.contains_key(process);
+        let folder = if is_control_plane { self.path(process) } else { self.path(process).join("data") };
         let text = fs::read(folder.join("addresses.json")).expect("published addresses");
         serde_json::from_slice(&text).expect("addresses in JSON")
     }
@@ -427,18 +453,32 @@ impl Mesh {
 
     /// Everything that any process of the mesh has written.
     pub fn logs(&self) -> String {
-        let processes = self.sidecars.values().chain(&self.control_plane);
+        let processes = self.sidecars.values().chain(self.replicas.values()).chain(&self.control_plane);
         processes.map(Process::log).collect::<Vec<_>>().join("\n")
     }
 
     /// Fails the test if a process has ended or panicked.
     pub fn assert_unharmed(&mut self) {
-        for process in self.sidecars.values_mut().chain(&mut self.control_plane) {
+        let control_planes = self.replicas.values_mut().chain(&mut self.control_plane);
+        for process in self.sidecars.values_mut().chain(control_planes) {
             process.assert_runs();
             let log = process.log();
             assert!(!log.contains("panicked at"), "a process panicked:\n{log}");
         }
     }
+}
+
+fn token_request(spiffe_id: &str, class: &str) -> CreateJoinTokenRequest {
+    CreateJoinTokenRequest { spiffe_id: spiffe_id.to_owned(), peer_class: class.to_owned(), ttl_seconds: 120 }
+}
+
+async fn socket_channel(path: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://operator");
+    endpoint.connect_with_connector(connector).await.expect("the operator's socket")
 }
 
 async fn wait_for_addresses(process: &mut Process, path: &Path) {

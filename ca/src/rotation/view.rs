@@ -68,6 +68,8 @@ pub struct Published {
     pub cross: Vec<CertificateDer<'static>>,
     /// Keys under which delegations are believed, a JWK set as JSON.
     pub token_keys: String,
+    /// Which of them may be in other hands, by `kid`. A gateway that mints under one asks for another delegation at once.
+    pub tainted_token_keys: Vec<String>,
     /// Keys of JWT-SVIDs, a JWK set as JSON.
     pub jwt_keys: String,
 }
@@ -144,6 +146,11 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
         .filter(|entry| matches!(entry.slot.phase, Phase::Active | Phase::Draining))
         .filter_map(|entry| entry.signing_certificate().ok())
         .map(|certificate| KeyId::of(&certificate.spki));
+    let tainted_tokens = believed(Kind::Token).into_iter().filter(|key| key.slot.tainted_at.is_some());
+    let name = |key: &Entry| {
+        let jwk: serde_json::Value = serde_json::from_slice(&key.public).ok()?;
+        Some(jwk.get("kid")?.as_str()?.to_owned())
+    };
     let keys = |kind: Kind| {
         let keys: Vec<serde_json::Value> =
             believed(kind).iter().filter_map(|entry| serde_json::from_slice(&entry.public).ok()).collect();
@@ -155,6 +162,7 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
         cross: roots.iter().filter_map(|root| root.cross.clone()).map(CertificateDer::from).collect(),
         roots: anchors,
         token_keys: keys(Kind::Token),
+        tainted_token_keys: tainted_tokens.filter_map(name).collect(),
         jwt_keys: keys(Kind::Jwt),
     }
 }

@@ -62,6 +62,20 @@ const STEPS: &[Step] = &[
         sqlite: "",
         postgres: "",
     },
+    Step {
+        version: 7,
+        name: "delegations",
+        sql: include_str!("../../migrations/0007_delegations.sql"),
+        sqlite: "",
+        postgres: "",
+    },
+    Step {
+        version: 8,
+        name: "spread",
+        sql: include_str!("../../migrations/0008_spread.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.

@@ -233,6 +233,28 @@ async fn what_was_attested_asks_for_its_app_as_others_do() {
 }
 
 #[tokio::test]
+async fn a_revoked_pod_of_a_gateway_mints_no_more_and_another_one_goes_on() {
+    let mesh = mesh().await;
+    let gw = || attested(id("gw"), PeerClass::Gateway);
+    let (first, second) = (issue(&mesh, gw()).await.unwrap(), issue(&mesh, gw()).await.unwrap());
+    let neighbour = issue(&mesh, Attested { instance: pod("uid-2"), ..gw() }).await.unwrap();
+    let mut keys = Vec::new();
+    for holder in [&first, &second, &neighbour] {
+        keys.push(crate::revocation::delegate(&mesh, holder).await.unwrap());
+    }
+    let revoked = |mesh: &Mesh| -> Vec<bool> {
+        let set = mesh.authority.revocations().borrow().clone();
+        keys.iter().map(|key| set.delegations.contains(key)).collect()
+    };
+    let serial = signet_ca::Revocation::Serial(second.serial);
+    mesh.authority.revoke(serial, "", "uid:0").await.unwrap();
+    assert_eq!(revoked(&mesh), [true, true, false], "the pod goes on with what it asked for before");
+    let what = signet_ca::Revocation::Instance("main/uid-2".parse().unwrap());
+    mesh.authority.revoke(what, "taken over", "uid:0").await.unwrap();
+    assert_eq!(revoked(&mesh), [true; 3]);
+}
+
+#[tokio::test]
 async fn a_revoked_pod_loses_its_certificates_and_is_not_attested_again_until_it_is_lifted() {
     let mesh = mesh().await;
     let web = || attested(id("web"), PeerClass::Sidecar);

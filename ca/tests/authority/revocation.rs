@@ -115,11 +115,28 @@ fn terms(subject: &SpiffeId, key: &SigningKey) -> Delegation {
     }
 }
 
+/// A gateway with its first certificate.
+async fn gateway(mesh: &Mesh, name: &str) -> Issued {
+    let token = mesh.authority.create_join_token(id(name), PeerClass::Gateway, None, "uid:0").await.unwrap();
+    mesh.attest(&token, &csr(&key())).await.unwrap()
+}
+
+/// Delegates to a new key of this gateway, and says which.
+pub(crate) async fn delegate(mesh: &Mesh, gateway: &Issued) -> Result<String, AuthorityError> {
+    let key = SigningKey::generate().unwrap();
+    let terms = terms(&gateway.spiffe_id, &key);
+    mesh.authority.sign_delegation(&gateway.chain[0], terms).await.map(|_| key.thumbprint().to_owned())
+}
+
+fn delegations(mesh: &Mesh) -> std::collections::HashSet<String> {
+    mesh.authority.revocations().borrow().delegations.clone()
+}
+
 #[tokio::test]
 async fn a_delegation_verifies_under_the_token_roots_and_is_recorded() {
     let mesh = mesh().await;
-    let gateway_key = SigningKey::generate().unwrap();
-    let signed = mesh.authority.sign_delegation(terms(&id("gw"), &gateway_key)).await.unwrap();
+    let (gw, gateway_key) = (gateway(&mesh, "gw").await, SigningKey::generate().unwrap());
+    let signed = mesh.authority.sign_delegation(&gw.chain[0], terms(&id("gw"), &gateway_key)).await.unwrap();
     let roots = signet_token::TokenRoots::parse(&mesh.authority.token_roots_json()).unwrap();
     let read = signet_token::delegation::verify(&signed, &roots, "demo.signet", START as u64).unwrap();
     assert_eq!(read.subject, id("gw").as_str());
@@ -130,18 +147,79 @@ async fn a_delegation_verifies_under_the_token_roots_and_is_recorded() {
 #[tokio::test]
 async fn a_revoked_delegation_or_gateway_gets_no_new_one() {
     let mesh = mesh().await;
-    let gateway_key = SigningKey::generate().unwrap();
+    let (gw, gateway_key) = (gateway(&mesh, "gw").await, SigningKey::generate().unwrap());
     let what = Revocation::Delegation(gateway_key.thumbprint().to_owned());
     mesh.authority.revoke(what, "", "uid:0").await.unwrap();
     assert!(mesh.authority.revocations().borrow().delegations.contains(gateway_key.thumbprint()));
-    let result = mesh.authority.sign_delegation(terms(&id("gw"), &gateway_key)).await;
+    let leaf = &gw.chain[0];
+    let result = mesh.authority.sign_delegation(leaf, terms(&id("gw"), &gateway_key)).await;
     assert_eq!(refusal(result), Refusal::KeyRevoked);
     mesh.authority.revoke(Revocation::Identity(id("gw")), "", "uid:0").await.unwrap();
-    let result = mesh.authority.sign_delegation(terms(&id("gw"), &SigningKey::generate().unwrap())).await;
-    assert_eq!(refusal(result), Refusal::IdentityRevoked);
-    let foreign = SpiffeId::parse("spiffe://other.mesh/ns/edge/sa/gw").unwrap();
-    let result = mesh.authority.sign_delegation(terms(&foreign, &SigningKey::generate().unwrap())).await;
-    assert_eq!(refusal(result), Refusal::TrustDomain);
+    assert_eq!(refusal(delegate(&mesh, &gw).await), Refusal::IdentityRevoked);
+}
+
+#[tokio::test]
+async fn a_delegation_is_for_the_gateway_that_asks_and_for_nobody_else() {
+    let mesh = mesh().await;
+    let (gw, web) = (gateway(&mesh, "gw").await, mesh.join("web").await);
+    for other in ["spiffe://other.mesh/ns/shop/sa/gw", "spiffe://demo.signet/ns/shop/sa/web"] {
+        let terms = terms(&SpiffeId::parse(other).unwrap(), &SigningKey::generate().unwrap());
+        let result = mesh.authority.sign_delegation(&gw.chain[0], terms).await;
+        assert_eq!(refusal(result), Refusal::PeerMismatch, "{other}");
+    }
+    assert_eq!(refusal(delegate(&mesh, &web).await), Refusal::ClassNotAllowed);
+    let strange = gateway(&super::mesh().await, "gw").await;
+    assert_eq!(refusal(delegate(&mesh, &strange).await), Refusal::SerialUnknown);
+    mesh.clock.set(gw.not_after + 1);
+    assert_eq!(refusal(delegate(&mesh, &gw).await), Refusal::SvidExpired);
+}
+
+#[tokio::test]
+async fn whatever_revokes_a_gateway_revokes_the_keys_that_it_mints_with_and_no_others() {
+    type Names = fn(&Issued, &Issued, signet_ca::LineageId) -> Revocation;
+    let ways: [(&str, Names); 6] = [
+        ("identity", |gw, _, _| Revocation::Identity(gw.spiffe_id.clone())),
+        ("lineage", |_, _, lineage| Revocation::Lineage(lineage)),
+        ("first serial", |first, _, _| Revocation::Serial(first.serial)),
+        ("last serial", |_, last, _| Revocation::Serial(last.serial)),
+        ("first key", |first, _, _| Revocation::Key(Svid::parse(&first.chain).unwrap().key)),
+        ("last key", |_, last, _| Revocation::Key(Svid::parse(&last.chain).unwrap().key)),
+    ];
+    for (way, name) in ways {
+        let mesh = mesh().await;
+        let first = gateway(&mesh, "gw").await;
+        let lineage = lineage_of(&mesh.authority.records(1).await.unwrap().remove(0).reason);
+        let other = gateway(&mesh, "other").await;
+        let mut of_gw = vec![delegate(&mesh, &first).await.unwrap()];
+        let last = mesh.renew(&first, &key()).await.unwrap();
+        of_gw.push(delegate(&mesh, &last).await.unwrap());
+        let of_other = delegate(&mesh, &other).await.unwrap();
+
+        let what = name(&first, &last, lineage);
+        mesh.authority.revoke(what.clone(), "gateway taken over", "uid:0").await.unwrap();
+        let revoked = delegations(&mesh);
+        assert!(of_gw.iter().all(|key| revoked.contains(key)), "{way}");
+        assert!(!revoked.contains(&of_other), "{way}: another gateway goes on");
+        mesh.authority.verify_chain().await.unwrap();
+        // It makes another key when it is let in again.
+        mesh.authority.reinstate(what, "found", "uid:0").await.unwrap().unwrap();
+        assert_eq!(delegations(&mesh), revoked, "{way}");
+        let new = delegate(&mesh, &last).await.unwrap();
+        assert!(!delegations(&mesh).contains(&new), "{way}");
+        mesh.clock.pass(2 * HOUR + 1);
+        mesh.authority.maintain().await.unwrap();
+        assert!(delegations(&mesh).is_empty(), "{way}: they have ended by themselves");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_certificate_is_in_two_hands_mints_no_more() {
+    let mesh = mesh().await;
+    let first = gateway(&mesh, "gw").await;
+    let delegated = delegate(&mesh, &first).await.unwrap();
+    mesh.renew(&first, &key()).await.unwrap();
+    assert_eq!(refusal(mesh.renew(&first, &key()).await), Refusal::ParentReused);
+    assert!(delegations(&mesh).contains(&delegated));
 }
 
 fn lineage_of(reason: &str) -> signet_ca::LineageId {

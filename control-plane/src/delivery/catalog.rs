@@ -107,6 +107,8 @@ pub struct Catalog {
     /// Whose apps may have certificates of their own, and how it is said.
     apps: BTreeSet<WorkloadId>,
     app: Arc<Versioned>,
+    /// For apps and processes that verify by themselves: to whoever serves them.
+    lists: Arc<Versioned>,
     /// What each agent may vouch for, by the agent.
     processes: BTreeMap<WorkloadId, Arc<Versioned>>,
 }
@@ -209,6 +211,8 @@ impl Catalog {
         let apps = registry.workloads().filter(|workload| workload.spec.workload_api);
         let apps = apps.map(|workload| workload.name.workload()).collect();
         let app = versioned("workload".into(), Body::Workload(v1::WorkloadApi {}));
+        let lists = Body::RevocationLists(convert::revocation_lists(authority));
+        let lists = versioned("revocation-lists".into(), lists);
         let agents = registry.workloads().filter(|workload| workload.spec.class == WorkloadClass::Agent);
         let processes = agents
             .map(|agent| {
@@ -217,7 +221,7 @@ impl Catalog {
                 (agent, versioned("processes".into(), body))
             })
             .collect();
-        Self { common, issuers, services, by_address, federated, gateways, apps, app, processes }
+        Self { common, issuers, services, by_address, federated, gateways, apps, app, lists, processes }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -229,11 +233,13 @@ impl Catalog {
         }
         if self.apps.contains(peer) {
             granted.add(&self.app);
+            granted.add(&self.lists);
         }
         if class == PeerClass::Agent
             && let Some(processes) = self.processes.get(peer)
         {
             granted.add(processes);
+            granted.add(&self.lists);
         }
         for name in &asked.dials {
             match self.services.get(name) {

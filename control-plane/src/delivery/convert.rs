@@ -82,7 +82,14 @@ pub(super) fn revocations(authority: &AuthorityState) -> v1::Revocations {
 }
 
 pub(super) fn token_roots(authority: &AuthorityState) -> v1::TokenRoots {
-    v1::TokenRoots { jwks: authority.token_roots.clone() }
+    v1::TokenRoots { jwks: authority.token_roots.clone(), tainted: authority.tainted_token_roots.clone() }
+}
+
+/// In the order of the issuers' serials, so that equal lists have equal versions.
+pub(super) fn revocation_lists(authority: &AuthorityState) -> v1::RevocationLists {
+    let mut lists: Vec<_> = authority.crls.iter().collect();
+    lists.sort_by_key(|list| list.issuer);
+    v1::RevocationLists { lists_der: lists.into_iter().map(|list| list.der.clone()).collect() }
 }
 
 pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {

@@ -90,7 +90,7 @@ impl v1::delivery_server::Delivery for Delivery {
             serial: caller.peer.serial(),
             offered: Numbers::default(),
             goes_by: 0,
-            place: self.spread.enter(),
+            place: self.spread.enter(caller.peer.id().as_str()),
             told_head: None,
             contradicted: None,
             workload,

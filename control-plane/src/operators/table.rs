@@ -84,6 +84,7 @@ pub static TABLE: &[Row] = &[
     row(OPERATOR, "ListIssuances", "ca-log", Read, Viewer, plain::<v1::ListIssuancesRequest>),
     row(OPERATOR, "WatchIssuances", "ca-log-follow", Read, Viewer, plain::<v1::WatchIssuancesRequest>),
     row(OPERATOR, "Revoke", "ca-revoke", Change, NamespaceOperator, revoke),
+    row(OPERATOR, "AwaitRevocations", "ca-revoke-wait", Read, Viewer, plain::<v1::AwaitRevocationsRequest>),
     row(OPERATOR, "Reinstate", "ca-reinstate", Change, NamespaceOperator, reinstate),
     row(OPERATOR, "VerifyLog", "ca-verify", Read, Viewer, plain::<v1::VerifyLogRequest>),
     row(OPERATOR, "ExplainDecision", "authz-explain", Read, Viewer, explain),

@@ -107,6 +107,7 @@ impl v1::tokens_server::Tokens for Peers {
         request: Request<v1::DelegateRequest>,
     ) -> Result<Response<v1::DelegateResponse>, Status> {
         let caller = caller(&request)?;
+        let leaf = caller.chain.first().ok_or_else(|| Status::unauthenticated("no certificate"))?;
         let refuse = |reason: &'static str, status: Status| {
             self.metrics.refusals.with_label_values(&["delegate", reason]).inc();
             tracing::warn!(target: "signet::tokens", peer = %caller.peer.id(), class = %caller.peer.class(), reason, "delegation refused");
@@ -139,7 +140,7 @@ impl v1::tokens_server::Tokens for Peers {
             aliases,
             credentials: BTreeSet::from(["jwt".to_owned()]),
         };
-        let delegation = self.authority.sign_delegation(terms).await.map_err(|error| {
+        let delegation = self.authority.sign_delegation(leaf, terms).await.map_err(|error| {
             let reason = error.refusal().map_or("failed", signet_ca::Refusal::label);
             refuse(reason, convert::status(&error))
         })?;

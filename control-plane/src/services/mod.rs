@@ -12,6 +12,7 @@ pub mod process;
 pub mod recovery;
 pub mod roots;
 pub mod rotation;
+mod spread;
 
 use tonic::{Request, Status};
 

@@ -8,12 +8,13 @@ use signet_ca::{Authority, NameError, Revocation};
 use signet_identity::{KeyId, PeerClass, Serial, SpiffeId, TrustDomain};
 use signet_model::WorkloadId;
 use signet_proto::v1::{self, reinstate_request, revoke_request::What};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{convert, people};
 use crate::decisions::{Decisions, Found};
+use crate::delivery::spread::Spread;
 use crate::delivery::table::Table;
 use crate::issuers::Issuers;
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 /// What a list is without a number, and at most.
 const LIST: u32 = 100;
 const LIST_MAX: u32 = 10_000;
+/// Calls that wait for a revocation at a time.
+pub const WAITS: usize = 64;
 /// Words of a revocation's reason.
 const MAX_REASON: usize = 1_024;
 
@@ -40,6 +43,9 @@ pub struct Operators {
     pub generation: Arc<arc_swap::ArcSwap<signet_identity::Generation>>,
     pub issuers: Arc<Issuers>,
     pub table: Arc<Table>,
+    pub spread: Arc<Spread>,
+    /// Room for those who wait for a revocation.
+    pub waits: Arc<Semaphore>,
     pub decisions: Arc<Decisions>,
     pub metrics: Metrics,
 }
@@ -334,6 +340,15 @@ impl v1::operator_server::Operator for Operators {
         let detail = format!("{:?}", asked.what);
         let result = self.revoke_what(asked, &call.actor()).await;
         call.end(&detail, result)
+    }
+
+    async fn await_revocations(
+        &self,
+        request: Request<v1::AwaitRevocationsRequest>,
+    ) -> Result<Response<v1::AwaitRevocationsResponse>, Status> {
+        let call = self.call("await_revocations", &request)?;
+        let result = self.await_sequence(request.into_inner()).await;
+        call.end("", result)
     }
 
     async fn reinstate(

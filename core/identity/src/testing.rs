@@ -13,8 +13,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::{
     pki_types::{CertificateDer, UnixTime},
@@ -251,6 +252,25 @@ impl TestCa {
             chain.push(self.issuer.clone());
         }
         chain
+    }
+
+    /// The issuer's revocation list with these serials, DER; good for a day.
+    pub fn revocation_list(&self, revoked: &[Serial]) -> Vec<u8> {
+        let entry = |serial: &Serial| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial.as_bytes()),
+            revocation_time: date(0),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date(0),
+            next_update: date(86_400),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer_issuer).unwrap().der().to_vec()
     }
 
     /// A generation with a good SVID of this identity, at [`test_now`].

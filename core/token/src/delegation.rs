@@ -218,6 +218,11 @@ pub fn peek(compact: &str) -> Result<Delegation, DelegationError> {
     read(&compact)
 }
 
+/// The name (`kid`) of the token root that one's own delegation says it was signed with.
+pub fn root_of(compact: &str) -> Result<String, DelegationError> {
+    Ok(Compact::parse(compact, MAX_BYTES)?.header_text("kid")?.to_owned())
+}
+
 fn read(compact: &Compact<'_>) -> Result<Delegation, DelegationError> {
     let payload = compact.claims()?;
     let claims = Claims(&payload);

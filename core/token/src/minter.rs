@@ -12,6 +12,8 @@ use crate::txn::{self, MintError, Request, TxnClaims};
 pub struct DelegatedMinter {
     key: Arc<SigningKey>,
     delegation: Arc<str>,
+    /// The name (`kid`) of the root under which it was signed.
+    root: Arc<str>,
     terms: Arc<Delegation>,
     issuer: Arc<str>,
 }
@@ -43,6 +45,7 @@ impl DelegatedMinter {
         }
         Ok(DelegatedMinter {
             key,
+            root: delegation::root_of(delegation)?.into(),
             delegation: delegation.into(),
             terms: Arc::new(terms),
             issuer: issuer.into(),
@@ -51,6 +54,11 @@ impl DelegatedMinter {
 
     pub fn terms(&self) -> &Delegation {
         &self.terms
+    }
+
+    /// Names the token root behind the delegation: whoever does not believe that one believes no token of ours.
+    pub fn root(&self) -> &str {
+        &self.root
     }
 
     /// The `iss` that its tokens carry.

@@ -257,7 +257,7 @@ impl Guest {
                 bundles: Bundles {
                     x509: tls.generation.bundles().clone(),
                     jwt: news.jwt.clone(),
-                    crls: Arc::default(),
+                    crls: news.lists.clone(),
                 },
             })),
             _ => State::Waiting,

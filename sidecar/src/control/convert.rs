@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use signet_identity::{KeyId, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
+use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
 use signet_model::{Gateway, MeshPolicy, ObjectName};
 use signet_proto::v1;
 use signet_proxy::state::{
@@ -30,7 +30,7 @@ pub enum Item {
     /// Who is no longer believed.
     Revocations(Revocations),
     /// Whose word on delegations is believed.
-    TokenRoots(TokenRoots),
+    TokenRoots(TokenKeys),
     /// An outside issuer with its keys.
     Issuer(Box<IssuerKeys>),
     /// A service that we dial.
@@ -43,6 +43,17 @@ pub enum Item {
     Workload,
     /// What we, an agent, may vouch for.
     Processes(v1::ProcessEntries),
+    /// Revocation lists for our app or for processes.
+    RevocationLists(Arc<[RevocationList]>),
+}
+
+/// Whose word on delegations is believed.
+#[derive(Debug, Clone)]
+pub struct TokenKeys {
+    /// All of them.
+    pub roots: Arc<TokenRoots>,
+    /// Those that may be in other hands, by `kid`.
+    pub tainted: Arc<BTreeSet<String>>,
 }
 
 /// Settings of the mesh.
@@ -123,13 +134,20 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Revocations(body) => (Item::Revocations(revocations(body)?), "revocations".to_owned()),
         Body::TokenRoots(body) => {
             let roots = TokenRoots::parse(&body.jwks).map_err(|error| format!("jwks: {error}"))?;
-            (Item::TokenRoots(roots), "token-roots".to_owned())
+            let tainted = Arc::new(body.tainted.iter().cloned().collect());
+            (Item::TokenRoots(TokenKeys { roots: Arc::new(roots), tainted }), "token-roots".to_owned())
         }
         Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
         Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
         Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
         Body::Processes(body) => (Item::Processes(body.clone()), "processes".to_owned()),
+        Body::RevocationLists(body) => {
+            let read = body.lists_der.iter().enumerate().map(|(at, der)| {
+                RevocationList::parse(der).map_err(|error| format!("lists_der[{at}]: {error}"))
+            });
+            (Item::RevocationLists(read.collect::<Result<_, Reason>>()?), "revocation-lists".to_owned())
+        }
         Body::Gateway(body) => {
             let gateway = Gateway::from_json(&body.json).map_err(|error| error.to_string())?;
             let name = format!("gateway/{}.{}", gateway.name.name, gateway.name.namespace);

@@ -46,6 +46,8 @@ pub struct Changed {
     pub workload: bool,
     /// What an agent may vouch for.
     pub processes: bool,
+    /// Revocation lists for apps and processes.
+    pub revocation_lists: bool,
     /// Services that we dial, by `name.namespace`: new, changed or gone.
     pub services: BTreeSet<String>,
     /// Services that we serve, likewise.
@@ -74,6 +76,7 @@ impl Changed {
             _ if name == "token-roots" => self.keys = true,
             _ if name == "workload" => self.workload = true,
             _ if name == "processes" => self.processes = true,
+            _ if name == "revocation-lists" => self.revocation_lists = true,
             _ => {}
         }
     }

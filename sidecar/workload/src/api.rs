@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use signet_daemon::Clock;
-use signet_identity::{SpiffeId, TrustBundle};
+use signet_identity::{RevocationList, SpiffeId, TrustBundle};
 use signet_proto::spiffe::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
@@ -144,7 +144,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         let mark = |served: &Served| digest(roots(served).chain(crls(served)));
         let make = |served: &Served| X509BundlesResponse {
-            crl: served.bundles.crls.to_vec(),
+            crl: crls(served).map(<[u8]>::to_vec).collect(),
             bundles: served
                 .bundles
                 .x509
@@ -238,7 +238,7 @@ fn x509_svids(served: &Served) -> X509svidResponse {
     let federated = served.bundles.x509.iter().filter(|bundle| Some(bundle.trust_domain()) != own);
     X509svidResponse {
         svids: svids.collect(),
-        crl: served.bundles.crls.to_vec(),
+        crl: crls(served).map(<[u8]>::to_vec).collect(),
         federated_bundles: federated.map(|bundle| (domain_id(bundle), concatenated(bundle))).collect(),
     }
 }
@@ -259,7 +259,7 @@ fn roots(served: &Served) -> impl Iterator<Item = &[u8]> {
 }
 
 fn crls(served: &Served) -> impl Iterator<Item = &[u8]> {
-    served.bundles.crls.iter().map(Vec::as_slice)
+    served.bundles.crls.iter().map(RevocationList::der)
 }
 
 /// A digest of what a message says in public: two messages of one digest say the same, since a key is never used for

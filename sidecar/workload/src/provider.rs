@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use signet_identity::{Bundles as X509Bundles, OwnSvid, SpiffeId, TrustDomain};
+use signet_identity::{Bundles as X509Bundles, OwnSvid, RevocationList, SpiffeId, TrustDomain};
 use signet_token::Jwks;
 use tokio::sync::watch;
 
@@ -61,8 +61,8 @@ impl Identity {
 pub struct Bundles {
     pub x509: Arc<X509Bundles>,
     pub jwt: Arc<BTreeMap<TrustDomain, JwtBundle>>,
-    /// Certificate revocation lists, DER; none where the authority publishes none.
-    pub crls: Arc<[Vec<u8>]>,
+    /// Revocation lists of the authority that issues the identities.
+    pub crls: Arc<[RevocationList]>,
 }
 
 /// The JWT keys of one trust domain.

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use prometheus::Registry;
 use signet_daemon::{ManualClock, Trigger};
 use signet_identity::testing::{SvidOptions, TestCa};
-use signet_identity::{Bundles as X509Bundles, PeerClass, SpiffeId, Svid};
+use signet_identity::{Bundles as X509Bundles, PeerClass, RevocationList, Serial, SpiffeId, Svid};
 use signet_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use signet_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use signet_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -38,6 +38,8 @@ struct Fake {
     key: SigningKey,
     state: watch::Sender<State>,
     callers: Mutex<Vec<Caller>>,
+    /// Revocation lists, DER.
+    lists: Mutex<Vec<Vec<u8>>>,
 }
 
 #[tonic::async_trait]
@@ -71,8 +73,10 @@ impl Provider for Fake {
 
 impl Fake {
     fn new() -> Arc<Self> {
+        let ours = TestCa::new("demo.signet");
         let fake = Self {
-            ours: TestCa::new("demo.signet"),
+            lists: Mutex::new(vec![ours.revocation_list(&[])]),
+            ours,
             theirs: TestCa::new("other.mesh"),
             key: SigningKey::generate().unwrap(),
             state: watch::Sender::new(State::Waiting),
@@ -89,9 +93,11 @@ impl Fake {
         let x509 = X509Bundles::new([self.ours.bundle(), self.theirs.bundle()]).unwrap();
         let keys = JwtBundle::new(&Jwks::of([self.key.public_jwk().clone()]));
         let jwt = BTreeMap::from([(self.ours.trust_domain().clone(), keys)]);
+        let lists = self.lists.lock().unwrap().clone();
+        let crls = lists.iter().map(|der| RevocationList::parse(der).unwrap()).collect();
         let served = Served {
             identities: vec![Identity { svid, hint: String::new() }],
-            bundles: Bundles { x509: Arc::new(x509), jwt: Arc::new(jwt), crls: Arc::from([vec![1, 2, 3]]) },
+            bundles: Bundles { x509: Arc::new(x509), jwt: Arc::new(jwt), crls },
         };
         self.state.send_replace(State::Served(Arc::new(served)));
     }
@@ -190,7 +196,7 @@ async fn an_app_gets_its_identity_and_hears_of_its_rotation() {
     assert_eq!(certificates(&svid.bundle), [server.fake.ours.root().to_vec()]);
     assert_eq!(first.federated_bundles["spiffe://other.mesh"], server.fake.theirs.root().to_vec());
     assert_eq!(first.federated_bundles.len(), 1);
-    assert_eq!(first.crl, [vec![1, 2, 3]]);
+    assert_eq!(first.crl, *server.fake.lists.lock().unwrap());
     server.fake.rotate();
     let second = soon(stream.message()).await.unwrap().unwrap();
     assert_ne!(second.svids[0].x509_svid_key, svid.x509_svid_key);
@@ -202,6 +208,25 @@ async fn an_app_gets_its_identity_and_hears_of_its_rotation() {
     soon(stream.message()).await.unwrap().unwrap();
     let silent = tokio::time::timeout(Duration::from_millis(100), bundles.message()).await;
     assert!(silent.is_err(), "told again what did not change");
+}
+
+#[tokio::test]
+async fn a_new_revocation_list_is_told_on_both_streams_as_it_was_signed() {
+    let server = serve();
+    let mut api = server.api().await;
+    let mut svids = soon(api.fetch_x509svid(with_header(X509svidRequest {}))).await.unwrap().into_inner();
+    let mut bundles =
+        soon(api.fetch_x509_bundles(with_header(X509BundlesRequest {}))).await.unwrap().into_inner();
+    let before = server.fake.lists.lock().unwrap().clone();
+    assert_eq!(soon(svids.message()).await.unwrap().unwrap().crl, before);
+    assert_eq!(soon(bundles.message()).await.unwrap().unwrap().crl, before);
+    // Two issuers of one authority have a list each.
+    let list = |serials: &[Serial]| server.fake.ours.revocation_list(serials);
+    let after = vec![list(&[Serial::random().unwrap()]), list(&[])];
+    server.fake.lists.lock().unwrap().clone_from(&after);
+    server.fake.rotate();
+    assert_eq!(soon(svids.message()).await.unwrap().unwrap().crl, after);
+    assert_eq!(soon(bundles.message()).await.unwrap().unwrap().crl, after);
 }
 
 #[tokio::test]

@@ -97,7 +97,9 @@ fn authority() -> AuthorityState {
         bundle_sequence: 1,
         revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
+        tainted_token_roots: Vec::new(),
         jwt_keys: r#"{"keys":[]}"#.into(),
+        crls: Arc::default(),
     }
 }
 
@@ -204,6 +206,38 @@ fn everybody_is_told_mesh_bundle_revocations_and_token_roots_and_nothing_else_un
         granted.view.keys().collect::<Vec<_>>(),
         ["bundle/demo.signet", "mesh", "revocations", "token-roots"]
     );
+}
+
+#[test]
+fn revocation_lists_go_to_whoever_serves_apps_or_processes_and_to_nobody_else() {
+    let object = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: Workload\nmetadata: {{namespace: hosts, name: {name}}}\nspec: {spec}\n"
+        )
+    };
+    let app = object("app", "{class: sidecar, workloadApi: true}");
+    let yaml =
+        format!("{MESH}{app}{}{}", object("plain", "{class: sidecar}"), object("agent", "{class: agent}"));
+    let list = |issuer: u8| {
+        let issuer = signet_identity::Serial::from_bytes(&[issuer]).unwrap();
+        let der = issuer.as_bytes().to_vec();
+        let revoked = BTreeMap::new();
+        Arc::new(signet_ca::Crl { issuer, number: 1, this_update: 0, next_update: 1, revoked, der })
+    };
+    let mut authority = authority();
+    authority.crls = Arc::new(vec![list(7), list(3)]);
+    let catalog = catalog_of(&yaml, &Keys::default(), &authority);
+    let has = |name: &str, class| {
+        let granted =
+            catalog.view(&workload(&format!("ns/hosts/sa/{name}")), class, &Subscriptions::default());
+        granted.view.get("revocation-lists").cloned()
+    };
+    assert!(has("plain", PeerClass::Sidecar).is_none());
+    assert!(has("agent", PeerClass::Sidecar).is_none(), "the identity without the class");
+    assert!(has("agent", PeerClass::Agent).is_some());
+    let lists = has("app", PeerClass::Sidecar).unwrap();
+    let Some(Body::RevocationLists(body)) = &lists.resource.body else { panic!() };
+    assert_eq!(body.lists_der, [vec![3], vec![7]]);
 }
 
 #[test]

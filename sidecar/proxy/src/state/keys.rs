@@ -1,6 +1,6 @@
 //! What user context is verified with and, at the edge, minted with.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use signet_token::{DelegatedMinter, Issuers, TokenRoots};
@@ -19,6 +19,8 @@ pub struct Keys {
     pub token_issuer: Arc<str>,
     /// The keys under which delegations are believed.
     pub roots: Arc<TokenRoots>,
+    /// Names of those whose private half may be in other hands: believed while they last, and nothing begins under one.
+    pub tainted_roots: Arc<BTreeSet<String>>,
     /// Outside issuers with the keys that the control plane fetched.
     pub issuers: Arc<Issuers>,
     /// Thumbprints of delegated keys that are revoked.

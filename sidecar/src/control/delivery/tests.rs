@@ -171,7 +171,22 @@ fn each_unreadable_field_is_told_by_its_name() {
             ),
             "identities[0]",
         ),
-        (resource("token-roots", "1", Body::TokenRoots(v1::TokenRoots { jwks: "{".to_owned() })), "jwks"),
+        (
+            resource(
+                "token-roots",
+                "1",
+                Body::TokenRoots(v1::TokenRoots { jwks: "{".to_owned(), tainted: Vec::new() }),
+            ),
+            "jwks",
+        ),
+        (
+            resource(
+                "revocation-lists",
+                "1",
+                Body::RevocationLists(v1::RevocationLists { lists_der: vec![vec![1, 2]] }),
+            ),
+            "lists_der[0]",
+        ),
         (
             resource(
                 "issuer/a",

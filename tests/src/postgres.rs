@@ -1,0 +1,100 @@
+//! A PostgreSQL server of a test's own, for control planes that share a store: an unprivileged user's, in a directory
+//! of its own, reached by its socket alone. It ends with the test, and with the test's process, however that ends.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::process::until;
+
+/// Nobody: the server refuses to be root.
+const UNPRIVILEGED: u32 = 65_534;
+/// There is no other server in its directory.
+const PORT: u16 = 5432;
+
+/// See the module's story.
+pub struct Postgres {
+    // Ended before the folder goes: fields are dropped in this order.
+    _keeper: Keeper,
+    folder: TempDir,
+}
+
+/// Its standard input is a pipe from us: when it closes, the server is stopped.
+struct Keeper(Child);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+impl Postgres {
+    /// None, and a word about it, where PostgreSQL is not installed.
+    pub async fn start() -> Option<Self> {
+        let Some(programs) = programs() else {
+            crate::leave_out("PostgreSQL is not installed: tests/setup/install.sh");
+            return None;
+        };
+        let folder = tempfile::Builder::new().prefix("sgt-pg").tempdir().expect("a folder for PostgreSQL");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("opening it");
+        let user = (std::fs::metadata("/proc/self").expect("ourselves").uid() == 0).then_some(UNPRIVILEGED);
+        if let Some(user) = user {
+            std::os::unix::fs::chown(folder.path(), Some(user), Some(user)).expect("handing it over");
+        }
+        let as_user = |program: &Path| {
+            let mut command = Command::new(program);
+            if let Some(user) = user {
+                command.uid(user).gid(user);
+            }
+            command.current_dir(folder.path()).env("HOME", folder.path());
+            command
+        };
+        let data = folder.path().join("data");
+        let mut initdb = as_user(&programs.join("initdb"));
+        initdb.args(["--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C", "-U", "postgres"]);
+        let output = initdb.args(["-A", "trust", "-D"]).arg(&data).output().expect("running initdb");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+
+        let settings = format!(
+            "port={PORT};unix_socket_directories={};listen_addresses=;fsync=off;shared_buffers=32MB",
+            folder.path().display()
+        );
+        let mut server = as_user(Path::new("sh"));
+        // `cat` ends when our end of the pipe is gone.
+        let script = "\"$@\" <&- >server.log 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait";
+        server.args(["-c", script, "sh"]).arg(programs.join("postgres")).arg("-D").arg(&data);
+        settings.split(';').for_each(|setting| {
+            server.args(["-c", setting]);
+        });
+        let keeper = Keeper(server.stdin(Stdio::piped()).spawn().expect("starting PostgreSQL"));
+        let is_ready = programs.join("pg_isready");
+        until("PostgreSQL", || {
+            let mut ready = as_user(&is_ready);
+            ready.arg("-q").arg("-h").arg(folder.path()).args(["-p", &PORT.to_string()]);
+            ready.status().expect("running pg_isready").success().then_some(())
+        })
+        .await;
+        Some(Self { _keeper: keeper, folder })
+    }
+
+    /// The lines of `control-plane.yaml` that name it. Whoever starts first makes the tables.
+    pub fn configuration(&self) -> String {
+        format!(
+            "store: {{postgres: {{host: '{}', port: {PORT}, database: postgres, user: postgres, tls: disable, migrate: true}}}}\n",
+            self.folder.path().display()
+        )
+    }
+}
+
+/// Where its programs are: Debian keeps them out of the way.
+fn programs() -> Option<PathBuf> {
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = debian.map(|entry| entry.path().join("bin")).collect();
+    found.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    found.into_iter().rev().chain(std::env::split_paths(&path)).find(|bin| bin.join("initdb").is_file())
+}
