@@ -58,9 +58,9 @@ use crate::world::Sources;
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
 const MAINTAIN: Duration = Duration::from_secs(60);
-/// How often the control planes of one store tell each other that they live.
 /// How often the folder with the root is looked at, where there is one.
 const ROOT_FOLDER: Duration = Duration::from_secs(30);
+/// How often the control planes of one store tell each other that they live.
 const BEAT: Duration = Duration::from_secs(10);
 /// What an exported bundle says where no endpoint is configured.
 const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(300);

@@ -222,7 +222,7 @@ async fn a_new_revocation_list_is_told_on_both_streams_as_it_was_signed() {
     assert_eq!(soon(bundles.message()).await.unwrap().unwrap().crl, before);
     // Two issuers of one authority have a list each.
     let list = |serials: &[Serial]| server.fake.ours.revocation_list(serials);
-    let after = vec![list(&[Serial::random().unwrap()]), list(&[])];
+    let after = vec![list(&[Serial::fresh().unwrap()]), list(&[])];
     server.fake.lists.lock().unwrap().clone_from(&after);
     server.fake.rotate();
     assert_eq!(soon(svids.message()).await.unwrap().unwrap().crl, after);
