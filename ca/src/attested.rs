@@ -16,7 +16,7 @@ use signet_identity::{PeerClass, SpiffeId};
 use crate::authorise::{SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_SVID_TTL, MIN_DEV_SVID_TTL, seconds};
-use crate::csr::MAX_CSR;
+use crate::csr::bounded;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::limits::Holder;
@@ -95,7 +95,7 @@ impl Authority {
         source: &str,
         registrar: SharedRegistrar,
     ) -> Result<Issued, AuthorityError> {
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
+        let csr = bounded(csr);
         let source = source.to_owned();
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();

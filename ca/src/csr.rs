@@ -16,6 +16,11 @@ use crate::refusal::Refusal;
 /// A request with a P-384 key and nothing else has some 270 bytes; one with fifty names some 2 KiB.
 pub const MAX_CSR: usize = 8 * 1024;
 
+/// A copy of a request, unless it is too large to be one.
+pub(crate) fn bounded(csr: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) }
+}
+
 /// Which keys are certified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Curve {

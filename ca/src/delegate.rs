@@ -4,16 +4,18 @@
 //! delegation, signed here and carried with the token. Sidecars hold the public half (the token roots)
 //! before any token reaches them. They rotate as all keys do (`rotation`).
 
+use std::sync::Arc;
+
 use rustls_pki_types::CertificateDer;
 use signet_identity::PeerClass;
 use signet_token::Delegation;
 
 use crate::authorise::Stop;
-use crate::authority::{Authority, Caller, Inner};
+use crate::authority::{Authority, Inner};
 use crate::error::AuthorityError;
+use crate::peer::Peer;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::renew::presenter;
 use crate::store::{DelegationRow, RevocationKind};
 
 impl Authority {
@@ -31,25 +33,16 @@ impl Authority {
         presented: &CertificateDer<'_>,
         terms: Delegation,
     ) -> Result<String, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            match inner.sign_delegation(&presented, &terms, now).await {
-                Ok(signed) => Ok(signed),
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &presenter(&presented), now).await),
-            }
-        })
-        .await
+        let act = move |inner: Arc<Inner>, peer: Arc<Peer>| async move {
+            inner.sign_delegation(&peer, &terms).await
+        };
+        self.act_of_peer(presented, act).await
     }
 }
 
 impl Inner {
-    async fn sign_delegation(
-        &self,
-        presented: &CertificateDer<'_>,
-        terms: &Delegation,
-        now: i64,
-    ) -> Result<String, Stop> {
+    async fn sign_delegation(&self, peer: &Peer, terms: &Delegation) -> Result<String, Stop> {
+        let &Peer { leaf: ref presented, now, .. } = peer;
         // Whoever revokes is alone with the store: what is signed here was recorded before, or is refused.
         let mut writer = self.store.begin().await?;
         let holder = self.rules.holder(&mut writer, presented, now).await?;

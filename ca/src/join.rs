@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::authorise::{SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_JOIN_TOKEN_TTL, seconds};
-use crate::csr::{MAX_CSR, sha256};
+use crate::csr::{bounded, sha256};
 use crate::error::AuthorityError;
 use crate::files::FileError;
 use crate::issue::{self, Issued};
@@ -119,7 +119,7 @@ impl Authority {
     ) -> Result<Issued, AuthorityError> {
         // Bounds before copies: what is too long is not even moved into the task.
         let hash = token_hash(token);
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
+        let csr = bounded(csr);
         let source = source.to_owned();
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();

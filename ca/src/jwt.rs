@@ -12,12 +12,12 @@ use signet_identity::{PeerClass, SpiffeId};
 use signet_token::jwt_svid;
 
 use crate::authorise::{SharedRegistrar, Stop, Tie};
-use crate::authority::{Authority, Caller, Inner};
+use crate::authority::{Authority, Inner};
 use crate::error::AuthorityError;
 use crate::limits::Holder;
+use crate::peer::Peer;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
-use crate::renew::presenter;
 use crate::store::Writer;
 
 /// A JWT-SVID, to be sent and never logged, and what it says.
@@ -59,17 +59,10 @@ impl Authority {
         wanted: Option<String>,
         registrar: SharedRegistrar,
     ) -> Result<JwtSvid, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let actor = presenter(&presented);
-            match inner.jwt_svid(&presented, &audiences, wanted, &actor, registrar, now).await {
-                Ok(svid) => {
-                    inner.jwt_issued(&svid, &audiences);
-                    Ok(svid)
-                }
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
-            }
+        self.act_of_peer(presented, move |inner, peer| async move {
+            let svid = inner.jwt_svid(&peer, &audiences, wanted, registrar).await?;
+            inner.jwt_issued(&svid, &audiences);
+            Ok(svid)
         })
         .await
     }
@@ -78,13 +71,12 @@ impl Authority {
 impl Inner {
     async fn jwt_svid(
         &self,
-        presented: &CertificateDer<'_>,
+        peer: &Peer,
         audiences: &[String],
         wanted: Option<String>,
-        actor: &str,
         registrar: SharedRegistrar,
-        now: i64,
     ) -> Result<JwtSvid, Stop> {
+        let &Peer { leaf: ref presented, ref actor, now } = peer;
         if !jwt_svid::are_audiences(audiences) {
             return Err(Stop::Refused(Refusal::Audience, None));
         }

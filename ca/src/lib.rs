@@ -38,6 +38,7 @@ mod keystore;
 mod limits;
 mod metrics;
 mod operator;
+mod peer;
 mod profile;
 mod record;
 mod recover;

@@ -18,7 +18,7 @@ use signet_identity::{Serial, SpiffeId};
 use crate::authorise::{Rules, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::seconds;
-use crate::csr::{MAX_CSR, sha256};
+use crate::csr::{bounded, sha256};
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::record::{Entry, Event};
@@ -127,7 +127,7 @@ impl Authority {
         csr: &[u8],
         source: &str,
     ) -> Result<Issued, AuthorityError> {
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
+        let csr = bounded(csr);
         let source = source.to_owned();
         let actor = match &login {
             Ok(login) => Some(login.person.actor()),

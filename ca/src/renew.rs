@@ -11,11 +11,12 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::{PeerClass, Serial, SpiffeId};
 
 use crate::authorise::{Grant, Renewal, SharedRegistrar, Stop};
-use crate::authority::{Authority, Caller, Inner};
-use crate::csr::MAX_CSR;
+use crate::authority::{Authority, Inner};
+use crate::csr::bounded;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued, renew_at};
 use crate::limits::Holder;
+use crate::peer::Peer;
 use crate::record::{Entry, Event};
 use crate::refusal::Refusal;
 use crate::revoke::{self, LineageId, Revocation};
@@ -33,19 +34,12 @@ impl Authority {
         csr: &[u8],
         registrar: SharedRegistrar,
     ) -> Result<Issued, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let actor = presenter(&presented);
-            match inner.renew(&presented, csr, &actor, registrar, now).await {
-                Ok((by, issued)) => {
-                    inner.issued(by, &issued);
-                    inner.warn_of_end(&issued, now);
-                    Ok(issued)
-                }
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
-            }
+        let csr = bounded(csr);
+        self.act_of_peer(presented, move |inner, peer| async move {
+            let (by, issued) = inner.renew(&peer, csr, registrar).await?;
+            inner.issued(by, &issued);
+            inner.warn_of_end(&issued, peer.now);
+            Ok(issued)
         })
         .await
     }
@@ -54,12 +48,11 @@ impl Authority {
 impl Inner {
     async fn renew(
         &self,
-        presented: &CertificateDer<'_>,
+        peer: &Peer,
         csr: Result<Vec<u8>, Refusal>,
-        actor: &str,
         registrar: SharedRegistrar,
-        now: i64,
     ) -> Result<(&'static str, Issued), Stop> {
+        let &Peer { leaf: ref presented, ref actor, now } = peer;
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
@@ -198,10 +191,4 @@ async fn again(writer: &mut Writer, row: SvidRow, actor: &str, now: i64) -> Resu
 fn serial_of(certificate: &CertificateDer<'_>) -> Option<Serial> {
     let parsed = crate::check::parse(certificate).ok()?;
     Serial::from_der_integer(parsed.raw_serial()).ok()
-}
-
-/// Who asks, as the presented certificate says; for the record only.
-pub(crate) fn presenter(certificate: &CertificateDer<'_>) -> String {
-    signet_identity::Svid::parse(std::slice::from_ref(certificate))
-        .map_or_else(|_| "a peer without a readable SVID".to_owned(), |svid| svid.id.to_string())
 }

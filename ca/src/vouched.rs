@@ -13,14 +13,14 @@ use signet_identity::{PeerClass, SpiffeId};
 use signet_token::jwt_svid;
 
 use crate::authorise::{SharedRegistrar, Stop, Tie};
-use crate::authority::{Authority, Caller, Inner};
-use crate::csr::MAX_CSR;
+use crate::authority::{Authority, Inner};
+use crate::csr::bounded;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::jwt::{Bearer, JwtSvid};
 use crate::limits::Holder;
+use crate::peer::Peer;
 use crate::refusal::Refusal;
-use crate::renew::presenter;
 use crate::store::Guarded;
 
 /// Longer words than this say nothing more, and are kept for years.
@@ -48,18 +48,11 @@ impl Authority {
         judge: Judge,
         registrar: SharedRegistrar,
     ) -> Result<Issued, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let actor = presenter(&presented);
-            match inner.issue_vouched(&presented, csr, &actor, &judge, registrar, now).await {
-                Ok(issued) => {
-                    inner.issued("agent", &issued);
-                    Ok(issued)
-                }
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
-            }
+        let csr = bounded(csr);
+        self.act_of_peer(presented, move |inner, peer| async move {
+            let issued = inner.issue_vouched(&peer, csr, &judge, registrar).await?;
+            inner.issued("agent", &issued);
+            Ok(issued)
         })
         .await
     }
@@ -72,17 +65,10 @@ impl Authority {
         judge: Judge,
         registrar: SharedRegistrar,
     ) -> Result<JwtSvid, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let actor = presenter(&presented);
-            match inner.vouched_jwt(&presented, &audiences, &actor, &judge, registrar, now).await {
-                Ok(svid) => {
-                    inner.jwt_issued(&svid, &audiences);
-                    Ok(svid)
-                }
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
-            }
+        self.act_of_peer(presented, move |inner, peer| async move {
+            let svid = inner.vouched_jwt(&peer, &audiences, &judge, registrar).await?;
+            inner.jwt_issued(&svid, &audiences);
+            Ok(svid)
         })
         .await
     }
@@ -91,13 +77,12 @@ impl Authority {
 impl Inner {
     async fn issue_vouched(
         &self,
-        presented: &CertificateDer<'_>,
+        peer: &Peer,
         csr: Result<Vec<u8>, Refusal>,
-        actor: &str,
         judge: &Judge,
         registrar: SharedRegistrar,
-        now: i64,
     ) -> Result<Issued, Stop> {
+        let &Peer { leaf: ref presented, ref actor, now } = peer;
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;
@@ -119,13 +104,12 @@ impl Inner {
 
     async fn vouched_jwt(
         &self,
-        presented: &CertificateDer<'_>,
+        peer: &Peer,
         audiences: &[String],
-        actor: &str,
         judge: &Judge,
         registrar: SharedRegistrar,
-        now: i64,
     ) -> Result<JwtSvid, Stop> {
+        let &Peer { leaf: ref presented, ref actor, now } = peer;
         if !jwt_svid::are_audiences(audiences) {
             return Err(Stop::Refused(Refusal::Audience, None));
         }

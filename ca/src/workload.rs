@@ -10,13 +10,13 @@ use std::sync::PoisonError;
 use rustls_pki_types::CertificateDer;
 
 use crate::authorise::{Grant, SharedRegistrar, Stop};
-use crate::authority::{Authority, Caller, Inner};
-use crate::csr::MAX_CSR;
+use crate::authority::{Authority, Inner};
+use crate::csr::bounded;
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::limits::Holder;
+use crate::peer::Peer;
 use crate::refusal::Refusal;
-use crate::renew::presenter;
 use crate::store::Guarded;
 
 impl Authority {
@@ -28,18 +28,11 @@ impl Authority {
         csr: &[u8],
         registrar: SharedRegistrar,
     ) -> Result<Issued, AuthorityError> {
-        let presented = presented.clone().into_owned();
-        let csr = if csr.len() <= MAX_CSR { Ok(csr.to_vec()) } else { Err(Refusal::CsrTooLarge) };
-        self.act(move |inner| async move {
-            let now = inner.clock.unix_seconds();
-            let actor = presenter(&presented);
-            match inner.issue_workload(&presented, csr, &actor, registrar, now).await {
-                Ok(issued) => {
-                    inner.issued("workload", &issued);
-                    Ok(issued)
-                }
-                Err(stop) => Err(inner.refuse(stop, Caller::Peer, &actor, now).await),
-            }
+        let csr = bounded(csr);
+        self.act_of_peer(presented, move |inner, peer| async move {
+            let issued = inner.issue_workload(&peer, csr, registrar).await?;
+            inner.issued("workload", &issued);
+            Ok(issued)
         })
         .await
     }
@@ -48,12 +41,11 @@ impl Authority {
 impl Inner {
     async fn issue_workload(
         &self,
-        presented: &CertificateDer<'_>,
+        peer: &Peer,
         csr: Result<Vec<u8>, Refusal>,
-        actor: &str,
         registrar: SharedRegistrar,
-        now: i64,
     ) -> Result<Issued, Stop> {
+        let &Peer { leaf: ref presented, ref actor, now } = peer;
         let refuse = |refusal| Stop::Refused(refusal, None);
         let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
         let issuer = self.issuer(now).await?;

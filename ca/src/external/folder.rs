@@ -23,9 +23,9 @@ use crate::error::AuthorityError;
 use crate::keys::{CaKey, key_name};
 use crate::keystore::StoredKey;
 use crate::record::{Entry as LogEntry, Event};
-use crate::rotation::drive::Outcome;
 use crate::rotation::machine::{Hurry, Kind, Phase, Slot};
 use crate::rotation::material::Entry;
+use crate::rotation::steps::Outcome;
 use crate::store::Journal;
 
 /// No file of the three is longer.

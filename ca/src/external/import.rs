@@ -12,8 +12,8 @@ use crate::keys::{self, CaKey, name_of_digest};
 use crate::profile::{BACKDATE, LeafProfile, Validity};
 use crate::record::{Entry as LogEntry, Event};
 use crate::refusal::Refusal;
-use crate::rotation::drive::Outcome;
 use crate::rotation::machine::{Hurry, Kind, Phase};
+use crate::rotation::steps::Outcome;
 use crate::store::Journal;
 
 /// Another replica may change the journal between looking and writing; so often in a row it does not.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
-use super::drive::Outcome;
 use super::machine::{Hurry, Kind, Phase};
 use super::material::Entry;
+use super::steps::Outcome;
 use super::view::{Published, SlotStatus};
 use crate::authorise::Stop;
 use crate::authority::{Authority, Caller, Inner};
