@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use zeroize::Zeroizing;
 
 use crate::authorise::{Rules, Stop};
+use crate::backup::{Backups, manifest};
 use crate::clock::Clock;
 use crate::config::{AuthorityConfig, LogFailure, seconds};
 use crate::crl::Lists;
@@ -40,7 +41,7 @@ use crate::seal::Role;
 use crate::store::{GivenUp, Lead, Missed, Owner, Replica, RowMac, Store, StoreError, Verified};
 use crate::vault::Vault;
 
-const DATABASE: &str = "authority.db";
+pub(crate) const DATABASE: &str = "authority.db";
 
 /// The certificate authority of one trust domain. Cheap to clone.
 #[derive(Clone)]
@@ -93,6 +94,8 @@ pub(crate) struct Inner {
     /// The newest signed end of the log.
     pub(crate) head: watch::Sender<Option<Arc<Signed>>>,
     log_retention: i64,
+    /// None: no copies are made.
+    pub(crate) backups: Option<Backups>,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
 }
@@ -151,8 +154,12 @@ impl Authority {
                     .map_err(HierarchyError::from)?;
                 let domain = config.trust_domain.as_str();
                 let mut vault = Vault::open(&config.data_dir, shared, domain, &config.seal, keys)?;
-                let replica = Replica::open(&config.data_dir, config.replica.as_deref())?;
                 let row_mac = row_mac(&mut vault, &config.data_dir)?;
+                if let Some(copy) = manifest::arrived(&config.data_dir, &RowMac::new(&row_mac.0))? {
+                    tracing::warn!(target: "signet::ca", made_at = copy.at, log_sequence = copy.log_sequence,
+                        "this start is from a copy, which knows nothing of what came after it: run `signet ca recover restored` now");
+                }
+                let replica = Replica::open(&config.data_dir, config.replica.as_deref())?;
                 let audit_key = audit_key(&mut vault, row_mac.1)?;
                 // For whoever verifies an export: it is public, and written anew each time.
                 files::write_public(
@@ -182,6 +189,7 @@ impl Authority {
                 )),
             },
         };
+        let backups = Backups::of(&config);
         let store = Store::open(&config.store, &config.data_dir.join(DATABASE), owner, now).await?;
         // Before the set is read, so that nothing that changes meanwhile is missed.
         let changes = store.changes();
@@ -228,6 +236,7 @@ impl Authority {
             audit_key,
             head: watch::Sender::new(None),
             log_retention: seconds(config.log_retention),
+            backups,
             _lock: lock,
         };
         if !has_log && !founding {
@@ -249,6 +258,7 @@ impl Authority {
             inner.with_vault(|vault| vault.forget_secret(&Role::Founding)).await?;
         }
         replica.settled(&inner.data_dir)?;
+        inner.note_last_backup().await?;
         inner.publish_crls(now).await;
         let inner = Arc::new(inner);
         tokio::spawn(replicas::follow(changes, Arc::downgrade(&inner)));
@@ -421,6 +431,9 @@ impl Authority {
 
     /// Finishes what is being written and closes the store.
     pub async fn close(&self) {
+        if let Some(backups) = &self.inner.backups {
+            backups.stop();
+        }
         self.inner.store.close().await;
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::backup::BackupConfig;
 use crate::external::RootSource;
 use crate::keystore::KeysConfig;
 use crate::rotation::RotationConfig;
@@ -76,6 +77,8 @@ pub struct AuthorityConfig {
     pub log_retention: Duration,
     /// What becomes of an act whose record the log does not take.
     pub log_failure: LogFailure,
+    /// Where copies of all this go; none: no copies are made.
+    pub backup: Option<BackupConfig>,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
 }
@@ -111,6 +114,7 @@ impl AuthorityConfig {
             store: StoreConfig::Sqlite,
             log_retention: Duration::from_secs(90 * DAY),
             log_failure: LogFailure::Refuse,
+            backup: None,
             failed_attempts_per_minute: 60,
         }
     }

@@ -41,6 +41,10 @@ pub enum AuthorityError {
     Metrics(#[from] prometheus::Error),
     #[error("another process has {path} open: one data directory serves one control plane")]
     AlreadyOpen { path: std::path::PathBuf },
+    #[error("no copy was made: {0}")]
+    Backup(#[from] crate::backup::BackupError),
+    #[error("the data directory was restored from a copy: {0}")]
+    Copy(#[from] crate::backup::manifest::CopyMismatch),
     #[error("the act was interrupted: {0}")]
     Interrupted(String),
 }

@@ -7,7 +7,7 @@
 //! certificate issued before (`renew`), of what somebody vouches for (`attested`), of a person's login (`operator`), of
 //! being the control plane itself, or for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
-//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back, `recover` does so for everything that a lost store or a stolen key may have left,
+//! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back, `recover` does so for everything that a lost store or a stolen key may have left, `backup` copies what is needed to begin again,
 //! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
@@ -20,6 +20,7 @@ mod attested;
 mod audit;
 mod authorise;
 mod authority;
+mod backup;
 mod check;
 mod clock;
 mod config;
@@ -57,6 +58,8 @@ mod workload;
 pub use attested::{Attested, Instance};
 pub use authorise::{Registrar, SharedRegistrar};
 pub use authority::{Authority, CertificateStatus};
+pub use backup::manifest::CopyMismatch;
+pub use backup::{Backup, BackupConfig, BackupError};
 pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
@@ -88,8 +91,8 @@ pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use spread::{SpreadNote, Told};
 pub use store::{
-    Acknowledged, ChainError, Cursor, GivenUp, Login, PostgresConfig, PostgresError, ReplicaStatus, Search,
-    Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
+    Acknowledged, ChainError, CopyError, Cursor, GivenUp, Login, PostgresConfig, PostgresError,
+    ReplicaStatus, Search, Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };
 pub use vouched::{Judge, Vouched};
 

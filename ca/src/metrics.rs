@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     pub(crate) root_due: IntGauge,
     pub(crate) root_folder_good: IntGauge,
     pub(crate) root_folder_read: IntGauge,
+    pub(crate) backup_at: IntGauge,
+    pub(crate) backup_failures: IntCounter,
 }
 
 impl Metrics {
@@ -104,6 +106,14 @@ impl Metrics {
                 "signet_ca_root_folder_good_timestamp_seconds",
                 "When what lies in the folder with the root was last found whole",
             )?,
+            backup_at: IntGauge::new(
+                "signet_ca_backup_timestamp_seconds",
+                "When the newest copy of the authority was made; 0 where there is none",
+            )?,
+            backup_failures: IntCounter::new(
+                "signet_ca_backup_failures_total",
+                "Copies of the authority that were begun, or asked for, and not made",
+            )?,
         })
     }
 
@@ -122,6 +132,8 @@ impl Metrics {
         registry.register(Box::new(self.given_up.clone()))?;
         registry.register(Box::new(self.not_after.clone()))?;
         registry.register(Box::new(self.root_due.clone()))?;
+        registry.register(Box::new(self.backup_at.clone()))?;
+        registry.register(Box::new(self.backup_failures.clone()))?;
         registry.register(Box::new(self.root_folder_good.clone()))?;
         registry.register(Box::new(self.root_folder_read.clone()))?;
         registry.register(Box::new(self.crl_next_update.clone()))

@@ -59,10 +59,12 @@ pub enum Event {
     RootImported,
     /// An operator ended what a restored store or a stolen key may have left behind.
     Recovered,
+    /// A copy was made from which the authority can be started again.
+    BackedUp,
 }
 
 impl Event {
-    const ALL: [Event; 26] = [
+    const ALL: [Event; 27] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -89,6 +91,7 @@ impl Event {
         Event::OperatorCall,
         Event::RootImported,
         Event::Recovered,
+        Event::BackedUp,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -119,6 +122,7 @@ impl Event {
             Event::OperatorCall => "operator-call",
             Event::RootImported => "root-imported",
             Event::Recovered => "recovered",
+            Event::BackedUp => "backed-up",
         }
     }
 

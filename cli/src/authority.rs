@@ -17,7 +17,7 @@ use signet_proto::v1::{
 use crate::audit::{self, Audit};
 use crate::operator::{Context, print, refused, table, when};
 use crate::spread::{self, Wait};
-use crate::{recover, roots, rotation};
+use crate::{backup, recover, roots, rotation};
 
 #[derive(Args)]
 pub(crate) struct Join {
@@ -112,6 +112,8 @@ pub(crate) enum Ca {
     Activate(rotation::Activate),
     /// The request for a certificate under a root that is kept elsewhere; makes a key and a request where none waits.
     Csr(roots::Csr),
+    /// A copy of keys and store, made while the control plane works, in the folder that its configuration names.
+    Backup,
     /// After a disaster (see docs/recovery.md): end every unused join token and every chain of renewals.
     Recover(recover::Recover),
     /// Hand in what that root signed.
@@ -196,6 +198,7 @@ impl Ca {
             Self::Rotate(which) => rotation::rotate(context, which).await,
             Self::Activate(activate) => rotation::activate(context, activate).await,
             Self::Csr(csr) => csr.run(context).await,
+            Self::Backup => backup::run(context).await,
             Self::Recover(recover) => recover.run(context).await,
             Self::Import(import) => import.run(context).await,
             Self::Taint(named) => rotation::taint(context, named).await,

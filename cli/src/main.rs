@@ -7,6 +7,7 @@ mod approvals;
 mod audit;
 mod authority;
 mod authz;
+mod backup;
 mod demo;
 mod federation;
 mod login;

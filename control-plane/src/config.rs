@@ -4,6 +4,7 @@
 //! except the operator's own uid. An unknown field, a duplicate key or a value outside its bounds
 //! refuses the whole file, and the message names the file, the field and what was expected.
 
+mod backup;
 mod bundle;
 mod jwt_svid;
 mod keys;
@@ -26,6 +27,7 @@ use crate::{attest, istio};
 mod hierarchy;
 mod rotation;
 
+pub use backup::Backup;
 pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
 pub use rotation::Rotation;
 
@@ -67,6 +69,8 @@ pub struct Config {
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
     pub log_failure: LogFailure,
+    /// Where copies of the authority go; none: no copies are made.
+    pub backup: Option<Backup>,
     pub keys: Keys,
     pub dev: bool,
     pub registry: PathBuf,
@@ -168,6 +172,7 @@ struct Raw {
     replica: RawReplica,
     #[serde(default)]
     issuance_log: RawIssuanceLog,
+    backup: Option<backup::Raw>,
     #[serde(default)]
     keys: keys::RawKeys,
     #[serde(default)]
@@ -337,8 +342,10 @@ impl Raw {
                 return Err(("istio.audience", format!("{expected}, found `{}`", istio.audience)));
             }
         }
+        let backup = self.backup.map(|backup| backup.check(self.dev, &data_dir)).transpose()?;
         Ok(Config {
             trust_domain,
+            backup,
             data_dir,
             seal,
             store: self.store.check(self.dev)?,

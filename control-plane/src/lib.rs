@@ -14,6 +14,7 @@
 //! a configuration, or keep a connection whose certificate has ended or was revoked.
 
 pub mod attest;
+mod backup;
 pub mod bundle;
 pub mod clock;
 pub mod config;

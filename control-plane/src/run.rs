@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use signet_ca::{
-    Authority, AuthorityConfig, AuthorityError, Login, PostgresConfig, SealConfig, SealSource,
+    Authority, AuthorityConfig, AuthorityError, BackupConfig, Login, PostgresConfig, SealConfig, SealSource,
     SharedRegistrar, StoreConfig, StoreError, SystemClock,
 };
 use signet_daemon::{Drain, MetricsServer, Shutdown};
@@ -26,6 +26,7 @@ use tonic::service::Routes;
 
 use crate::attest::Attestation;
 use crate::attest::kubernetes::Kubernetes;
+use crate::backup;
 use crate::bundle::certificate::{Certificate, CertificateError};
 use crate::bundle::door;
 use crate::bundle::page::Pages;
@@ -62,6 +63,9 @@ const MAINTAIN: Duration = Duration::from_secs(60);
 const ROOT_FOLDER: Duration = Duration::from_secs(30);
 /// How often the control planes of one store tell each other that they live.
 const BEAT: Duration = Duration::from_secs(10);
+/// What was fetched last, in the data directory.
+const ISSUER_KEYS: &str = "issuer-keys.json";
+const FEDERATED_BUNDLES: &str = "federated-bundles.json";
 /// What an exported bundle says where no endpoint is configured.
 const DEFAULT_REFRESH_HINT: Duration = Duration::from_secs(300);
 
@@ -176,10 +180,9 @@ pub async fn start(
     let trust_domain = config.trust_domain.clone();
     let registry = folder.subscribe();
     let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
-    let issuers = Issuers::new(client, &config.data_dir.join("issuer-keys.json"));
+    let issuers = Issuers::new(client, &config.data_dir.join(ISSUER_KEYS));
     let client = fetch::Client::new(config.federation_private_addresses, false, fetch::TIMEOUT)?;
-    let federation =
-        Federation::new(client, &config.data_dir.join("federated-bundles.json"), metrics.clone());
+    let federation = Federation::new(client, &config.data_dir.join(FEDERATED_BUNDLES), metrics.clone());
     let mut sources = Sources {
         dev: config.dev,
         authority: authority.clone(),
@@ -370,6 +373,9 @@ pub async fn start(
     background.spawn(maintain(authority.clone()));
     background.spawn(waiting::watch(authority.clone(), ROOT_FOLDER));
     background.spawn(beat(authority.clone()));
+    if let Some(every) = config.backup.as_ref().and_then(|backup| backup.every) {
+        background.spawn(backup::keep(authority.clone(), every));
+    }
     background.spawn(acks.pass_on(authority.clone()));
 
     signet_daemon::write_addresses(&config.data_dir, addresses)?;
@@ -446,6 +452,11 @@ fn authority_config(config: &Config) -> AuthorityConfig {
     authority.rotation = config.rotation.when;
     authority.root_life = config.rotation.root_life;
     authority.root = config.root.clone();
+    authority.backup = config.backup.as_ref().map(|backup| BackupConfig {
+        dir: backup.dir.clone(),
+        keep: backup.keep,
+        also: vec![ISSUER_KEYS.into(), FEDERATED_BUNDLES.into()],
+    });
     authority.jwt_svid_ttl = Duration::from_secs(config.jwt_svid_ttl_seconds);
     authority
 }

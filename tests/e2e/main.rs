@@ -1,6 +1,7 @@
 //! A whole mesh of real processes, seen from outside: each module is one of the things it promises.
 
 mod agent;
+mod backup;
 mod bootstrap;
 mod context;
 mod delivery;

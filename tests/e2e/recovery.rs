@@ -45,6 +45,7 @@ impl Scene {
         let mut builder = Mesh::builder()
             .svid_seconds(svid_seconds)
             .control_plane("rotation: {ackDeadlineSeconds: 5, consumersWaitSeconds: 0}\n")
+            .control_plane("backup: {dir: {folder}/copies, keep: 3}\n")
             .registry(service("orders", "shop", "main", "http", &inbound))
             .registry(permit("web-may", "shop", "orders", "ns/shop/sa/web", ""));
         for sidecar in sidecars().into_values() {
@@ -73,7 +74,7 @@ impl Scene {
                 let path = |name: &str| self.mesh.path(name).display().to_string();
                 let signet = format!("{} --socket {} ", binary("signet").display(), path("op.sock"));
                 let line = line
-                    .replace("/var/backups/signet", &path("copy"))
+                    .replace("/var/backups/signet", &path("copies"))
                     .replace("/var/lib/signet", &path("cp"))
                     .replace("spiffe://example.com/", &format!("spiffe://{}/", self.mesh.trust_domain))
                     .replace("join.json", &path("join.json"));

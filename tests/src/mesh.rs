@@ -140,7 +140,7 @@ impl MeshBuilder {
         self
     }
 
-    /// Adds lines to the control plane's configuration.
+    /// Adds lines to the control plane's configuration; `{folder}` in them is the mesh's own.
     #[must_use]
     pub fn control_plane(mut self, lines: &str) -> Self {
         self.control_plane += lines;
@@ -185,7 +185,7 @@ impl MeshBuilder {
              log: {{format: text, level: {}}}\n{}",
             self.svid_seconds,
             self.log_level,
-            self.control_plane,
+            self.control_plane.replace("{folder}", &path),
             address = self.place.1,
             trust_domain = mesh.trust_domain,
         );

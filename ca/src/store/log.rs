@@ -121,6 +121,13 @@ pub(super) async fn append(
 pub(super) const RECORD: &str = "SELECT replica, sequence, at, event, spiffe_id, class, serial, not_after, reason, actor, \
                                suppressed, previous, hash FROM log";
 
+impl super::Writer {
+    /// Where this control plane's log ends: number and hash of its last record.
+    pub(crate) async fn log_end(&mut self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        Ok(self.log_head().await?.map(|head| (head.sequence, head.hash)))
+    }
+}
+
 impl Store {
     /// The last records of this replica, oldest first.
     pub(crate) async fn records(&self, limit: u32) -> Result<Vec<Record>, StoreError> {

@@ -14,7 +14,7 @@ use super::StoreError;
 pub(crate) struct RowMac(hmac::Key);
 
 /// One column, so that text and numbers cannot be taken for each other.
-pub(super) enum Column<'a> {
+pub(crate) enum Column<'a> {
     Bytes(&'a [u8]),
     Text(&'a str),
     Number(i64),
@@ -31,12 +31,12 @@ impl RowMac {
         KeyId::of(hmac::sign(&self.0, b"signet: the name of the mesh").as_ref())
     }
 
-    pub(super) fn tag(&self, table: &'static str, columns: &[Column<'_>]) -> Vec<u8> {
+    pub(crate) fn tag(&self, table: &'static str, columns: &[Column<'_>]) -> Vec<u8> {
         hmac::sign(&self.0, &message(table, columns)).as_ref().to_vec()
     }
 
     /// In constant time.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         table: &'static str,
         columns: &[Column<'_>],

@@ -9,6 +9,7 @@
 mod attested;
 mod authorities;
 mod changes;
+mod copy;
 mod delegations;
 mod founded;
 mod lead;
@@ -46,11 +47,13 @@ use crate::record::Record;
 
 pub(crate) use authorities::Journal;
 pub(crate) use changes::Change;
+pub(crate) use copy::Copier;
+pub use copy::CopyError;
 pub(crate) use delegations::DelegationRow;
 pub(crate) use lead::Lead;
 pub(crate) use lineages::LineageRow;
 pub use log::{ChainError, Verified};
-pub(crate) use mac::RowMac;
+pub(crate) use mac::{Column, RowMac};
 pub(crate) use members::member_serial;
 pub(crate) use missed::Missed;
 pub(crate) use operators::OperatorRow;
@@ -275,6 +278,11 @@ impl Store {
     /// The mesh's name.
     pub(crate) fn mesh(&self) -> KeyId {
         self.desk.mac.mesh()
+    }
+
+    /// The mark of what the authority wrote.
+    pub(crate) fn row_mac(&self) -> RowMac {
+        self.desk.mac.clone()
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {

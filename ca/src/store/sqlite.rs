@@ -55,7 +55,7 @@ pub(super) async fn open(path: &Path, owner: &Owner<'_>) -> Result<Pool, StoreEr
     Ok(Pool::Sqlite { writer: Connections::of(vec![writer]), reader: Connections::of(readers) })
 }
 
-fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
+pub(super) fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     let set_up = || {
         // No lock of its own: one at a time uses it anyway.
         let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

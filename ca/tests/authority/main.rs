@@ -3,6 +3,7 @@
 
 mod attested;
 mod audit;
+mod backup;
 mod crl;
 mod external;
 mod harness;

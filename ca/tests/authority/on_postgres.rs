@@ -2,6 +2,7 @@
 
 mod attested;
 mod audit;
+mod backup;
 mod crl;
 mod external;
 mod harness;

@@ -100,6 +100,7 @@ pub static TABLE: &[Row] = &[
     row(ROOTS, "RequestRoot", "ca-csr", Change, SecurityAdmin, plain::<v1::RequestRootRequest>),
     row(ROOTS, "ImportRoot", "ca-import", Change, SecurityAdmin, import),
     row(RECOVERY, "Recover", "ca-recover", Change, SecurityAdmin, recover),
+    row(RECOVERY, "Backup", "ca-backup", Change, SecurityAdmin, plain::<v1::BackupRequest>),
     row(FEDERATION, "ListFederated", "federation-list", Read, Viewer, plain::<v1::ListFederatedRequest>),
     row(FEDERATION, "RefreshFederated", "federation-refresh", Change, Role::Operator, refresh),
     row(FEDERATION, "ExportBundle", "federation-bundle", Read, Viewer, plain::<v1::ExportBundleRequest>),

@@ -1,6 +1,6 @@
 //! Between the authority's words and the protocol's.
 
-use signet_ca::{AuthorityError, Issued, JwtSvid, Outward, Record, Refusal, StoreError};
+use signet_ca::{AuthorityError, BackupError, Issued, JwtSvid, Outward, Record, Refusal, StoreError};
 use signet_proto::v1;
 use tonic::{Code, Status};
 
@@ -53,6 +53,9 @@ pub(crate) fn operator_status(error: &AuthorityError) -> Status {
     let status = status(error);
     match error.refusal() {
         Some(refusal) => Status::new(status.code(), refusal.detail()),
+        None if matches!(error, AuthorityError::Backup(BackupError::NotConfigured)) => {
+            Status::failed_precondition(error.to_string())
+        }
         None if is_damage(error) => Status::data_loss(error.to_string()),
         None => Status::new(status.code(), error.to_string()),
     }

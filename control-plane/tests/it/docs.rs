@@ -39,6 +39,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "store.postgres",
         "replica",
         "issuanceLog",
+        "backup",
         "keys",
         "keys.pkcs11",
         "registry",
