@@ -150,6 +150,14 @@ impl From<AuthorityError> for Stop {
     }
 }
 
+/// What the use of a join token comes to.
+#[derive(Debug)]
+pub(crate) enum Joining {
+    Granted(Authorized),
+    /// The answer was lost: here it is again.
+    Again(SvidRow),
+}
+
 /// What a renewal comes to.
 #[derive(Debug)]
 pub(crate) enum Renewal {
@@ -210,7 +218,8 @@ impl Rules {
         parts.next() == Some("ns") && parts.next() == Some(self.system_namespace.as_str())
     }
 
-    /// Consumes a join token, in the issuing transaction.
+    /// Consumes a join token, in the issuing transaction. Who comes with a used one and the key that it brought a
+    /// certificate has not heard the answer.
     pub(crate) async fn by_join_token(
         &self,
         writer: &mut Writer,
@@ -218,12 +227,15 @@ impl Rules {
         key: &ProvenKey,
         registrar: &dyn Registrar,
         now: i64,
-    ) -> Result<Authorized, Stop> {
+    ) -> Result<Joining, Stop> {
         let refuse = |refusal| Stop::Refused(refusal, None);
         let row = match writer.consume_token(hash, now).await? {
             Consumed::Yes(row) => row,
             Consumed::Unknown => return Err(refuse(Refusal::TokenUnknown)),
-            Consumed::Used => return Err(refuse(Refusal::TokenUsed)),
+            Consumed::Used => {
+                let before = self.joined_before(writer, hash, key, registrar, now).await?;
+                return before.map(Joining::Again).ok_or_else(|| refuse(Refusal::TokenUsed));
+            }
             Consumed::Expired => return Err(refuse(Refusal::TokenExpired)),
         };
         let (id, class) = named(&row.spiffe_id, &row.class, "join_tokens")?;
@@ -242,7 +254,33 @@ impl Rules {
             ends_at: now.saturating_add(self.lineage_life),
             revoked_at: None,
         };
-        Ok(Authorized { id, class, dns_names, grant: Grant::Joined(lineage) })
+        Ok(Joining::Granted(Authorized { id, class, dns_names, grant: Grant::Joined(lineage) }))
+    }
+
+    /// The certificate that this token brought this very key, as long as it is good and nothing followed it: whoever
+    /// has renewed it has had it.
+    async fn joined_before(
+        &self,
+        writer: &mut Writer,
+        hash: &[u8; 32],
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Option<SvidRow>, Stop> {
+        let Some(serial) = writer.joined_by(hash, &key.sha256()).await? else { return Ok(None) };
+        let Some(row) = writer.svid(&serial).await? else { return Ok(None) };
+        let holder = match self.holder(writer, &row.certificate, now).await {
+            Ok(holder) => holder,
+            Err(Stop::Refused(..)) => return Ok(None),
+            Err(stop) => return Err(stop),
+        };
+        // The rows' marks were checked: the join above can point to others, but not make them fit.
+        let is_first =
+            row.parent.is_none() && row.key_hash == key.sha256() && row.class == holder.class.as_str();
+        let is_its = matches!(&holder.tie, Tie::Lineage(lineage) if lineage.origin == *hash && lineage.class == row.class);
+        let is_registered = registrar.dns_names(&holder.id, holder.class).is_some();
+        let is_last = writer.child_of(&row.serial).await?.is_none();
+        Ok((is_first && is_its && is_registered && is_last).then_some(row))
     }
 
     /// Looks at the certificate that the peer presented in its handshake. Everything about the peer comes

@@ -2,7 +2,8 @@
 //!
 //! A token is 256 random bits, bound to one identity and class, valid for ten minutes, stored as its
 //! SHA-256 only and consumed by one statement in the transaction that issues. A request that is refused for
-//! another reason (a bad certificate request, a revoked identity) does not consume it.
+//! another reason (a bad certificate request, a revoked identity) does not consume it. Whoever proves the key that the
+//! token was used for gets the same certificate once more, so that an answer that was lost costs nothing.
 
 use std::fmt;
 use std::sync::PoisonError;
@@ -14,7 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use signet_identity::{PeerClass, SpiffeId};
 use zeroize::Zeroizing;
 
-use crate::authorise::{SharedRegistrar, Stop};
+use crate::authorise::{Joining, SharedRegistrar, Stop};
 use crate::authority::{Authority, Caller, Inner};
 use crate::config::{MAX_JOIN_TOKEN_TTL, seconds};
 use crate::csr::{bounded, sha256};
@@ -124,8 +125,8 @@ impl Authority {
         self.act(move |inner| async move {
             let now = inner.clock.unix_seconds();
             match inner.attest(hash, csr, &source, registrar, now).await {
-                Ok(issued) => {
-                    inner.issued("join-token", &issued);
+                Ok((by, issued)) => {
+                    inner.issued(by, &issued);
                     Ok(issued)
                 }
                 Err(stop) => Err(inner.refuse_stranger(stop, &source, now).await),
@@ -143,7 +144,7 @@ impl Inner {
         source: &str,
         registrar: SharedRegistrar,
         now: i64,
-    ) -> Result<Issued, Stop> {
+    ) -> Result<(&'static str, Issued), Stop> {
         let refuse = |refusal| Stop::Refused(refusal, None);
         if !self.attempts.lock().unwrap_or_else(PoisonError::into_inner).allows(source, now) {
             return Err(refuse(Refusal::TooManyAttempts));
@@ -157,11 +158,16 @@ impl Inner {
         let issuer = self.issuer(now).await?;
         let key_hash = key.sha256();
         let mut writer = self.store.begin_once(&[Guarded::Origin(&hash), Guarded::Key(&key_hash)]).await?;
-        let authorized = self.rules.by_join_token(&mut writer, &hash, &key, &*registrar, now).await?;
-        let issued =
-            issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), source).await?;
-        writer.commit().await?;
-        Ok(issued)
+        match self.rules.by_join_token(&mut writer, &hash, &key, &*registrar, now).await? {
+            Joining::Granted(authorized) => {
+                let issued =
+                    issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), source)
+                        .await?;
+                writer.commit().await?;
+                Ok(("join-token", issued))
+            }
+            Joining::Again(row) => Ok(("resent", self.again(writer, row, source, now).await?)),
+        }
     }
 }
 

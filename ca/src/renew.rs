@@ -71,16 +71,7 @@ impl Inner {
                 writer.commit().await?;
                 Ok(("renewal", issued))
             }
-            Renewal::Again(row) => {
-                if let (Some(lineage), Ok(id), Ok(class)) =
-                    (row.lineage, SpiffeId::parse(&row.spiffe_id), row.class.parse())
-                {
-                    self.admit(&[Holder::Lineage(lineage), Holder::identity(&id)], (&id, class), now)?;
-                }
-                let issued = again(&mut writer, row, actor, now).await?;
-                writer.commit().await?;
-                Ok(("resent", issued))
-            }
+            Renewal::Again(row) => Ok(("resent", self.again(writer, row, actor, now).await?)),
             Renewal::Reused(_) => {
                 drop(writer);
                 // Whoever changes the revocations is alone with them: so it is looked at again.
@@ -107,6 +98,24 @@ impl Inner {
             left_seconds = ends_at.saturating_sub(now),
             "less than a day is left of this chain of renewals: make a new join bundle and restart the sidecar with it"
         );
+    }
+
+    /// Gives an answer that was lost once more, and records it.
+    pub(crate) async fn again(
+        &self,
+        mut writer: Writer,
+        row: SvidRow,
+        actor: &str,
+        now: i64,
+    ) -> Result<Issued, Stop> {
+        if let (Some(lineage), Ok(id), Ok(class)) =
+            (row.lineage, SpiffeId::parse(&row.spiffe_id), row.class.parse())
+        {
+            self.admit(&[Holder::Lineage(lineage), Holder::identity(&id)], (&id, class), now)?;
+        }
+        let issued = again(&mut writer, row, actor, now).await?;
+        writer.commit().await?;
+        Ok(issued)
     }
 
     /// Counts a certificate of these holders.

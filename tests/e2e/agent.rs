@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::TokioIo;
-use signet_identity::{PeerClass, Svid};
+use signet_identity::testing::TestCa;
+use signet_identity::{PeerClass, Svid, TrustBundle};
+use signet_proto::envoy::service::discovery::v3::DiscoveryRequest;
+use signet_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use signet_proto::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use signet_proto::spiffe::{JwtsvidRequest, X509svidRequest, X509svidResponse};
+use signet_proto::spiffe::{
+    JwtBundlesRequest, JwtsvidRequest, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
+    X509svidResponse,
+};
 use signet_proto::v1;
 use signet_tests::caller::{Caller, PERL, User};
-use signet_tests::mesh::{Mesh, Sidecar};
+use signet_tests::mesh::{Mesh, Sidecar, permit, service};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status, Streaming};
@@ -318,6 +324,73 @@ async fn an_agent_that_is_revoked_serves_nobody_any_more() {
     let logs = host.mesh.logs();
     let revoked = logs.contains("vouched_for=") && !logs.contains("vouched_for=0");
     assert!(revoked, "{serial} was not revoked:\n{logs}");
+}
+
+/// A partner's trust domain, whose bundle is at hand; nobody answers at its endpoint.
+fn partner() -> (String, TrustBundle) {
+    let bundle = TestCa::new("partner.test").bundle();
+    let keys = signet_token::Jwks::of([signet_token::SigningKey::generate().unwrap().public_jwk().clone()]);
+    let document = signet_bundle::write(&bundle, &keys, 1, std::time::Duration::from_secs(60));
+    let federated = format!(
+        "kind: FederatedTrustDomain\nmetadata: {{name: partner}}\nspec:\n  trustDomain: partner.test\n  url: https://127.0.0.1:1/bundle\n  \
+         profile:\n    https_spiffe:\n      endpointId: spiffe://partner.test/ns/a/sa/b\n      \
+         initialBundle: {{inline: '{document}'}}\n"
+    );
+    (federated, bundle)
+}
+
+/// Until a message has, or has not, something of this trust domain.
+async fn bundles_until(
+    stream: &mut Streaming<X509BundlesResponse>,
+    domain: &str,
+    there: bool,
+) -> Option<Vec<u8>> {
+    loop {
+        let told = stream.message().await.unwrap().expect("the stream goes on");
+        assert!(told.bundles.contains_key("spiffe://test.signet"), "the own roots are always there");
+        if told.bundles.contains_key(domain) == there {
+            return told.bundles.get(domain).cloned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_is_given_the_bundle_of_a_partner_that_may_call_it_and_loses_it_with_the_policy() {
+    let (federated, bundle) = partner();
+    let host = Host::start(&[entry("orders", "uid: 1001", "orders")]).await;
+    let (perl, user) = (Path::new(PERL), User::new(1001));
+    host.is(perl, &user, ORDERS).await;
+    let process = host.run(perl, &user);
+    let channel = channel(&process).await;
+    let mut client = SpiffeWorkloadApiClient::new(channel.clone());
+    let told = client.fetch_x509_bundles(asked(X509BundlesRequest {})).await.expect("a stream");
+    let mut told = told.into_inner();
+    bundles_until(&mut told, "spiffe://partner.test", false).await;
+    let served = service("orders", "shop", "main", "http", "127.0.0.1:15008");
+    let may = permit("partner-may", "shop", "orders", "'spiffe://partner.test/ns/shop/sa/caller'", "");
+    host.mesh.write_registry("partner.yaml", &[&*federated, &*served, &*may].join("---\n"));
+    let given = bundles_until(&mut told, "spiffe://partner.test", true).await.expect("its roots");
+    let root = bundle.roots().next().expect("a root");
+    assert!(given == root.as_ref(), "the roots that the document has");
+
+    // The same by Envoy's protocol, under the name of the trust domain.
+    let mut sds = SecretDiscoveryServiceClient::new(channel);
+    let ask = DiscoveryRequest {
+        resource_names: vec!["spiffe://partner.test".into()],
+        type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret".into(),
+        ..DiscoveryRequest::default()
+    };
+    let secrets = sds.fetch_secrets(ask.clone()).await.expect("its roots as a secret").into_inner();
+    assert_eq!(secrets.resources.len(), 1);
+    // And by tokens of its own.
+    let keys = client.fetch_jwt_bundles(asked(JwtBundlesRequest {})).await.expect("a stream");
+    let keys = keys.into_inner().message().await.unwrap().expect("keys");
+    assert!(keys.bundles.contains_key("spiffe://partner.test"), "{:?}", keys.bundles.keys());
+
+    host.mesh.write_registry("partner.yaml", &[&*federated, &*served].join("---\n"));
+    bundles_until(&mut told, "spiffe://partner.test", false).await;
+    let status = sds.fetch_secrets(ask).await.expect_err("a name that it may not have any more");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
 }
 
 /// The leaf of what the Workload API sends: certificates in DER, one behind the other, each longer than 255 bytes and

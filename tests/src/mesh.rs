@@ -87,6 +87,7 @@ pub struct MeshBuilder {
     sidecars: Vec<Sidecar>,
     svid_seconds: u32,
     default_action: &'static str,
+    max_staleness: &'static str,
     log_level: &'static str,
     control_plane: String,
     /// The namespace of the control plane and the address that it takes there.
@@ -133,6 +134,13 @@ impl MeshBuilder {
         self
     }
 
+    /// How old a sidecar's view may be before it vouches for nobody any more.
+    #[must_use]
+    pub fn max_staleness(mut self, period: &'static str) -> Self {
+        self.max_staleness = period;
+        self
+    }
+
     /// What the control plane writes; tests look for secrets in all that there is.
     #[must_use]
     pub fn log_level(mut self, level: &'static str) -> Self {
@@ -162,8 +170,8 @@ impl MeshBuilder {
         let registry = mesh.path("registry");
         fs::create_dir(&registry).expect("the registry folder");
         let mut documents = vec![format!(
-            "kind: Mesh\nmetadata: {{name: default}}\nspec: {{defaultAction: {}}}\n",
-            self.default_action
+            "kind: Mesh\nmetadata: {{name: default}}\nspec: {{defaultAction: {}, maxStaleness: {}}}\n",
+            self.default_action, self.max_staleness
         )];
         documents.extend(self.sidecars.iter().map(|it| {
             let opts_in = if it.workload_api && it.class != "agent" { ", workloadApi: true" } else { "" };
@@ -217,6 +225,7 @@ impl Mesh {
             sidecars: Vec::new(),
             svid_seconds: 3600,
             default_action: "deny",
+            max_staleness: "10m",
             log_level: "debug",
             control_plane: String::new(),
             place: (None, "127.0.0.1".into()),
@@ -259,27 +268,37 @@ impl Mesh {
     }
 
     /// Starts another control plane on the same store, which must be one that can be shared, and waits until it is ready.
-    /// It has its own name, data directory and doors; the roots' keys are those of the first.
+    /// It has its own name, data directory and doors; the roots' keys are those of the first. One of this name that was
+    /// there before is started again as it was.
     pub async fn start_replica(&mut self, name: &str) {
-        let path = self.folder.path().display().to_string();
-        let config =
-            fs::read_to_string(self.path("control-plane.yaml")).expect("the first one's configuration");
-        let own = config
-            .replace(&format!("dataDir: {path}/cp\n"), &format!("dataDir: {path}/{name}\n"))
-            .replace(&format!("{path}/op.sock"), &format!("{path}/{name}.sock"));
-        let shared = format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n");
         let file = self.path(&format!("{name}.yaml"));
-        fs::write(&file, own + &shared).expect("writing the configuration");
+        if !file.exists() {
+            let path = self.folder.path().display().to_string();
+            let config =
+                fs::read_to_string(self.path("control-plane.yaml")).expect("the first one's configuration");
+            let own = config
+                .replace(&format!("dataDir: {path}/cp\n"), &format!("dataDir: {path}/{name}\n"))
+                .replace(&format!("{path}/op.sock"), &format!("{path}/{name}.sock"));
+            let shared = format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n");
+            fs::write(&file, own + &shared).expect("writing the configuration");
+        }
+        let addresses = self.path(name).join("addresses.json");
+        let _ = fs::remove_file(&addresses);
         let mut command = command_in(self.netns.as_deref(), &binary("signet-control-plane"));
         command.arg("--config").arg(file);
         let mut process = Process::start(name, command, self.folder.path());
-        wait_for_addresses(&mut process, &self.path(name).join("addresses.json")).await;
+        wait_for_addresses(&mut process, &addresses).await;
         self.replicas.insert(name.to_owned(), process);
     }
 
-    /// From now on the control plane has the ports that it was given by chance, as a restarted service would.
+    /// From now on the control planes that run have the ports that they were given by chance, as restarted services would.
     pub fn keep_ports(&self) {
-        let (path, was) = (self.path("control-plane.yaml"), self.addresses("cp"));
+        self.keep_ports_of("cp", "control-plane");
+        self.replicas.keys().for_each(|name| self.keep_ports_of(name, name));
+    }
+
+    fn keep_ports_of(&self, process: &str, file: &str) {
+        let (path, was) = (self.path(&format!("{file}.yaml")), self.addresses(process));
         let config = fs::read_to_string(&path).expect("the configuration");
         let listen = format!("listen: {{bootstrap: {}, mesh: {}}}", was["bootstrap"], was["mesh"]);
         let fixed = config.replace("listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}", &listen);
@@ -359,9 +378,8 @@ impl Mesh {
 
     /// Lets a workload join at another control plane than the first, whose sidecar it is from then on.
     pub async fn join_at(&mut self, replica: &str, sidecar: Sidecar) {
-        let request = token_request(&sidecar.spiffe_id_in(&self.trust_domain), sidecar.class);
-        let mut operator = self.operator_of(replica).await;
-        let bundle = operator.create_join_token(request).await.expect("a join token").into_inner();
+        let spiffe_id = sidecar.spiffe_id_in(&self.trust_domain);
+        let bundle = self.join_bundle_at(replica, &spiffe_id, sidecar.class).await;
         self.join_by(sidecar, &bundle).await;
     }
 
@@ -384,13 +402,24 @@ impl Mesh {
         self.operator().await.create_join_token(request).await.expect("a join token").into_inner()
     }
 
+    /// The same from another control plane, whose doors it names.
+    pub async fn join_bundle_at(&self, replica: &str, spiffe_id: &str, class: &str) -> JoinBundle {
+        let request = token_request(spiffe_id, class);
+        self.operator_of(replica).await.create_join_token(request).await.expect("a join token").into_inner()
+    }
+
     pub async fn operator(&self) -> OperatorClient<Channel> {
         OperatorClient::new(self.operators_channel().await)
     }
 
     /// The same at another control plane.
     pub async fn operator_of(&self, replica: &str) -> OperatorClient<Channel> {
-        OperatorClient::new(socket_channel(self.path(&format!("{replica}.sock"))).await)
+        OperatorClient::new(socket_channel(self.operator_socket(replica)).await)
+    }
+
+    /// The operator's socket of a control plane (`cp`, or a replica's name).
+    pub fn operator_socket(&self, process: &str) -> PathBuf {
+        self.path(if process == "cp" { "op.sock".to_owned() } else { format!("{process}.sock") }.as_str())
     }
 
     /// Roots, issuers and keys, as an operator sees them.
@@ -468,17 +497,27 @@ impl Mesh {
     }
 }
 
-fn token_request(spiffe_id: &str, class: &str) -> CreateJoinTokenRequest {
+/// The operators' service behind a socket, if somebody listens there.
+pub async fn operator_at(socket: &Path) -> Result<OperatorClient<Channel>, tonic::transport::Error> {
+    Ok(OperatorClient::new(try_socket_channel(socket.to_owned()).await?))
+}
+
+/// What an operator asks for so that a workload can join.
+pub fn token_request(spiffe_id: &str, class: &str) -> CreateJoinTokenRequest {
     CreateJoinTokenRequest { spiffe_id: spiffe_id.to_owned(), peer_class: class.to_owned(), ttl_seconds: 120 }
 }
 
 async fn socket_channel(path: PathBuf) -> Channel {
+    try_socket_channel(path).await.expect("the operator's socket")
+}
+
+async fn try_socket_channel(path: PathBuf) -> Result<Channel, tonic::transport::Error> {
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://operator");
-    endpoint.connect_with_connector(connector).await.expect("the operator's socket")
+    endpoint.connect_with_connector(connector).await
 }
 
 async fn wait_for_addresses(process: &mut Process, path: &Path) {

@@ -20,6 +20,7 @@ pub struct Postgres {
     // Ended before the folder goes: fields are dropped in this order.
     _keeper: Keeper,
     folder: TempDir,
+    programs: PathBuf,
 }
 
 /// Its standard input is a pipe from us: when it closes, the server is stopped.
@@ -78,15 +79,58 @@ impl Postgres {
             ready.status().expect("running pg_isready").success().then_some(())
         })
         .await;
-        Some(Self { _keeper: keeper, folder })
+        Some(Self { _keeper: keeper, folder, programs })
     }
 
     /// The lines of `control-plane.yaml` that name it. Whoever starts first makes the tables.
     pub fn configuration(&self) -> String {
+        self.configuration_of("postgres", "postgres", true)
+    }
+
+    /// The same for another database and role, where tables may be made at a start or not.
+    pub fn configuration_of(&self, database: &str, user: &str, migrate: bool) -> String {
         format!(
-            "store: {{postgres: {{host: '{}', port: {PORT}, database: postgres, user: postgres, tls: disable, migrate: true}}}}\n",
+            "store: {{postgres: {{host: '{}', port: {PORT}, database: {database}, user: {user}, tls: disable, migrate: {migrate}}}}}\n",
             self.folder.path().display()
         )
+    }
+
+    /// A file in `folder` with the URL by which a role reaches a database here.
+    pub fn owners_url(&self, database: &str, user: &str, folder: &Path) -> PathBuf {
+        let file = folder.join("owner.url");
+        let socket = self.folder.path().display().to_string().replace('/', "%2F");
+        std::fs::write(&file, format!("postgres://{user}@{socket}:{PORT}/{database}\n")).expect("a URL");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("closing it");
+        file
+    }
+
+    /// A client of PostgreSQL's (`psql`, `pg_dump`, …), which finds this server by its environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        self.environment().into_iter().for_each(|(name, value)| {
+            command.env(name, value);
+        });
+        command
+    }
+
+    /// What tells PostgreSQL's clients where this server is, who comes, and to which database.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        let path = std::env::var("PATH").unwrap_or_default();
+        [
+            ("PGHOST", self.folder.path().display().to_string()),
+            ("PGPORT", PORT.to_string()),
+            ("PGUSER", "postgres".to_owned()),
+            ("PATH", format!("{}:{path}", self.programs.display())),
+        ]
+    }
+
+    /// The lines that one statement says, fields parted by `|`.
+    pub fn query(&self, database: &str, sql: &str) -> Vec<String> {
+        let mut psql = self.command("psql");
+        psql.args(["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
+        let output = psql.output().expect("running psql");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
 }
 

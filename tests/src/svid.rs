@@ -56,10 +56,14 @@ pub struct Svid {
 impl Svid {
     /// Joins as a sidecar would.
     pub async fn join(mesh: &Mesh, spiffe_id: &str, class: &str) -> Self {
-        let bundle = mesh.join_bundle(spiffe_id, class).await;
+        Self::join_by(&mesh.join_bundle(spiffe_id, class).await).await.expect("a certificate")
+    }
+
+    /// The same by a bundle that is at hand, good or not.
+    pub async fn join_by(bundle: &JoinBundle) -> Result<Self, tonic::Status> {
         let key = KeyPair::generate().expect("a key");
-        let issued = attest(&bundle, request_for(&key)).await.expect("a certificate");
-        Self { key, issued }
+        let issued = attest(bundle, request_for(&key)).await?;
+        Ok(Self { key, issued })
     }
 
     /// Joins as a sidecar; where so many come from one address that the door is full, again after a moment.
@@ -87,19 +91,30 @@ impl Svid {
     }
 
     pub fn root(&self) -> CertificateDer<'static> {
+        self.roots().swap_remove(0)
+    }
+
+    /// Every root that came with it: while one follows another there are two.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
         let bundle = self.issued.bundle.as_ref().expect("a bundle comes with a certificate");
-        CertificateDer::from(bundle.roots_der[0].clone())
+        bundle.roots_der.iter().map(|der| CertificateDer::from(der.clone())).collect()
     }
 
     /// Its own connection to the control plane, as a sidecar's.
     pub async fn channel(&self, mesh: &Mesh) -> Result<Channel, tonic::transport::Error> {
-        let domain: TrustDomain = mesh.trust_domain.parse().expect("a trust domain");
+        self.channel_to(mesh.addresses("cp")["mesh"].as_str().expect("a mesh listener")).await
+    }
+
+    /// The same at a control plane of this address.
+    pub async fn channel_to(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+        let domain: TrustDomain = TRUST_DOMAIN.parse().expect("a trust domain");
         let key = zeroize::Zeroizing::new(self.key.serialize_der());
         let own = OwnSvid::new(self.chain(), key).expect("a key that fits its certificate");
-        let bundles = Bundles::from(TrustBundle::new(domain, [self.root()]).expect("a bundle"));
-        let generation = Generation::build(1, own, Arc::new(bundles), GenerationOptions::default());
+        let bundle = TrustBundle::new(domain, self.roots()).expect("a bundle");
+        let generation =
+            Generation::build(1, own, Arc::new(Bundles::from(bundle)), GenerationOptions::default());
         let config = generation.expect("what sidecars go by").control_plane_client_config();
-        let address = mesh.addresses("cp")["mesh"].as_str().expect("a mesh listener").to_owned();
+        let address = address.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let (config, address) = (config.clone(), address.clone());
             async move {

@@ -97,6 +97,23 @@ impl Writer {
         })
     }
 
+    /// The first certificate that this token brought, if it was for this key: its serial.
+    pub(crate) async fn joined_by(
+        &mut self,
+        hash: &[u8; 32],
+        key_hash: &[u8; 32],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let found = query(
+            "SELECT svids.serial FROM svids JOIN lineages ON lineages.id = svids.lineage \
+             WHERE svids.key_hash = $2 AND svids.parent IS NULL AND lineages.origin = $1",
+        )
+        .bind(hash.as_slice())
+        .bind(key_hash.as_slice())
+        .fetch_optional(self.tx())
+        .await?;
+        Ok(found.map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// Nobody can use a token any more that was made before; how many could have been.
     pub(crate) async fn end_tokens(&mut self, now: i64) -> Result<u64, StoreError> {
         let sql = "UPDATE join_tokens SET used_at = $1 WHERE used_at IS NULL AND expires_at > $1";

@@ -1,4 +1,4 @@
-use signet_ca::{Event, Outward, Refusal, TOKEN_PREFIX};
+use signet_ca::{Event, Outward, Refusal, Revocation, TOKEN_PREFIX};
 use signet_identity::PeerClass;
 
 use crate::*;
@@ -139,6 +139,43 @@ async fn a_public_key_is_certified_once() {
     mesh.attest(&first, &request).await.unwrap();
     let refused = refusal(mesh.attest(&second, &request).await);
     assert_eq!((refused, refused.outward()), (Refusal::KeyUsed, Outward::Precondition));
+}
+
+#[tokio::test]
+async fn a_join_whose_answer_was_lost_is_answered_again_to_the_same_key_and_to_no_other() {
+    let mesh = mesh().await;
+    let (token, request) = (mesh.token("web").await, csr(&key()));
+    let issued = mesh.attest(&token, &request).await.unwrap();
+    let again = mesh.attest(&token, &request).await.unwrap();
+    assert_eq!((&again.chain, again.serial.clone()), (&issued.chain, issued.serial.clone()));
+    let last = mesh.authority.records(1).await.unwrap().remove(0);
+    assert_eq!((last.event, last.serial), (Event::Resent, issued.serial.to_string()));
+    // Past its own end the token is used, as before.
+    mesh.clock.pass(601);
+    assert_eq!(mesh.attest(&token, &request).await.unwrap().chain, issued.chain);
+    assert_eq!(refusal(mesh.attest(&token, &csr(&key())).await), Refusal::TokenUsed);
+    // Another token does not find it, and whoever renewed it has had it.
+    let other = mesh.token("web").await;
+    assert_eq!(refusal(mesh.attest(&other, &request).await), Refusal::KeyUsed);
+    mesh.renew(&issued, &key()).await.unwrap();
+    assert_eq!(refusal(mesh.attest(&token, &request).await), Refusal::TokenUsed);
+}
+
+#[tokio::test]
+async fn a_join_is_not_answered_again_once_it_is_revoked_unregistered_or_at_its_end() {
+    let mesh = mesh().await;
+    let (token, request) = (mesh.token("web").await, csr(&key()));
+    let issued = mesh.attest(&token, &request).await.unwrap();
+    let unregistered =
+        mesh.authority.attest_join_token(token.text.expose(), &request, "192.0.2.1", nobody()).await;
+    assert_eq!(refusal(unregistered), Refusal::TokenUsed);
+    let serial = Revocation::Serial(issued.serial.clone());
+    mesh.authority.revoke(serial.clone(), "lost", "uid:0").await.unwrap();
+    assert_eq!(refusal(mesh.attest(&token, &request).await), Refusal::TokenUsed);
+    mesh.authority.reinstate(serial, "found", "uid:0").await.unwrap();
+    mesh.attest(&token, &request).await.unwrap();
+    mesh.clock.pass(2 * HOUR);
+    assert_eq!(refusal(mesh.attest(&token, &request).await), Refusal::TokenUsed);
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! for, and of the registry. A peer's own words choose *among* what its identity may have, never more.
 //!
 //! The bundle of a federated trust domain goes to those who can use it and to nobody else: who serves a service
-//! that a policy permits somebody of that domain to call, and who dials a service that is served there.
+//! that a policy permits somebody of that domain to call, and who dials a service that is served there. An agent hands
+//! them on to its processes, which ask for nothing by name: it is given what any identity that it vouches for could use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -110,7 +111,14 @@ pub struct Catalog {
     /// For apps and processes that verify by themselves: to whoever serves them.
     lists: Arc<Versioned>,
     /// What each agent may vouch for, by the agent.
-    processes: BTreeMap<WorkloadId, Arc<Versioned>>,
+    agents: BTreeMap<WorkloadId, AgentEntry>,
+}
+
+#[derive(Debug)]
+struct AgentEntry {
+    processes: Arc<Versioned>,
+    /// Trust domains with which its processes may have to do.
+    partners: BTreeSet<TrustDomain>,
 }
 
 #[derive(Debug)]
@@ -214,14 +222,15 @@ impl Catalog {
         let lists = Body::RevocationLists(convert::revocation_lists(authority));
         let lists = versioned("revocation-lists".into(), lists);
         let agents = registry.workloads().filter(|workload| workload.spec.class == WorkloadClass::Agent);
-        let processes = agents
+        let agents = agents
             .map(|agent| {
                 let agent = agent.name.workload();
                 let body = Body::Processes(convert::processes(registry, &agent));
-                (agent, versioned("processes".into(), body))
+                let partners = partners(registry, &agent, &services);
+                (agent, AgentEntry { processes: versioned("processes".into(), body), partners })
             })
             .collect();
-        Self { common, issuers, services, by_address, federated, gateways, apps, app, lists, processes }
+        Self { common, issuers, services, by_address, federated, gateways, apps, app, lists, agents }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -236,10 +245,15 @@ impl Catalog {
             granted.add(&self.lists);
         }
         if class == PeerClass::Agent
-            && let Some(processes) = self.processes.get(peer)
+            && let Some(agent) = self.agents.get(peer)
         {
-            granted.add(processes);
+            granted.add(&agent.processes);
             granted.add(&self.lists);
+            agent
+                .partners
+                .iter()
+                .filter_map(|domain| self.federated.get(domain))
+                .for_each(|bundle| granted.add(bundle));
         }
         for name in &asked.dials {
             match self.services.get(name) {
@@ -292,6 +306,21 @@ impl Catalog {
             granted.add(bundle);
         }
     }
+}
+
+/// The federated trust domains with which the processes of an agent may have to do: those whose workloads a policy
+/// permits at a service of theirs, and, as soon as there is one process, those where a service is served that it may dial.
+fn partners(
+    registry: &Registry,
+    agent: &WorkloadId,
+    services: &BTreeMap<String, ServiceEntry>,
+) -> BTreeSet<TrustDomain> {
+    let identities: BTreeSet<_> =
+        registry.vouched_by(agent).map(|(entry, _)| entry.spec.identity.clone()).collect();
+    let served = services.values().filter(|service| !service.identities.is_disjoint(&identities));
+    let callers = served.flat_map(|service| &service.callers);
+    let answers = services.values().filter_map(|service| service.answers.as_ref());
+    callers.chain(answers.filter(|_| !identities.is_empty())).cloned().collect()
 }
 
 /// The federated trust domains of which this policy permits somebody. One that only forbids lets nobody in, so

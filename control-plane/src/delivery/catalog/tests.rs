@@ -110,6 +110,11 @@ fn catalog_of(yaml: &str, keys: &Keys, authority: &AuthorityState) -> Catalog {
 
 /// With two federated trust domains, of which a policy of `orders` names one and a service of ours the other.
 fn federated_catalog(held: &[&str]) -> Catalog {
+    federated_catalog_with(held, "")
+}
+
+/// The same with more documents.
+fn federated_catalog_with(held: &[&str], more: &str) -> Catalog {
     let document = |name: &str| {
         format!(
             "---\napiVersion: signet.mesh/v1alpha1\nkind: FederatedTrustDomain\nmetadata: {{name: {name}}}\n\
@@ -122,7 +127,7 @@ fn federated_catalog(held: &[&str]) -> Catalog {
          ---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: not-them}}\n\
          spec: {{effect: forbid, target: {{service: web}}, from: {{workloads: ['spiffe://caller.example/ns/a/sa/*']}}}}\n\
          ---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: stock}}\n\
-         spec: {{federatedIdentity: 'spiffe://called.example/ns/a/sa/b', addresses: [10.96.0.9], ports: [{{name: http, port: 80, protocol: http}}]}}\n",
+         spec: {{federatedIdentity: 'spiffe://called.example/ns/a/sa/b', addresses: [10.96.0.9], ports: [{{name: http, port: 80, protocol: http}}]}}\n{more}",
         document("caller"),
         document("called"),
     );
@@ -187,6 +192,39 @@ fn a_federated_bundle_goes_to_whom_a_policy_opens_and_to_who_dials_there_and_to_
     assert_eq!(keys.len(), 1, "apps verify its tokens: {}", bundle.jwt_keys);
     let Some(Body::Service(service)) = &dials.view["service/stock.shop"].resource.body else { panic!() };
     assert_eq!(service.identities, ["spiffe://called.example/ns/a/sa/b"]);
+}
+
+#[test]
+fn an_agent_is_given_the_bundles_that_identities_of_its_processes_could_use_and_no_other() {
+    let hosts: Vec<String> = ["serves", "dials", "idle"]
+        .iter()
+        .map(|name| {
+            format!(
+                "---\napiVersion: signet.mesh/v1alpha1\nkind: Workload\nmetadata: {{namespace: hosts, name: {name}}}\nspec: {{class: agent}}\n"
+            )
+        })
+        .collect();
+    let entry = |agent: &str, identity: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: Registration\nmetadata: {{name: {agent}}}\n\
+             spec: {{unix: {{agents: [ns/hosts/sa/{agent}], uid: 1001}}, identity: {identity}}}\n"
+        )
+    };
+    let more = [hosts.concat(), entry("serves", "ns/shop/sa/orders"), entry("dials", WEB)].concat();
+    let catalog = federated_catalog_with(&["caller.example", "called.example"], &more);
+    let given = |agent: &str| {
+        let agent = workload(&format!("ns/hosts/sa/{agent}"));
+        let granted = catalog.view(&agent, PeerClass::Agent, &Subscriptions::default());
+        names(&granted)
+            .into_iter()
+            .filter_map(|name| name.strip_prefix("bundle/").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(given("serves"), ["called.example", "caller.example"]);
+    assert_eq!(given("dials"), ["called.example"]);
+    assert_eq!(given("idle"), Vec::<String>::new(), "it vouches for nobody");
+    let posing = catalog.view(&workload("ns/hosts/sa/serves"), PeerClass::Sidecar, &Subscriptions::default());
+    assert!(names(&posing).is_empty(), "the identity without the class");
 }
 
 #[test]
