@@ -1,12 +1,12 @@
 //! `signet ca audit`: the issuance log for those who look into it, also without a control plane.
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use signet_audit::PublicKey;
+use signet_audit::{Heads, HeldHead, MAX_HEADS_BYTES, PublicKey, Report, Verifier};
 use signet_proto::v1::{AuditKeyRequest, ExportLogRequest, SearchLogRequest, VerifyLogRequest};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -39,6 +39,10 @@ pub(crate) struct Verify {
     /// The audit key as PEM, from `signet ca audit key`.
     #[arg(long, requires = "file")]
     key: Option<PathBuf>,
+    /// Ends of the log that a sidecar held: its `log-heads.json`, or `GET /heads` of its admin socket. May be given for
+    /// each of many.
+    #[arg(long)]
+    heads: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -78,8 +82,11 @@ fn time_of(text: &str) -> Result<i64, String> {
 impl Audit {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
-            Self::Verify(Verify { file: Some(file), key: Some(key) }) => offline(context, &file, &key),
-            Self::Verify(_) => online(context).await,
+            Self::Verify(Verify { file: Some(file), key: Some(key), heads }) => {
+                offline(context, &file, &key, &heads)
+            }
+            Self::Verify(Verify { heads, .. }) if heads.is_empty() => online(context).await,
+            Self::Verify(Verify { heads, .. }) => compared(context, &heads).await,
             Self::Search(search) => search.run(context).await,
             Self::Export { out } => export(context, &out).await,
             Self::Key => key(context).await,
@@ -100,12 +107,55 @@ pub(crate) async fn online(context: &Context) -> anyhow::Result<()> {
     })
 }
 
-fn offline(context: &Context, file: &std::path::Path, key: &std::path::Path) -> anyhow::Result<()> {
+/// The log of the running control planes beside what was held of it.
+async fn compared(context: &Context, heads: &[PathBuf]) -> anyhow::Result<()> {
+    let verified = context.client().await?.verify_log(VerifyLogRequest {}).await;
+    verified.map_err(|it| refused(&it))?;
+    let mut audit = context.audit().await?;
+    let pem = audit.key(AuditKeyRequest {}).await.map_err(|it| refused(&it))?.into_inner().pem;
+    let key = PublicKey::from_pem(&pem).context("the control plane's audit key")?;
+    let mut verifier = Verifier::new(&key, held(heads, &key)?);
+    let mut lines = audit.export(ExportLogRequest {}).await.map_err(|it| refused(&it))?.into_inner();
+    while let Some(line) = lines.message().await.map_err(|it| refused(&it))? {
+        verifier.line(line.json.as_bytes())?;
+    }
+    show(context, &verifier.finish()?)
+}
+
+/// Heads that the audit key signed. A file with anything else in it is refused as a whole: what a sidecar made up
+/// proves nothing, and the rest of its word is worth as little.
+fn held(files: &[PathBuf], key: &PublicKey) -> anyhow::Result<Vec<HeldHead>> {
+    let mut held = Vec::new();
+    for file in files {
+        let from = file.display().to_string();
+        let named = || format!("{from} is no evidence, leave it out");
+        let most = u64::try_from(MAX_HEADS_BYTES)?.saturating_add(1);
+        let mut bytes = Vec::new();
+        let opened = std::fs::File::open(file).with_context(|| format!("opening {from}"))?;
+        opened.take(most).read_to_end(&mut bytes).with_context(|| format!("reading {from}"))?;
+        let heads = Heads::parse(&bytes).with_context(named)?;
+        let signed = heads.signed_by(key).with_context(named)?;
+        held.extend(signed.into_iter().map(|statement| HeldHead { from: from.clone(), statement }));
+    }
+    Ok(held)
+}
+
+fn offline(
+    context: &Context,
+    file: &std::path::Path,
+    key: &std::path::Path,
+    heads: &[PathBuf],
+) -> anyhow::Result<()> {
     let pem = std::fs::read_to_string(key).with_context(|| format!("reading {}", key.display()))?;
     let key = PublicKey::from_pem(&pem).with_context(|| key.display().to_string())?;
+    let held = held(heads, &key)?;
     let input = std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
-    let report =
-        signet_audit::verify(BufReader::new(input), &key).with_context(|| file.display().to_string())?;
+    let report = signet_audit::verify(BufReader::new(input), &key, held)
+        .with_context(|| file.display().to_string())?;
+    show(context, &report)
+}
+
+fn show(context: &Context, report: &Report) -> anyhow::Result<()> {
     let logs: Vec<_> = report
         .replicas
         .iter()
@@ -114,7 +164,10 @@ fn offline(context: &Context, file: &std::path::Path, key: &std::path::Path) -> 
                    "signed": log.signed, "signed_at": log.signed_at})
         })
         .collect();
-    context.show(json!({"trust_domain": report.trust_domain, "logs": logs}), || {
+    let json = json!({
+        "trust_domain": report.trust_domain, "logs": logs, "held": report.held, "held_removed": report.held_removed,
+    });
+    context.show(json, || {
         let rows: Vec<Vec<String>> = report
             .replicas
             .iter()
@@ -129,7 +182,17 @@ fn offline(context: &Context, file: &std::path::Path, key: &std::path::Path) -> 
             })
             .collect();
         let heading = ["REPLICA", "RECORDS", "REMOVED BEFORE", "SIGNED", "AT"];
-        format!("{}: as it was written\n{}", report.trust_domain, table(&heading, &rows))
+        let mut text = format!("{}: as it was written\n{}", report.trust_domain, table(&heading, &rows));
+        if report.held > 0 {
+            text.push_str(&format!("\n{} heads that were held elsewhere are in it", report.held));
+        }
+        if report.held_removed > 0 {
+            text.push_str(&format!(
+                "\n{} heads are of records that were removed since: they say nothing",
+                report.held_removed
+            ));
+        }
+        text
     })
 }
 

@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod delivery;
+pub mod heads;
 pub mod link;
 pub mod plane;
 pub mod stream;

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::agent::{self, Agent};
 use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
+use crate::control::heads::Kept;
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
@@ -214,6 +215,7 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
         tokio::spawn(signet_workload::listen(listener, listen));
     }
     let discovery = Discovery::new(Parts {
+        kept: Kept::of(&config.data_dir),
         plane: plane.clone(),
         credentials: credentials.clone(),
         publisher: publisher.clone(),

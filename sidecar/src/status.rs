@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
+use signet_audit::Heads;
 use signet_proxy::state::State;
 use tokio::sync::watch;
 
@@ -26,6 +27,7 @@ pub struct Status {
     needed: BTreeSet<String>,
     needs_minter: bool,
     known: Mutex<Known>,
+    heads: Mutex<Heads>,
     /// What is missing from the control plane's side; `None` is nothing.
     waiting: watch::Sender<Option<String>>,
     /// What the data plane reads; there once we are somebody.
@@ -134,6 +136,7 @@ impl Status {
             needed,
             needs_minter: gateway.is_some(),
             known: Mutex::default(),
+            heads: Mutex::default(),
             waiting: watch::Sender::new(None),
             state: OnceLock::new(),
         };
@@ -150,6 +153,16 @@ impl Status {
     pub fn id(&self) -> String {
         let tls = self.credentials.current();
         tls.map_or_else(|| self.id.clone(), |tls| tls.generation.own().svid().id.to_string())
+    }
+
+    /// What is held of the issuance log.
+    pub fn log_heads(&self, heads: Heads) {
+        *self.heads.lock().unwrap_or_else(PoisonError::into_inner) = heads;
+    }
+
+    /// The same, to be shown.
+    pub fn held_log_heads(&self) -> Heads {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A stream is open.

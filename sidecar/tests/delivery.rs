@@ -10,6 +10,7 @@ use signet_proto::v1;
 use signet_proto::v1::from_sidecar::Message as Said;
 use signet_proxy::decision::{DecisionId, DecisionSink};
 use signet_proxy::state::{State, Wanted};
+use signet_sidecar::control::heads::Kept;
 use signet_sidecar::control::stream::{Discovery, MAX_ADDRESSES, Parts};
 use signet_sidecar::publish::Publisher;
 use signet_sidecar::status::Status;
@@ -28,6 +29,7 @@ struct Joined {
     state: Arc<State>,
     status: Arc<Status>,
     sink: Arc<DecisionSink>,
+    _folder: tempfile::TempDir,
     /// The process does not end while a test looks.
     _trigger: signet_daemon::Trigger,
 }
@@ -50,7 +52,9 @@ async fn joined() -> Joined {
     let (sink, decisions) = DecisionSink::new(16);
     let sink = Arc::new(sink);
     let (trigger, shutdown) = signet_daemon::shutdown::channel();
+    let folder = tempfile::tempdir().unwrap();
     let discovery = Discovery::new(Parts {
+        kept: Kept::of(folder.path()),
         shutdown,
         plane: sidecar.plane.clone(),
         credentials: sidecar.credentials.clone(),
@@ -64,7 +68,7 @@ async fn joined() -> Joined {
         served: names("web.shop"),
     });
     tokio::spawn(discovery.run());
-    Joined { plane, sidecar, state, status, sink, _trigger: trigger }
+    Joined { plane, sidecar, state, status, sink, _folder: folder, _trigger: trigger }
 }
 
 impl Joined {

@@ -54,7 +54,7 @@ async fn operators_search_the_log_and_take_an_export_that_verifies_by_itself() {
     let signed = async {
         loop {
             let text = export().await;
-            match signet_audit::verify(text.as_bytes(), &key) {
+            match signet_audit::verify(text.as_bytes(), &key, Vec::new()) {
                 Ok(report) => break (text, report),
                 Err(signet_audit::ExportError::Origin) => panic!("{text}"),
                 Err(_) => tokio::task::yield_now().await,
@@ -65,7 +65,7 @@ async fn operators_search_the_log_and_take_an_export_that_verifies_by_itself() {
     let log = report.replicas.values().next().unwrap();
     assert!(log.records > 3 && log.signed > 0, "{log:?}");
     let edited = text.replace("\"issued\"", "\"renewed\"");
-    signet_audit::verify(edited.as_bytes(), &key).unwrap_err();
+    signet_audit::verify(edited.as_bytes(), &key, Vec::new()).unwrap_err();
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::held::{Held, HeldHead};
 use crate::{Content, Kind, PublicKey, Signed, Statement};
 
 /// No line is longer: a record has a few texts of 2048 bytes at most.
@@ -80,7 +81,9 @@ impl SignedLine {
         }
     }
 
-    fn signed(&self, kind: Kind, trust_domain: &str) -> Option<Signed> {
+    /// What was signed, if the line can be read; whether the audit key did is to be asked.
+    #[must_use]
+    pub fn signed(&self, kind: Kind, trust_domain: &str) -> Option<Signed> {
         let statement = Statement {
             kind,
             trust_domain: trust_domain.to_owned(),
@@ -98,6 +101,10 @@ impl SignedLine {
 pub struct Report {
     pub trust_domain: String,
     pub replicas: BTreeMap<String, ReplicaReport>,
+    /// Heads that somebody held and that are in the log.
+    pub held: u64,
+    /// Those of records that were removed since: nothing can be said of them.
+    pub held_removed: u64,
 }
 
 /// The log of one control plane.
@@ -138,6 +145,22 @@ pub enum ExportError {
     Cut { replica: String, last: u64, signed: u64 },
     #[error("line {line}: what was signed at record {sequence} of {replica} is another log than this")]
     Fork { line: u64, replica: String, sequence: u64 },
+    #[error(
+        "the log of {replica} ends at record {last}, but {from} holds its end at record {sequence}, signed at {at}: records were cut off"
+    )]
+    HeldCut { from: String, replica: String, last: u64, sequence: u64, at: i64 },
+    #[error(
+        "record {sequence} of {replica} is not the one at which {from} holds the log's end, signed at {at}: the log was rewritten"
+    )]
+    HeldFork { from: String, replica: String, sequence: u64, at: i64 },
+    #[error(
+        "there is no log of {replica}, but {from} holds its end at record {sequence}, signed at {at}: it was removed"
+    )]
+    HeldGone { from: String, replica: String, sequence: u64, at: i64 },
+    #[error(
+        "{from} is of the trust domain {found:?}, and the log of {expected:?}: they do not belong together"
+    )]
+    HeldForeign { from: String, found: String, expected: String },
     #[error("no signature covers the log of {replica}: nothing says where it ended")]
     Unsigned { replica: String },
 }
@@ -146,40 +169,78 @@ pub enum ExportError {
 ///
 /// # Errors
 /// [`ExportError`]: what is wrong, and in which line.
-pub fn verify(mut input: impl BufRead, key: &PublicKey) -> Result<Report, ExportError> {
-    let mut report: Option<Report> = None;
-    let (mut number, mut text) = (0u64, Vec::new());
+pub fn verify(mut input: impl BufRead, key: &PublicKey, held: Vec<HeldHead>) -> Result<Report, ExportError> {
+    let mut verifier = Verifier::new(key, held);
+    let mut text = Vec::new();
     loop {
         text.clear();
-        number = number.saturating_add(1);
         let length = std::io::Read::take(&mut input, MAX_LINE).read_until(b'\n', &mut text)?;
         if length == 0 {
-            break;
+            return verifier.finish();
         }
+        verifier.line(&text)?;
+    }
+}
+
+/// Verifies an export line by line, as it comes.
+#[derive(Debug)]
+pub struct Verifier<'k> {
+    key: &'k PublicKey,
+    number: u64,
+    report: Option<Report>,
+    held: Held,
+}
+
+impl<'k> Verifier<'k> {
+    /// By the audit key, and what was held of the log elsewhere. Signatures of those are the caller's to look at
+    /// ([`crate::Heads::signed_by`]).
+    #[must_use]
+    pub fn new(key: &'k PublicKey, held: Vec<HeldHead>) -> Self {
+        Self { key, number: 0, report: None, held: Held::new(held) }
+    }
+
+    /// The next line.
+    ///
+    /// # Errors
+    /// [`ExportError`]: what is wrong with it.
+    pub fn line(&mut self, text: &[u8]) -> Result<(), ExportError> {
+        self.number = self.number.saturating_add(1);
+        let (number, key) = (self.number, self.key);
         let bad = |what: String| ExportError::Line { line: number, what };
-        if text.last() != Some(&b'\n') && text.len() as u64 == MAX_LINE {
+        if text.last() != Some(&b'\n') && text.len() as u64 >= MAX_LINE {
             return Err(bad(format!("it is longer than {MAX_LINE} bytes")));
         }
-        let line: Line = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        match (line, &mut report) {
+        let line: Line = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        match (line, &mut self.report) {
             (Line::Log(origin), None) if origin.version == 1 => {
-                report = Some(Report { trust_domain: origin.trust_domain, replicas: BTreeMap::new() });
+                self.held.origin(&origin.trust_domain)?;
+                let (trust_domain, replicas) = (origin.trust_domain, BTreeMap::new());
+                self.report = Some(Report { trust_domain, replicas, held: 0, held_removed: 0 });
+                Ok(())
             }
-            (Line::Log(_), _) | (_, None) => return Err(ExportError::Origin),
-            (Line::Record(record), Some(report)) => report.record(number, record)?,
-            (Line::Checkpoint(line), Some(report)) => report.checkpoint(number, &line, key)?,
-            (Line::Head(line), Some(report)) => report.head(number, &line, key)?,
+            (Line::Log(_), _) | (_, None) => Err(ExportError::Origin),
+            (Line::Record(record), Some(report)) => report.record(number, record, &mut self.held),
+            (Line::Checkpoint(line), Some(report)) => report.checkpoint(number, &line, key, &mut self.held),
+            (Line::Head(line), Some(report)) => report.head(number, &line, key),
         }
     }
-    let report = report.ok_or(ExportError::Origin)?;
-    match report.replicas.iter().find(|(_, log)| log.signed == 0) {
-        Some((replica, _)) => Err(ExportError::Unsigned { replica: replica.clone() }),
-        None => Ok(report),
+
+    /// There are no more lines.
+    ///
+    /// # Errors
+    /// [`ExportError`]: what is missing.
+    pub fn finish(self) -> Result<Report, ExportError> {
+        let mut report = self.report.ok_or(ExportError::Origin)?;
+        self.held.finish(&mut report)?;
+        match report.replicas.iter().find(|(_, log)| log.signed == 0) {
+            Some((replica, _)) => Err(ExportError::Unsigned { replica: replica.clone() }),
+            None => Ok(report),
+        }
     }
 }
 
 impl Report {
-    fn record(&mut self, line: u64, record: RecordLine) -> Result<(), ExportError> {
+    fn record(&mut self, line: u64, record: RecordLine, held: &mut Held) -> Result<(), ExportError> {
         let bad = |what: &str| ExportError::Line { line, what: what.to_owned() };
         let previous = unhex(&record.previous).ok_or_else(|| bad("`previous` is no SHA-256 in hex"))?;
         let hash = unhex(&record.hash).ok_or_else(|| bad("`hash` is no SHA-256 in hex"))?;
@@ -210,6 +271,7 @@ impl Report {
         if content.hash() != hash {
             return Err(ExportError::Changed { line, replica, sequence });
         }
+        held.meet(&replica, sequence, &hash)?;
         log.records = log.records.saturating_add(1);
         log.last = sequence;
         log.hash = hash;
@@ -228,12 +290,19 @@ impl Report {
         Ok(signed.ok_or_else(bad)?.statement)
     }
 
-    fn checkpoint(&mut self, line: u64, it: &SignedLine, key: &PublicKey) -> Result<(), ExportError> {
+    fn checkpoint(
+        &mut self,
+        line: u64,
+        it: &SignedLine,
+        key: &PublicKey,
+        held: &mut Held,
+    ) -> Result<(), ExportError> {
         let statement = self.signed(line, Kind::Checkpoint, it, key)?;
         let log = self.replicas.entry(statement.replica.clone()).or_default();
         if log.last != 0 {
             return Err(ExportError::Line { line, what: "a checkpoint follows records".into() });
         }
+        held.meet(&statement.replica, statement.sequence, &statement.hash)?;
         log.removed = statement.sequence;
         log.last = statement.sequence;
         log.hash = statement.hash;
@@ -345,7 +414,7 @@ mod tests {
 
     fn check(key: &AuditKey, lines: &[Line]) -> Result<Report, ExportError> {
         let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
-        verify(text.as_bytes(), &key.public())
+        verify(text.as_bytes(), &key.public(), Vec::new())
     }
 
     #[test]
@@ -404,9 +473,66 @@ mod tests {
     #[test]
     fn junk_and_lines_without_end_are_refused() {
         let key = key().public();
-        assert!(matches!(verify(&b""[..], &key), Err(ExportError::Origin)));
-        assert!(matches!(verify(&b"{}\n"[..], &key), Err(ExportError::Line { line: 1, .. })));
+        assert!(matches!(verify(&b""[..], &key, Vec::new()), Err(ExportError::Origin)));
+        assert!(matches!(verify(&b"{}\n"[..], &key, Vec::new()), Err(ExportError::Line { line: 1, .. })));
         let long = vec![b'x'; 100_000];
-        assert!(matches!(verify(&long[..], &key), Err(ExportError::Line { line: 1, .. })));
+        assert!(matches!(verify(&long[..], &key, Vec::new()), Err(ExportError::Line { line: 1, .. })));
+    }
+
+    fn held(key: &AuditKey, lines: &[Line], heads: &[(&str, u64, [u8; 32])]) -> Result<Report, ExportError> {
+        let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+        let heads = heads.iter().map(|(replica, sequence, hash)| HeldHead {
+            from: "web.json".into(),
+            statement: Statement { replica: (*replica).into(), ..statement(Kind::Head, *sequence, *hash) },
+        });
+        verify(text.as_bytes(), &key.public(), heads.collect())
+    }
+
+    #[test]
+    fn a_log_that_was_cut_back_or_rewritten_and_signed_anew_is_found_out_by_whoever_held_its_end() {
+        let key = key();
+        let whole = lines(&key, 0, 5);
+        let hash = |sequence: u64| match &whole[usize::try_from(sequence).unwrap()] {
+            Line::Record(record) => unhex(&record.hash).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let good = [("a", 2, hash(2)), ("a", 5, hash(5)), ("a", 5, hash(5))];
+        assert_eq!(held(&key, &whole, &good).unwrap().held, 3);
+        // Whoever has the audit key's process signs the shorter log, too: the export alone is in good order.
+        let cut: Vec<Line> = lines(&key, 0, 4).into_iter().take(6).collect();
+        check(&key, &cut).unwrap();
+        let error = held(&key, &cut, &good).unwrap_err();
+        assert!(matches!(&error, ExportError::HeldCut { last: 4, sequence: 5, .. }), "{error}");
+        assert!(error.to_string().contains("web.json holds its end at record 5"), "{error}");
+        let error = held(&key, &whole, &[("a", 3, [9; 32])]).unwrap_err();
+        assert!(matches!(&error, ExportError::HeldFork { sequence: 3, .. }), "{error}");
+        assert!(error.to_string().contains("was rewritten"), "{error}");
+        let error = held(&key, &whole, &[("b", 1, [9; 32])]).unwrap_err();
+        assert!(matches!(&error, ExportError::HeldGone { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_head_of_what_was_removed_since_says_nothing_unless_the_checkpoint_is_its_record() {
+        let key = key();
+        let (whole, rest) = (lines(&key, 0, 5), lines(&key, 2, 5));
+        let Line::Record(second) = &whole[2] else { panic!("a record") };
+        let second = unhex(&second.hash).unwrap();
+        let report = held(&key, &rest, &[("a", 1, [9; 32]), ("a", 2, second)]).unwrap();
+        assert_eq!((report.held, report.held_removed), (1, 1));
+        let error = held(&key, &rest, &[("a", 2, [9; 32])]).unwrap_err();
+        assert!(matches!(error, ExportError::HeldFork { sequence: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn heads_of_another_mesh_are_not_compared() {
+        let key = key();
+        let foreign = HeldHead {
+            from: "web.json".into(),
+            statement: Statement { trust_domain: "example.org".into(), ..statement(Kind::Head, 1, [1; 32]) },
+        };
+        let text: String =
+            lines(&key, 0, 5).iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+        let error = verify(text.as_bytes(), &key.public(), vec![foreign]).unwrap_err();
+        assert!(matches!(error, ExportError::HeldForeign { .. }), "{error}");
     }
 }

@@ -4,15 +4,22 @@
 //! A record's hash covers its content, its place and the hash of the record before it. Every few seconds the end of
 //! each control plane's log is signed with a key that signs nothing else ([`Statement`]); when old records are removed
 //! a signed checkpoint stays, from which the rest is proved. What this cannot prove is said by [`Report`]: records
-//! after the last signature, and a whole log that was replaced before anybody kept a signed end of it.
+//! after the last signature, and a whole log that was replaced before anybody kept a signed end of it. Ends that were kept
+//! ([`Heads`]) find that out.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod export;
+mod heads;
+mod held;
 mod key;
 
-pub use export::{ExportError, Line, Origin, RecordLine, ReplicaReport, Report, SignedLine, hex, verify};
+pub use export::{
+    ExportError, Line, Origin, RecordLine, ReplicaReport, Report, SignedLine, Verifier, hex, verify,
+};
+pub use heads::{Heads, HeadsError, MAX_BYTES as MAX_HEADS_BYTES, MAX_HEADS, MAX_NAME};
+pub use held::HeldHead;
 pub use key::{AuditKey, KeyError, PublicKey};
 
 use ring::digest::{Context, SHA256};

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signet_daemon::Shutdown;
 use signet_identity::SpiffeId;
@@ -24,6 +24,7 @@ use tonic::Streaming;
 
 use super::convert::Item;
 use super::delivery::Deliveries;
+use super::heads::{Damaged, Kept};
 use super::link::SILENCE;
 use super::plane::{ControlPlane, PlaneError};
 use super::witness::Witness;
@@ -100,6 +101,8 @@ pub struct Parts {
     pub decisions: mpsc::Receiver<DecisionRecord>,
     /// Knows how many records were dropped.
     pub sink: Arc<DecisionSink>,
+    /// Where the ends of the issuance log are kept.
+    pub kept: Kept,
     /// Services that the configuration dials.
     pub dialled: BTreeSet<String>,
     /// Services that the configuration serves.
@@ -120,12 +123,36 @@ pub struct Discovery {
     batch: Vec<v1::Decision>,
 }
 
+/// Goes on with what was known of the issuance log before a restart. What cannot be believed of it is said and counted,
+/// and no reason not to run.
+fn resume(parts: &Parts, trust_domain: &str) -> Witness {
+    let mut witness = Witness::new(trust_domain);
+    let resumed = parts
+        .kept
+        .read(trust_domain)
+        .and_then(|kept| kept.map_or(Ok(None), |heads| witness.resume(&heads)).map_err(Damaged::from));
+    match resumed {
+        Ok(newest) => {
+            if let Some(signed_at) = newest {
+                parts.metrics.log_head_signed.set(signed_at);
+            }
+        }
+        Err(error) => {
+            tracing::error!(target: "signet::audit", %error,
+                "what was kept of the issuance log cannot be believed: it was put aside as log-heads.json.refused, and what was known is forgotten");
+            parts.metrics.log_contradictions.with_label_values(&["file"]).inc();
+        }
+    }
+    parts.status.log_heads(witness.heads());
+    witness
+}
+
 impl Discovery {
     /// A discovery that knows nothing yet.
     pub fn new(parts: Parts) -> Self {
         let services = parts.dialled.clone();
         let own = SpiffeId::parse(parts.status.id());
-        let witness = Witness::new(own.as_ref().map_or("", |id| id.trust_domain().as_str()));
+        let witness = resume(&parts, own.as_ref().map_or("", |id| id.trust_domain().as_str()));
         Self { parts, deliveries: Deliveries::new(), witness, services, addresses: 0, batch: Vec::new() }
     }
 
@@ -204,9 +231,13 @@ impl Discovery {
                 }
                 Some(wanted) = self.parts.wishes.recv() => self.wish(wanted, &say)?,
                 Some(record) = self.parts.decisions.recv(), if self.batch.len() < BATCH.1 => self.batch.push(self.decision(record)),
-                _ = flush.tick() => self.flush(&say)?,
+                _ = flush.tick() => {
+                    self.parts.kept.keep(Instant::now(), false, || self.witness.heads());
+                    self.flush(&say)?;
+                }
                 () = &mut leaving, if !left => {
                     left = true;
+                    self.parts.kept.keep(Instant::now(), true, || self.witness.heads());
                     send(&say, Say::Leaving(v1::Leaving {}))?;
                 }
             }
@@ -235,6 +266,9 @@ impl Discovery {
             Some(Hear::LogHead(head)) => match self.witness.hear(head) {
                 Ok(signed_at) => {
                     self.parts.metrics.log_head_signed.set(signed_at);
+                    self.parts.status.log_heads(self.witness.heads());
+                    self.parts.kept.change();
+                    self.parts.kept.keep(Instant::now(), false, || self.witness.heads());
                     Ok(())
                 }
                 Err((wrong, report)) => {

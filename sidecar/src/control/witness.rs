@@ -3,17 +3,13 @@
 //! About once a minute the control plane tells where its log ends, signed by the audit key. The newest of each control
 //! plane is held here, by every sidecar of the mesh, out of reach of whoever has the store. A log that was set back
 //! or rewritten since must say something else than before about a place, and is found out by the next word of it. The
-//! key is that of the first word: another one is a contradiction as well. What was held stays: it is the evidence.
+//! key is that of the first word: another one is a contradiction as well. What was held stays: it is the evidence, also
+//! after a restart ([`super::heads`]).
 
 use std::collections::BTreeMap;
 
-use signet_audit::{Kind, PublicKey, Signed, Statement};
+use signet_audit::{Heads, HeadsError, Kind, MAX_HEADS, MAX_NAME, PublicKey, Signed, SignedLine, Statement};
 use signet_proto::v1::{LogContradiction, LogHead};
-
-/// Control planes of one mesh.
-const MAX_REPLICAS: usize = 256;
-/// A replica's name at its longest.
-const MAX_NAME: usize = 256;
 
 /// How a word does not go with what was heard before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +52,51 @@ impl Witness {
         Self { trust_domain: trust_domain.to_owned(), key: None, held: BTreeMap::new() }
     }
 
+    /// Goes on with what was known before a restart; when the newest of it was signed.
+    ///
+    /// # Errors
+    /// [`HeadsError`] if it was not all signed by the key that it names: then nothing of it is taken.
+    pub fn resume(&mut self, heads: &Heads) -> Result<Option<i64>, HeadsError> {
+        let (key, statements) = heads.statements()?;
+        for statement in statements.values().filter(|it| it.trust_domain != self.trust_domain) {
+            let (found, expected) = (statement.trust_domain.clone(), self.trust_domain.clone());
+            return Err(HeadsError::Foreign { found, expected });
+        }
+        let newest = statements.values().map(|statement| statement.at).max();
+        for line in &heads.heads {
+            let signed = line.signed(Kind::Head, &heads.trust_domain);
+            let Some(Signed { statement, signature }) = signed else { continue };
+            let Statement { replica, sequence, hash, at, .. } = statement;
+            let audit_key = heads.audit_key.clone();
+            let head =
+                LogHead { audit_key, replica: replica.clone(), sequence, hash: hash.to_vec(), at, signature };
+            self.held.insert(replica, head);
+        }
+        self.key = Some(key);
+        Ok(newest)
+    }
+
+    /// What is held, to be kept or shown.
+    #[must_use]
+    pub fn heads(&self) -> Heads {
+        let lines = self.held.values().filter_map(|head| {
+            let statement = Statement {
+                kind: Kind::Head,
+                trust_domain: self.trust_domain.clone(),
+                replica: head.replica.clone(),
+                sequence: head.sequence,
+                hash: head.hash.as_slice().try_into().ok()?,
+                at: head.at,
+            };
+            Some(SignedLine::of(&Signed { statement, signature: head.signature.clone() }))
+        });
+        Heads {
+            trust_domain: self.trust_domain.clone(),
+            audit_key: self.key.as_ref().map(PublicKey::to_pem).unwrap_or_default(),
+            heads: lines.collect(),
+        }
+    }
+
     /// Remembers a word; when it was signed, seconds since the epoch.
     ///
     /// # Errors
@@ -64,7 +105,7 @@ impl Witness {
         let wrong = match self.judge(&told) {
             Ok(key) => {
                 let signed_at = told.at;
-                if self.held.len() < MAX_REPLICAS || self.held.contains_key(&told.replica) {
+                if self.held.len() < MAX_HEADS || self.held.contains_key(&told.replica) {
                     self.held.insert(told.replica.clone(), told);
                 }
                 self.key = Some(key);
@@ -168,5 +209,26 @@ mod tests {
         assert_eq!(witness.hear(LogHead::default()).unwrap_err().0, Wrong::Signature);
         witness.hear(head(&first, "a", 1, 1)).unwrap();
         assert_eq!(witness.hear(head(&other, "a", 2, 2)).unwrap_err().0, Wrong::Key);
+    }
+
+    #[test]
+    fn what_was_heard_before_a_restart_still_contradicts_after_it() {
+        let key = key();
+        let mut before = Witness::new("example.com");
+        for (replica, sequence, hash) in [("a", 9, 2), ("b", 3, 7)] {
+            before.hear(head(&key, replica, sequence, hash)).unwrap();
+        }
+        let text = serde_json::to_vec(&before.heads()).unwrap();
+        let mut after = Witness::new("example.com");
+        assert_eq!(after.resume(&Heads::parse(&text).unwrap()).unwrap(), Some(1_767_225_600));
+        assert_eq!(after.heads(), before.heads());
+        assert_eq!(after.hear(head(&key, "a", 8, 1)).unwrap_err().0, Wrong::Regress);
+        assert_eq!(after.hear(head(&key, "b", 3, 8)).unwrap_err().0, Wrong::Fork);
+        assert_eq!(after.hear(head(&super::tests::key(), "c", 1, 1)).unwrap_err().0, Wrong::Key);
+        assert!(after.hear(head(&key, "a", 10, 3)).is_ok());
+        // Somebody else's are not gone on with.
+        let mut other = Witness::new("example.org");
+        assert!(matches!(other.resume(&Heads::parse(&text).unwrap()), Err(HeadsError::Foreign { .. })));
+        assert!(other.heads().heads.is_empty());
     }
 }
