@@ -3,17 +3,28 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use signet_proto::v1::identity_client::IdentityClient;
+use signet_proto::v1::{JoinBundle, RenewRequest};
 use signet_tests::apps::Echo;
 use signet_tests::client::try_send;
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
+use signet_tests::peers::{run, said as said_by};
+use signet_tests::postgres::Postgres;
 use signet_tests::process::{binary, until};
+use signet_tests::svid::{Svid, request_for};
+use tonic::Code;
 
+use crate::migrate::migrated;
+
+const SECOND: &str = "second";
 const PAGE: &str = include_str!("../../docs/recovery.md");
 
-/// The commands of each block under a heading, in order.
+/// The commands of each block under a heading, in order; those under a lesser one within it are its own.
 fn blocks(heading: &str) -> Vec<Vec<String>> {
-    let (_, section) = PAGE.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    let begins = ["##", "###"].map(|level| format!("\n{level} {heading}\n"));
+    let (_, section) = begins.iter().find_map(|begin| PAGE.split_once(begin.as_str())).expect("the heading");
     let section = section.split("\n## ").next().unwrap_or_default();
+    let section = section.split("\n### ").next().unwrap_or_default();
     let blocks = section.split("```console\n").skip(1).filter_map(|block| block.split("```").next());
     blocks
         .map(|block| block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect())
@@ -22,6 +33,8 @@ fn blocks(heading: &str) -> Vec<Vec<String>> {
 
 struct Scene {
     mesh: Mesh,
+    /// Where there is one there are two control planes.
+    postgres: Option<Postgres>,
     _app: Echo,
     entry: String,
     sidecars: BTreeMap<&'static str, Sidecar>,
@@ -29,6 +42,10 @@ struct Scene {
 
 impl Scene {
     async fn start(svid_seconds: u32) -> Scene {
+        Self::start_on(None, svid_seconds).await
+    }
+
+    async fn start_on(postgres: Option<Postgres>, svid_seconds: u32) -> Scene {
         let app = Echo::start().await;
         let (entry, inbound) = (free_address(), free_address());
         let orders = format!(
@@ -45,14 +62,36 @@ impl Scene {
         let mut builder = Mesh::builder()
             .svid_seconds(svid_seconds)
             .control_plane("rotation: {ackDeadlineSeconds: 5, consumersWaitSeconds: 0}\n")
-            .control_plane("backup: {dir: {folder}/copies, keep: 3}\n")
             .registry(service("orders", "shop", "main", "http", &inbound))
             .registry(permit("web-may", "shop", "orders", "ns/shop/sa/web", ""));
+        if let Some(postgres) = &postgres {
+            for sql in [
+                "CREATE ROLE mesh_owner LOGIN",
+                "CREATE ROLE mesh LOGIN",
+                "CREATE DATABASE mesh OWNER mesh_owner",
+            ] {
+                postgres.query("postgres", sql);
+            }
+            builder = builder.control_plane(&postgres.configuration_of("mesh", "mesh_owner", true));
+        } else {
+            builder = builder.control_plane("backup: {dir: {folder}/copies, keep: 3}\n");
+        }
         for sidecar in sidecars().into_values() {
             builder = builder.sidecar(sidecar);
         }
-        let scene = Scene { mesh: builder.start().await, _app: app, entry, sidecars: sidecars() };
+        let mut scene =
+            Scene { mesh: builder.start().await, postgres, _app: app, entry, sidecars: sidecars() };
+        if scene.postgres.is_some() {
+            scene.mesh.start_replica(SECOND).await;
+        }
         scene.mesh.keep_ports();
+        if let Some(postgres) = &scene.postgres {
+            // From now on the tables' owner does not issue, and who issues does not own.
+            let url = postgres.owners_url("mesh", "mesh_owner", scene.mesh.path(".").as_path());
+            scene.run("systemctl stop signet-control-plane").await;
+            migrated(&scene.mesh, &url).await;
+            scene.run("systemctl start signet-control-plane").await;
+        }
         scene.answers().await;
         scene
     }
@@ -61,31 +100,46 @@ impl Scene {
     async fn run(&mut self, line: &str) -> String {
         match line {
             "systemctl stop signet-control-plane" => {
-                let mut process = self.mesh.control_plane.take().expect("it runs");
-                process.terminate();
-                assert!(process.wait().await.success());
+                let first = self.mesh.control_plane.take().expect("it runs");
+                for mut process in std::mem::take(&mut self.mesh.replicas).into_values().chain([first]) {
+                    process.terminate();
+                    assert!(process.wait().await.success());
+                }
                 String::new()
             }
             "systemctl start signet-control-plane" => {
                 self.mesh.start_control_plane().await;
+                if self.postgres.is_some() {
+                    self.mesh.start_replica(SECOND).await;
+                }
                 String::new()
             }
-            line => {
-                let path = |name: &str| self.mesh.path(name).display().to_string();
-                let signet = format!("{} --socket {} ", binary("signet").display(), path("op.sock"));
-                let line = line
-                    .replace("/var/backups/signet", &path("copies"))
-                    .replace("/var/lib/signet", &path("cp"))
-                    .replace("spiffe://example.com/", &format!("spiffe://{}/", self.mesh.trust_domain))
-                    .replace("join.json", &path("join.json"));
-                let line = line.strip_prefix("signet ").map_or(line.clone(), |rest| signet + rest);
-                let done = Command::new("sh").args(["-c", &line]).output().expect("a shell");
-                let said = String::from_utf8_lossy(&done.stdout).into_owned();
-                let error = String::from_utf8_lossy(&done.stderr);
-                assert!(done.status.success(), "{line}: {said}{error}\n{}", self.mesh.logs());
-                said
+            // What is done on each host.
+            line if line.contains("/var/lib/") && self.postgres.is_some() => {
+                self.shell(line, "cp") + &self.shell(line, SECOND)
             }
+            line => self.shell(line, "cp"),
         }
+    }
+
+    /// The same by a shell, on the host of this control plane.
+    fn shell(&self, line: &str, host: &str) -> String {
+        let path = |name: &str| self.mesh.path(name).display().to_string();
+        let signet = format!("{} --socket {} ", binary("signet").display(), path("op.sock"));
+        let copies = if self.postgres.is_some() { path(&format!("copy-{host}")) } else { path("copies") };
+        let line = line
+            .replace("/var/backups/signet", &copies)
+            .replace("/var/lib/signet", &path(host))
+            .replace("spiffe://example.com/", &format!("spiffe://{}/", self.mesh.trust_domain))
+            .replace("join.json", &path("join.json"));
+        let line = line.strip_prefix("signet ").map_or(line.clone(), |rest| signet + rest);
+        let mut shell = Command::new("sh");
+        shell.envs(self.postgres.iter().flat_map(Postgres::environment));
+        let done = shell.args(["-c", &line]).output().expect("a shell");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{line}: {said}{error}\n{}", self.mesh.logs());
+        said
     }
 
     async fn run_all(&mut self, lines: &[String]) -> String {
@@ -144,6 +198,51 @@ async fn a_lost_store_is_brought_back_from_its_copy_as_the_runbook_says() {
     let sidecar = Sidecar::new("late.shop", "");
     let mut stale = scene.mesh.spawn_sidecar(&sidecar, &signet_tests::mesh::bundle_json(&bundle));
     assert_eq!(stale.wait().await.code(), Some(3), "{}", stale.log());
+}
+
+#[tokio::test]
+async fn a_lost_database_is_brought_back_from_its_dump_to_two_control_planes_as_the_runbook_says() {
+    let Some(postgres) = Postgres::start().await else { return };
+    let mut scene = Scene::start_on(Some(postgres), 600).await;
+    let page = blocks("With PostgreSQL");
+    let [copy, restore] = &page[..] else { panic!("two blocks") };
+    let sections = blocks("The store is lost");
+    let [_, join] = &sections[..] else { panic!("two blocks") };
+    scene.run_all(copy).await;
+    // What the dump does not know: a token, and who came by another at the other control plane.
+    let bundle = scene.mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
+    let web = "spiffe://test.signet/ns/shop/sa/web";
+    let used = scene.mesh.join_bundle_at(SECOND, web, "sidecar").await;
+    let late = Svid::join_by(&used).await.expect("a certificate");
+    let said = scene.run_all(restore).await;
+    assert!(said.contains("2 chains of renewals") && said.contains("repeat them now"), "{said}");
+    assert!(said.contains("recovered") && said.contains("database lost, copy of last night"), "{said}");
+    // At the one as at the other: what it knows is one thing, and it is whole.
+    for name in ["cp", SECOND] {
+        let mut command = Command::new(binary("signet"));
+        command.arg("--socket").arg(scene.mesh.operator_socket(name)).args(["ca", "verify"]);
+        let output = run(command).await;
+        assert!(output.status.success(), "{name}: {}", said_by(&output));
+        let addresses = scene.mesh.addresses(name);
+        let at = |listener: &str| addresses[listener].as_str().expect("an address").to_owned();
+        for token in [&bundle, &used] {
+            let there = JoinBundle { bootstrap_address: at("bootstrap"), ..token.clone() };
+            let refused = Svid::join_by(&there).await.err().expect("the copy does not know this token");
+            assert_eq!(refused.code(), Code::Unauthenticated, "{name}");
+        }
+        let mut client = IdentityClient::new(late.channel_to(&at("mesh")).await.expect("a connection"));
+        let csr_der = request_for(&rcgen::KeyPair::generate().expect("a key"));
+        let refused = client.renew(RenewRequest { csr_der, kubernetes: None }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{name}");
+    }
+    // The one that issues has the rights that it had, and no other.
+    let postgres = scene.postgres.as_ref().expect("it runs");
+    let owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(postgres.query("mesh", owners), ["mesh_owner"]);
+    let may =
+        "SELECT has_table_privilege('mesh', 'log', 'INSERT'), has_table_privilege('mesh', 'log', 'DELETE')";
+    assert_eq!(postgres.query("mesh", may), ["t|f"]);
+    scene.come_back(join).await;
 }
 
 #[tokio::test]

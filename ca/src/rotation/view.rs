@@ -122,7 +122,11 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
     let believed = |kind: Kind| {
         let mut of_kind: Vec<&Entry> =
             entries.iter().filter(|entry| entry.is(kind) && entry.slot.phase.is_believed()).collect();
-        of_kind.sort_by_key(|entry| (entry.slot.phase != Phase::Active, entry.slot.id.clone()));
+        // What signs comes first, then the newest: where there is not room for all, the oldest is missed least.
+        of_kind.sort_by_key(|entry| {
+            let slot = &entry.slot;
+            (slot.phase != Phase::Active, std::cmp::Reverse(slot.not_before), slot.id.clone())
+        });
         of_kind
     };
     let roots = believed(Kind::Root);

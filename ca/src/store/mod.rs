@@ -40,6 +40,7 @@ use std::sync::atomic::AtomicU64;
 use prometheus::IntCounter;
 use signet_audit::{AuditKey, Signed};
 use signet_identity::KeyId;
+use sqlx::migrate::MigrateError;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 
@@ -86,7 +87,11 @@ pub enum StoreError {
     #[error("{0}")]
     Shared(Arc<StoreError>),
     #[error("the store's schema could not be brought up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
+    #[error(
+        "{place} has the schema of step {found}, but this version knows {wanted} steps: start the newer version that wrote it, or restore the copy that was made before"
+    )]
+    Newer { place: String, found: i64, wanted: i64 },
     #[error("the store's file: {0}")]
     File(#[from] crate::files::FileError),
     #[error("a row of {table} does not carry the authority's mark: somebody else wrote to the store")]
@@ -220,6 +225,18 @@ pub(crate) struct Store {
     set_seen: AtomicU64,
     /// Hears other control planes; none on SQLite.
     listener: Option<AbortHandle>,
+}
+
+impl StoreError {
+    /// Why the steps were not made at `place`.
+    fn not_migrated(error: MigrateError, place: String) -> StoreError {
+        match error {
+            MigrateError::VersionMissing(found) => {
+                StoreError::Newer { place, found, wanted: schema::newest() }
+            }
+            error => StoreError::Migrate(error),
+        }
+    }
 }
 
 impl Drop for Store {

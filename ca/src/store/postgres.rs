@@ -32,6 +32,8 @@ const LIMITS: [(&str, &str); 4] = [
 /// A listener that heard nothing for so long asks whether anybody is still there.
 const QUIET: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_secs(1);
+/// The lock of whoever makes tables and grants rights to them.
+const MIGRATING: i64 = 0x5369_676e_6574;
 /// Only ever added to by the role that issues.
 const APPEND_ONLY: [&str; 2] = ["log", "log_checkpoints"];
 
@@ -120,10 +122,6 @@ pub enum PostgresError {
         "the database {place} has the schema of step {found}, expected {wanted}: run `signet-control-plane --config <file> --migrate` with a URL of the owner's role, or set store.postgres.migrate: true where one role does both"
     )]
     Behind { place: String, found: i64, wanted: i64 },
-    #[error(
-        "the database {place} has the schema of step {found}, but this version knows {wanted} steps: start a newer version"
-    )]
-    Ahead { place: String, found: i64, wanted: i64 },
 }
 
 /// Everything needed to connect. Holds the password: not to be printed.
@@ -214,7 +212,12 @@ pub(crate) async fn bring_up_to_date(way: &Way, role: Option<&str>) -> Result<()
     // A step may take its time.
     let options = way.options.clone().options([("statement_timeout", "0"), ("lock_timeout", "60s")]);
     let mut owner = PgConnection::connect_with(&options).await.map_err(|error| way.failed(error))?;
-    schema::migrator(Dialect::Postgres).run_direct(None, &mut owner, false).await?;
+    // Until the connection ends: two that grant the same at once would be in each other's way.
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATING).execute(&mut owner).await?;
+    schema::migrator(Dialect::Postgres)
+        .run_direct(None, &mut owner, false)
+        .await
+        .map_err(|error| StoreError::not_migrated(error, way.place.clone()))?;
     if let Some(role) = role.filter(|role| *role != way.user) {
         let role = format!("\"{}\"", role.replace('"', "\"\""));
         let mut grants = vec![
@@ -247,7 +250,7 @@ async fn check_schema(pool: &PgPool, way: &Way) -> Result<(), StoreError> {
     };
     match found {
         _ if found < wanted => Err(PostgresError::Behind { place, found, wanted }.into()),
-        _ if found > wanted => Err(PostgresError::Ahead { place, found, wanted }.into()),
+        _ if found > wanted => Err(StoreError::Newer { place, found, wanted }),
         _ => Ok(()),
     }
 }

@@ -46,7 +46,8 @@ pub(super) async fn open(path: &Path, owner: &Owner<'_>) -> Result<Pool, StoreEr
     let path = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
         let mut writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        migrate(&mut writer, &schema::migrator(Dialect::Sqlite))?;
+        migrate(&mut writer, &schema::migrator(Dialect::Sqlite))
+            .map_err(|error| StoreError::not_migrated(error, path.display().to_string()))?;
         let readers: Result<Vec<_>, StoreError> =
             (0..READERS).map(|_| connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)).collect();
         Ok::<_, StoreError>((writer, readers?))

@@ -19,7 +19,7 @@ async fn export(mesh: &Mesh) -> Vec<Line> {
 
 fn check(mesh: &Mesh, lines: &[Line]) -> Result<Report, ExportError> {
     let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
-    verify(text.as_bytes(), &mesh.authority.audit_key())
+    verify(text.as_bytes(), &mesh.authority.audit_key(), Vec::new())
 }
 
 #[tokio::test]

@@ -107,11 +107,6 @@ impl TrustBundle {
         &self.anchors
     }
 
-    /// The certificate of the root with this SHA-256.
-    pub(crate) fn root(&self, digest: &KeyId) -> Option<&CertificateDer<'static>> {
-        self.roots.iter().find(|root| root.digest == *digest).map(|root| &root.der)
-    }
-
     /// The roots that stand behind a trust anchor: more than one where a root was issued again for its key.
     pub(crate) fn roots_of<'a>(&'a self, anchor: &'a TrustAnchor<'_>) -> impl Iterator<Item = &'a Root> {
         let same = |known: &TrustAnchor<'_>| {

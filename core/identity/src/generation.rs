@@ -12,6 +12,7 @@ use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{WebPkiSupportedAlgorithms, ring::Ticketer},
+    pki_types::CertificateDer,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     time_provider::{DefaultTimeProvider, TimeProvider},
@@ -20,16 +21,18 @@ use rustls::{
 
 use crate::{
     alpn::Alpn,
-    bundle::Bundles,
+    bundle::{Bundles, TrustBundle},
     chain::{CacheCounts, Chains, Verified},
     class::ClassSet,
     dates::{seconds, unix_time},
     failure::HandshakeFailure,
+    key_id::KeyId,
     own::OwnSvid,
     provider::crypto_provider,
     server_name::server_name,
     sessions::Sessions,
     spiffe_id::SpiffeId,
+    svid::MAX_CHAIN,
     verifier::{ClientVerifier, ServerVerifier},
 };
 
@@ -150,7 +153,7 @@ impl Generation {
     }
 
     /// SHA-256 of the root that vouches for our own SVID.
-    pub fn own_root(&self) -> crate::KeyId {
+    pub fn own_root(&self) -> KeyId {
         self.own_verified.root
     }
 
@@ -192,7 +195,7 @@ impl Generation {
     }
 
     /// For the control plane's bootstrap listener: no client certificate, no resumption, ALPN h2, and the
-    /// root at the end of the chain, so that a joining client can compare it with its join bundle.
+    /// roots at the end of the chain, so that a joining client can compare them with its join bundle.
     pub fn bootstrap_server_config(&self) -> Arc<ServerConfig> {
         self.bootstrap_server.clone()
     }
@@ -280,7 +283,14 @@ impl Maker<'_> {
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         let mut certified = CertifiedKey::clone(self.own.certified());
         let bundle = bundles.get(own.svid.id.trust_domain());
-        certified.cert.extend(bundle.and_then(|bundle| bundle.root(&own.root)).cloned());
+        // The own one first. Whoever was handed one before it, in a join bundle made before a rotation, finds that too
+        // as long as the chain leads there, by its cross certificates; and as many as are read.
+        let roots = bundle.into_iter().flat_map(|bundle| bundle.roots());
+        let (mut roots, others): (Vec<_>, Vec<_>) =
+            roots.cloned().partition(|root| KeyId::of(root) == own.root);
+        roots.extend(others.into_iter().filter(|root| self.leads_to(&own.svid.id, root)));
+        let room = MAX_CHAIN.saturating_sub(certified.cert.len()).max(1);
+        certified.cert.extend(roots.into_iter().take(room));
         let mut config = ServerConfig::builder_with_details(crypto_provider(), self.options.time.clone())
             .with_protocol_versions(&[&TLS13])?
             .with_no_client_auth()
@@ -289,6 +299,16 @@ impl Maker<'_> {
         settle(&mut config);
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// Whether somebody who knows this root alone believes our chain.
+    fn leads_to(&self, own: &SpiffeId, root: &CertificateDer<'_>) -> bool {
+        let domain = own.trust_domain();
+        TrustBundle::new(domain.clone(), [CertificateDer::from(root.as_ref())]).is_ok_and(|alone| {
+            let home = Some(domain.clone());
+            let chains = Chains::new(Arc::new(Bundles::from(alone)), home, self.algorithms, 1);
+            verify_own(self.own, &chains, self.options).is_ok()
+        })
     }
 
     fn client(&self, alpn: Vec<Vec<u8>>, classes: ClassSet) -> Result<Client, rustls::Error> {
