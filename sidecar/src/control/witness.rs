@@ -58,7 +58,7 @@ impl Witness {
     /// [`HeadsError`] if it was not all signed by the key that it names: then nothing of it is taken.
     pub fn resume(&mut self, heads: &Heads) -> Result<Option<i64>, HeadsError> {
         let (key, statements) = heads.statements()?;
-        for statement in statements.values().filter(|it| it.trust_domain != self.trust_domain) {
+        if let Some(statement) = statements.values().find(|it| it.trust_domain != self.trust_domain) {
             let (found, expected) = (statement.trust_domain.clone(), self.trust_domain.clone());
             return Err(HeadsError::Foreign { found, expected });
         }
