@@ -147,7 +147,7 @@ async fn a_join_whose_answer_was_lost_is_answered_again_to_the_same_key_and_to_n
     let (token, request) = (mesh.token("web").await, csr(&key()));
     let issued = mesh.attest(&token, &request).await.unwrap();
     let again = mesh.attest(&token, &request).await.unwrap();
-    assert_eq!((&again.chain, again.serial.clone()), (&issued.chain, issued.serial.clone()));
+    assert_eq!((&again.chain, again.serial), (&issued.chain, issued.serial));
     let last = mesh.authority.records(1).await.unwrap().remove(0);
     assert_eq!((last.event, last.serial), (Event::Resent, issued.serial.to_string()));
     // Past its own end the token is used, as before.
@@ -169,7 +169,7 @@ async fn a_join_is_not_answered_again_once_it_is_revoked_unregistered_or_at_its_
     let unregistered =
         mesh.authority.attest_join_token(token.text.expose(), &request, "192.0.2.1", nobody()).await;
     assert_eq!(refusal(unregistered), Refusal::TokenUsed);
-    let serial = Revocation::Serial(issued.serial.clone());
+    let serial = Revocation::Serial(issued.serial);
     mesh.authority.revoke(serial.clone(), "lost", "uid:0").await.unwrap();
     assert_eq!(refusal(mesh.attest(&token, &request).await), Refusal::TokenUsed);
     mesh.authority.reinstate(serial, "found", "uid:0").await.unwrap();
