@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) lists: Lists,
     pub(crate) audit_key: AuditKey,
+    /// Which issuer of this replica signs: its id.
+    pub(crate) issuing: watch::Sender<String>,
     /// The newest signed end of the log.
     pub(crate) head: watch::Sender<Option<Arc<Signed>>>,
     log_retention: i64,
@@ -154,12 +156,16 @@ impl Authority {
                     .map_err(HierarchyError::from)?;
                 let domain = config.trust_domain.as_str();
                 let mut vault = Vault::open(&config.data_dir, shared, domain, &config.seal, keys)?;
+                let known = Replica::read(&config.data_dir, config.replica.as_deref())?;
                 let row_mac = row_mac(&mut vault, &config.data_dir)?;
                 if let Some(copy) = manifest::arrived(&config.data_dir, &RowMac::new(&row_mac.0))? {
                     tracing::warn!(target: "signet::ca", made_at = copy.at, log_sequence = copy.log_sequence,
                         "this start is from a copy, which knows nothing of what came after it: run `signet ca recover restored` now");
                 }
-                let replica = Replica::open(&config.data_dir, config.replica.as_deref())?;
+                let replica = match known {
+                    Some(replica) => replica,
+                    None => Replica::make(&config.data_dir, config.replica.as_deref())?,
+                };
                 let audit_key = audit_key(&mut vault, row_mac.1)?;
                 // For whoever verifies an export: it is public, and written anew each time.
                 files::write_public(
@@ -234,6 +240,7 @@ impl Authority {
             revocations: watch::Sender::new(Arc::new(revocations)),
             lists: Lists::new(),
             audit_key,
+            issuing: watch::Sender::default(),
             head: watch::Sender::new(None),
             log_retention: seconds(config.log_retention),
             backups,

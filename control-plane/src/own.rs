@@ -1,6 +1,6 @@
 //! The control plane's own SVID, and the TLS generation made of it.
 //!
-//! A new key and certificate at a third of life, and whenever the roots change, swapped in while serving: connections under way keep the
+//! A new key and certificate at a third of life, and whenever the roots or its issuer change, swapped in while serving: connections under way keep the
 //! generation that they began with, new ones take the new one. On failure the certificate at hand goes on
 //! and the next try comes sooner.
 
@@ -42,6 +42,7 @@ pub struct Own {
     renew_at: i64,
     current: Arc<ArcSwap<Generation>>,
     published: watch::Receiver<Arc<Published>>,
+    issuing: watch::Receiver<String>,
     metrics: Metrics,
 }
 
@@ -58,10 +59,10 @@ impl Own {
     ) -> Result<Self, OwnError> {
         let mut dns_names = vec![service_dns_name("signet-control-plane", namespace)];
         dns_names.extend_from_slice(beside);
-        let published = authority.published();
+        let (published, issuing) = (authority.published(), authority.issuing());
         let (generation, renew_at) = issue(&authority, &dns_names, 1, &metrics).await?;
         let current = Arc::new(ArcSwap::new(generation));
-        Ok(Self { authority, dns_names, number: 1, renew_at, current, published, metrics })
+        Ok(Self { authority, dns_names, number: 1, renew_at, current, published, issuing, metrics })
     }
 
     /// The generation that new connections take.
@@ -95,6 +96,12 @@ impl Own {
                     () = nap => {}
                     // Peers are verified by other roots from now on, and verify us by them.
                     changed = self.published.changed() => if changed.is_ok() {
+                        self.renew_at = 0;
+                    } else {
+                        return;
+                    },
+                    // Those who join are shown the root that signs now.
+                    changed = self.issuing.changed() => if changed.is_ok() {
                         self.renew_at = 0;
                     } else {
                         return;

@@ -92,17 +92,20 @@ async fn an_older_schema_on_postgresql_is_refused_or_migrated_and_a_newer_one_is
     let before = certificates();
     stop(&mut mesh).await;
 
-    // One role makes the tables, and another issues.
-    postgres.query("mesh", BACK);
+    // One role makes the tables, and another issues, with the rights that it was given.
     for file in FILES {
         change(&mesh, file, "user: owner", "user: issuing");
         change(&mesh, file, "migrate: true", "migrate: false");
+    }
+    let url = postgres.owners_url("mesh", "owner", &mesh.path("."));
+    let arguments = ["--migrate", url.to_str().unwrap()];
+    assert!(program(&mesh, FILES[0], &arguments).wait().await.success());
+    postgres.query("mesh", BACK);
+    for file in FILES {
         refuses(&mesh, file, &[], &[OLD, "--migrate", "store.postgres.migrate: true"]).await;
     }
     // Of whoever may not, nothing is changed.
     refuses(&mesh, FILES[0], &["--migrate"], &["permission denied"]).await;
-    let url = postgres.owners_url("mesh", "owner", &mesh.path("."));
-    let arguments = ["--migrate", url.to_str().unwrap()];
     let mut both = FILES.map(|file| program(&mesh, file, &arguments));
     for process in &mut both {
         let status = process.wait().await;

@@ -135,7 +135,9 @@ async fn a_restarted_sidecar_still_contradicts_and_what_it_held_convicts_the_log
     // A sidecar in other hands says that more was there: nobody signed that.
     let text = std::fs::read_to_string(&heads).unwrap();
     let forged = path("forged.json");
-    std::fs::write(&forged, text.replace("\"sequence\":", "\"sequence\":9")).unwrap();
+    let more = text.replace("\"sequence\": ", "\"sequence\": 9");
+    assert_ne!(more, text);
+    std::fs::write(&forged, more).unwrap();
     let said = found_out(&offline(&export, &forged));
     assert!(said.contains("is no evidence") && said.contains("not signed by the audit key"), "{said}");
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use signet_tests::mesh::{Mesh, Sidecar, permit};
 use signet_tests::peers::{run, said};
-use signet_tests::process::{Process, binary};
+use signet_tests::process::{Process, binary, until};
 
 use crate::pods::{Pods, SIDECAR_UID};
 
@@ -42,14 +42,22 @@ async fn transparent(pods: &Pods, mesh: &str, virtual_ip: &str, server_ip: &str)
         .await
 }
 
-fn app(pods: &Pods, listen: &str, folder: &std::path::Path) -> Process {
+async fn app(pods: &Pods, listen: &str, folder: &std::path::Path) -> Process {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &pods.server]).arg(binary("signet-sample")).args([
         "inventory",
         "--listen",
         listen,
     ]);
-    Process::start("app", command, folder)
+    let process = Process::start("app", command, folder);
+    let listens = || {
+        let mut sockets = Command::new("ip");
+        sockets.args(["netns", "exec", &pods.server, "ss", "-ltnH"]);
+        let sockets = sockets.output().expect("ss runs");
+        String::from_utf8_lossy(&sockets.stdout).contains(listen).then_some(())
+    };
+    until("the app listens", listens).await;
+    process
 }
 
 async fn curl(netns: &str, url: &str) -> String {
@@ -66,7 +74,7 @@ async fn an_app_dials_a_service_and_the_mesh_carries_it_over_ipv4_and_ipv6() {
         [("10.77.0.2", "10.96.0.7", "10.77.0.2:8080"), ("fd77::2", "fd96::7", "[fd77::2]:8080")]
     {
         let mesh = transparent(&pods, "10.77.0.2", virtual_ip, host).await;
-        let app = app(&pods, listen, folder.path());
+        let app = app(&pods, listen, folder.path()).await;
         let bracketed =
             if virtual_ip.contains(':') { format!("[{virtual_ip}]") } else { virtual_ip.to_owned() };
         let answer = curl(&pods.client, &format!("http://{bracketed}:8080/stock/apple")).await;

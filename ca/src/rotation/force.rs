@@ -40,6 +40,13 @@ impl Inner {
         let view = Arc::new(view);
         self.metrics.show_authorities(&view.entries);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&view));
+        self.issuing.send_if_modified(|told| {
+            let other = *told != view.issuer.id;
+            if other {
+                told.clone_from(&view.issuer.id);
+            }
+            other
+        });
         self.published.send_if_modified(|told| {
             let newer = **told != *view.published;
             if newer {

@@ -34,6 +34,11 @@ impl Authority {
         self.inner.published.subscribe()
     }
 
+    /// Which issuer of this replica signs, by its id, and each change of it.
+    pub fn issuing(&self) -> watch::Receiver<String> {
+        self.inner.issuing.subscribe()
+    }
+
     /// Sidecars that are given up on from now: their streams are to be closed.
     pub fn given_up(&self) -> broadcast::Receiver<Arc<Vec<GivenUp>>> {
         self.inner.given_up.subscribe()

@@ -36,20 +36,23 @@ pub struct ReplicaStatus {
 }
 
 impl Replica {
-    /// Reads who we are, or makes it up: the configured name, or that of the machine with a few letters of the id.
-    pub(crate) fn open(directory: &Path, configured: Option<&str>) -> Result<Replica, StoreError> {
+    /// Reads who we are; `None` where that is not said yet. Writes nothing.
+    pub(crate) fn read(directory: &Path, configured: Option<&str>) -> Result<Option<Replica>, StoreError> {
         let path = directory.join(FILE);
         let unreadable = || StoreError::ReplicaFile { path: path.clone() };
-        if let Some(bytes) = files::read_private(&path)? {
-            let text = std::str::from_utf8(&bytes).map_err(|_| unreadable())?;
-            let mut lines = text.lines();
-            let (name, id) = lines.next().zip(lines.next()).ok_or_else(unreadable)?;
-            let id = read_hex(id).ok_or_else(unreadable)?;
-            if let Some(configured) = configured.filter(|configured| *configured != name) {
-                return Err(StoreError::ReplicaName { configured: configured.into(), found: name.into() });
-            }
-            return Ok(Replica { name: name.to_owned(), id, fresh: lines.next() == Some("new") });
+        let Some(bytes) = files::read_private(&path)? else { return Ok(None) };
+        let text = std::str::from_utf8(&bytes).map_err(|_| unreadable())?;
+        let mut lines = text.lines();
+        let (name, id) = lines.next().zip(lines.next()).ok_or_else(unreadable)?;
+        let id = read_hex(id).ok_or_else(unreadable)?;
+        if let Some(configured) = configured.filter(|configured| *configured != name) {
+            return Err(StoreError::ReplicaName { configured: configured.into(), found: name.into() });
         }
+        Ok(Some(Replica { name: name.to_owned(), id, fresh: lines.next() == Some("new") }))
+    }
+
+    /// Makes it up: the configured name, or that of the machine with a few letters of the id.
+    pub(crate) fn make(directory: &Path, configured: Option<&str>) -> Result<Replica, StoreError> {
         let mut id = [0u8; 16];
         SystemRandom::new().fill(&mut id).map_err(|_| FileError::Random)?;
         let name = configured.map_or_else(|| made_up(&id), str::to_owned);
@@ -173,12 +176,13 @@ mod tests {
     #[test]
     fn a_directory_remembers_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut made = Replica::open(dir.path(), None).unwrap();
+        assert_eq!(Replica::read(dir.path(), None).unwrap(), None);
+        let mut made = Replica::make(dir.path(), None).unwrap();
         assert!(made.fresh && made.name.len() > 6);
-        assert_eq!(Replica::open(dir.path(), None).unwrap(), made);
+        assert_eq!(Replica::read(dir.path(), None).unwrap().as_ref(), Some(&made));
         made.settled(dir.path()).unwrap();
-        assert!(!Replica::open(dir.path(), Some(&made.name)).unwrap().fresh);
-        let error = Replica::open(dir.path(), Some("other")).unwrap_err();
+        assert!(!Replica::read(dir.path(), Some(&made.name)).unwrap().unwrap().fresh);
+        let error = Replica::read(dir.path(), Some("other")).unwrap_err();
         assert!(matches!(error, StoreError::ReplicaName { .. }), "{error}");
     }
 
@@ -187,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "name", "name\nxyz\n", "name\n00\n"] {
             files::write_private(&dir.path().join(FILE), text.as_bytes()).unwrap();
-            let error = Replica::open(dir.path(), None).unwrap_err();
+            let error = Replica::read(dir.path(), None).unwrap_err();
             assert!(matches!(error, StoreError::ReplicaFile { .. }), "{text:?}: {error}");
         }
     }

@@ -31,7 +31,7 @@ pub enum SerialError {
 }
 
 impl Serial {
-    /// A new one of sixteen bytes: the milliseconds since the epoch in six, then ten random ones, which is more than the
+    /// A new one of sixteen bytes: the milliseconds since the epoch in six, their first between 0x40 and 0x7f, then ten random ones, which is more than the
     /// 64 bits that nobody may foresee (CA/Browser Forum baseline requirements, 7.1). Later ones are greater, by the
     /// machine's clock: what a store or a log keeps by serial grows at its end instead of everywhere. Nobody relies on it.
     pub fn fresh() -> Result<Self, SerialError> {
@@ -41,9 +41,9 @@ impl Serial {
         let (first, random) = bytes.split_at_mut(time.len());
         first.copy_from_slice(&time);
         SystemRandom::new().fill(random).map_err(|_| SerialError::NoRandomness)?;
-        // Positive, and of the same length wherever it is written, until the year 6429.
-        if let Some(top @ (0 | 0x80..)) = bytes.first_mut() {
-            *top = 0x7f;
+        // Positive, and of the same length wherever and however it is written, until the year 4199.
+        if let Some(top) = bytes.first_mut() {
+            *top = (*top & 0x7f) | 0x40;
         }
         Self::from_bytes(&bytes)
     }

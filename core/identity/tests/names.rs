@@ -173,7 +173,7 @@ fn a_fresh_serial_is_positive_and_sixteen_bytes_wherever_it_is_written() {
     for _ in 0..1000 {
         let serial = Serial::fresh().unwrap();
         assert_eq!(serial.as_bytes().len(), 16);
-        assert!(matches!(serial.as_bytes()[0], 0x01..=0x7f));
+        assert!(matches!(serial.as_bytes()[0], 0x40..=0x7f));
         assert_eq!(serial.to_string().len(), 32);
         assert!(seen.insert(serial));
     }

@@ -110,11 +110,11 @@ fn catalog_of(yaml: &str, keys: &Keys, authority: &AuthorityState) -> Catalog {
 
 /// With two federated trust domains, of which a policy of `orders` names one and a service of ours the other.
 fn federated_catalog(held: &[&str]) -> Catalog {
-    federated_catalog_with(held, "")
+    federated_catalog_of(MESH, held, "")
 }
 
-/// The same with more documents.
-fn federated_catalog_with(held: &[&str], more: &str) -> Catalog {
+/// The same of another mesh, and with more documents.
+fn federated_catalog_of(mesh: &str, held: &[&str], more: &str) -> Catalog {
     let document = |name: &str| {
         format!(
             "---\napiVersion: signet.mesh/v1alpha1\nkind: FederatedTrustDomain\nmetadata: {{name: {name}}}\n\
@@ -122,7 +122,7 @@ fn federated_catalog_with(held: &[&str], more: &str) -> Catalog {
         )
     };
     let yaml = format!(
-        "{MESH}{}{}---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: partner}}\n\
+        "{mesh}{}{}---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: partner}}\n\
          spec: {{effect: permit, target: {{service: orders}}, from: {{workloads: ['spiffe://caller.example/ns/a/sa/b']}}}}\n\
          ---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: not-them}}\n\
          spec: {{effect: forbid, target: {{service: web}}, from: {{workloads: ['spiffe://caller.example/ns/a/sa/*']}}}}\n\
@@ -211,7 +211,8 @@ fn an_agent_is_given_the_bundles_that_identities_of_its_processes_could_use_and_
         )
     };
     let more = [hosts.concat(), entry("serves", "ns/shop/sa/orders"), entry("dials", WEB)].concat();
-    let catalog = federated_catalog_with(&["caller.example", "called.example"], &more);
+    let apps = MESH.replace("spec: {class: sidecar}", "spec: {class: sidecar, workloadApi: true}");
+    let catalog = federated_catalog_of(&apps, &["caller.example", "called.example"], &more);
     let given = |agent: &str| {
         let agent = workload(&format!("ns/hosts/sa/{agent}"));
         let granted = catalog.view(&agent, PeerClass::Agent, &Subscriptions::default());
