@@ -88,7 +88,12 @@ impl Kept {
                 write(&path, &heads);
             }
         };
-        tokio::task::spawn_blocking(write);
+        if ends {
+            // Nobody waits for a thread any more.
+            write();
+        } else {
+            tokio::task::spawn_blocking(write);
+        }
     }
 }
 
