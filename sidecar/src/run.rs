@@ -214,8 +214,10 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
         // Ends with the drain, which is no failure.
         tokio::spawn(signet_workload::listen(listener, listen));
     }
+    let kept = Kept::of(&config.data_dir);
+    let _last_word = kept.last_word(status.clone());
     let discovery = Discovery::new(Parts {
-        kept: Kept::of(&config.data_dir),
+        kept,
         plane: plane.clone(),
         credentials: credentials.clone(),
         publisher: publisher.clone(),

@@ -104,7 +104,7 @@ fn show(mesh: &Mesh, out: &Path) {
 }
 
 #[tokio::test]
-async fn what_a_sidecar_held_is_compared_with_the_log_running_and_on_paper() {
+async fn a_restarted_sidecar_still_contradicts_and_what_it_held_convicts_the_log_offline() {
     let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
     mesh.keep_ports();
     let (data, old) = (mesh.path("cp"), mesh.path("old"));
@@ -140,5 +140,44 @@ async fn what_a_sidecar_held_is_compared_with_the_log_running_and_on_paper() {
     std::fs::write(&forged, more).unwrap();
     let said = found_out(&offline(&export, &forged));
     assert!(said.contains("is no evidence") && said.contains("not signed by the audit key"), "{said}");
+
+    // The sidecar ends in good order, the store is set back, and both start again.
+    let mut web = mesh.sidecars.remove("web").expect("it runs");
+    web.terminate();
+    web.wait().await;
+    let kept = mesh.path("web/data/log-heads.json");
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    assert_eq!(json(&std::fs::read_to_string(&kept).expect("what it keeps")), json(&text));
+    stop(&mut mesh).await;
+    for name in ["authority.db", "authority.db-wal", "authority.db-shm"] {
+        let _ = std::fs::remove_file(data.join(name));
+    }
+    copy(&old, &data);
+    mesh.start_control_plane().await;
+    mesh.join(Sidecar::new("web.shop", "")).await;
+    reaches(&mesh, "web", "signet_log_contradictions_total{reason=\"regress\"} ", 1.0).await;
+    reaches(&mesh, "cp", "signet_control_plane_log_contradictions_total{reason=\"regress\"} ", 1.0).await;
+
+    // The set back log is signed and in good order by itself.
+    let path = |name: &str| mesh.path(name).display().to_string();
+    let after = path("after.jsonl");
+    taken(&audit(&mesh, &["export", "--out", &after]));
+    taken(&audit(&mesh, &["verify", "--file", &after, "--key", &key]));
+    let kept = kept.display().to_string();
+    for heads in [&heads, &kept] {
+        let said = found_out(&audit(&mesh, &["verify", "--file", &after, "--key", &key, "--heads", heads]));
+        assert!(said.contains("records were cut off") && said.contains(heads.as_str()), "{said}");
+        let said = found_out(&audit(&mesh, &["verify", "--heads", heads]));
+        assert!(said.contains("records were cut off"), "{said}");
+    }
     mesh.assert_unharmed();
+
+    // A damaged file is said so, put aside, and stops nobody.
+    let mut web = mesh.sidecars.remove("web").expect("it runs");
+    web.terminate();
+    web.wait().await;
+    std::fs::write(&kept, "{").unwrap();
+    mesh.join(Sidecar::new("web.shop", "")).await;
+    reaches(&mesh, "web", "signet_log_contradictions_total{reason=\"file\"} ", 1.0).await;
+    assert_eq!(std::fs::read_to_string(mesh.path("web/data/log-heads.json.refused")).unwrap(), "{");
 }

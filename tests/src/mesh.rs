@@ -385,8 +385,11 @@ impl Mesh {
 
     /// The same by a bundle that the test has at hand.
     pub async fn join_by(&mut self, sidecar: Sidecar, bundle: &JoinBundle) {
+        // What an earlier one of this name left is not this one's word that it is ready.
+        let addresses = self.path(&sidecar.name).join("data/addresses.json");
+        let _ = fs::remove_file(&addresses);
         let mut process = self.spawn_sidecar(&sidecar, &bundle_json(bundle));
-        wait_for_addresses(&mut process, &self.path(&sidecar.name).join("data/addresses.json")).await;
+        wait_for_addresses(&mut process, &addresses).await;
         self.sidecars.insert(sidecar.name, process);
     }
 

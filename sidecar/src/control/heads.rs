@@ -1,7 +1,7 @@
 //! The ends of the issuance log on the disk, so that a restart does not forget them.
 //!
-//! They lie in `log-heads.json` of the data directory, mode 0600, written whole at most once a minute and when the
-//! process drains. What is read again at the start is believed as far as the audit key signed it. A file that is
+//! They lie in `log-heads.json` of the data directory, mode 0600, written whole at most once a minute and at the
+//! end of the process. What is read again at the start is believed as far as the audit key signed it. A file that is
 //! damaged, or another mesh's, is said so, counted, and put aside as evidence; the process goes on without it.
 
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use signet_audit::{Heads, HeadsError, MAX_HEADS_BYTES};
+
+use crate::status::Status;
 
 /// Their file.
 const FILE: &str = "log-heads.json";
@@ -69,10 +71,9 @@ impl Kept {
         self.changed = true;
     }
 
-    /// Writes what is known, if it is due, or at the end of the process. A failure is said and tried again.
-    pub fn keep(&mut self, now: Instant, ends: bool, heads: impl FnOnce() -> Heads) {
-        let lately = self.last.is_some_and(|at| now.duration_since(at) < EVERY);
-        if !self.changed || (lately && !ends) {
+    /// Writes what is known, if it is due. A failure is said and tried again.
+    pub fn keep(&mut self, now: Instant, heads: impl FnOnce() -> Heads) {
+        if !self.changed || self.last.is_some_and(|at| now.duration_since(at) < EVERY) {
             return;
         }
         self.changed = false;
@@ -81,19 +82,38 @@ impl Kept {
         let (path, number, written) = (self.folder.join(FILE), self.number, Arc::clone(&self.written));
         let heads = heads();
         // Never in the way of what the process is for, however slow the disk is.
-        let write = move || {
-            let mut last = written.lock().unwrap_or_else(PoisonError::into_inner);
-            if *last < number {
-                *last = number;
-                write(&path, &heads);
-            }
-        };
-        if ends {
-            // Nobody waits for a thread any more.
-            write();
-        } else {
-            tokio::task::spawn_blocking(write);
+        tokio::task::spawn_blocking(move || write_once(&path, number, &written, &heads));
+    }
+
+    /// For the end of the process.
+    #[must_use]
+    pub fn last_word(&self, status: Arc<Status>) -> LastWord {
+        LastWord { path: self.folder.join(FILE), written: Arc::clone(&self.written), status }
+    }
+}
+
+/// Writes what is held when it is dropped: whichever way the process ends, and nothing after it.
+pub struct LastWord {
+    path: PathBuf,
+    written: Arc<Mutex<u64>>,
+    status: Arc<Status>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let heads = self.status.held_log_heads();
+        if !heads.heads.is_empty() {
+            write_once(&self.path, u64::MAX, &self.written, &heads);
         }
+    }
+}
+
+/// An older word never replaces a newer one, whichever thread comes first.
+fn write_once(path: &Path, number: u64, written: &Mutex<u64>, heads: &Heads) {
+    let mut last = written.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last < number {
+        *last = number;
+        write(path, heads);
     }
 }
 
@@ -190,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_written_once_a_minute_and_at_the_end() {
+    async fn it_is_written_once_a_minute() {
         let folder = folder();
         let mut kept = Kept::of(folder.path());
         let count = std::cell::Cell::new(0);
@@ -200,18 +220,28 @@ mod tests {
             known.clone()
         };
         let mut now = Instant::now();
-        kept.keep(now, true, told);
+        kept.keep(now, told);
         assert_eq!(count.get(), 0, "there is nothing to write");
         for (seconds, expected) in [(0, 1), (1, 1), (58, 1), (2, 2), (30, 2), (31, 3)] {
             now += Duration::from_secs(seconds);
             kept.change();
-            kept.keep(now, false, told);
+            kept.keep(now, told);
             assert_eq!(count.get(), expected, "after {seconds} more seconds");
         }
-        kept.keep(now, true, told);
-        assert_eq!(count.get(), 3, "nothing is new");
-        kept.change();
-        kept.keep(now, true, told);
-        assert_eq!(count.get(), 4);
+    }
+
+    #[test]
+    fn whichever_way_the_process_ends_the_newest_is_written_and_nothing_older_after_it() {
+        let folder = folder();
+        let kept = Kept::of(folder.path());
+        let domain = signet_identity::TrustDomain::parse("example.com").unwrap();
+        let credentials = crate::credentials::Credentials::new(domain, Default::default());
+        let status = Status::new("id".into(), credentials, &std::collections::BTreeSet::new(), None);
+        drop(kept.last_word(Arc::clone(&status)));
+        assert!(kept.read("example.com").unwrap().is_none(), "nothing was heard");
+        status.log_heads(heads(9));
+        drop(kept.last_word(status));
+        write_once(&folder.path().join(FILE), 1, &kept.written, &heads(7));
+        assert_eq!(kept.read("example.com").unwrap().unwrap().heads[0].sequence, 9);
     }
 }

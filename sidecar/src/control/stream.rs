@@ -232,12 +232,11 @@ impl Discovery {
                 Some(wanted) = self.parts.wishes.recv() => self.wish(wanted, &say)?,
                 Some(record) = self.parts.decisions.recv(), if self.batch.len() < BATCH.1 => self.batch.push(self.decision(record)),
                 _ = flush.tick() => {
-                    self.parts.kept.keep(Instant::now(), false, || self.witness.heads());
+                    self.parts.kept.keep(Instant::now(), || self.witness.heads());
                     self.flush(&say)?;
                 }
                 () = &mut leaving, if !left => {
                     left = true;
-                    self.parts.kept.keep(Instant::now(), true, || self.witness.heads());
                     send(&say, Say::Leaving(v1::Leaving {}))?;
                 }
             }
@@ -268,7 +267,7 @@ impl Discovery {
                     self.parts.metrics.log_head_signed.set(signed_at);
                     self.parts.status.log_heads(self.witness.heads());
                     self.parts.kept.change();
-                    self.parts.kept.keep(Instant::now(), false, || self.witness.heads());
+                    self.parts.kept.keep(Instant::now(), || self.witness.heads());
                     Ok(())
                 }
                 Err((wrong, report)) => {
