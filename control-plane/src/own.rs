@@ -136,19 +136,44 @@ async fn issue(
 
 #[cfg(test)]
 mod tests {
-    use signet_ca::{AuthorityConfig, SealConfig, SystemClock};
+    use signet_ca::{AuthorityConfig, Kind, SealConfig, SystemClock};
     use signet_identity::{PeerClass, TrustDomain};
 
     use super::*;
 
+    async fn authority(dir: &std::path::Path) -> Authority {
+        let mut seal = SealConfig::key_file(dir.join("seal.key"));
+        seal.create_if_missing = true;
+        let domain = TrustDomain::parse("demo.signet").unwrap();
+        let config = AuthorityConfig::new(domain, dir.join("data"), seal);
+        Authority::open(config, Arc::new(SystemClock)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn it_is_renewed_as_soon_as_another_issuer_signs() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = authority(dir.path()).await;
+        let own = Own::begin(authority.clone(), "signet-system", &[], Metrics::new().unwrap()).await.unwrap();
+        let doors = own.current();
+        let before = doors.load().own().chain()[1].clone();
+        let kept = tokio::spawn(own.keep());
+        let bundle = authority.published().borrow().sequence;
+        authority.rotate(Kind::Issuer, "uid:0").await.unwrap();
+        authority.maintain().await.unwrap();
+        assert_eq!(authority.published().borrow().sequence, bundle, "the roots are the same");
+        let other = async {
+            while doors.load().own().chain()[1] == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), other).await.expect("a certificate of the new issuer");
+        kept.abort();
+    }
+
     #[tokio::test]
     async fn a_renewal_is_swapped_in_with_a_new_key_and_a_new_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let mut seal = SealConfig::key_file(dir.path().join("seal.key"));
-        seal.create_if_missing = true;
-        let domain = TrustDomain::parse("demo.signet").unwrap();
-        let config = AuthorityConfig::new(domain, dir.path().join("data"), seal);
-        let authority = Authority::open(config, Arc::new(SystemClock)).await.unwrap();
+        let authority = authority(dir.path()).await;
         let metrics = Metrics::new().unwrap();
         let mut own = Own::begin(authority.clone(), "signet-system", &[], metrics.clone()).await.unwrap();
         let doors = own.current();

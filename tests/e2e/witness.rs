@@ -1,6 +1,6 @@
 //! A store that is set back to an older copy: the authority cannot know, its sidecars do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,8 +43,9 @@ fn seconds() -> f64 {
 
 const HELD: &str = "signet_log_head_signed_timestamp_seconds ";
 
-#[tokio::test]
-async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
+/// A mesh whose sidecar holds an end of the log so many records after the copy that was made of the store, with the store's
+/// folder and the copy's.
+async fn grown(records: usize) -> (Mesh, PathBuf, PathBuf) {
     let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
     mesh.keep_ports();
     let (data, old) = (mesh.path("cp"), mesh.path("old"));
@@ -52,7 +53,7 @@ async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
     copy(&data, &old);
     mesh.start_control_plane().await;
     reaches(&mesh, "web", HELD, 1.0).await;
-    for _ in 0..5 {
+    for _ in 0..records {
         mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
     }
     // Its end is signed when it starts, and told to whoever connects.
@@ -61,6 +62,12 @@ async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
     until("the next second", || (seconds() > heard).then_some(())).await;
     mesh.start_control_plane().await;
     reaches(&mesh, "web", HELD, heard + 1.0).await;
+    (mesh, data, old)
+}
+
+#[tokio::test]
+async fn a_store_that_was_set_back_contradicts_what_sidecars_remember() {
+    let (mut mesh, data, old) = grown(5).await;
     assert_eq!(metric(&mesh, "web", "signet_log_contradictions_total{reason=\"regress\"} ").await, 0.0);
 
     stop(&mut mesh).await;
@@ -105,21 +112,7 @@ fn show(mesh: &Mesh, out: &Path) {
 
 #[tokio::test]
 async fn a_restarted_sidecar_still_contradicts_and_what_it_held_convicts_the_log_offline() {
-    let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
-    mesh.keep_ports();
-    let (data, old) = (mesh.path("cp"), mesh.path("old"));
-    stop(&mut mesh).await;
-    copy(&data, &old);
-    mesh.start_control_plane().await;
-    reaches(&mesh, "web", HELD, 1.0).await;
-    for _ in 0..20 {
-        mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;
-    }
-    stop(&mut mesh).await;
-    let heard = metric(&mesh, "web", HELD).await;
-    until("the next second", || (seconds() > heard).then_some(())).await;
-    mesh.start_control_plane().await;
-    reaches(&mesh, "web", HELD, heard + 1.0).await;
+    let (mut mesh, data, old) = grown(20).await;
 
     // What the admin socket shows goes with the log as it is, running and on paper.
     let path = |name: &str| mesh.path(name).display().to_string();
