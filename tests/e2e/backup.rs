@@ -49,7 +49,6 @@ async fn a_control_plane_that_is_killed_while_it_copies_leaves_whole_copies_only
         .sidecar(Sidecar::new("web.shop", ""))
         .start()
         .await;
-    mesh.keep_ports();
     let mut cut = 0;
     for round in 0..10_u64 {
         mesh.join_bundle("spiffe://test.signet/ns/shop/sa/web", "sidecar").await;

@@ -46,7 +46,6 @@ async fn sidecars_go_on_without_the_control_plane_and_find_it_again() {
     for _ in 0..20 {
         assert_eq!(get(&pair.entry, "/", &[]).await.status(), 200);
     }
-    pair.mesh.keep_ports();
     pair.mesh.start_control_plane().await;
     let mut operator = pair.mesh.operator().await;
     loop {

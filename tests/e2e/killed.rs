@@ -336,7 +336,6 @@ async fn a_control_plane_killed_at_any_moment_loses_nothing_and_does_nothing_twi
         .start()
         .await;
     mesh.start_replica(NAMES[1]).await;
-    mesh.keep_ports();
     mesh.join(server).await;
     mesh.join_at(NAMES[1], client).await;
     let shared = Shared {

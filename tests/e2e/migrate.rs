@@ -86,7 +86,6 @@ async fn an_older_schema_on_postgresql_is_refused_or_migrated_and_a_newer_one_is
         .start()
         .await;
     mesh.start_replica("second").await;
-    mesh.keep_ports();
     mesh.join(Sidecar::new("early.shop", "")).await;
     let certificates = || postgres.query("mesh", "SELECT count(*) FROM svids WHERE lineage IS NOT NULL");
     let before = certificates();
@@ -154,7 +153,6 @@ fn sqlite(mesh: &Mesh, sql: &str) -> bool {
 #[tokio::test]
 async fn an_older_schema_on_sqlite_is_migrated_at_a_start_and_a_newer_one_is_refused() {
     let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
-    mesh.keep_ports();
     stop(&mut mesh).await;
     if !sqlite(&mesh, BACK) {
         signet_tests::leave_out("python3 with sqlite3 is missing: run tests/setup/install.sh");

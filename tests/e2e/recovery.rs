@@ -84,7 +84,6 @@ impl Scene {
         if scene.postgres.is_some() {
             scene.mesh.start_replica(SECOND).await;
         }
-        scene.mesh.keep_ports();
         if let Some(postgres) = &scene.postgres {
             // From now on the tables' owner does not issue, and who issues does not own.
             let url = postgres.owners_url("mesh", "mesh_owner", scene.mesh.path(".").as_path());

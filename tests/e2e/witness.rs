@@ -47,7 +47,6 @@ const HELD: &str = "signet_log_head_signed_timestamp_seconds ";
 /// folder and the copy's.
 async fn grown(records: usize) -> (Mesh, PathBuf, PathBuf) {
     let mut mesh = Mesh::builder().sidecar(Sidecar::new("web.shop", "")).start().await;
-    mesh.keep_ports();
     let (data, old) = (mesh.path("cp"), mesh.path("old"));
     stop(&mut mesh).await;
     copy(&data, &old);

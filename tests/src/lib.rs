@@ -2,8 +2,8 @@
 //!
 //! `Mesh::builder` takes registry documents and sidecars, and starts a control plane and one process
 //! per sidecar; apps are small servers inside the test (`apps`), tokens come from an issuer inside the
-//! test (`issuer`). Nothing is shared between tests, every port is free when it is taken, and a test
-//! that fails prints the last lines of every log.
+//! test (`issuer`). Nothing is shared between tests, not even ports, and a test that fails prints the last
+//! lines of every log.
 
 pub mod apiserver;
 pub mod apps;

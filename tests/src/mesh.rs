@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -187,14 +188,14 @@ impl MeshBuilder {
         let path = mesh.folder.path().display().to_string();
         let config = format!(
             "trustDomain: {trust_domain}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
-             registry: {{folder: {path}/registry}}\nlisten: {{bootstrap: '{address}:0', mesh: '{address}:0'}}\n\
+             registry: {{folder: {path}/registry}}\n{listen}\
              operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
              svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
              log: {{format: text, level: {}}}\n{}",
             self.svid_seconds,
             self.log_level,
             self.control_plane.replace("{folder}", &path),
-            address = self.place.1,
+            listen = mesh.doors(&self.place.1),
             trust_domain = mesh.trust_domain,
         );
         fs::write(mesh.path("control-plane.yaml"), config).expect("writing the configuration");
@@ -256,7 +257,7 @@ impl Mesh {
         fs::rename(temporary, self.path("registry").join(name)).expect("putting a registry file in place");
     }
 
-    /// Starts (or starts again) the control plane and waits until it is ready.
+    /// Starts (or starts again) the control plane, at the same doors, and waits until it is ready.
     pub async fn start_control_plane(&mut self) {
         let addresses = self.path("cp/addresses.json");
         let _ = fs::remove_file(&addresses);
@@ -265,6 +266,13 @@ impl Mesh {
         let mut process = Process::start("control-plane", command, self.folder.path());
         wait_for_addresses(&mut process, &addresses).await;
         self.control_plane = Some(process);
+    }
+
+    /// A control plane's doors, where they are again after a restart. In a network namespace nobody else takes a port,
+    /// and nothing is restarted.
+    fn doors(&self, address: &str) -> String {
+        let door = || if self.netns.is_some() { format!("{address}:0") } else { free_address() };
+        format!("listen: {{bootstrap: '{}', mesh: '{}'}}\n", door(), door())
     }
 
     /// Starts another control plane on the same store, which must be one that can be shared, and waits until it is ready.
@@ -276,7 +284,9 @@ impl Mesh {
             let path = self.folder.path().display().to_string();
             let config =
                 fs::read_to_string(self.path("control-plane.yaml")).expect("the first one's configuration");
+            let doors = config.split_inclusive('\n').find(|line| line.starts_with("listen:"));
             let own = config
+                .replace(doors.expect("the first one's doors"), &self.doors("127.0.0.1"))
                 .replace(&format!("dataDir: {path}/cp\n"), &format!("dataDir: {path}/{name}\n"))
                 .replace(&format!("{path}/op.sock"), &format!("{path}/{name}.sock"));
             let shared = format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n");
@@ -289,21 +299,6 @@ impl Mesh {
         let mut process = Process::start(name, command, self.folder.path());
         wait_for_addresses(&mut process, &addresses).await;
         self.replicas.insert(name.to_owned(), process);
-    }
-
-    /// From now on the control planes that run have the ports that they were given by chance, as restarted services would.
-    pub fn keep_ports(&self) {
-        self.keep_ports_of("cp", "control-plane");
-        self.replicas.keys().for_each(|name| self.keep_ports_of(name, name));
-    }
-
-    fn keep_ports_of(&self, process: &str, file: &str) {
-        let (path, was) = (self.path(&format!("{file}.yaml")), self.addresses(process));
-        let config = fs::read_to_string(&path).expect("the configuration");
-        let listen = format!("listen: {{bootstrap: {}, mesh: {}}}", was["bootstrap"], was["mesh"]);
-        let fixed = config.replace("listen: {bootstrap: '127.0.0.1:0', mesh: '127.0.0.1:0'}", &listen);
-        assert_ne!(fixed, config, "the ports were chosen already");
-        fs::write(path, fixed).expect("writing the configuration");
     }
 
     /// Starts a sidecar without a join bundle of its own making, e.g. to try a bad one.
@@ -570,11 +565,19 @@ pub fn bundle_json(bundle: &JoinBundle) -> Value {
     })
 }
 
-/// An address on loopback that nobody listens on now. Kept free by the kernel for a while, since it hands
-/// ephemeral ports out in no order.
+/// An address on loopback that nobody listens on, and that nobody else is given: its port is below those that the
+/// kernel hands out by itself, and each test that runs at the same time has a thousand of its own.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").to_string()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let slot = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse::<u16>().ok());
+    let first = 10_000 + slot.unwrap_or(0) % 20 * 1_000;
+    // The test before in this place may have left connections behind.
+    let offset = u16::try_from(std::process::id() % 1_000).expect("below a thousand");
+    let port = (0..1_000).find_map(|_| {
+        let port = first + (offset + NEXT.fetch_add(1, Relaxed)) % 1_000;
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    });
+    format!("127.0.0.1:{}", port.expect("one of a thousand ports"))
 }
 
 /// A Service document with one endpoint, served by the workload of the same name.
