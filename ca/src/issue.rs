@@ -186,8 +186,10 @@ pub(crate) async fn issue(
         Grant::OwnSvid | Grant::Proof => String::new(),
     };
     // An app's certificate is of the sidecar's lineage or pod, and is not what the sidecar goes by.
-    if class != PeerClass::Workload {
-        writer.sidecar_renewed(&row).await?;
+    match authorized.grant() {
+        _ if class == PeerClass::Workload => {}
+        Grant::Joined(_) | Grant::Attested(_) => writer.sidecar_joined(&row, now).await?,
+        _ => writer.sidecar_renewed(&row).await?,
     }
     writer
         .record(

@@ -42,15 +42,17 @@ impl Writer {
         Ok(self.attested(&row.serial).await?.map_or_else(|| hex(&row.serial), |it| instance_named(&it)))
     }
 
-    /// Writes down what a sidecar goes by; false where the certificate is not one of ours. One that was given up on is
-    /// taken back when it has the bundle that it missed.
+    /// Writes down what a sidecar goes by, bundle and certificate; false where the certificate is not one of ours. Words
+    /// may overtake each other: one of the stream before does not set it back (a later serial is a greater one). One that
+    /// was given up on is taken back when it has the bundle that it missed.
     pub(crate) async fn acknowledged(&mut self, word: &Acknowledged, now: i64) -> Result<bool, StoreError> {
         let Some(svid) = self.svid(&word.serial).await? else { return Ok(false) };
         let instance = self.instance_of(&svid).await?;
         query(
             "INSERT INTO sidecars (instance, spiffe_id, serial, replica, sequence, seen_at, valid_until, given_up) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, NULL) ON CONFLICT (instance) DO UPDATE SET \
-             serial = $3, replica = $4, sequence = $5, seen_at = $6, valid_until = $7, \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, NULL) ON CONFLICT (instance) DO UPDATE SET replica = $4, seen_at = $6, \
+             serial = CASE WHEN sidecars.serial > $3 AND sidecars.serial <> $8 THEN sidecars.serial ELSE $3 END, \
+             sequence = CASE WHEN sidecars.sequence > $5 THEN sidecars.sequence ELSE $5 END, \
              given_up = CASE WHEN sidecars.given_up > $5 THEN sidecars.given_up ELSE NULL END",
         )
         .bind(instance)
@@ -60,17 +62,38 @@ impl Writer {
         .bind(log::number_of(word.sequence))
         .bind(now)
         .bind(svid.not_after)
+        // Two of one millisecond are in no order, and the one that renewed the other is the later.
+        .bind(svid.parent.as_deref().unwrap_or_default())
         .execute(self.tx())
         .await?;
         Ok(true)
     }
 
-    /// A sidecar that is known goes on with another certificate.
+    /// A rotation waits for a sidecar from its first certificate on: until it has said what it goes by, that is
+    /// nothing. Of one that is attested again it is what it said last.
+    pub(crate) async fn sidecar_joined(&mut self, svid: &SvidRow, now: i64) -> Result<(), StoreError> {
+        let instance = self.instance_of(svid).await?;
+        query(
+            "INSERT INTO sidecars (instance, spiffe_id, serial, replica, sequence, seen_at, valid_until, given_up) \
+             VALUES ($1, $2, $3, $4, 0, $5, $6, NULL) ON CONFLICT (instance) DO UPDATE SET valid_until = $6",
+        )
+        .bind(instance)
+        .bind(&svid.spiffe_id)
+        .bind(&svid.serial)
+        .bind(self.replica())
+        .bind(now)
+        .bind(svid.not_after)
+        .execute(self.tx())
+        .await?;
+        Ok(())
+    }
+
+    /// A sidecar that is known lives on. It goes by the new certificate when it says so on a stream that was opened
+    /// with it: the answer to a renewal may be lost.
     pub(crate) async fn sidecar_renewed(&mut self, svid: &SvidRow) -> Result<(), StoreError> {
         let instance = self.instance_of(svid).await?;
-        query("UPDATE sidecars SET serial = $2, valid_until = $3 WHERE instance = $1")
+        query("UPDATE sidecars SET valid_until = $2 WHERE instance = $1")
             .bind(instance)
-            .bind(&svid.serial)
             .bind(svid.not_after)
             .execute(self.tx())
             .await?;
@@ -79,7 +102,9 @@ impl Writer {
 
     /// It ended in good order: nobody waits for it.
     pub(crate) async fn sidecar_left(&mut self, serial: &[u8]) -> Result<(), StoreError> {
-        query("DELETE FROM sidecars WHERE serial = $1").bind(serial).execute(self.tx()).await?;
+        let Some(svid) = self.svid(serial).await? else { return Ok(()) };
+        let instance = self.instance_of(&svid).await?;
+        query("DELETE FROM sidecars WHERE instance = $1").bind(instance).execute(self.tx()).await?;
         Ok(())
     }
 
@@ -124,7 +149,7 @@ impl Store {
         Ok(row.try_get::<Option<i64>>(0)?.and_then(|number| u64::try_from(number).ok()))
     }
 
-    /// How many live sidecars hold a certificate of each issuer: its serial, their number.
+    /// How many live sidecars go by a certificate of each issuer: its serial, their number.
     pub(crate) async fn holders(&self, now: i64) -> Result<Vec<(Vec<u8>, u64)>, StoreError> {
         let rows = query(
             "SELECT v.issuer, count(*) FROM sidecars s JOIN svids v ON v.serial = s.serial \

@@ -189,6 +189,42 @@ async fn a_tainted_root_is_replaced_at_once_and_leaves_when_nobody_holds_a_certi
 }
 
 #[tokio::test]
+async fn who_has_only_just_joined_and_said_nothing_yet_is_waited_for() {
+    let mesh = mesh_with(quick).await;
+    let web = mesh.join("web").await;
+    let old = of(&mesh, Kind::Root, Phase::Active).await.remove(0);
+    mesh.authority.taint(&old.id, "uid:0").await.unwrap();
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Active, "nobody has acknowledged the new one");
+    acknowledge(&mesh, &web, sequence(&mesh)).await;
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Draining, "its certificate is under it");
+    let renewed = mesh.renew(&web, &key()).await.unwrap();
+    mesh.authority.maintain().await.unwrap();
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Draining, "its new one may not have arrived");
+    acknowledge(&mesh, &renewed, sequence(&mesh)).await;
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Removed);
+}
+
+#[tokio::test]
+async fn a_word_of_the_stream_before_neither_undoes_a_renewal_nor_a_later_word() {
+    let mesh = mesh_with(quick).await;
+    let web = mesh.join("web").await;
+    let joined = sequence(&mesh);
+    let old = of(&mesh, Kind::Root, Phase::Active).await.remove(0);
+    mesh.authority.taint(&old.id, "uid:0").await.unwrap();
+    acknowledge(&mesh, &web, sequence(&mesh)).await;
+    let renewed = mesh.renew(&web, &key()).await.unwrap();
+    acknowledge(&mesh, &renewed, sequence(&mesh)).await;
+    // What the connection under the certificate before had said arrives only now.
+    acknowledge(&mesh, &web, joined).await;
+    mesh.authority.maintain().await.unwrap();
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Removed);
+    let next = mesh.authority.rotate(Kind::Token, "uid:0").await.unwrap();
+    acknowledge(&mesh, &renewed, sequence(&mesh)).await;
+    acknowledge(&mesh, &web, joined).await;
+    assert_eq!(phase_of(&mesh, &next).await, Phase::Active);
+}
+
+#[tokio::test]
 async fn a_tainted_issuer_is_replaced_and_revoked_once_its_holders_have_renewed() {
     let mesh = mesh_with(quick).await;
     let web = mesh.join("web").await;

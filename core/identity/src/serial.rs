@@ -31,9 +31,10 @@ pub enum SerialError {
 }
 
 impl Serial {
-    /// A new one of sixteen bytes: the milliseconds since the epoch in six, their first between 0x40 and 0x7f, then ten random ones, which is more than the
-    /// 64 bits that nobody may foresee (CA/Browser Forum baseline requirements, 7.1). Later ones are greater, by the
-    /// machine's clock: what a store or a log keeps by serial grows at its end instead of everywhere. Nobody relies on it.
+    /// A new one of sixteen bytes: the milliseconds since the epoch in six, their first between 0x40 and 0x7f, then ten
+    /// random ones, which is more than the 64 bits that nobody may foresee (CA/Browser Forum baseline requirements, 7.1).
+    /// Later ones are greater, by the machine's clock: what a store or a log keeps by serial grows at its end instead of
+    /// everywhere, and of two that one sidecar shows, the greater is what it goes by. Nothing is granted by it.
     pub fn fresh() -> Result<Self, SerialError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let [_, _, time @ ..] = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
