@@ -18,7 +18,6 @@ use signet_tests::process::PATIENCE;
 use signet_tests::svid::Svid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 const GATEWAY: &str = "spiffe://test.signet/ns/edge/sa/gw";
@@ -30,8 +29,7 @@ struct Scene {
     issuer: Issuer,
     gateway: String,
     inbound: String,
-    /// Joins when it is first needed: it opens no stream, so that a rotation would wait for it.
-    peer: OnceCell<Svid>,
+    peer: Svid,
 }
 
 impl Scene {
@@ -59,7 +57,8 @@ impl Scene {
             ))
             .start()
             .await;
-        Self { mesh, app, issuer, gateway, inbound, peer: OnceCell::new() }
+        let peer = Svid::join(&mesh, "spiffe://test.signet/ns/shop/sa/peer", "sidecar").await;
+        Self { mesh, app, issuer, gateway, inbound, peer }
     }
 
     /// The token that the gateway mints for a request now; asks until it is served.
@@ -82,8 +81,7 @@ impl Scene {
     /// What the service says to the peer when it brings this token.
     async fn present(&self, token: &str) -> String {
         let tcp = TcpStream::connect(&self.inbound).await.unwrap();
-        let join = || Svid::join(&self.mesh, "spiffe://test.signet/ns/shop/sa/peer", "sidecar");
-        let config = self.peer.get_or_init(join).await.foreign_client(&[b"signet-http/1.1"]);
+        let config = self.peer.foreign_client(&[b"signet-http/1.1"]);
         let name = ServerName::try_from("web.shop.signet.internal").unwrap();
         let mut tls = TlsConnector::from(config).connect(name, tcp).await.unwrap();
         let request = format!(

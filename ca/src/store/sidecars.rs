@@ -6,6 +6,9 @@ use super::sql::query;
 use super::{Store, StoreError, SvidRow, Writer, log};
 use crate::attested::Instance;
 
+/// Within this a sidecar that joined says what it goes by; seconds.
+const ARRIVAL: i64 = 60;
+
 /// A sidecar's word, as its stream's replica passes it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -69,13 +72,14 @@ impl Writer {
         Ok(true)
     }
 
-    /// A rotation waits for a sidecar from its first certificate on: until it has said what it goes by, that is
-    /// nothing. Of one that is attested again it is what it said last.
+    /// It has its first certificate, and has not said yet what it goes by. It serves and calls nobody before it has the
+    /// newest bundle; but it could not come for that if the root behind its certificate were gone. Of one that is
+    /// attested again, what it said last stands.
     pub(crate) async fn sidecar_joined(&mut self, svid: &SvidRow, now: i64) -> Result<(), StoreError> {
         let instance = self.instance_of(svid).await?;
         query(
             "INSERT INTO sidecars (instance, spiffe_id, serial, replica, sequence, seen_at, valid_until, given_up) \
-             VALUES ($1, $2, $3, $4, 0, $5, $6, NULL) ON CONFLICT (instance) DO UPDATE SET valid_until = $6",
+             VALUES ($1, $2, $3, $4, 0, $5, $6, NULL) ON CONFLICT (instance) DO UPDATE SET seen_at = $5, valid_until = $6",
         )
         .bind(instance)
         .bind(&svid.spiffe_id)
@@ -121,7 +125,7 @@ impl Writer {
     pub(crate) async fn give_up(&mut self, sequence: u64, now: i64) -> Result<Vec<GivenUp>, StoreError> {
         let rows = query(
             "UPDATE sidecars SET given_up = $1 WHERE sequence < $1 AND given_up IS NULL AND valid_until >= $2 \
-             RETURNING instance, spiffe_id",
+             AND sequence > 0 RETURNING instance, spiffe_id",
         )
         .bind(log::number_of(sequence))
         .bind(now)
@@ -142,20 +146,23 @@ impl Writer {
 }
 
 impl Store {
-    /// The oldest bundle that a live sidecar goes by, those that were given up on left out.
+    /// The oldest bundle that a live sidecar goes by; those that were given up on, and those that have not said anything
+    /// yet, left out.
     pub(crate) async fn oldest_acknowledged(&self, now: i64) -> Result<Option<u64>, StoreError> {
-        let sql = "SELECT min(sequence) FROM sidecars WHERE given_up IS NULL AND valid_until >= $1";
+        let sql = "SELECT min(sequence) FROM sidecars WHERE given_up IS NULL AND sequence > 0 AND valid_until >= $1";
         let row = query(sql).bind(now).fetch_one(&mut self.desk.pool.read().await?).await?;
         Ok(row.try_get::<Option<i64>>(0)?.and_then(|number| u64::try_from(number).ok()))
     }
 
-    /// How many live sidecars go by a certificate of each issuer: its serial, their number.
+    /// How many live sidecars go by a certificate of each issuer: its serial, their number. One that joined and was not
+    /// heard of within [`ARRIVAL`] is none.
     pub(crate) async fn holders(&self, now: i64) -> Result<Vec<(Vec<u8>, u64)>, StoreError> {
         let rows = query(
             "SELECT v.issuer, count(*) FROM sidecars s JOIN svids v ON v.serial = s.serial \
-             WHERE s.valid_until >= $1 GROUP BY v.issuer",
+             WHERE s.valid_until >= $1 AND (s.sequence > 0 OR s.seen_at >= $2) GROUP BY v.issuer",
         )
         .bind(now)
+        .bind(now.saturating_sub(ARRIVAL))
         .fetch_all(&mut self.desk.pool.read().await?)
         .await?;
         let count = |number: i64| u64::try_from(number).unwrap_or(0);

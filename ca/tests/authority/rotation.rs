@@ -189,18 +189,30 @@ async fn a_tainted_root_is_replaced_at_once_and_leaves_when_nobody_holds_a_certi
 }
 
 #[tokio::test]
-async fn who_has_only_just_joined_and_said_nothing_yet_is_waited_for() {
+async fn a_tainted_root_stays_for_who_has_only_just_joined_and_said_nothing_yet() {
     let mesh = mesh_with(quick).await;
     let web = mesh.join("web").await;
     let old = of(&mesh, Kind::Root, Phase::Active).await.remove(0);
     mesh.authority.taint(&old.id, "uid:0").await.unwrap();
-    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Active, "nobody has acknowledged the new one");
-    acknowledge(&mesh, &web, sequence(&mesh)).await;
     assert_eq!(phase_of(&mesh, &old.id).await, Phase::Draining, "its certificate is under it");
     let renewed = mesh.renew(&web, &key()).await.unwrap();
     mesh.authority.maintain().await.unwrap();
     assert_eq!(phase_of(&mesh, &old.id).await, Phase::Draining, "its new one may not have arrived");
     acknowledge(&mesh, &renewed, sequence(&mesh)).await;
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Removed);
+}
+
+#[tokio::test]
+async fn who_joined_and_is_not_heard_of_for_a_minute_is_waited_for_no_longer() {
+    let mesh = mesh_with(quick).await;
+    mesh.join("web").await;
+    let old = of(&mesh, Kind::Root, Phase::Active).await.remove(0);
+    mesh.authority.taint(&old.id, "uid:0").await.unwrap();
+    mesh.clock.pass(60);
+    mesh.authority.maintain().await.unwrap();
+    assert_eq!(phase_of(&mesh, &old.id).await, Phase::Draining);
+    mesh.clock.pass(1);
+    mesh.authority.maintain().await.unwrap();
     assert_eq!(phase_of(&mesh, &old.id).await, Phase::Removed);
 }
 
