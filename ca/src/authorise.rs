@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 use crate::store::{
     Consumed, LineageRow, RevocationKind, StoreError, SvidRow, Taken, Writer, instance_named,
 };
-use crate::vouched::{self, Judge, Vouched};
+use crate::vouched::{self, Vouched};
 
 /// What the registry says about an identity, asked at every issuance and renewal.
 pub trait Registrar: Send + Sync {
@@ -88,14 +88,6 @@ impl Authorized {
 
     pub(crate) fn dns_names(&self) -> &[String] {
         &self.dns_names
-    }
-
-    /// What the agent that vouches goes back to, where one does.
-    pub(crate) fn agent(&self) -> Option<&Tie> {
-        match &self.grant {
-            Grant::Vouched { agent, .. } => Some(agent),
-            _ => None,
-        }
     }
 
     pub(crate) fn grant(&self) -> &Grant {
@@ -439,17 +431,16 @@ impl Rules {
         Ok(holder)
     }
 
-    /// The right to a certificate of class workload for a process that the agent which presented this one vouches for.
+    /// The right to a certificate of class workload for a process that this agent vouches for.
     pub(crate) async fn by_agent(
         &self,
         writer: &mut Writer,
-        presented: &[u8],
+        agent: &Holder,
+        vouched: Vouched,
         key: &ProvenKey,
-        judge: &Judge,
         registrar: &dyn Registrar,
         now: i64,
     ) -> Result<Authorized, Stop> {
-        let (agent, vouched) = self.agent(writer, presented, judge, registrar, now).await?;
         let (id, class) = (vouched.spiffe_id, PeerClass::Workload);
         let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
         if let Err(refusal) = self.may_be_vouched_for(writer, &id, now).await? {
@@ -465,20 +456,19 @@ impl Rules {
             }
             checked => checked?,
         };
-        let grant = Grant::Vouched { agent: agent.tie, parent_ends_at, words: vouched::short(vouched.words) };
+        let (agent, words) = (agent.tie.clone(), vouched::short(vouched.words));
+        let grant = Grant::Vouched { agent, parent_ends_at, words };
         Ok(Authorized { id, class, dns_names, grant })
     }
 
-    /// Whoever presented this certificate, if it is an agent that is still registered as one, and what the registry
-    /// makes of what it says.
+    /// Whoever presented this certificate, if it is an agent that is still registered as one.
     pub(crate) async fn agent(
         &self,
         writer: &mut Writer,
         presented: &[u8],
-        judge: &Judge,
         registrar: &dyn Registrar,
         now: i64,
-    ) -> Result<(Holder, Vouched), Stop> {
+    ) -> Result<Holder, Stop> {
         let holder = self.holder(writer, presented, now).await?;
         let about = || Some((holder.id.clone(), holder.class));
         if holder.class != PeerClass::Agent {
@@ -487,10 +477,7 @@ impl Rules {
         if registrar.dns_names(&holder.id, holder.class).is_none() {
             return Err(Stop::Refused(Refusal::NotRegistered, about()));
         }
-        match judge(&holder.id) {
-            Ok(vouched) => Ok((holder, vouched)),
-            Err(refusal) => Err(Stop::Refused(refusal, about())),
-        }
+        Ok(holder)
     }
 
     /// Whether a process may have this identity by anybody's word: the same as is asked of a join token, and of every

@@ -94,7 +94,7 @@ pub use store::{
     Acknowledged, ChainError, CopyError, Cursor, GivenUp, Login, PostgresConfig, PostgresError,
     ReplicaStatus, Search, Server, StoreConfig, StoreError, Taken, Tls, Verified, migrate,
 };
-pub use vouched::{Judge, Vouched};
+pub use vouched::{Asked, Judge, Vouched};
 
 /// For the fuzzer alone.
 #[cfg(feature = "fuzzing")]

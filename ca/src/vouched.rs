@@ -5,6 +5,9 @@
 //! that is true, is judged here, in the issuing transaction, and not by the agent. So a stolen agent gets what its
 //! entries name and nothing else. What it gets is of class `workload`, of the agent's lineage, ends no later than the
 //! certificate that asked, and is revoked with the agent: its identity, its key, its certificate or its lineage.
+//!
+//! An agent asks for several processes at once. That is one act, so that who asks is looked at once and what comes of it
+//! is written at once; each process is judged, granted or refused by itself.
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,9 +15,9 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::{PeerClass, SpiffeId};
 use signet_token::jwt_svid;
 
-use crate::authorise::{SharedRegistrar, Stop, Tie};
-use crate::authority::{Authority, Inner};
-use crate::csr::bounded;
+use crate::authorise::{Holder as Agent, SharedRegistrar, Stop, Tie};
+use crate::authority::{Authority, Caller, Inner};
+use crate::csr::{ProvenKey, bounded};
 use crate::error::AuthorityError;
 use crate::issue::{self, Issued};
 use crate::jwt::{Bearer, JwtSvid};
@@ -38,21 +41,46 @@ pub struct Vouched {
 /// Judges what the agent of this identity says, by the registry of this moment.
 pub type Judge = Arc<dyn Fn(&SpiffeId) -> Result<Vouched, Refusal> + Send + Sync>;
 
+/// What is asked for one process.
+pub struct Asked<'a> {
+    /// PKCS #10, DER.
+    pub csr: &'a [u8],
+    pub judge: Judge,
+}
+
+struct Bounded {
+    csr: Result<Vec<u8>, Refusal>,
+    judge: Judge,
+}
+
 impl Authority {
-    /// Issues a certificate of class `workload` to the key of this request, for a process of the host of the agent that
-    /// presented `presented` (its leaf, DER). The caller's TLS has verified it and the agent's possession of its key.
+    /// Issues certificates of class `workload` to the keys of these requests, for processes of the host of the agent that
+    /// presented `presented` (its leaf, DER), and says what came of each, in their order. The caller's TLS has verified
+    /// the agent's certificate and its possession of the key.
+    ///
+    /// # Errors
+    /// What concerns them all: who asks, or that nothing could be written; then nothing is issued.
     pub async fn issue_vouched(
         &self,
         presented: &CertificateDer<'_>,
-        csr: &[u8],
-        judge: Judge,
+        asked: Vec<Asked<'_>>,
         registrar: SharedRegistrar,
-    ) -> Result<Issued, AuthorityError> {
-        let csr = bounded(csr);
+    ) -> Result<Vec<Result<Issued, AuthorityError>>, AuthorityError> {
+        let asked: Vec<Bounded> =
+            asked.into_iter().map(|Asked { csr, judge }| Bounded { csr: bounded(csr), judge }).collect();
         self.act_of_peer(presented, move |inner, peer| async move {
-            let issued = inner.issue_vouched(&peer, csr, &judge, registrar).await?;
-            inner.issued("agent", &issued);
-            Ok(issued)
+            let outcomes = inner.issue_vouched(&peer, asked, registrar).await?;
+            let mut told = Vec::with_capacity(outcomes.len());
+            for outcome in outcomes {
+                told.push(match outcome {
+                    Ok(issued) => {
+                        inner.issued("agent", &issued);
+                        Ok(issued)
+                    }
+                    Err(stop) => Err(inner.refuse(stop, Caller::Peer, &peer.actor, peer.now).await),
+                });
+            }
+            Ok(told)
         })
         .await
     }
@@ -78,28 +106,47 @@ impl Inner {
     async fn issue_vouched(
         &self,
         peer: &Peer,
-        csr: Result<Vec<u8>, Refusal>,
-        judge: &Judge,
+        asked: Vec<Bounded>,
         registrar: SharedRegistrar,
-    ) -> Result<Issued, Stop> {
+    ) -> Result<Vec<Result<Issued, Stop>>, Stop> {
         let &Peer { leaf: ref presented, ref actor, now } = peer;
-        let refuse = |refusal| Stop::Refused(refusal, None);
-        let key = self.key_of(&csr.map_err(refuse)?).map_err(refuse)?;
-        let issuer = self.issuer(now).await?;
-        let key_hash = key.sha256();
-        let mut writer = self.store.begin_once(&[Guarded::Key(&key_hash)]).await?;
-        let authorized = self.rules.by_agent(&mut writer, presented, &key, judge, &*registrar, now).await?;
-        if let Some(agent) = authorized.agent() {
-            let counted = [Holder::of(agent), Holder::vouched(agent, authorized.id())];
-            if !self.processes.lock().unwrap_or_else(PoisonError::into_inner).admit(&counted, now) {
-                let about = (authorized.id().clone(), authorized.class());
-                return Err(Stop::Refused(Refusal::TooManyAttempts, Some(about)));
-            }
+        let mut read = Vec::with_capacity(asked.len());
+        for Bounded { csr, judge } in asked {
+            read.push((csr.and_then(|csr| self.key_of(&csr)), judge));
+            // Each verifies a signature: others have their turn in between.
+            tokio::task::yield_now().await;
         }
-        let issued =
-            issue::issue(&mut writer, &authorized, &key, &issuer, (self.svid_ttl, now), actor).await?;
+        let issuer = self.issuer(now).await?;
+        let hashes: Vec<_> =
+            read.iter().filter_map(|(key, _)| key.as_ref().ok()).map(ProvenKey::sha256).collect();
+        let guarded: Vec<_> = hashes.iter().map(|hash| Guarded::Key(hash)).collect();
+        let mut writer = self.store.begin_once(&guarded).await?;
+        let agent = self.rules.agent(&mut writer, presented, &*registrar, now).await?;
+        let mut outcomes = Vec::with_capacity(read.len());
+        for (key, judge) in read {
+            let granted = async {
+                let key = key.map_err(|refusal| Stop::Refused(refusal, None))?;
+                let vouched = judged(&agent, &judge)?;
+                let authorized =
+                    self.rules.by_agent(&mut writer, &agent, vouched, &key, &*registrar, now).await?;
+                let counted = [Holder::of(&agent.tie), Holder::vouched(&agent.tie, authorized.id())];
+                if !self.processes.lock().unwrap_or_else(PoisonError::into_inner).admit(&counted, now) {
+                    let about = (authorized.id().clone(), authorized.class());
+                    return Err(Stop::Refused(Refusal::TooManyAttempts, Some(about)));
+                }
+                let life = (self.svid_ttl, now);
+                Ok(issue::issue(&mut writer, &authorized, &key, &issuer, life, actor).await?)
+            };
+            outcomes.push(match granted.await {
+                // What is not signed is not written either, and says nothing of the others.
+                Err(Stop::Failed(error)) if !matches!(error, AuthorityError::Sign(_)) => {
+                    return Err(Stop::Failed(error));
+                }
+                outcome => outcome,
+            });
+        }
         writer.commit().await?;
-        Ok(issued)
+        Ok(outcomes)
     }
 
     async fn vouched_jwt(
@@ -115,7 +162,8 @@ impl Inner {
         }
         let class = PeerClass::Workload;
         let mut writer = self.store.begin().await?;
-        let (agent, vouched) = self.rules.agent(&mut writer, presented, judge, &*registrar, now).await?;
+        let agent = self.rules.agent(&mut writer, presented, &*registrar, now).await?;
+        let vouched = judged(&agent, judge)?;
         let id = vouched.spiffe_id;
         let refuse = |refusal| Stop::Refused(refusal, Some((id.clone(), class)));
         if let Err(refusal) = self.rules.may_be_vouched_for(&mut writer, &id, now).await? {
@@ -136,6 +184,11 @@ impl Inner {
         let bearer = Bearer { id, ends_at: lineage_end.min(agent.not_after), words };
         self.bearer_token(writer, bearer, audiences, actor, now).await
     }
+}
+
+/// What the registry makes of what the agent says.
+fn judged(agent: &Agent, judge: &Judge) -> Result<Vouched, Stop> {
+    judge(&agent.id).map_err(|refusal| Stop::Refused(refusal, Some((agent.id.clone(), agent.class))))
 }
 
 /// Words for the log, of bounded length.

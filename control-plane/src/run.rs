@@ -50,8 +50,8 @@ use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{
-    bootstrap as attest, federation as operators_of_federation, identity, operator, people, recovery, roots,
-    rotation,
+    bootstrap as attest, federation as operators_of_federation, identity, operator, people, process,
+    recovery, roots, rotation,
 };
 use crate::waiting;
 use crate::world::Sources;
@@ -524,7 +524,7 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     let renew = v1::identity_server::IdentityServer::new(peers.clone())
         .max_decoding_message_size(identity::MAX_MESSAGE);
     let processes = v1::processes_server::ProcessesServer::new(peers.clone())
-        .max_decoding_message_size(identity::MAX_MESSAGE);
+        .max_decoding_message_size(process::MAX_MESSAGE);
     let tokens = v1::tokens_server::TokensServer::new(peers).max_decoding_message_size(identity::MAX_MESSAGE);
     let delivery = v1::delivery_server::DeliveryServer::new(delivery)
         .max_decoding_message_size(stream::MAX_MESSAGE)

@@ -9,6 +9,7 @@
 //!   that does is named to the authority together with the facts, and the authority judges again.
 //! * `caller`: one connection of one process, from greeting to its end: its keys are made for it, held while it is
 //!   connected, alive and still what it was, and dropped after that.
+//! * `requests`: what is asked of the authority at the same time goes in one call.
 //! * `host`: the host's names of users and groups.
 //!
 //! What it never does: take a process's own word, share a key between two connections, keep one for a process that is
@@ -18,6 +19,7 @@ mod caller;
 pub mod entries;
 mod host;
 mod look;
+mod requests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +36,7 @@ use crate::workload::News;
 use caller::Guest;
 use host::Names;
 use look::Eyes;
+use requests::Requests;
 
 /// A host has more processes than a pod.
 pub const BOUNDS: Bounds = Bounds { connections: 2048, connections_of_uid: 256, ..Bounds::DEFAULT };
@@ -46,6 +49,7 @@ struct Shared {
     news: watch::Receiver<News>,
     eyes: Eyes,
     looks: IntCounterVec,
+    requests: Requests,
 }
 
 /// See the module's story.
@@ -74,8 +78,8 @@ impl Agent {
         )?;
         registry.register(Box::new(connected.clone()))?;
         registry.register(Box::new(looks.clone()))?;
-        let eyes = Eyes::new(Names::of_this_host());
-        let shared = Arc::new(Shared { plane, credentials, metrics, news, eyes, looks });
+        let (eyes, requests) = (Eyes::new(Names::of_this_host()), Requests::to(plane.clone()));
+        let shared = Arc::new(Shared { plane, credentials, metrics, news, eyes, looks, requests });
         let nobody = watch::Sender::new(State::Refused("the process is not connected"));
         Ok(Arc::new(Self { shared, guests: Mutex::default(), connected, nobody }))
     }

@@ -174,6 +174,23 @@ async fn two_users_of_one_host_are_two_workloads_and_a_third_is_nobody() {
 }
 
 #[tokio::test]
+async fn processes_that_start_together_each_have_a_key_of_their_own() {
+    let mut host = Host::start(&[entry("orders", "uid: 1001", "orders")]).await;
+    host.is(Path::new(PERL), &User::new(1001), ORDERS).await;
+    let processes: Vec<Caller> = (0..60).map(|_| host.run(Path::new(PERL), &User::new(1001))).collect();
+    let firsts = processes.iter().map(async |process| svids(process).await.message().await);
+    let mut keys = std::collections::BTreeSet::new();
+    for first in futures_util::future::join_all(firsts).await {
+        let first = first.unwrap().unwrap();
+        let svid = leaf(&first.svids[0].x509_svid);
+        assert_eq!(svid.id.as_str(), ORDERS);
+        keys.insert(*svid.key.as_bytes());
+    }
+    assert_eq!(keys.len(), processes.len());
+    host.mesh.assert_unharmed();
+}
+
+#[tokio::test]
 async fn users_and_groups_are_named_and_a_process_has_the_identity_of_each_entry_that_means_it() {
     let entries = [
         entry("orders", "user: daemon, group: daemon, supplementaryGids: [3001, 3002]", "orders"),

@@ -56,7 +56,7 @@ async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
     let mut held = Vec::new();
     for n in 0..peers {
         let id = Sidecar::new(&format!("p{n}.shop"), "").spiffe_id();
-        let svid = Svid::join_in_a_crowd(&mesh, &id).await?;
+        let svid = Svid::join_in_a_crowd(&mesh, &id, "sidecar").await?;
         let mut connections = Vec::new();
         for (to, inbound) in inbounds.iter().enumerate() {
             connections.push(open(&svid, inbound, &format!("s{to}.shop.signet.internal")).await?);

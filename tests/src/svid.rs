@@ -67,8 +67,8 @@ impl Svid {
     }
 
     /// Joins as a sidecar; where so many come from one address that the door is full, again after a moment.
-    pub async fn join_in_a_crowd(mesh: &Mesh, spiffe_id: &str) -> Result<Self, tonic::Status> {
-        let bundle = mesh.join_bundle(spiffe_id, "sidecar").await;
+    pub async fn join_in_a_crowd(mesh: &Mesh, spiffe_id: &str, class: &str) -> Result<Self, tonic::Status> {
+        let bundle = mesh.join_bundle(spiffe_id, class).await;
         let key = KeyPair::generate().expect("a key");
         let mut client = loop {
             match try_bootstrap(&bundle).await {

@@ -1,7 +1,7 @@
 //! What an agent gets for the processes of its host, and what it does not get.
 
 use rcgen::KeyPair;
-use signet_ca::{Event, Issued, Judge, JwtSvid, Revocation, Vouched};
+use signet_ca::{Asked, Event, Issued, Judge, JwtSvid, Revocation, Vouched};
 use signet_identity::{KeyId, Svid};
 
 use crate::*;
@@ -29,7 +29,18 @@ impl Mesh {
 }
 
 async fn issue(mesh: &Mesh, agent: &Issued, key: &KeyPair) -> Result<Issued, AuthorityError> {
-    mesh.authority.issue_vouched(&agent.chain[0], &csr(key), orders(), anybody()).await
+    issue_by(mesh, agent, key, (orders(), anybody())).await
+}
+
+async fn issue_by(
+    mesh: &Mesh,
+    agent: &Issued,
+    key: &KeyPair,
+    (judge, registrar): (Judge, SharedRegistrar),
+) -> Result<Issued, AuthorityError> {
+    let csr = csr(key);
+    let asked = vec![Asked { csr: &csr, judge }];
+    mesh.authority.issue_vouched(&agent.chain[0], asked, registrar).await?.remove(0)
 }
 
 async fn jwt(mesh: &Mesh, agent: &Issued) -> Result<JwtSvid, AuthorityError> {
@@ -75,18 +86,18 @@ async fn only_an_agent_that_is_registered_as_one_vouches_and_only_by_its_own_ent
     assert_eq!(refusal(jwt(&mesh, &sidecar).await), Refusal::NotAnAgent);
     assert_eq!(refusal(issue(&mesh, &other, &key()).await), Refusal::NotItsProcess);
     assert_eq!(refusal(jwt(&mesh, &other).await), Refusal::NotItsProcess);
-    let asked = mesh.authority.issue_vouched(&agent.chain[0], &csr(&key()), orders(), nobody()).await;
+    let asked = issue_by(&mesh, &agent, &key(), (orders(), nobody())).await;
     assert_eq!(refusal(asked), Refusal::NotRegistered);
     let without_apps: SharedRegistrar =
         Arc::new(|_: &SpiffeId, class: PeerClass| (class != PeerClass::Workload).then(Vec::new));
-    let asked = mesh.authority.issue_vouched(&agent.chain[0], &csr(&key()), orders(), without_apps).await;
+    let asked = issue_by(&mesh, &agent, &key(), (orders(), without_apps)).await;
     assert_eq!(refusal(asked), Refusal::WorkloadApiOff);
     // Even by a registry gone wrong, nobody is vouched for as the control plane or as a stranger.
     for reserved in ["spiffe://demo.signet/ns/signet-system/sa/x", "spiffe://other.signet/ns/shop/sa/web"] {
         let judge: Judge = Arc::new(move |_: &SpiffeId| {
             Ok(Vouched { spiffe_id: SpiffeId::parse(reserved).unwrap(), words: String::new() })
         });
-        let asked = mesh.authority.issue_vouched(&agent.chain[0], &csr(&key()), judge, anybody()).await;
+        let asked = issue_by(&mesh, &agent, &key(), (judge, anybody())).await;
         assert!(matches!(refusal(asked), Refusal::Reserved | Refusal::TrustDomain));
     }
 }
@@ -137,9 +148,31 @@ async fn one_program_that_starts_processes_for_ever_is_held_back_and_the_others_
         left = Some(issue(&mesh, &agent, &key()).await);
     }
     assert_eq!(refusal(left.unwrap()), Refusal::TooManyAttempts);
-    let other =
-        mesh.authority.issue_vouched(&agent.chain[0], &csr(&key()), vouches_for("web"), anybody()).await;
+    let other = issue_by(&mesh, &agent, &key(), (vouches_for("web"), anybody())).await;
     other.unwrap();
     mesh.clock.pass(60);
     issue(&mesh, &agent, &key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_asked_together_is_written_together_or_not_at_all() {
+    let mesh = mesh().await;
+    let agent = mesh.agent("agent-a").await;
+    let (keys, before) = ([key(), key(), key()], mesh.authority.records(1).await.unwrap().remove(0).sequence);
+    let requests: Vec<_> = keys.iter().map(csr).collect();
+    let asked = |judge: fn() -> Judge| requests.iter().map(|csr| Asked { csr, judge: judge() }).collect();
+    let mut outcomes =
+        mesh.authority.issue_vouched(&agent.chain[0], asked(|| vouches_for("web")), anybody()).await.unwrap();
+    let serials: Vec<_> = outcomes.drain(..).map(|it| it.unwrap().serial.to_string()).collect();
+    let records = mesh.authority.records(3).await.unwrap();
+    let recorded: Vec<_> = records.iter().map(|record| record.serial.clone()).collect();
+    assert_eq!((recorded, records[2].sequence), (serials, before + 3));
+    // The same keys again: each is refused by itself, and recorded.
+    let again = mesh.authority.issue_vouched(&agent.chain[0], asked(orders), anybody()).await.unwrap();
+    assert!(again.into_iter().all(|it| refusal(it) == Refusal::KeyUsed));
+    // A revoked agent gets none of them.
+    mesh.authority.revoke(Revocation::Serial(agent.serial), "stolen", "uid:0").await.unwrap();
+    let none = mesh.authority.issue_vouched(&agent.chain[0], asked(orders), anybody()).await;
+    assert_eq!(refusal(none.map(|_| ())), Refusal::SerialRevoked);
+    mesh.authority.verify_chain().await.unwrap();
 }

@@ -79,13 +79,18 @@ fn is_damage(error: &AuthorityError) -> bool {
 }
 
 pub(crate) fn issued(issued: &Issued, authority: &AuthorityState) -> v1::IssuedSvid {
+    v1::IssuedSvid { bundle: Some(crate::delivery::bundle(authority)), ..svid(issued) }
+}
+
+/// The same without the bundle.
+pub(crate) fn svid(issued: &Issued) -> v1::IssuedSvid {
     v1::IssuedSvid {
         spiffe_id: issued.spiffe_id.to_string(),
         chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
         not_before: issued.not_before,
         not_after: issued.not_after,
         renew_at: issued.renew_at,
-        bundle: Some(crate::delivery::bundle(authority)),
+        bundle: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Processes: what an agent may have for the processes of its host, as far as the registry gives it.
 
-use signet_ca::{Judge, Refusal, Vouched};
+use signet_ca::{Asked, Judge, Refusal, Vouched};
 use signet_identity::SpiffeId;
 use signet_model::{ProcessFacts, WorkloadId};
 use signet_proto::v1;
@@ -9,6 +9,10 @@ use tonic::{Request, Response, Status};
 use super::identity::Peers;
 use super::{caller, convert};
 
+/// Processes in one request: they wait for each other, and everybody else waits for them.
+const MOST: usize = 32;
+/// Room for as many of the greatest requests and facts that are read.
+pub const MAX_MESSAGE: usize = MOST * 16 * 1024;
 /// Groups of one process; the kernel allows more, no host has them.
 const MAX_GROUPS: usize = 1024;
 /// A program's path, and a name of a user or a group.
@@ -21,17 +25,33 @@ impl v1::processes_server::Processes for Peers {
     async fn issue_x509(
         &self,
         request: Request<v1::IssueProcessX509Request>,
-    ) -> Result<Response<v1::IssuedSvid>, Status> {
+    ) -> Result<Response<v1::IssueProcessX509Response>, Status> {
         let caller = caller(&request)?;
         let leaf = caller.chain.first().ok_or_else(|| Status::unauthenticated("no certificate"))?;
-        let v1::IssueProcessX509Request { csr_der, registration, facts } = request.into_inner();
-        let judge = self.judge(registration, facts)?;
-        let issued = self
-            .authority
-            .issue_vouched(leaf, &csr_der, judge, self.registrar.clone())
-            .await
-            .map_err(|error| convert::status(&error))?;
-        Ok(Response::new(self.answer(&issued)))
+        let processes = request.into_inner().processes;
+        if !(1..=MOST).contains(&processes.len()) {
+            return Err(Status::invalid_argument(format!(
+                "processes: expected 1 to {MOST}, got {}",
+                processes.len()
+            )));
+        }
+        let (mut asked, mut readable) = (Vec::new(), Vec::new());
+        for v1::ProcessX509 { csr_der, registration, facts } in &processes {
+            let judge = self.judge(registration.clone(), facts.clone());
+            readable.push(judge.map(|judge| asked.push(Asked { csr: csr_der, judge })));
+        }
+        let issued = self.authority.issue_vouched(leaf, asked, self.registrar.clone());
+        let mut issued = issued.await.map_err(|error| convert::status(&error))?.into_iter();
+        let outcomes = readable.into_iter().map(|readable| {
+            let outcome = readable.and_then(|()| match issued.next() {
+                Some(Ok(issued)) => Ok(convert::svid(&issued)),
+                Some(Err(error)) => Err(convert::status(&error)),
+                None => Err(Status::internal("nothing is known of this process")),
+            });
+            outcome.map_or_else(refused, v1::process_x509_outcome::Outcome::Issued)
+        });
+        let outcomes = outcomes.map(|it| v1::ProcessX509Outcome { outcome: Some(it) }).collect();
+        Ok(Response::new(v1::IssueProcessX509Response { outcomes }))
     }
 
     async fn issue_jwt(
@@ -74,6 +94,13 @@ impl Peers {
             Ok(Vouched { spiffe_id, words: format!("process by registration {registration}: {facts}") })
         }))
     }
+}
+
+fn refused(status: Status) -> v1::process_x509_outcome::Outcome {
+    v1::process_x509_outcome::Outcome::Refused(v1::ProcessRefusal {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+    })
 }
 
 /// What was said of a process, within bounds.

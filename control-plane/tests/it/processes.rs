@@ -4,6 +4,7 @@ use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_identity::{PeerClass, Svid};
+use signet_proto::v1::process_x509_outcome::Outcome;
 use signet_proto::v1::{self, processes_client::ProcessesClient, resource::Body};
 use tonic::{Code, Status};
 
@@ -49,11 +50,25 @@ async fn issue(
     registration: &str,
     facts: v1::ProcessFacts,
 ) -> Result<v1::IssuedSvid, Status> {
-    let mut client = ProcessesClient::new(member.channel().await);
+    issue_all(member, vec![process(registration, facts)]).await?.remove(0)
+}
+
+fn process(registration: &str, facts: v1::ProcessFacts) -> v1::ProcessX509 {
     let csr_der = csr(&KeyPair::generate().unwrap());
-    let registration = registration.to_owned();
-    let request = v1::IssueProcessX509Request { csr_der, registration, facts: Some(facts) };
-    Ok(soon(client.issue_x509(request)).await?.into_inner())
+    v1::ProcessX509 { csr_der, registration: registration.to_owned(), facts: Some(facts) }
+}
+
+async fn issue_all(
+    member: &Member,
+    processes: Vec<v1::ProcessX509>,
+) -> Result<Vec<Result<v1::IssuedSvid, Status>>, Status> {
+    let mut client = ProcessesClient::new(member.channel().await);
+    let answer = soon(client.issue_x509(v1::IssueProcessX509Request { processes })).await?.into_inner();
+    let read = |it: v1::ProcessX509Outcome| match it.outcome.unwrap() {
+        Outcome::Issued(issued) => Ok(issued),
+        Outcome::Refused(refused) => Err(Status::new(Code::from(refused.code), refused.message)),
+    };
+    Ok(answer.outcomes.into_iter().map(read).collect())
 }
 
 async fn jwt(member: &Member, registration: &str, facts: v1::ProcessFacts) -> Result<String, Status> {
@@ -123,6 +138,51 @@ async fn a_stolen_agent_gets_what_its_entries_name_and_nothing_else() {
     // And the honest one on the other host is not hindered.
     issue(&other, "web", facts(1000, "")).await.unwrap();
     assert_eq!(issue(&other, "orders", fits()).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn many_are_asked_for_in_one_act_and_each_is_judged_by_itself() {
+    let mut plane = plane().await;
+    let agent = plane.join(AGENT, "agent").await;
+    let fits = || facts(1000, "/usr/bin/orders");
+    let (first, mut odd) = (process("orders", fits()), fits());
+    odd.sha256 = vec![1; 31];
+    let mut garbage = process("orders", fits());
+    garbage.csr_der.truncate(40);
+    let asked = vec![
+        first.clone(),
+        process("web", fits()),
+        garbage,
+        process("orders", odd),
+        // The key of the first, in the same act.
+        first,
+        process("orders", fits()),
+    ];
+    let answers = issue_all(&agent, asked).await.unwrap();
+    let codes: Vec<_> = answers.iter().map(|it| it.as_ref().map(|_| ()).map_err(Status::code)).collect();
+    let expected = [
+        Ok(()),
+        Err(Code::PermissionDenied),
+        Err(Code::InvalidArgument),
+        Err(Code::InvalidArgument),
+        Err(Code::FailedPrecondition),
+        Ok(()),
+    ];
+    assert_eq!(codes, expected);
+    let keys: Vec<_> = [&answers[0], &answers[5]]
+        .map(|answer| {
+            let chain = answer.as_ref().unwrap().chain_der.iter().cloned().map(CertificateDer::from);
+            Svid::parse(&chain.collect::<Vec<_>>()).unwrap()
+        })
+        .into();
+    assert!(keys.iter().all(|svid| svid.id.as_str() == ORDERS) && keys[0].key != keys[1].key);
+    let most: Vec<_> = (0..32).map(|_| process("orders", fits())).collect();
+    let answers = issue_all(&agent, most.clone()).await.unwrap();
+    assert!(answers.len() == 32 && answers.iter().all(Result::is_ok));
+    for (count, asked) in [(0, vec![]), (33, [most, vec![process("orders", fits())]].concat())] {
+        let status = issue_all(&agent, asked).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{count}: {status}");
+    }
 }
 
 #[tokio::test]

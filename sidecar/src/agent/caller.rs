@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::entries::{Entry, ask_for_digests, meant};
 use super::look::{Blind, Program, Seen};
+use super::requests::Requests;
 use crate::backoff::{Backoff, chance, renew_in};
 use crate::candidate::Candidate;
 use crate::clock::{self, rfc3339};
@@ -191,7 +192,7 @@ impl Guest {
     }
 
     async fn issue(&self, entry: &Entry, facts: &ProcessFacts, tls: &Tls, one: &mut Held) {
-        let issued = issue(&self.shared.plane, entry, facts, tls).await;
+        let issued = issue(&self.shared.requests, entry, facts, tls).await;
         self.shared.metrics.workload_issued("svid", issued.is_ok());
         let Caller { uid, pid, .. } = self.caller;
         match issued {
@@ -358,21 +359,18 @@ fn said(facts: &ProcessFacts) -> v1::ProcessFacts {
 
 /// Asks for a certificate by this entry, with a key that was made for it.
 async fn issue(
-    plane: &Arc<ControlPlane>,
+    requests: &Requests,
     entry: &Entry,
     facts: &ProcessFacts,
     tls: &Tls,
 ) -> Result<Leaf, LeafError> {
     let candidate = Candidate::new()?;
-    let (_, link) = plane.link().await?;
-    let origin = link.origin();
-    let mut client = ProcessesClient::with_origin(link, origin).max_decoding_message_size(MAX_ANSWER);
-    let request = v1::IssueProcessX509Request {
+    let asked = v1::ProcessX509 {
         csr_der: candidate.csr_der().to_vec(),
         registration: entry.name.clone(),
         facts: Some(said(facts)),
     };
-    let issued = call(client.issue_x509(request)).await.map_err(|status| LeafError::refused(&status))?;
+    let issued = requests.ask(asked).await.map_err(|status| LeafError::refused(&status))?;
     believe(issued, &candidate, &entry.id, tls)
 }
 
