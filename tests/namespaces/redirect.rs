@@ -178,6 +178,25 @@ async fn without_a_listener_for_one_side_the_other_side_alone_is_redirected() {
     }
 }
 
+#[tokio::test]
+async fn what_passes_through_a_host_to_an_address_of_another_is_left_alone() {
+    let Some(pods) = Pods::make() else { return };
+    listeners(&pods).await;
+    names_itself(&pods.server, "[::]:8080", "beyond").await;
+    let [beyond, way] = ["10.88.0.1", CLIENT[0]];
+    command(&pods.server, &format!("ip addr add {beyond}/32 dev eth0"));
+    command(&pods.outside, &format!("ip route add {beyond}/32 via {way}"));
+    command(&pods.client, &format!("ip route add {beyond}/32 dev eth0"));
+    inside(&pods.client, None, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).expect("a router");
+    for backend in BACKENDS {
+        pods.redirected(&pods.client, &format!("apply --uid {SIDECAR_UID} --backend {backend}"));
+        let found = reaches(&pods.outside, APP_UID, None, beyond, 8080).await;
+        assert_eq!(found.as_deref(), Ok("beyond"), "{backend}");
+        let found = reaches(&pods.outside, APP_UID, None, way, 8080).await;
+        assert_eq!(found.as_deref(), Ok("inbound"), "{backend}");
+    }
+}
+
 /// Everything that netfilter holds in a pod, without comments and what counts packets.
 fn everything(netns: &str) -> String {
     let rules = |line: &str| {
@@ -340,7 +359,8 @@ async fn without_net_admin_each_command_says_what_it_lacks_and_changes_nothing()
             ] {
                 let output = execute(pod, &format!("{powerless} {program} redirect {line}"));
                 assert_eq!(output.status.code(), Some(code), "{line}: {}", said(&output));
-                assert!(said(&output).contains("NET_ADMIN"), "{line}: {}", said(&output));
+                let expected = "expected the capability NET_ADMIN, got";
+                assert!(said(&output).contains(expected), "{line}: {}", said(&output));
             }
             // Needs nothing.
             let dry =

@@ -143,7 +143,7 @@ fn with_one_listener_only_its_side_is_redirected() {
 }
 
 fn address() -> impl Strategy<Value = IpAddr> {
-    // Few enough that exclusions are met.
+    // Here and below: few enough that exclusions are met.
     prop_oneof![
         any::<u16>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | u32::from(bits)))),
         any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
@@ -173,11 +173,11 @@ pub(in crate::redirect) fn range() -> impl Strategy<Value = Cidr> {
 }
 
 fn ports() -> impl Strategy<Value = Ports> {
-    (1..=u16::MAX, 0..2000_u16).prop_map(|(first, more)| Ports { first, last: first.saturating_add(more) })
+    (1..100_u16, 0..10_u16).prop_map(|(first, more)| Ports { first, last: first.saturating_add(more) })
 }
 
 fn ids() -> impl Strategy<Value = Ids> {
-    (0..4000_u32, 0..300_u32).prop_map(|(first, more)| Ids { first, last: first + more })
+    (0..40_u32, 0..10_u32).prop_map(|(first, more)| Ids { first, last: first + more })
 }
 
 prop_compose! {
@@ -191,7 +191,7 @@ prop_compose! {
         exclude_uids in prop::collection::vec(ids(), 0..3),
         only_inbound_ports in prop::collection::vec(ports(), 0..3),
         only_outbound_ranges in prop::collection::vec(range(), 0..3),
-        only_uids in prop::collection::vec((5000..5100_u32).prop_map(Ids::one), 0..3),
+        only_uids in prop::collection::vec((40..60_u32).prop_map(Ids::one), 0..3),
         ipv6 in any::<bool>(),
     ) -> Wanted {
         let mut sidecar = vec![Owner::Uid(Ids::one(SIDECAR))];
@@ -212,9 +212,9 @@ prop_compose! {
     fn packet()(
         source in address(),
         destination in address(),
-        port in 1..=u16::MAX,
-        uid in prop_oneof![0..6000_u32, Just(SIDECAR)],
-        gid in 0..6000_u32,
+        port in prop_oneof![9 => 1..120_u16, 1 => Just(53)],
+        uid in prop_oneof![4 => 0..60_u32, 1 => Just(SIDECAR)],
+        gid in prop_oneof![4 => 0..60_u32, 1 => Just(SIDECAR)],
         loopback in any::<bool>(),
         here in any::<bool>(),
         invalid in any::<bool>(),
@@ -224,6 +224,7 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
     #[test]
     fn what_is_excluded_is_never_touched_and_everything_else_that_is_asked_for_is(
         wanted in wanted(),
@@ -271,7 +272,9 @@ proptest! {
     fn the_rules_of_one_family_decide_as_all_rules_do(wanted in wanted(), packet in packet()) {
         let plan = Plan::of(&wanted);
         let family = Family::of(packet.destination);
-        prop_assume!(plan.families().contains(&family) && Family::of(packet.source) == family);
+        if !plan.families().contains(&family) || Family::of(packet.source) != family {
+            return Ok(());
+        }
         for hook in Hook::ALL {
             let mut rules = plan.at(hook).filter_map(|step| step.rule.within(family));
             let found = rules.find(|rule| fits(rule, &packet)).map_or(Verdict::Leave, |rule| rule.verdict);
