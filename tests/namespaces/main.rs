@@ -16,7 +16,7 @@ use crate::pods::{APP_UID, OUTSIDE, Pods, SERVER, SIDECAR_UID, names_itself, rea
 use crate::redirect::BACKENDS;
 
 /// Two pods, and the control plane outside; in the second pod an HTTP service on the same port as its app, and one
-/// that speaks first, reached by virtual addresses. The redirection is as the sidecars' configuration has it.
+/// that speaks first, reached by virtual addresses.
 async fn transparent(pods: &Pods, backend: &str, family: usize) -> Mesh {
     let (virtual_ip, server) = (SERVICE[family], SERVER[family]);
     let service = |name: &str, protocol: &str, port: u16| {
@@ -26,6 +26,11 @@ async fn transparent(pods: &Pods, backend: &str, family: usize) -> Mesh {
              endpoints: [{{address: '{server}', ports: {{main: {port}}}, identity: ns/shop/sa/server}}]\n"
         )
     };
+    // As an init container does it: before anything else runs.
+    for (pod, listeners) in [(&pods.server, ""), (&pods.client, " --inbound-port none")] {
+        let apply = format!("apply --uid {SIDECAR_UID} --backend {backend}{listeners}");
+        pods.redirected(pod, &apply);
+    }
     let outbound = "outbound: ['0.0.0.0:15001', '[::]:15001']";
     let inbound = "inbound: ['0.0.0.0:15006', '[::]:15006'], serves: [server.shop, greeter.shop]";
     let mesh = Mesh::builder()
@@ -57,10 +62,10 @@ async fn transparent(pods: &Pods, backend: &str, family: usize) -> Mesh {
         )
         .start()
         .await;
+    // The same as the sidecars are configured.
     for (pod, name) in [(&pods.server, "server"), (&pods.client, "client")] {
         let config = mesh.path(name).join("sidecar.yaml");
         let options = format!("--uid {SIDECAR_UID} --backend {backend} --config {}", config.display());
-        pods.redirected(pod, &format!("apply {options}"));
         pods.redirected(pod, &format!("check {options}"));
     }
     mesh
