@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use signet_tests::leave_out;
 use signet_tests::peers::{said, tool};
-use signet_tests::process::{PATIENCE, binary};
+use signet_tests::process::binary;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Whose connections are not redirected.
 pub(crate) const SIDECAR_UID: u32 = 2102;
@@ -149,14 +149,14 @@ pub(crate) async fn names_itself(netns: &str, listen: &str, name: &'static str) 
     });
 }
 
-/// Whom a user in a pod reaches at an address, from another address of the pod if one is given. Nobody: why not.
-pub(crate) async fn reaches(
+/// Dials an address as a user in a pod, from another address of the pod if one is given.
+pub(crate) async fn dials(
     netns: &str,
     user: u32,
     from: Option<&str>,
     to: &str,
     port: u16,
-) -> Result<String, String> {
+) -> std::io::Result<TcpStream> {
     let to = SocketAddr::new(to.parse().expect("an address"), port);
     let from = from.map(|from| SocketAddr::new(from.parse::<IpAddr>().expect("an address"), 0));
     let socket = inside(netns, Some(user), || {
@@ -167,18 +167,31 @@ pub(crate) async fn reaches(
         }
         socket
     });
-    let asked = async {
-        let mut stream = socket.connect(to).await?;
-        let mut line = Vec::new();
-        loop {
-            match stream.read_u8().await? {
-                b'\n' => return Ok::<_, std::io::Error>(String::from_utf8_lossy(&line).into_owned()),
-                byte => line.push(byte),
-            }
+    socket.connect(to).await
+}
+
+/// The next line that comes.
+pub(crate) async fn line(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        match stream.read_u8().await? {
+            b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            byte => line.push(byte),
         }
-    };
-    match tokio::time::timeout(PATIENCE.min(Duration::from_secs(20)), asked).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+    }
+}
+
+/// Whom that reaches. Nobody: why not.
+pub(crate) async fn reaches(
+    netns: &str,
+    user: u32,
+    from: Option<&str>,
+    to: &str,
+    port: u16,
+) -> Result<String, String> {
+    let asked = async { line(&mut dials(netns, user, from, to, port).await?).await };
+    match tokio::time::timeout(Duration::from_secs(20), asked).await {
+        Ok(answer) => answer.map_err(|error: std::io::Error| error.to_string()),
         Err(_) => Err("no answer".to_owned()),
     }
 }

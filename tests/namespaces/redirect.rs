@@ -2,9 +2,11 @@
 //! what the kernel holds after each command. Listeners say their names; no mesh is needed.
 
 use signet_tests::peers::said;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::pods::{
-    APP_UID, CLIENT, LOOPBACK, OUTSIDE, Pods, SIDECAR_UID, command, execute, inside, names_itself, reaches,
+    APP_UID, CLIENT, LOOPBACK, OUTSIDE, Pods, SIDECAR_UID, command, dials, execute, inside, line,
+    names_itself, reaches,
 };
 
 pub(crate) const BACKENDS: [&str; 3] = ["nftables", "iptables-nft", "iptables-legacy"];
@@ -269,6 +271,38 @@ async fn twice_is_as_once_other_options_replace_and_removal_leaves_what_was_ther
         pods.redirected(pod, "remove");
     }
     assert_eq!(everything(pod), before);
+}
+
+#[tokio::test]
+async fn connections_that_are_redirected_go_on_when_the_rules_are_replaced() {
+    let Some(pods) = Pods::make() else { return };
+    listeners(&pods).await;
+    for backend in BACKENDS {
+        for family in [0, 1] {
+            let apply = format!("apply --uid {SIDECAR_UID} --backend {backend}");
+            pods.redirected(&pods.client, &apply);
+            let mut live = [
+                dials(&pods.client, APP_UID, None, OUTSIDE[family], 8080).await.unwrap(),
+                dials(&pods.outside, APP_UID, None, CLIENT[family], 8080).await.unwrap(),
+                dials(&pods.client, SIDECAR_UID, Some(LOOPBACK[family]), CLIENT[family], 8080).await.unwrap(),
+                dials(&pods.client, SIDECAR_UID, None, OUTSIDE[family], 8080).await.unwrap(),
+            ];
+            for (stream, whom) in live.iter_mut().zip(["outbound", "inbound", "inbound", "outside"]) {
+                assert_eq!(line(stream).await.unwrap(), whom);
+            }
+            let other = format!("{apply} --exclude-outbound-ports 8080");
+            for (number, command) in [apply.clone(), other, apply.clone()].into_iter().enumerate() {
+                pods.redirected(&pods.client, &command);
+                for stream in &mut live {
+                    stream.write_all(format!("still here {number}\n").as_bytes()).await.unwrap();
+                    let heard = line(stream).await.unwrap_or_else(|error| {
+                        panic!("{backend} {family} {stream:?}: after {command}: {error}")
+                    });
+                    assert_eq!(heard, format!("still here {number}"), "{backend}: after {command}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]
