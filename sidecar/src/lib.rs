@@ -14,6 +14,7 @@
 //! * [`agent`]: certificates and tokens for the processes of a host, in the role `agent`.
 //! * [`gateway`]: the edge's configuration and its right to mint.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
+//! * [`redirect`]: the netfilter rules that lead an app's connections here; commands of their own, not the process.
 //! * [`run`]: the process from start to drain.
 //!
 //! Everything here runs on one thread of its own; the data plane ([`signet_proxy`]) has its workers and only
@@ -37,6 +38,7 @@ pub mod join;
 pub mod metrics;
 pub mod pod;
 pub mod publish;
+pub mod redirect;
 pub mod run;
 pub mod status;
 pub mod workload;

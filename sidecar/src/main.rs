@@ -1,13 +1,14 @@
-//! `signet-sidecar --config sidecar.yaml`
+//! `signet-sidecar --config sidecar.yaml`, and `signet-sidecar redirect …`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use signet_sidecar::config::Config;
 use signet_sidecar::identity::IdentityError;
 use signet_sidecar::join::Entry;
+use signet_sidecar::redirect;
 use signet_sidecar::run::{Outcome, RunError, run};
 
 #[global_allocator]
@@ -23,21 +24,44 @@ pub static malloc_conf: &[u8; 73] =
 const AFTER: &str = "Exit codes: 0 drained; 1 failed; 2 command line or configuration refused; \
                      3 join token refused; 4 a second signal cut the drain short.";
 
+const REDIRECT_AFTER: &str = "Exit codes: 0 done, or all is as asked; 1 failed, or check found differences; \
+                              2 options refused, or check could not look.";
+
 /// Signet's data plane: a sidecar beside one workload, a gateway, or the agent of a host.
 #[derive(Parser)]
-#[command(name = "signet-sidecar", version, after_help = AFTER)]
+#[command(
+    name = "signet-sidecar",
+    version,
+    after_help = AFTER,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
     /// The configuration file (sidecar.yaml).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// Read the configuration and the join bundle or the pod's files, say what is wrong, and end.
     #[arg(long)]
     check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Netfilter rules that lead an app's connections through its sidecar.
+    #[command(subcommand, after_help = REDIRECT_AFTER)]
+    Redirect(redirect::run::Command),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match start(&arguments) {
+    let ended = match (&arguments.command, &arguments.config) {
+        (Some(Command::Redirect(command)), _) => redirected(command),
+        (None, Some(config)) => start(config, arguments.check),
+        (None, None) => Err((2, anyhow!("expected --config FILE or a command, got neither"))),
+    };
+    match ended {
         Ok(code) => code,
         Err((code, error)) => {
             // Our errors name their sources themselves.
@@ -47,14 +71,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> Result<ExitCode, (u8, anyhow::Error)> {
+fn redirected(command: &redirect::run::Command) -> Result<ExitCode, (u8, anyhow::Error)> {
+    match redirect::run::run(command, &redirect::host::Machine, &mut std::io::stdout().lock()) {
+        Ok(redirect::run::Done::AsAsked) => Ok(ExitCode::SUCCESS),
+        Ok(redirect::run::Done::Differs) => Ok(ExitCode::from(1)),
+        Err(error) => Err((error.code(command), error.into())),
+    }
+}
+
+fn start(file: &Path, check: bool) -> Result<ExitCode, (u8, anyhow::Error)> {
     let refused = |error: signet_sidecar::config::ConfigError| (2, error.into());
-    let config = Config::load(&arguments.config).map_err(refused)?;
-    if arguments.check {
+    let config = Config::load(file).map_err(refused)?;
+    if check {
         if let Entry::Pod(pod) = Entry::load(&config.identity).map_err(refused)? {
             pod.token().and(pod.roots()).map_err(|error| (2, error.into()))?;
         }
-        eprintln!("{}: ok", arguments.config.display());
+        eprintln!("{}: ok", file.display());
         return Ok(ExitCode::SUCCESS);
     }
     let failed = |error| (1, error);

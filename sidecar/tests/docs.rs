@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use clap::Subcommand as _;
 use signet_sidecar::config::{Config, Role};
 use signet_sidecar::join::JoinBundle;
+use signet_sidecar::redirect::nftables;
+use signet_sidecar::redirect::options::Options;
+use signet_sidecar::redirect::plan::Plan;
 
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -163,4 +167,25 @@ fn the_page_on_the_workload_socket_is_read_by_the_real_parsers_and_says_the_real
         bounds.streams
     );
     assert!(WORKLOAD_API.contains(&said), "docs/workload-api.md does not say: {said}");
+}
+
+#[test]
+fn every_option_of_redirect_and_its_rules_are_on_the_page() {
+    let section = section(OPERATIONS, "Redirecting an app's connections");
+    let apply = signet_sidecar::redirect::run::Command::augment_subcommands(clap::Command::new("redirect"));
+    let apply = apply.find_subcommand("apply").expect("the command");
+    for option in apply.get_arguments().filter_map(clap::Arg::get_long).filter(|name| *name != "dry-run") {
+        let row = section.lines().any(|line| {
+            line.starts_with("| `--")
+                && line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`--{option}`")))
+        });
+        assert!(row, "--{option} has no row");
+    }
+    for value in apply.get_arguments().flat_map(clap::Arg::get_possible_values) {
+        let name = value.get_name();
+        assert!(name == "true" || name == "false" || section.contains(&format!("`{name}`")), "{name}");
+    }
+    let options = Options { uid: Some(2102), ..Options::default() };
+    let plan = Plan::of(&options.wanted(true).expect("plain options"));
+    assert!(section.contains(&nftables::script(&plan)), "{}", nftables::script(&plan));
 }

@@ -11,6 +11,7 @@
 //!   which a refusal becomes HTTP, gRPC or a closed stream.
 //! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided.
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
+//! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
 //!
 //! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
@@ -31,6 +32,7 @@ mod h1;
 mod h2;
 mod io;
 mod original_dst;
+mod own_pod;
 mod pool;
 mod session;
 mod shared;

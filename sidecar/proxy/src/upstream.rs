@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
 use crate::io::{Conn, Stream};
+use crate::own_pod;
 use crate::pool::{Key, Upstream};
 use crate::stage::{Direction, Target, check_endpoints};
 use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot, alpn_of};
@@ -138,7 +139,7 @@ pub(crate) async fn dial_endpoint<E>(
 ) -> Result<(Stream, Peer), Refusal> {
     watch.within(Some(worker.shared.limits.connect_time));
     let mut dial = pin!(async {
-        let socket = TcpStream::connect(endpoint.address).await.map_err(Failed::Connect)?;
+        let socket = own_pod::dial(&worker.common, endpoint.address).await.map_err(Failed::Connect)?;
         let _ = socket.set_nodelay(true);
         let alpn = alpn_of(port.protocol);
         tls::connect(socket, endpoint, &view.tls, alpn).await.map_err(Failed::Handshake)

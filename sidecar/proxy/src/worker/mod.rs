@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
-use crate::listener::{Bind, ListenerSpec};
+use crate::listener::{Bind, Kind, ListenerSpec};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::stage::{NoEdge, Stage};
@@ -108,7 +108,7 @@ impl<E: Stage> Proxy<E> {
         let mut sockets: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in &listeners {
-            if matches!(listener.kind, crate::listener::Kind::Edge { .. }) && self.edge.is_none() {
+            if matches!(listener.kind, Kind::Edge { .. }) && self.edge.is_none() {
                 return Err(StartError::NoGateway(listener.bind.clone()));
             }
             let (address, bound) = bind::bind(&listener.bind, workers)
@@ -118,6 +118,7 @@ impl<E: Stage> Proxy<E> {
                 worker.push(socket);
             }
         }
+        let redirected = listeners.iter().any(|listener| matches!(listener.kind, Kind::TransparentInbound));
         let common = Arc::new(Common {
             shared: self.shared,
             edge: self.edge,
@@ -129,6 +130,7 @@ impl<E: Stage> Proxy<E> {
                     Bind::Unix(_) => None,
                 })
                 .collect(),
+            redirected,
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         });
         let (phase, _) = channel::channel(Phase::Serving);
@@ -159,9 +161,11 @@ impl<E: Stage> Proxy<E> {
 pub(crate) struct Common<E> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) edge: Option<Arc<E>>,
-    pub(crate) listeners: Vec<Arc<crate::listener::Kind>>,
+    pub(crate) listeners: Vec<Arc<Kind>>,
     /// Our own TCP addresses: never an original destination.
     pub(crate) own: Vec<SocketAddr>,
+    /// Whether netfilter redirects what arrives to us.
+    pub(crate) redirected: bool,
     /// Connections of each worker.
     pub(crate) loads: Vec<AtomicUsize>,
 }

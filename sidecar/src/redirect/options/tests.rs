@@ -1,0 +1,136 @@
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn parse(line: &str) -> Result<Options, String> {
+    let words = std::iter::once("redirect").chain(line.split(' ').filter(|word| !word.is_empty()));
+    Line::try_parse_from(words).map(|line| line.options).map_err(|error| error.to_string())
+}
+
+fn resolve(line: &str) -> Result<Wanted, String> {
+    parse(line)?.resolve(None, true).map_err(|error| error.to_string())
+}
+
+fn config(lines: &str) -> Config {
+    let text = format!("role: sidecar\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{lines}\n");
+    Config::parse(Path::new("sidecar.yaml"), &text).unwrap()
+}
+
+fn follow(lines: &str, ipv6: bool) -> Result<Wanted, String> {
+    parse("--uid 2102")?.resolve(Some(&config(lines)), ipv6).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn refused<T>(result: Result<T, String>, words: &[&str]) {
+    let message = result.err().expect("a refusal");
+    for word in words {
+        assert!(message.contains(word), "{word:?} in {message:?}");
+    }
+}
+
+#[test]
+fn what_is_not_said_is_as_the_docs_have_it() {
+    let wanted = resolve("--uid 2102").unwrap();
+    assert_eq!((wanted.outbound, wanted.inbound, wanted.ipv6), (Some(15001), Some(15006), true));
+    assert_eq!(wanted.sidecar, [Owner::Uid(Ids::one(2102))]);
+    assert!(wanted.exclude_inbound_ports.is_empty() && wanted.only_uids.is_empty());
+    let wanted = resolve("--gid 7 --inbound-port none --ipv6 off --dns leave").unwrap();
+    assert_eq!((wanted.outbound, wanted.inbound, wanted.ipv6), (Some(15001), None, false));
+    assert_eq!(wanted.sidecar, [Owner::Gid(Ids::one(7))]);
+}
+
+#[test]
+fn lists_are_separated_by_commas() {
+    let wanted = resolve(
+        "--uid 1 --exclude-inbound-ports 22,9000-9010 --exclude-outbound-ranges 10.1.0.0/16,fd00::/8,192.0.2.1 \
+         --exclude-uids 0,100-199",
+    )
+    .unwrap();
+    assert_eq!(wanted.exclude_inbound_ports[1], Ports { first: 9000, last: 9010 });
+    let ranges: Vec<_> = wanted.exclude_outbound_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.1.0.0/16", "fd00::/8", "192.0.2.1/32"]);
+    assert_eq!(wanted.exclude_uids[1], Ids { first: 100, last: 199 });
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_what_was_expected_and_what_came() {
+    refused(resolve(""), &["--uid or --gid", "only the sidecar", "got neither"]);
+    refused(resolve("--uid 0"), &["--uid", "only the sidecar", "got 0"]);
+    refused(resolve("--gid 0"), &["--gid", "got 0"]);
+    refused(resolve("--uid 4294967295"), &["--uid"]);
+    refused(resolve("--uid sidecar"), &["--uid", "sidecar"]);
+    refused(resolve("--uid 1 --outbound-port 0"), &["--outbound-port", "1-65535", "\"0\""]);
+    refused(resolve("--uid 1 --outbound-port 99999"), &["--outbound-port", "99999"]);
+    refused(resolve("--uid 1 --exclude-inbound-ports 9010-9000"), &["9000-9010", "9010-9000"]);
+    refused(resolve("--uid 1 --exclude-inbound-ports +22"), &["a port", "+22"]);
+    refused(resolve("--uid 1 --exclude-inbound-ports 22,,23"), &["a port", "\"\""]);
+    refused(resolve("--uid 1 --exclude-outbound-ranges 10.1.0.1/16"), &["10.1.0.0/16", "10.1.0.1/32"]);
+    refused(resolve("--uid 1 --exclude-outbound-ranges 10.1.0.0/33"), &["10.1.0.0/33"]);
+    refused(resolve("--uid 1 --exclude-outbound-ranges example.com"), &["addresses", "example.com"]);
+    refused(resolve("--uid 1 --exclude-uids 5-1"), &["100-199", "5-1"]);
+    refused(resolve("--uid 1 --dns capture"), &["--dns", "leave", "capture"]);
+    refused(resolve("--uid 1 --ipv6 maybe"), &["--ipv6", "auto", "maybe"]);
+    refused(resolve("--uid 1 --outbound-port none --inbound-port none"), &["at least one port"]);
+    refused(resolve("--uid 1 --outbound-port 15006"), &["--inbound-port", "another port", "15006"]);
+    refused(resolve("--uid 1 --outbound-port none --exclude-uids 5"), &["--exclude-uids", "nothing"]);
+    refused(resolve("--uid 1 --inbound-port none --only-inbound-ports 5"), &["--only-inbound-ports"]);
+    refused(resolve("--uid 1 --ipv6 off --only-outbound-ranges fd00::/8"), &["IPv4 only", "fd00::/8"]);
+    refused(resolve("--uid 150 --only-uids 100-199"), &["--only-uids", "other than the sidecar's"]);
+    refused(resolve("--uid 1 --config x --inbound-port 5"), &["--config", "--inbound-port"]);
+    let many = (1..=257).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+    refused(resolve(&format!("--uid 1 --exclude-inbound-ports {many}")), &["at most 256", "257"]);
+}
+
+#[test]
+fn a_range_holds_what_begins_as_it_does() {
+    let holds = |range: &str, ip: &str| range.parse::<Cidr>().unwrap().contains(ip.parse().unwrap());
+    assert!(holds("10.1.0.0/16", "10.1.255.255") && !holds("10.1.0.0/16", "10.2.0.0"));
+    assert!(holds("0.0.0.0/0", "192.0.2.1") && !holds("0.0.0.0/0", "::1"));
+    assert!(holds("fd00::/8", "fdff::1") && !holds("fd00::/8", "fe80::1"));
+    assert!(holds("192.0.2.1", "192.0.2.1") && !holds("192.0.2.1", "192.0.2.2"));
+}
+
+#[test]
+fn the_configuration_says_the_ports_and_what_comes_in_by_itself() {
+    let both = "transparent: {outbound: ['127.0.0.1:16001', '[::1]:16001'], inbound: ['0.0.0.0:16006', '[::]:16006'], \
+                serves: [orders.shop]}\nmetrics: {listen: '0.0.0.0:9091'}\n\
+                inbound: [{service: orders.shop, port: http, listen: '0.0.0.0:15008', app: 'unix:/a'}]";
+    let wanted = follow(both, true).unwrap();
+    assert_eq!((wanted.outbound, wanted.inbound), (Some(16001), Some(16006)));
+    let excluded: Vec<_> = wanted.exclude_inbound_ports.iter().map(ToString::to_string).collect();
+    assert_eq!(excluded, ["15008", "9091"]);
+    let outbound =
+        follow("transparent: {outbound: '0.0.0.0:15001'}\nmetrics: {listen: '127.0.0.1:9091'}", false);
+    let outbound = outbound.unwrap();
+    assert_eq!((outbound.outbound, outbound.inbound), (Some(15001), None));
+    assert!(outbound.exclude_inbound_ports.is_empty());
+}
+
+#[test]
+fn a_configuration_whose_listeners_nothing_would_reach_is_refused() {
+    refused(follow("", true), &["transparent", "a section", "none"]);
+    refused(
+        follow("transparent: {outbound: '0.0.0.0:15001'}", true),
+        &["transparent.outbound", "IPv6", "'[::]:15001'", "--ipv6 off", "got 0.0.0.0:15001"],
+    );
+    refused(follow("transparent: {outbound: '10.1.0.2:15001'}", false), &["IPv4", "0.0.0.0:15001"]);
+    refused(
+        follow("transparent: {outbound: ['0.0.0.0:15001', '[::]:15002']}", true),
+        &["one port", "15001", "[::]:15002"],
+    );
+    refused(follow("transparent: {outbound: '0.0.0.0:0'}", false), &["transparent.outbound", "port 0"]);
+    refused(
+        follow("transparent: {inbound: '127.0.0.1:15006', serves: [orders.shop]}", false),
+        &["transparent.inbound", "0.0.0.0:15006", "127.0.0.1:15006"],
+    );
+    let error = parse("--uid 1 --config /no/such/sidecar.yaml").unwrap().wanted(true).unwrap_err();
+    assert!(error.to_string().contains("/no/such/sidecar.yaml"));
+}
