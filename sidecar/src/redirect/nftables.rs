@@ -109,11 +109,14 @@ fn address(range: Cidr) -> String {
     if range.is_host() { range.ip().to_string() } else { range.to_string() }
 }
 
+/// Rules by the hook whose chain they stand in.
+pub type Chains = BTreeMap<Hook, Vec<Found>>;
+
 /// What is in our table: the rules by hook, and what else is not as it must be.
-pub fn read(json: &str) -> Result<(BTreeMap<Hook, Vec<Found>>, Vec<String>), String> {
+pub fn read(json: &str) -> Result<(Chains, Vec<String>), String> {
     let document: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let objects = document.get("nftables").and_then(Value::as_array).ok_or("no list `nftables`")?;
-    let mut rules: BTreeMap<Hook, Vec<Found>> = BTreeMap::new();
+    let mut rules = Chains::new();
     let mut odd = Vec::new();
     let hook_of = |name: &Value| Hook::ALL.into_iter().find(|hook| name == chain(*hook).0);
     for object in objects {
