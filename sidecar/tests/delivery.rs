@@ -202,6 +202,22 @@ async fn the_first_use_of_a_service_subscribes_to_it() {
 }
 
 #[tokio::test]
+async fn an_address_that_was_asked_for_when_the_stream_broke_is_asked_for_again() {
+    let mut joined = joined().await;
+    let mut stream = joined.stream().await;
+    soon(stream.next()).await;
+    stream.delta(delta(1, vec![mesh()])).await;
+    soon(stream.next()).await;
+    joined.state.want(Wanted::Address(std::net::Ipv4Addr::new(10, 96, 0, 7).into()));
+    let Said::Subscribe(asked) = soon(stream.next()).await else { panic!("expected a subscription") };
+    assert_eq!(asked.addresses, ["10.96.0.7"]);
+    drop(stream);
+    let mut stream = joined.stream().await;
+    let Said::Hello(_) = soon(stream.next()).await else { panic!("expected a hello") };
+    assert_eq!(soon(stream.next()).await, Said::Subscribe(asked));
+}
+
+#[tokio::test]
 async fn an_app_that_dials_at_random_does_not_cut_its_sidecar_off_from_news() {
     let mut joined = joined().await;
     let mut stream = joined.stream().await;

@@ -5,7 +5,7 @@
 //! it dials again with backoff; meanwhile everything goes on with what is known. A rotation of our own
 //! certificate moves the stream to a new connection, so that it never outlives the certificate under it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ const MAX_DELTA: usize = 64 * 1024 * 1024;
 const MAX_WISHED: usize = 2_000;
 /// See [`MAX_WISHED`].
 pub const MAX_ADDRESSES: usize = 1_000;
+/// So many of the last addresses are asked for again on the next stream.
+const ASKED_AGAIN: usize = 64;
 /// Records are kept so long or so many before they are sent together.
 const BATCH: (Duration, usize) = (Duration::from_millis(500), 64);
 /// A stream that lived so long was a good one: the next failure is the first again.
@@ -120,6 +122,8 @@ pub struct Discovery {
     services: BTreeSet<String>,
     /// Addresses that this stream asked for.
     addresses: usize,
+    /// The last of them, by whichever stream: when it ended, some may not have been answered.
+    asked: VecDeque<String>,
     batch: Vec<v1::Decision>,
 }
 
@@ -153,7 +157,15 @@ impl Discovery {
         let services = parts.dialled.clone();
         let own = SpiffeId::parse(parts.status.id());
         let witness = resume(&parts, own.as_ref().map_or("", |id| id.trust_domain().as_str()));
-        Self { parts, deliveries: Deliveries::new(), witness, services, addresses: 0, batch: Vec::new() }
+        Self {
+            parts,
+            deliveries: Deliveries::new(),
+            witness,
+            services,
+            addresses: 0,
+            asked: VecDeque::new(),
+            batch: Vec::new(),
+        }
     }
 
     /// Runs for ever.
@@ -198,7 +210,11 @@ impl Discovery {
         let mut client = DeliveryClient::with_origin(link, origin).max_decoding_message_size(MAX_DELTA);
         let (say, said) = mpsc::channel(OUTGOING);
         send(&say, Say::Hello(self.hello()))?;
-        self.addresses = 0;
+        self.addresses = self.asked.len();
+        if !self.asked.is_empty() {
+            let addresses = self.asked.iter().cloned().collect();
+            send(&say, Say::Subscribe(v1::Subscribe { services: Vec::new(), addresses }))?;
+        }
         self.parts.publisher.asks_anew();
         let opening = tokio::time::timeout(OPENING, client.stream(ReceiverStream::new(said)));
         let mut hear: Streaming<v1::ToSidecar> =
@@ -344,7 +360,14 @@ impl Discovery {
             Wanted::Address(_) if self.addresses >= MAX_ADDRESSES => return Ok(()),
             Wanted::Address(address) => {
                 self.addresses += 1;
-                subscribe.addresses.push(address.to_string());
+                let address = address.to_string();
+                if !self.asked.contains(&address) {
+                    if self.asked.len() >= ASKED_AGAIN {
+                        self.asked.pop_front();
+                    }
+                    self.asked.push_back(address.clone());
+                }
+                subscribe.addresses.push(address);
             }
             Wanted::IssuerKeys(alias) => {
                 return send(say, Say::UnknownKey(v1::UnknownKey { issuer_alias: alias.to_string() }));
