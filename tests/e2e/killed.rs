@@ -177,7 +177,12 @@ async fn joins(bundle: &JoinBundle) -> Result<IssuedSvid, Status> {
     loop {
         match try_bootstrap(bundle).await {
             Ok(mut client) => return Ok(client.attest(request).await?.into_inner()),
-            Err(error) => assert!(Instant::now() < end, "no door: {error:?}"),
+            Err(error) => assert!(
+                Instant::now() < end,
+                "no door at {} under the root {}: {error:?}",
+                bundle.bootstrap_address,
+                bundle.root_sha256
+            ),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -125,7 +125,7 @@ pub(crate) fn published(entries: &[Entry], sequence: u64) -> Published {
         // What signs comes first, then the newest: where there is not room for all, the oldest is missed least.
         of_kind.sort_by_key(|entry| {
             let slot = &entry.slot;
-            (slot.phase != Phase::Active, std::cmp::Reverse(slot.not_before), slot.id.clone())
+            (slot.phase != Phase::Active, std::cmp::Reverse(slot.sequence), slot.id.clone())
         });
         of_kind
     };

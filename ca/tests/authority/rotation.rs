@@ -217,6 +217,17 @@ async fn who_joined_and_is_not_heard_of_for_a_minute_is_waited_for_no_longer() {
 }
 
 #[tokio::test]
+async fn the_newest_roots_come_first_even_if_they_were_made_in_one_second() {
+    let mesh = mesh_with(|config| config.rotation.consumers_wait = Duration::ZERO).await;
+    let mut newest_first = vec![mesh.authority.root()];
+    for _ in 0..4 {
+        mesh.authority.rotate(Kind::Root, "uid:0").await.unwrap();
+        newest_first.insert(0, mesh.authority.root());
+    }
+    assert_eq!(mesh.authority.published().borrow().roots, newest_first);
+}
+
+#[tokio::test]
 async fn a_word_of_the_stream_before_neither_undoes_a_renewal_nor_a_later_word() {
     let mesh = mesh_with(quick).await;
     let web = mesh.join("web").await;
