@@ -32,6 +32,7 @@ bench:
 	tests/bench/setup.sh
 	tests/bench/run.sh
 	$(CARGO) run --release --locked -p signet-tests --example issuance
+	$(CARGO) run --release --locked -p signet-tests --example attestation
 	$(CARGO) run --release --locked -p signet-tests --example revocation
 
 # A million certificates from one authority: minutes, and some gigabytes of disk for its store.

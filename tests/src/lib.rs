@@ -9,6 +9,7 @@ pub mod apiserver;
 pub mod apps;
 pub mod caller;
 pub mod client;
+pub mod cost;
 pub mod issuer;
 pub mod mesh;
 pub mod peers;
