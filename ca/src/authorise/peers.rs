@@ -89,19 +89,10 @@ impl Rules {
         now: i64,
     ) -> Result<Authorized, Stop> {
         let holder = self.proxy(writer, presented, registrar, now).await?;
-        let class = PeerClass::Workload;
-        let parent_ends_at = holder.not_after;
-        if parent_ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
-            return Err(Stop::Refused(Refusal::SvidExpired, Some((holder.id, class))));
-        }
-        let dns_names = match self.last_checks(writer, &holder.id, class, key, registrar, now).await {
-            Err(Stop::Refused(Refusal::NotRegistered, about)) => {
-                return Err(Stop::Refused(Refusal::WorkloadApiOff, about));
-            }
-            checked => checked?,
-        };
-        let grant = Grant::Workload { tie: holder.tie, parent_ends_at };
-        Ok(Authorized { id: holder.id, class, dns_names, grant })
+        let id = holder.id.clone();
+        let dns_names = self.for_an_app(writer, &id, &holder, key, registrar, now).await?;
+        let grant = Grant::Workload { tie: holder.tie, parent_ends_at: holder.not_after };
+        Ok(Authorized { id, class: PeerClass::Workload, dns_names, grant })
     }
 
     /// Whoever presented this certificate, if it may ask for its app: a sidecar or a gateway that is still registered
@@ -139,19 +130,30 @@ impl Rules {
         if let Err(refusal) = self.may_be_vouched_for(writer, &id, now).await? {
             return Err(refuse(refusal));
         }
-        let parent_ends_at = agent.not_after;
-        if parent_ends_at.saturating_sub(now) < MIN_LEAF_LIFE {
-            return Err(refuse(Refusal::SvidExpired));
-        }
-        let dns_names = match self.last_checks(writer, &id, class, key, registrar, now).await {
-            Err(Stop::Refused(Refusal::NotRegistered, about)) => {
-                return Err(Stop::Refused(Refusal::WorkloadApiOff, about));
-            }
-            checked => checked?,
-        };
-        let (agent, words) = (agent.tie.clone(), vouched::short(vouched.words));
-        let grant = Grant::Vouched { agent, parent_ends_at, words };
+        let dns_names = self.for_an_app(writer, &id, agent, key, registrar, now).await?;
+        let words = vouched::short(vouched.words);
+        let grant = Grant::Vouched { agent: agent.tie.clone(), parent_ends_at: agent.not_after, words };
         Ok(Authorized { id, class, dns_names, grant })
+    }
+
+    /// The last checks of a certificate of class workload, which ends no later than that of whoever asks for it.
+    async fn for_an_app(
+        &self,
+        writer: &mut Writer,
+        id: &SpiffeId,
+        parent: &Holder,
+        key: &ProvenKey,
+        registrar: &dyn Registrar,
+        now: i64,
+    ) -> Result<Vec<String>, Stop> {
+        let class = PeerClass::Workload;
+        if parent.not_after.saturating_sub(now) < MIN_LEAF_LIFE {
+            return Err(Stop::Refused(Refusal::SvidExpired, Some((id.clone(), class))));
+        }
+        self.last_checks(writer, id, class, key, registrar, now).await.map_err(|stop| match stop {
+            Stop::Refused(Refusal::NotRegistered, about) => Stop::Refused(Refusal::WorkloadApiOff, about),
+            other => other,
+        })
     }
 
     /// Whoever presented this certificate, if it is an agent that is still registered as one.
