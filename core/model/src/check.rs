@@ -1,5 +1,7 @@
 //! What only the whole can tell: duplicates, and references that lead nowhere.
 
+mod calls;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Display;
@@ -34,6 +36,8 @@ struct Origins {
     gateways: BTreeMap<ObjectName, Origin>,
     policies: BTreeMap<ObjectName, Origin>,
     registrations: BTreeMap<Label, Origin>,
+    traffic: BTreeMap<ObjectName, Origin>,
+    routes: BTreeMap<(&'static str, ObjectName), Origin>,
 }
 
 pub(crate) fn assemble(
@@ -89,6 +93,23 @@ pub(crate) fn assemble(
                     registry.registrations.insert(object.name.clone(), object);
                 }
             }
+            Resource::TrafficPolicy(object) => {
+                if admit(&mut origins.traffic, &object.name, origin, "TrafficPolicy", errors) {
+                    registry.traffic.insert(object.name.clone(), object);
+                }
+            }
+            Resource::Route(route) => {
+                let key = (route.kind(), route.name().clone());
+                match origins.routes.entry(key.clone()) {
+                    Entry::Occupied(first) => {
+                        errors.push(duplicate(&origin, key.0, &key.1, first.get()));
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(origin);
+                        registry.routes.insert(key, route);
+                    }
+                }
+            }
         }
     }
     let mut check = Check { registry: &registry, origins: &origins, options, errors };
@@ -99,6 +120,8 @@ pub(crate) fn assemble(
     check.gateways();
     check.policies();
     check.registrations();
+    check.traffic();
+    check.routes();
     let errors = check.errors;
     if errors.is_empty() { Ok(registry) } else { Err(RegistryErrors(errors)) }
 }

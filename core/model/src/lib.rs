@@ -1,8 +1,8 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
-//! Seven kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`]. A value of one of these types is valid by
-//! itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
+//! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
+//! [`Service`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`], [`TrafficPolicy`]; and
+//! of the Gateway API [`HttpRoute`] and [`GrpcRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
 //!
@@ -50,10 +50,23 @@ pub use resources::policy::{
 };
 pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
+pub use resources::route::{
+    AnyRoute, BackendRef, Filter, FilterType, Fraction, GATEWAY_API, GrpcCall, GrpcMethodMatch, GrpcRoute,
+    GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute,
+    HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Match, Mirror, ParentKind, ParentRef, PathMatch,
+    PathMatchType, PathModifier, PathModifierType, PathRule, QueryMatch, Redirect, Rewrite, RouteRetry,
+    RouteTimeouts, Rule, Scheme,
+};
 pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
+pub use resources::traffic::{
+    Fault, FaultAbort, FaultDelay, GrpcCode, LimitKey, MAX_REPLAY, MAX_RETRIES, OutlierPolicy, RateLimit,
+    RetryBudget, RetryPolicy, TrafficPolicy, TrafficPolicySpec, TrafficTarget, TrafficTimeouts,
+};
 pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
+pub use text::duration::RouteDuration;
+pub use text::header::{HeaderField, HeaderText, QueryText};
 pub use text::host::{HostPattern, HttpUrl};
-pub use text::http::{GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
+pub use text::http::{GrpcName, GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
 pub use text::jose::{ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};

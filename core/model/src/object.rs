@@ -10,8 +10,8 @@ use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
-    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, Registration, Service,
-    Subdomain, Workload,
+    AnyRoute, FederatedTrustDomain, GATEWAY_API, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName,
+    Registration, Service, Subdomain, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -19,6 +19,8 @@ pub const API_VERSION: &str = "signet.mesh/v1alpha1";
 /// The spec of one kind.
 pub trait Kind: Serialize + DeserializeOwned {
     const KIND: &'static str;
+    /// Its `apiVersion`.
+    const API: &'static str = API_VERSION;
 
     /// What shape alone cannot say: fields that contradict each other or the object's own name.
     fn check(&self, name: &Name<'_>, problems: &mut Vec<Problem>);
@@ -77,7 +79,7 @@ struct NamespacedMetadata {
     _annotations: BTreeMap<String, String>,
 }
 
-/// The kind that the document says it is, when its `apiVersion` is ours.
+/// The kind that the document says it is, when it is one of its `apiVersion` that we know.
 fn kind_of(value: &Value) -> Result<String, Problem> {
     if !value.is_object() {
         return Err(Problem::new(
@@ -86,23 +88,21 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
         ));
     }
     let text = |field: &str| value.get(field).and_then(Value::as_str);
+    let Some(kind) = text("kind") else {
+        return Err(Problem::new("kind", format!("expected {KINDS}, got nothing")));
+    };
+    let wanted = if matches!(kind, "HTTPRoute" | "GRPCRoute") { GATEWAY_API } else { API_VERSION };
     match text("apiVersion") {
-        Some(API_VERSION) => {}
+        Some(version) if version == wanted => Ok(kind.to_owned()),
         Some(other) => {
-            return Err(Problem::new(
-                "apiVersion",
-                format!("expected `{API_VERSION}`, got `{}`", shorten(other)),
-            ));
+            Err(Problem::new("apiVersion", format!("expected `{wanted}`, got `{}`", shorten(other))))
         }
-        None => return Err(Problem::new("apiVersion", format!("expected `{API_VERSION}`, got nothing"))),
+        None => Err(Problem::new("apiVersion", format!("expected `{wanted}`, got nothing"))),
     }
-    text("kind")
-        .map(str::to_owned)
-        .ok_or_else(|| Problem::new("kind", format!("expected {KINDS}, got nothing")))
 }
 
-const KINDS: &str =
-    "one of Mesh, Workload, Service, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration";
+const KINDS: &str = "one of Mesh, Workload, Service, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration, TrafficPolicy, \
+     HTTPRoute, GRPCRoute";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
     let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
@@ -140,7 +140,7 @@ struct WrittenMetadata<'a> {
 impl<S: Kind> Serialize for Global<S> {
     fn serialize<Out: Serializer>(&self, serializer: Out) -> Result<Out::Ok, Out::Error> {
         let metadata = WrittenMetadata { name: self.name.as_str(), namespace: None };
-        Written { api_version: API_VERSION, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
+        Written { api_version: S::API, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
     }
 }
 
@@ -148,7 +148,7 @@ impl<S: Kind> Serialize for Namespaced<S> {
     fn serialize<Out: Serializer>(&self, serializer: Out) -> Result<Out::Ok, Out::Error> {
         let metadata =
             WrittenMetadata { name: self.name.name.as_str(), namespace: Some(self.name.namespace.as_str()) };
-        Written { api_version: API_VERSION, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
+        Written { api_version: S::API, kind: S::KIND, metadata, spec: &self.spec }.serialize(serializer)
     }
 }
 
@@ -212,6 +212,8 @@ pub enum Resource {
     Gateway(Gateway),
     MeshPolicy(MeshPolicy),
     Registration(Registration),
+    TrafficPolicy(TrafficPolicy),
+    Route(AnyRoute),
 }
 
 impl Resource {
@@ -228,6 +230,9 @@ impl Resource {
             "Gateway" => namespaced(value).map(Resource::Gateway),
             "MeshPolicy" => namespaced(value).map(Resource::MeshPolicy),
             "Registration" => global(value).map(Resource::Registration),
+            "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
+            "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),
+            "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
             other => Err(vec![Problem::new("kind", format!("expected {KINDS}, got `{}`", shorten(other)))]),
         }
     }

@@ -12,8 +12,8 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector,
-    Registration, Service, Workload, WorkloadId,
+    AnyRoute, FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector,
+    Registration, Service, TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -83,6 +83,9 @@ pub struct Registry {
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
     pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
     pub(crate) registrations: BTreeMap<Label, Registration>,
+    pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
+    /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
+    pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
 }
 
 impl Default for Registry {
@@ -97,6 +100,8 @@ impl Default for Registry {
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
             registrations: BTreeMap::new(),
+            traffic: BTreeMap::new(),
+            routes: BTreeMap::new(),
         }
     }
 }
@@ -140,6 +145,34 @@ impl Registry {
 
     pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
         self.registrations.values()
+    }
+
+    pub fn traffic_policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        self.traffic.values()
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &AnyRoute> {
+        self.routes.values()
+    }
+
+    /// The routes by which callers of this namespace reach a service: their own namespace's where it has any,
+    /// otherwise those of the service's.
+    pub fn routes_for(&self, service: &ObjectName, caller: &Label) -> Vec<&AnyRoute> {
+        let of = |namespace: &Label| -> Vec<&AnyRoute> {
+            self.routes()
+                .filter(|route| route.name().namespace == *namespace && route.is_of(service))
+                .collect()
+        };
+        let consumers = if *caller == service.namespace { Vec::new() } else { of(caller) };
+        if consumers.is_empty() { of(&service.namespace) } else { consumers }
+    }
+
+    /// How this service is called: at most one policy for all of it, and one for each port.
+    pub fn traffic_for<'a>(&'a self, service: &'a ObjectName) -> impl Iterator<Item = &'a TrafficPolicy> {
+        self.traffic_policies().filter(|policy| {
+            policy.name.namespace == service.namespace
+                && policy.spec.target.service.as_str() == service.name.as_str()
+        })
     }
 
     /// The registration of a pod of this account with these labels: of those that take it, the one that

@@ -26,6 +26,9 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         "Gateway",
         "MeshPolicy",
         "Registration",
+        "HTTPRoute",
+        "GRPCRoute",
+        "TrafficPolicy",
     ] {
         assert!(kinds.iter().any(|k| k == kind), "the page has no example of {kind}");
     }

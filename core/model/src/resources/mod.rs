@@ -7,7 +7,9 @@ pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod registration;
+pub(crate) mod route;
 pub(crate) mod service;
+pub(crate) mod traffic;
 pub(crate) mod workload;
 
 /// For fields that are left out of canonical JSON when they say what absence says.

@@ -153,7 +153,18 @@ pub struct PathPrefix(Box<str>);
 
 const PREFIX: &str = "a path prefix that begins with `/` and has no empty segment, as in `/` or `/shop`";
 
+checked_text!(
+    /// The name of a gRPC service with its package, or of a method.
+    GrpcName, "the name of a gRPC service or method, as in `shop.v1.Orders` or `List`",
+    |text| text.len() <= 512 && text.split('.').all(is_identifier)
+);
+
 impl PathPrefix {
+    /// `/`
+    pub fn root() -> PathPrefix {
+        PathPrefix("/".into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -3,6 +3,8 @@
 //! Parse once, at the edge: whoever holds a [`Label`](name::Label) need not ask again what is in it.
 
 pub(crate) mod address;
+pub(crate) mod duration;
+pub(crate) mod header;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod jose;

@@ -39,6 +39,11 @@ checked_text!(
 );
 
 impl Label {
+    /// The same as a name that may have dots and happens to have none.
+    pub fn to_subdomain(&self) -> Subdomain {
+        Subdomain(self.0.clone())
+    }
+
     pub(crate) fn system() -> Label {
         Label("signet-system".into())
     }

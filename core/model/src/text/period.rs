@@ -22,6 +22,10 @@ impl Period {
         Period(Duration::from_secs(seconds))
     }
 
+    pub const fn from_millis(millis: u64) -> Period {
+        Period(Duration::from_millis(millis))
+    }
+
     pub fn get(self) -> Duration {
         self.0
     }
