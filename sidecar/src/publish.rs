@@ -68,7 +68,7 @@ impl Publisher {
             self.gateway(deliveries);
         }
         self.workload(deliveries, changed);
-        if !changed.services.is_empty() {
+        if !changed.services.is_empty() || !changed.routes.is_empty() {
             self.endpoints(deliveries, changed);
         }
     }
@@ -232,7 +232,15 @@ impl Publisher {
     fn routes(&self, deliveries: &Deliveries, changed: &Changed) {
         for service in &changed.inbound {
             let ports = inbound(deliveries, service).map(|inbound| inbound.ports.clone()).unwrap_or_default();
-            self.state.update_routes(|routes| routes.with_inbound(service, ports.clone()));
+            // Limits that cannot be read leave those in force that were there before.
+            let limits = match inbound(deliveries, service) {
+                Some(inbound) => inbound.traffic.as_deref(),
+                None => Some(&[][..]),
+            };
+            self.state.update_routes(|routes| {
+                let routes = routes.with_inbound(service, ports.clone());
+                limits.map_or_else(|| routes.clone(), |limits| routes.with_limits(service, limits))
+            });
         }
     }
 
@@ -257,11 +265,23 @@ impl Publisher {
         let mut removed = Vec::new();
         for service in &changed.services {
             match deliveries.get(&format!("service/{service}")) {
-                Some(Item::Service(spec)) => upserts.push((**spec).clone()),
+                Some(Item::Service(service)) => upserts.push((*service.spec).clone()),
                 _ => removed.push(service.as_str()),
             }
         }
-        self.state.update_endpoints(|endpoints| endpoints.apply(upserts.clone(), removed.iter().copied()));
+        let routed = |service: &String| match deliveries.get(&format!("routes/{service}")) {
+            Some(Item::Routes(routed)) => (service.clone(), Some(routed.calls.clone())),
+            _ => (service.clone(), None),
+        };
+        let routed: Vec<_> = changed.routes.iter().map(routed).collect();
+        // At once: a request that waited for the service must not miss its routes.
+        self.state.update_endpoints(|endpoints| {
+            routed
+                .iter()
+                .fold(endpoints.apply(upserts.clone(), removed.iter().copied()), |next, (service, calls)| {
+                    next.with_calls(service, calls.clone())
+                })
+        });
     }
 
     fn compile(&self, inbound: &Inbound, default_allow: bool) -> Served {

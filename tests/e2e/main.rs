@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 mod bootstrap;
+mod calls;
 mod context;
 mod delivery;
 mod demo;

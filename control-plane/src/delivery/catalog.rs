@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use prost::Message;
 use signet_identity::{PeerClass, TrustDomain};
-use signet_model::{Effect, MeshPolicy, Registry, UserContext, WorkloadClass, WorkloadId, WorkloadPattern};
+use signet_model::{
+    Effect, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass, WorkloadId, WorkloadPattern,
+};
 use signet_proto::v1::{self, resource::Body};
 
 use super::convert;
@@ -124,6 +126,8 @@ struct AgentEntry {
 #[derive(Debug)]
 struct ServiceEntry {
     service: Arc<Versioned>,
+    /// By the caller's namespace; under none, for callers of every other one.
+    routes: BTreeMap<Option<Label>, RoutesEntry>,
     inbound: Arc<Versioned>,
     identities: BTreeSet<WorkloadId>,
     original: bool,
@@ -131,6 +135,13 @@ struct ServiceEntry {
     callers: BTreeSet<TrustDomain>,
     /// Whose workload answers, where it is none of this mesh.
     answers: Option<TrustDomain>,
+}
+
+/// Where requests to a service go, and every service that is named there.
+#[derive(Debug)]
+struct RoutesEntry {
+    routes: Arc<Versioned>,
+    services: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -173,16 +184,18 @@ impl Catalog {
                 by_address.insert(address.get(), name.clone());
             }
             let policies: Vec<_> = registry.policies_for(&service.name).collect();
+            let traffic: Vec<_> = registry.traffic_for(&service.name).collect();
             let original = service.spec.user_context == UserContext::Original;
             let aliases = if original { issuers.keys().cloned().collect() } else { Vec::new() };
             let entry = ServiceEntry {
                 service: versioned(
                     format!("service/{name}"),
-                    Body::Service(convert::service(trust_domain, service)),
+                    Body::Service(convert::service(trust_domain, service, &traffic)),
                 ),
+                routes: routes_of(registry, &service.name),
                 inbound: versioned(
                     format!("inbound/{name}"),
-                    Body::Inbound(convert::inbound(service, &policies, aliases)),
+                    Body::Inbound(convert::inbound(service, &policies, &traffic, aliases)),
                 ),
                 identities: service.identities().iter().cloned().collect(),
                 original,
@@ -257,13 +270,13 @@ impl Catalog {
         }
         for name in &asked.dials {
             match self.services.get(name) {
-                Some(entry) => self.dialled(&mut granted, entry),
+                Some(entry) => self.dialled(&mut granted, entry, &peer.namespace),
                 None => granted.refuse(name.clone(), NotGranted::UnknownService),
             }
         }
         for address in &asked.addresses {
             match self.by_address.get(address).and_then(|name| self.services.get(name)) {
-                Some(entry) => self.dialled(&mut granted, entry),
+                Some(entry) => self.dialled(&mut granted, entry, &peer.namespace),
                 None => granted.refuse(address.to_string(), NotGranted::UnknownAddress),
             }
         }
@@ -291,7 +304,7 @@ impl Catalog {
                 granted.add(&gateway.config);
                 // What its routes name is what it dials and whom it verifies; it need not ask.
                 let services = gateway.services.iter().filter_map(|name| self.services.get(name));
-                services.for_each(|entry| granted.add(&entry.service));
+                services.for_each(|entry| self.dialled(&mut granted, entry, &peer.namespace));
                 let issuers = gateway.issuers.iter().filter_map(|alias| self.issuers.get(alias));
                 issuers.for_each(|issuer| granted.add(issuer));
             }
@@ -299,13 +312,45 @@ impl Catalog {
         granted
     }
 
-    /// What it takes to call a service.
-    fn dialled(&self, granted: &mut Granted, entry: &ServiceEntry) {
+    /// What it takes to call a service from this namespace: the service, where its requests go, and whatever is named
+    /// there.
+    fn dialled(&self, granted: &mut Granted, entry: &ServiceEntry, caller: &Label) {
+        self.reached(granted, entry);
+        let routes = entry.routes.get(&Some(caller.clone())).or_else(|| entry.routes.get(&None));
+        if let Some(RoutesEntry { routes, services }) = routes {
+            granted.add(routes);
+            let services = services.iter().filter_map(|name| self.services.get(name));
+            services.for_each(|entry| self.reached(granted, entry));
+        }
+    }
+
+    /// What it takes to reach a service's endpoints.
+    fn reached(&self, granted: &mut Granted, entry: &ServiceEntry) {
         granted.add(&entry.service);
         if let Some(bundle) = entry.answers.as_ref().and_then(|domain| self.federated.get(domain)) {
             granted.add(bundle);
         }
     }
+}
+
+/// The routes of a service, for callers of its own and of all other namespaces, and for those that have their own.
+fn routes_of(registry: &Registry, service: &ObjectName) -> BTreeMap<Option<Label>, RoutesEntry> {
+    let namespaces: BTreeSet<&Label> =
+        registry.routes().filter(|route| route.is_of(service)).map(|route| &route.name().namespace).collect();
+    let entry = |namespace: &Label| {
+        let routes = registry.routes_for(service, namespace);
+        let named = routes.iter().flat_map(|route| route.backends());
+        let services = named.map(|(_, name, _)| name.to_string()).collect();
+        let body = Body::Routes(convert::routes(service, &routes));
+        RoutesEntry { routes: versioned(format!("routes/{service}"), body), services }
+    };
+    namespaces
+        .into_iter()
+        .map(|namespace| {
+            let key = (*namespace != service.namespace).then(|| namespace.clone());
+            (key, entry(namespace))
+        })
+        .collect()
 }
 
 /// The federated trust domains with which the processes of an agent may have to do: those whose workloads a policy

@@ -2,8 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    Issuer, MeshPolicy, OnExpiry, ProcessSelector, Protocol, Registration, Registry, Service, ServicePort,
-    UserContext, WorkloadId,
+    AnyRoute, Issuer, MeshPolicy, ObjectName, OnExpiry, ProcessSelector, Protocol, Registration, Registry,
+    Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks};
@@ -109,7 +109,11 @@ pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {
     }
 }
 
-pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Service {
+pub(super) fn service(
+    trust_domain: &TrustDomain,
+    service: &Service,
+    traffic: &[&TrafficPolicy],
+) -> v1::Service {
     let spec = &service.spec;
     v1::Service {
         name: service.name.to_string(),
@@ -129,10 +133,33 @@ pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Serv
             })
             .collect(),
         user_context: user_context(spec.user_context).into(),
+        traffic: documents(traffic),
     }
 }
 
-pub(super) fn inbound(service: &Service, policies: &[&MeshPolicy], issuers: Vec<String>) -> v1::Inbound {
+/// Where requests to this service go.
+pub(super) fn routes(service: &ObjectName, routes: &[&AnyRoute]) -> v1::Routes {
+    let document = |route: &&AnyRoute| v1::PolicyDocument {
+        name: format!("{}/{}", route.kind(), route.name()),
+        json: route.canonical_json(),
+    };
+    v1::Routes { service: service.to_string(), routes: routes.iter().map(document).collect() }
+}
+
+fn documents(traffic: &[&TrafficPolicy]) -> Vec<v1::PolicyDocument> {
+    let document = |policy: &&TrafficPolicy| v1::PolicyDocument {
+        name: policy.name.to_string(),
+        json: policy.canonical_json(),
+    };
+    traffic.iter().map(document).collect()
+}
+
+pub(super) fn inbound(
+    service: &Service,
+    policies: &[&MeshPolicy],
+    traffic: &[&TrafficPolicy],
+    issuers: Vec<String>,
+) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
         ports: service.spec.ports.iter().map(port).collect(),
@@ -142,6 +169,7 @@ pub(super) fn inbound(service: &Service, policies: &[&MeshPolicy], issuers: Vec<
             .map(|p| v1::PolicyDocument { name: p.name.to_string(), json: p.canonical_json() })
             .collect(),
         issuer_aliases: issuers,
+        traffic: documents(traffic),
     }
 }
 

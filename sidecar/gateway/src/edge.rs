@@ -6,7 +6,7 @@ use prometheus::Registry;
 use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
-use signet_proxy::stage::{ConnContext, Direction, Forward, Outbound, Stage, Target};
+use signet_proxy::stage::{Asked, ConnContext, Direction, Forward, Outbound, Stage};
 use signet_proxy::state::{ServicePort, Snapshot, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
 use signet_token::{AccessToken, Minted, TokenCache, TokenError};
@@ -131,6 +131,13 @@ impl Stage for Edge {
         let minted = self.authenticate(route, conn, &seen, request)?;
         let port = self.outbound.find(view, &place.service, &place.port).await?;
         fits(conn, &port)?;
+        let way = self.outbound.way(view, port, request, Asked { tls: conn.tls }).await?;
+        let own = view.tls.generation.own().svid().id.trust_domain();
+        if !way.port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own)) {
+            // A gateway speaks for users, and nobody of another trust domain hears of them.
+            return Err(Refusal::new(Reason::NoRoute)
+                .detail(format_args!("{} is of another trust domain", way.port.service)));
+        }
 
         let metrics = self.shared.metrics.route(Direction::Edge, &place.service);
         metrics.context(if minted.is_some() { Via::Forwarded } else { Via::None });
@@ -138,9 +145,8 @@ impl Stage for Edge {
 
         // A route without methods reads no credential, so it has none to take away.
         let consumed = route.auth.jwt.is_some() && route.forward_credential == ForwardCredential::None;
-        let timeouts = port.timeouts;
-        let mut forward = Forward::to(Target::Service(port), timeouts);
-        forward.edits = head::edits(request, conn, minted.as_ref(), consumed);
+        let mut forward = way.forward(request)?;
+        head::edit(&mut forward.edits, request, conn, minted.as_ref(), consumed);
         forward.metrics = Some(metrics);
         // A sidecar's refusal keeps its id, which the caller may quote; its reason stays inside.
         forward.answer_edits.keep(Known::SignetDecisionId);

@@ -32,15 +32,15 @@ const FORWARDED_ALIASES: [&str; 9] = [
     "x-forwarded_proto",
 ];
 
-/// The changes for one admitted request. `consumed` tells that `Authorization` was ours to read and goes no
+/// Adds the changes for one admitted request to those of its routes. `consumed` tells that `Authorization` was ours to read and goes no
 /// further.
-pub(crate) fn edits(
+pub(crate) fn edit(
+    edits: &mut Edits,
     request: RequestView<'_>,
     conn: &ConnContext,
     minted: Option<&Minted>,
     consumed: bool,
-) -> Edits {
-    let mut edits = Edits::new();
+) {
     if let Some(minted) = minted
         && let Ok(mut token) = HeaderValue::from_str(&minted.token)
     {
@@ -52,10 +52,9 @@ pub(crate) fn edits(
     if consumed {
         edits.remove(AUTHORIZATION);
     }
-    restart_trace(request, &mut edits);
-    name_request(request, &mut edits);
-    tell_of_caller(request, conn, &mut edits);
-    edits
+    restart_trace(request, edits);
+    name_request(request, edits);
+    tell_of_caller(request, conn, edits);
 }
 
 /// Outside traces end here (Trace Context, "restart trace"): a caller's ids would join strangers' traces, and

@@ -69,8 +69,19 @@ pub enum Reason {
     Unauthenticated,
     /// At the edge: the credential does not allow it.
     Forbidden,
-    /// At the edge: no route.
+    /// No route takes the request.
     NoRoute,
+    /// A route takes it and leads nowhere.
+    NoBackend,
+    /// Not a refusal: a route says where to ask instead, with this status.
+    Redirected(u16),
+    /// Trouble on purpose.
+    Fault {
+        /// For HTTP.
+        status: u16,
+        /// For gRPC.
+        grpc: u8,
+    },
     /// At the edge: too many requests.
     TooManyRequests,
     /// At the edge: what authentication needs is not here (keys, delegation).
@@ -147,6 +158,9 @@ impl Reason {
             Unauthenticated => ("unauthenticated", 401, grpc::UNAUTHENTICATED, "Unauthorized"),
             Forbidden => ("forbidden", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             NoRoute => ("no-route", 404, grpc::UNIMPLEMENTED, "Not Found"),
+            NoBackend => ("no-backend", 500, grpc::INTERNAL, "Internal Server Error"),
+            Redirected(status) => ("redirected", status, grpc::UNIMPLEMENTED, title_of(status)),
+            Fault { status, grpc } => ("fault", status, grpc, title_of(status)),
             TooManyRequests => ("too-many-requests", 429, grpc::RESOURCE_EXHAUSTED, "Too Many Requests"),
             AuthUnavailable => ("auth-unavailable", 503, grpc::UNAVAILABLE, "Service Unavailable"),
             Internal => ("internal", 500, grpc::INTERNAL, "Internal Server Error"),
@@ -189,6 +203,10 @@ impl Reason {
     }
 }
 
+fn title_of(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Answer")
+}
+
 /// One refusal.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -200,8 +218,12 @@ pub struct Refusal {
     pub detail: Option<Box<str>>,
     /// `WWW-Authenticate`, at the edge.
     pub challenge: Option<Box<str>>,
+    /// `Location`, where a route redirects.
+    pub location: Option<Box<str>>,
     /// Seconds, for `Retry-After`.
     pub retry_after: Option<u32>,
+    /// `RateLimit` and `RateLimit-Policy`, where a limit was met.
+    pub limit: Option<Box<(String, String)>>,
     /// Already recorded with a fuller explanation than ours.
     pub recorded: bool,
 }
@@ -214,7 +236,9 @@ impl Refusal {
             decision: DecisionId::random(),
             detail: None,
             challenge: None,
+            location: None,
             retry_after: None,
+            limit: None,
             recorded: false,
         }
     }
@@ -233,6 +257,13 @@ impl Refusal {
         self
     }
 
+    /// Adds the place where to ask instead.
+    #[must_use]
+    pub fn location(mut self, location: impl Into<Box<str>>) -> Self {
+        self.location = Some(location.into());
+        self
+    }
+
     /// Adds a `Retry-After` of so many seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -243,6 +274,9 @@ impl Refusal {
     /// What the caller gets.
     pub fn answer(&self, audience: Audience, dialect: Dialect) -> Answer {
         let (_, status, grpc_status, title) = self.reason.row();
+        if let (Some(location), Dialect::Http) = (&self.location, dialect) {
+            return Answer { status, headers: vec![("location", location.to_string())], body: Bytes::new() };
+        }
         let mut headers: Vec<(&'static str, String)> = Vec::with_capacity(6);
         let body = match dialect {
             Dialect::Grpc => {
@@ -266,6 +300,10 @@ impl Refusal {
         }
         if let Some(seconds) = self.retry_after {
             headers.push(("retry-after", seconds.to_string()));
+        }
+        if let Some(limit) = &self.limit {
+            headers.push(("ratelimit", limit.0.clone()));
+            headers.push(("ratelimit-policy", limit.1.clone()));
         }
         if self.reason == Reason::MethodNotAllowed {
             // RFC 9110, 15.5.6 asks for the list; which methods the target has is not ours to say.

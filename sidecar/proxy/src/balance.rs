@@ -7,14 +7,14 @@ use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use crate::state::Endpoint;
+use crate::state::{Endpoint, ServicePort, monotonic};
 
 thread_local! {
     static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
 }
 
 /// A quick random number (xorshift). Not for secrets.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     STATE.with(|state| {
         let mut x = state.get();
         x ^= x << 13;
@@ -25,15 +25,18 @@ fn random() -> u64 {
     })
 }
 
-fn below(bound: usize) -> usize {
+/// A random number below `bound`, or 0.
+pub(crate) fn below(bound: usize) -> usize {
     let bound = bound.max(1) as u64;
     usize::try_from(random() % bound).unwrap_or(0)
 }
 
-/// Picks an endpoint that is not in `tried`.
-pub(crate) fn pick<'a>(endpoints: &'a [Arc<Endpoint>], tried: &[u64]) -> Option<&'a Arc<Endpoint>> {
-    if tried.is_empty() {
-        return match endpoints {
+/// Picks an endpoint: not one of `tried`, and none that is left out for its failures, as long as there is another.
+pub(crate) fn pick<'a>(port: &'a ServicePort, tried: &[u64]) -> Option<&'a Arc<Endpoint>> {
+    let endpoints = &port.endpoints;
+    // Nobody is ever left out where no policy says so.
+    if tried.is_empty() && port.traffic.outlier.is_none() {
+        return match &endpoints[..] {
             [] => None,
             [one] => Some(one),
             _ => {
@@ -44,11 +47,15 @@ pub(crate) fn pick<'a>(endpoints: &'a [Arc<Endpoint>], tried: &[u64]) -> Option<
             }
         };
     }
-    // After a failed connect: rare enough to look at all of them.
-    let left: Vec<_> = endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id)).collect();
-    let first = left.get(below(left.len())).copied();
-    let second = left.get(below(left.len())).copied();
-    lighter(first, second)
+    let now = monotonic();
+    let untried = || endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id));
+    let mut left: Vec<_> = untried().filter(|endpoint| !endpoint.is_out(now)).collect();
+    if left.is_empty() {
+        left = untried().collect();
+    }
+    let first = below(left.len());
+    let second = if left.len() > 1 { (first + 1 + below(left.len() - 1)) % left.len() } else { first };
+    lighter(left.get(first).copied(), left.get(second).copied())
 }
 
 fn lighter<'a>(a: Option<&'a Arc<Endpoint>>, b: Option<&'a Arc<Endpoint>>) -> Option<&'a Arc<Endpoint>> {
@@ -63,7 +70,7 @@ mod tests {
     use super::*;
     use crate::state::{EndpointSpec, Endpoints, PortSpec, Protocol, ServiceSpec, Timeouts};
 
-    fn endpoints(count: u8) -> Vec<Arc<Endpoint>> {
+    fn port(count: u8) -> Arc<ServicePort> {
         let endpoint = |last| EndpointSpec {
             address: [127, 0, 0, last].into(),
             ports: [("main".to_owned(), 80)].into(),
@@ -86,19 +93,21 @@ mod tests {
         let _busy = before[0].begin();
         // An update of the service keeps the endpoints that stay, and what is under way there.
         let known = known.apply([spec], [] as [&str; 0]);
-        let after = known.service("orders.shop").unwrap().ports[0].endpoints.clone();
-        assert!(before.iter().zip(&after).all(|(a, b)| Arc::ptr_eq(a, b)));
+        let port = known.service("orders.shop").unwrap().ports[0].clone();
+        let after = &port.endpoints;
+        assert!(before.iter().zip(after).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(after[0].in_flight(), 1);
-        after
+        port
     }
 
     #[test]
     fn the_busiest_of_many_is_never_picked_and_the_rest_evenly() {
-        let endpoints = endpoints(4);
+        let port = port(4);
+        let endpoints = &port.endpoints;
         let _busy: Vec<_> = (0..10).map(|_| endpoints[0].begin()).collect();
         let mut picked = [0u32; 4];
         for _ in 0..3000 {
-            let one = pick(&endpoints, &[]).unwrap();
+            let one = pick(&port, &[]).unwrap();
             picked[endpoints.iter().position(|e| Arc::ptr_eq(e, one)).unwrap()] += 1;
         }
         assert_eq!(picked[0], 0);
@@ -107,13 +116,14 @@ mod tests {
 
     #[test]
     fn one_that_refused_is_not_tried_again_and_weighs_until_it_works() {
-        let endpoints = endpoints(2);
-        let other = pick(&endpoints, &[endpoints[0].id]).unwrap();
+        let port = port(2);
+        let endpoints = &port.endpoints;
+        let other = pick(&port, &[endpoints[0].id]).unwrap();
         assert!(Arc::ptr_eq(other, &endpoints[1]));
-        assert!(pick(&endpoints, &[endpoints[0].id, endpoints[1].id]).is_none());
+        assert!(pick(&port, &[endpoints[0].id, endpoints[1].id]).is_none());
         endpoints[0].connected(false);
-        assert!((0..50).all(|_| Arc::ptr_eq(pick(&endpoints, &[]).unwrap(), &endpoints[1])));
+        assert!((0..50).all(|_| Arc::ptr_eq(pick(&port, &[]).unwrap(), &endpoints[1])));
         endpoints[0].connected(true);
-        assert!((0..200).any(|_| Arc::ptr_eq(pick(&endpoints, &[]).unwrap(), &endpoints[0])));
+        assert!((0..200).any(|_| Arc::ptr_eq(pick(&port, &[]).unwrap(), &endpoints[0])));
     }
 }

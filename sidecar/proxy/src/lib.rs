@@ -12,6 +12,7 @@
 //! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided.
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
+//! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
 //! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
 //!
 //! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
@@ -20,6 +21,7 @@
 pub mod answer;
 pub mod decision;
 pub mod exchange;
+pub mod limit;
 pub mod listener;
 pub mod metrics;
 pub mod stage;
@@ -38,6 +40,7 @@ mod session;
 mod shared;
 mod tcp;
 mod tls;
+mod tries;
 mod upstream;
 mod worker;
 

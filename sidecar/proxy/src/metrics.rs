@@ -35,8 +35,11 @@ pub struct Metrics {
     pub accept_errors: IntCounter,
     /// Connections closed because a limit was reached before authentication.
     pub over_limit: IntCounter,
-    /// Upstream requests sent again because a reused connection had died.
-    pub retries: IntCounter,
+    retries: IntCounterVec,
+    /// Endpoints left out because they failed too often.
+    pub ejections: IntCounter,
+    copies: IntCounterVec,
+    limited: IntCounterVec,
     /// Idle upstream connections.
     pub pooled: IntGauge,
     routes: RwLock<Routes>,
@@ -122,6 +125,21 @@ impl RouteMetrics {
 }
 
 impl Metrics {
+    /// A request is sent again, or was not for want of budget.
+    pub fn retried(&self, reason: &str) {
+        self.retries.with_label_values(&[reason]).inc();
+    }
+
+    /// What became of a copy.
+    pub fn copied(&self, outcome: &str) {
+        self.copies.with_label_values(&[outcome]).inc();
+    }
+
+    /// A request met a rate limit.
+    pub fn limited(&self, service: &str, limit: &str) {
+        self.limited.with_label_values(&[service, limit]).inc();
+    }
+
     /// Makes all metrics and registers them.
     pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         fn counters(
@@ -216,10 +234,28 @@ impl Metrics {
                 "signet_over_limit_total",
                 "Connections closed by a limit before authentication",
             )?,
-            retries: counter(
+            retries: counters(
                 registry,
                 "signet_upstream_retries_total",
-                "Requests sent again because a reused connection had died",
+                "Requests sent again, by why; `budget`: not sent again, for want of budget",
+                &["reason"],
+            )?,
+            ejections: counter(
+                registry,
+                "signet_endpoint_ejections_total",
+                "Endpoints left out for a while because they failed too often",
+            )?,
+            copies: counters(
+                registry,
+                "signet_mirrored_requests_total",
+                "Copies of requests: sent, failed, or skipped since the body was too large or too many were under way",
+                &["outcome"],
+            )?,
+            limited: counters(
+                registry,
+                "signet_rate_limited_total",
+                "Requests refused by a rate limit, by service and the limit's name",
+                &["service", "limit"],
             )?,
             pooled,
             routes: RwLock::default(),

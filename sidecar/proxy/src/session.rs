@@ -94,8 +94,11 @@ impl<E> Session<E> {
         left.map_or(most, |left| left.min(most))
     }
 
-    /// Counts, logs and records a refusal.
+    /// Counts, logs and records a refusal. A redirect is none.
     pub(crate) fn note(&self, refusal: &Refusal) {
+        if refusal.location.is_some() {
+            return;
+        }
         let shared = &self.worker().shared;
         note(shared, self.conn.direction, &self.conn.role, self.conn.peer.as_ref(), refusal);
     }

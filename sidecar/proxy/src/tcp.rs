@@ -51,7 +51,7 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
         (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
             let port = stage.find(&mut view, service, port).await?;
             let timeouts = port.timeouts;
-            let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true).await?;
+            let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
         (_, Role::Outside(place), _) => {

@@ -19,6 +19,7 @@ use crate::pool::{Key, Upstream};
 use crate::stage::{Direction, Target, check_endpoints};
 use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot, alpn_of};
 use crate::tls;
+use crate::tries::{Outcome, judge};
 use crate::worker::{End, Watch, Worker, is_believed};
 
 /// A connection, and its place in the endpoint's count.
@@ -27,13 +28,15 @@ pub(crate) struct Obtained {
     pub(crate) in_flight: Option<InFlight>,
 }
 
-/// Takes a connection to the target from the pool, or dials. `fresh` dials in any case.
+/// Takes a connection to the target from the pool, or dials. `fresh` dials in any case; `avoid` are endpoints that had
+/// their try.
 pub(crate) async fn obtain<E>(
     worker: &Rc<Worker<E>>,
     watch: &Watch,
     view: &Snapshot,
     target: &Target,
     fresh: bool,
+    avoid: &[u64],
 ) -> Result<Obtained, Refusal> {
     let limits = &worker.shared.limits;
     match target {
@@ -49,7 +52,8 @@ pub(crate) async fn obtain<E>(
         Target::Service(port) => {
             check_endpoints(port)?;
             let generation = view.tls.generation.number();
-            let first = balance::pick(&port.endpoints, &[]).ok_or(Reason::NoEndpoint)?;
+            let first = balance::pick(port, avoid).or_else(|| balance::pick(port, &[]));
+            let first = first.ok_or(Reason::NoEndpoint)?;
             let key = Key::Endpoint { id: first.id, generation };
             let pooled = if fresh { None } else { worker.pool.borrow_mut().take(key, limits) };
             // The sweep may not have run since the news came that this view has.
@@ -119,11 +123,12 @@ pub(crate) async fn dial_service<E>(
             Err(refusal) => refusal,
         };
         endpoint.connected(false);
+        judge(&endpoint, port, Outcome::Reset, &worker.shared);
         tried.push(endpoint.id);
         if watch.ended().is_some() || tried.len() >= limits.connect_tries {
             return Err(refusal);
         }
-        match balance::pick(&port.endpoints, &tried) {
+        match balance::pick(port, &tried) {
             Some(next) => endpoint = next.clone(),
             None => return Err(refusal),
         }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
-use signet_model::{Gateway, MeshPolicy, ObjectName};
+use signet_model::{AnyRoute, Gateway, MeshPolicy, ObjectName, TrafficPolicy, TrafficPolicySpec};
 use signet_proto::v1;
 use signet_proxy::state::{
-    EndpointSpec, InboundPort, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
+    Calls, EndpointSpec, InboundPort, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
 };
 
 use crate::credentials::Delivered;
@@ -34,7 +34,9 @@ pub enum Item {
     /// An outside issuer with its keys.
     Issuer(Box<IssuerKeys>),
     /// A service that we dial.
-    Service(Box<ServiceSpec>),
+    Service(Dialled),
+    /// Where the requests to a service go.
+    Routes(Routed),
     /// A service that we serve.
     Inbound(Inbound),
     /// The gateway that we are.
@@ -96,6 +98,24 @@ impl Revocations {
     }
 }
 
+/// A service that we dial.
+#[derive(Debug, Clone)]
+pub struct Dialled {
+    /// What the data plane needs of it.
+    pub spec: Box<ServiceSpec>,
+    /// Which traffic policies cannot be read, and why; it is called without them.
+    pub unreadable: Vec<String>,
+}
+
+/// Where the requests to a service go.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    /// `name.namespace`
+    pub service: String,
+    /// Compiled.
+    pub calls: Arc<Calls>,
+}
+
 /// A service that we serve.
 #[derive(Debug, Clone)]
 pub struct Inbound {
@@ -107,6 +127,8 @@ pub struct Inbound {
     pub policies: Vec<(String, String)>,
     /// Issuers whose original tokens it takes.
     pub issuers: BTreeSet<String>,
+    /// Traffic policies that target it; `None` where one cannot be read, and the limits before stay.
+    pub traffic: Option<Vec<TrafficPolicySpec>>,
     /// Which policies cannot be read, and why; this service then denies.
     pub unreadable: Vec<String>,
 }
@@ -138,7 +160,8 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
             (Item::TokenRoots(TokenKeys { roots: Arc::new(roots), tainted }), "token-roots".to_owned())
         }
         Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
-        Body::Service(body) => (Item::Service(Box::new(service(body)?)), format!("service/{}", body.name)),
+        Body::Service(body) => (Item::Service(service(body)?), format!("service/{}", body.name)),
+        Body::Routes(body) => (Item::Routes(routes(body)?), format!("routes/{}", body.service)),
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
         Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
         Body::Processes(body) => (Item::Processes(body.clone()), "processes".to_owned()),
@@ -240,7 +263,32 @@ fn issuer(body: &v1::Issuer) -> Result<IssuerKeys, Reason> {
     Ok(issuer.with_keys(Arc::new(jwks), u64::try_from(body.fetched_at).unwrap_or_default()))
 }
 
-fn service(body: &v1::Service) -> Result<ServiceSpec, Reason> {
+/// The traffic policies that can be read, and why the others cannot.
+fn traffic(documents: &[v1::PolicyDocument]) -> (Vec<TrafficPolicySpec>, Vec<String>) {
+    let mut policies = Vec::with_capacity(documents.len());
+    let mut unreadable = Vec::new();
+    for document in documents {
+        match TrafficPolicy::from_json(&document.json) {
+            Ok(policy) => policies.push(policy.spec),
+            Err(error) => unreadable.push(format!("traffic policy {}: {error}", document.name)),
+        }
+    }
+    (policies, unreadable)
+}
+
+fn routes(body: &v1::Routes) -> Result<Routed, Reason> {
+    let service = body.service.parse().map_err(|error| format!("service: {error}"))?;
+    let mut routes = Vec::with_capacity(body.routes.len());
+    for document in &body.routes {
+        routes.push(
+            AnyRoute::from_json(&document.json)
+                .map_err(|error| format!("route {}: {error}", document.name))?,
+        );
+    }
+    Ok(Routed { service: body.service.clone(), calls: Arc::new(Calls::compile(&service, &routes)) })
+}
+
+fn service(body: &v1::Service) -> Result<Dialled, Reason> {
     let mut identities = Vec::with_capacity(body.identities.len());
     for (at, id) in body.identities.iter().enumerate() {
         identities.push(SpiffeId::parse(id).map_err(|error| format!("identities[{at}]: {error}"))?);
@@ -264,7 +312,10 @@ fn service(body: &v1::Service) -> Result<ServiceSpec, Reason> {
         });
     }
     let user_context = user_context(body.user_context());
-    Ok(ServiceSpec { name: body.name.clone(), ports, identities, addresses, endpoints, user_context })
+    let (traffic, unreadable) = traffic(&body.traffic);
+    let name = body.name.clone();
+    let spec = ServiceSpec { name, ports, identities, addresses, endpoints, user_context, traffic };
+    Ok(Dialled { spec: Box::new(spec), unreadable })
 }
 
 fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {
@@ -303,7 +354,11 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
                 .push(format!("policy {}: {error}; {} denies until it is mended", policy.name, body.service));
         }
     }
+    let (traffic, unreadable_traffic) = traffic(&body.traffic);
+    let traffic = unreadable_traffic.is_empty().then_some(traffic);
+    unreadable.extend(unreadable_traffic.into_iter().map(|why| format!("{why}; the limits before stay")));
     Ok(Inbound {
+        traffic,
         service: body.service.parse().map_err(|error| format!("service: {error}"))?,
         ports,
         policies: body.policies.iter().map(|policy| (policy.name.clone(), policy.json.clone())).collect(),

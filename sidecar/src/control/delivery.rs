@@ -50,6 +50,8 @@ pub struct Changed {
     pub revocation_lists: bool,
     /// Services that we dial, by `name.namespace`: new, changed or gone.
     pub services: BTreeSet<String>,
+    /// Services whose routes changed, likewise.
+    pub routes: BTreeSet<String>,
     /// Services that we serve, likewise.
     pub inbound: BTreeSet<String>,
 }
@@ -64,6 +66,9 @@ impl Changed {
         match name.split_once('/') {
             Some(("service", service)) => {
                 self.services.insert(service.to_owned());
+            }
+            Some(("routes", service)) => {
+                self.routes.insert(service.to_owned());
             }
             Some(("inbound", service)) => {
                 self.inbound.insert(service.to_owned());
@@ -121,9 +126,8 @@ impl Deliveries {
             match read {
                 Ok(item) => {
                     let unreadable = match &item {
-                        Item::Inbound(inbound) if !inbound.unreadable.is_empty() => {
-                            inbound.unreadable.join("; ")
-                        }
+                        Item::Inbound(inbound) => inbound.unreadable.join("; "),
+                        Item::Service(service) => service.unreadable.join("; "),
                         Item::Revocations(revocations) => revocations.unenforced().unwrap_or_default(),
                         _ => String::new(),
                     };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
+    canon::Target,
     names::{Known, KnownSet},
     protected::{self, Protected},
 };
@@ -20,6 +21,7 @@ pub struct Edits {
     pub(crate) keep: KnownSet,
     pub(crate) keep_all_protected: bool,
     pub(crate) authority: Option<Bytes>,
+    pub(crate) target: Option<Target>,
 }
 
 impl Edits {
@@ -36,6 +38,7 @@ impl Edits {
         self.keep = KnownSet::EMPTY;
         self.keep_all_protected = false;
         self.authority = None;
+        self.target = None;
     }
 
     /// Removes every field of that name.
@@ -64,6 +67,13 @@ impl Edits {
         self.keep.insert(known);
     }
 
+    /// Takes back what [`Edits::set`], [`Edits::append`] and [`Edits::keep`] said of a name: it is dropped.
+    pub fn withhold(&mut self, name: &HeaderName) {
+        self.added.retain(|(other, _)| other != name);
+        self.keep.remove(Known::of(name.as_str().as_bytes()));
+        self.remove(name.clone());
+    }
+
     /// Lets every protected header through: for answers of a sidecar or gateway on their way back.
     pub fn keep_all_protected(&mut self) {
         self.keep_all_protected = true;
@@ -77,6 +87,16 @@ impl Edits {
     /// The authority set by [`Edits::set_authority`].
     pub fn authority(&self) -> Option<&Bytes> {
         self.authority.as_ref()
+    }
+
+    /// Forwards under this target instead of the request's own.
+    pub fn set_target(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+
+    /// The target set by [`Edits::set_target`].
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
     }
 
     /// Whether a received field is to be dropped, and whether because it is protected.

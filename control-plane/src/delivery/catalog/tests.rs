@@ -312,6 +312,67 @@ fn only_an_identity_that_the_service_lists_may_serve_it() {
 }
 
 #[test]
+fn whoever_dials_a_service_is_given_its_routes_and_every_backend_and_those_of_its_own_namespace_instead() {
+    let more = r#"---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: orders-v2}
+spec: {ports: [{name: grpc, port: 50051, protocol: grpc}]}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: shadow}
+spec: {ports: [{name: grpc, port: 50051, protocol: grpc}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {namespace: shop, name: orders}
+spec:
+  parentRefs: [{kind: Service, name: orders}]
+  rules:
+    - backendRefs: [{name: orders-v2, port: 50051}]
+      filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 50051}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {namespace: batch, name: orders}
+spec:
+  parentRefs: [{kind: Service, name: orders, namespace: shop}]
+  rules: [{backendRefs: [{name: orders, namespace: shop, port: 50051}]}]
+---
+apiVersion: signet.mesh/v1alpha1
+kind: TrafficPolicy
+metadata: {namespace: shop, name: orders}
+spec: {target: {service: orders}, outlierDetection: {}}
+"#;
+    let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
+    let view = |id: &str| catalog.view(&workload(id), PeerClass::Sidecar, &asked(&["orders.shop"], &[]));
+    let all = ["service/orders-v2.shop", "service/shadow.shop", "service/orders.shop", "routes/orders.shop"];
+    let granted = view("ns/shop/sa/web");
+    assert!(all.iter().all(|name| names(&granted).contains(name)), "{:?}", names(&granted));
+    let granted = view("ns/batch/sa/job");
+    let own = names(&granted);
+    assert!(own.contains(&"routes/orders.shop") && !own.contains(&"service/orders-v2.shop"), "{own:?}");
+    let documents = |id: &str| {
+        let granted = view(id);
+        match &granted.view["routes/orders.shop"].resource.body {
+            Some(Body::Routes(routes)) => routes.routes.iter().map(|route| route.name.clone()).collect(),
+            _ => Vec::new(),
+        }
+    };
+    assert_eq!(documents("ns/shop/sa/web"), ["GRPCRoute/orders.shop"]);
+    assert_eq!(documents("ns/batch/sa/job"), ["GRPCRoute/orders.batch"]);
+    match &granted.view["service/orders.shop"].resource.body {
+        Some(Body::Service(service)) => assert_eq!(service.traffic.len(), 1),
+        _ => panic!("no service"),
+    }
+    // Who does not dial it is told nothing of it.
+    let granted =
+        catalog.view(&workload("ns/shop/sa/web"), PeerClass::Sidecar, &asked(&["legacy.shop"], &[]));
+    assert!(!names(&granted).iter().any(|name| name.starts_with("routes/")));
+}
+
+#[test]
 fn unknown_services_and_addresses_are_refused_by_name() {
     let mut subscriptions = asked(&["nothing.shop"], &["neither.shop"]);
     subscriptions.addresses.insert("10.96.0.99".parse().unwrap());

@@ -7,23 +7,29 @@
 //! 4. The rest of the body and the answer pass each other: both directions are polled by this one task.
 //! 5. The upstream connection returns to the pool if both messages ended cleanly.
 //!
-//! A request without a body is sent again once, on a fresh connection, if a reused one died before a byte of
-//! an answer, and nothing of it had been sent or its method is idempotent. Once an answer has begun, a
-//! failure is a reset: the client must not take a cut answer for a whole one.
+//! A request is sent again once, on a fresh connection, if a reused one died before a byte of an answer, and nothing of
+//! it had been sent or its method is idempotent; and as often as its route or port says ([`crate::tries`]). Once an answer
+//! has begun, a failure is a reset: the client must not take a cut answer for a whole one.
 
-use std::time::Instant;
+use std::cell::RefCell;
+use std::time::Duration;
 
 use signet_wire::RequestView;
-use signet_wire::h1::{Framing, RequestError, RequestHead, RequestParser};
+use signet_wire::h1::{Body, Framing, RequestError, RequestHead, RequestParser};
+use tokio::time::Instant;
 
+use super::copies;
 use super::failure::Failure;
 use super::run::{Done, Finish, Run};
+use super::upload::Upload;
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::exchange::Exchange;
 use crate::io::Conn;
 use crate::session::Session;
-use crate::stage::Stage;
+use crate::stage::{Forward, Stage, Target};
+use crate::state::Snapshot;
 use crate::state::{InFlight, Timeouts};
+use crate::tries::{Outcome, Tries, judge};
 use crate::upstream::{Obtained, obtain};
 use crate::worker::End;
 
@@ -71,66 +77,161 @@ pub(crate) async fn exchange<E: Stage>(
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
+    let next = carry(session, client, &view, &head, forward, began).await;
+    session.watch.no_later_than(None);
+    match next {
+        Ok(next) => next,
+        Err((refusal, uploaded)) => {
+            let next = refuse(session, client, Some(&head), &refusal).await;
+            if uploaded { next } else { Next::Linger }
+        }
+    }
+}
+
+/// Carries an admitted request to where it goes, as often as that may be tried. The refusal says what to answer, and
+/// whether the request was whole by then.
+async fn carry<E: Stage>(
+    session: &Session<E>,
+    client: &mut Conn,
+    view: &Snapshot,
+    head: &RequestHead,
+    forward: Forward,
+    began: Instant,
+) -> Result<Next, (Refusal, bool)> {
+    let shared = &session.worker().shared;
     let metrics = forward.metrics.as_ref().unwrap_or(&session.conn.metrics).clone();
+    let has_body = head.framing() != Framing::None;
+    let refused = |refusal: Refusal, uploaded: bool| {
+        metrics.answered(refusal.reason.status(), began.elapsed());
+        Err((refusal, uploaded))
+    };
+    if let Some(delay) = forward.delay
+        && !pause(session, delay).await
+    {
+        return Ok(Next::Abort);
+    }
+    if let Some(reason) = forward.abort {
+        return refused(reason.into(), !has_body);
+    }
+    let tries = Tries::new(&forward, RequestView::H1(head));
+    let body = Body::new(head.framing(), shared.limits.http1);
+    let body = RefCell::new(Upload::new(body, tries.keeps().max(copies::keeps(&forward))));
+    let end = |limit: Option<Duration>| limit.and_then(|limit| began.checked_add(limit));
+    let whole = end(forward.stream);
+    let to_head = end(forward.timeouts.request)
+        .map_or(whole, |to_head| Some(whole.map_or(to_head, |w| w.min(to_head))));
+    session.watch.no_later_than(to_head);
 
     let mut fresh = false;
+    let mut received = 0;
     loop {
-        let obtained = obtain(session.worker(), &session.watch, &view, &forward.target, fresh).await;
+        let tried = tries.tried();
+        let obtained = obtain(session.worker(), &session.watch, view, &forward.target, fresh, &tried).await;
         let Obtained { upstream, in_flight } = match obtained {
             Ok(obtained) => obtained,
-            Err(refusal) => {
-                metrics.answered(refusal.reason.status(), began.elapsed());
-                return refuse(session, client, Some(&head), &refusal).await;
+            Err(_) if session.watch.is_too_late() => {
+                return refused(Reason::UpstreamTimeout.into(), !has_body);
             }
+            Err(refusal) => return refused(refusal, !has_body),
         };
+        if let Some(in_flight) = &in_flight {
+            tries.note(in_flight.endpoint().id);
+        }
         let reused = upstream.reused;
-        let run = Run::new(session, client, upstream, &head, &forward);
+        let run = Run::new(session, client, upstream, head, &forward, &body, &tries, whole);
         let result = run.run().await;
-        let Done { upstream, status, uploaded, may_retry, bytes } = run.done();
-        metrics.received.inc_by(bytes.0);
-        metrics.sent.inc_by(bytes.1);
+        let Done { upstream, status, uploaded, answered, discarded, may_retry, sent } = run.done();
+        let payload = body.borrow().payload();
+        metrics.received.inc_by(payload - received);
+        received = payload;
+        metrics.sent.inc_by(sent);
+        if let (Some(in_flight), Target::Service(port)) = (&in_flight, &forward.target)
+            && let Some(outcome) = outcome(&result, answered, uploaded)
+        {
+            judge(in_flight.endpoint(), port, outcome, shared);
+        }
         if let Ok(Finish { tunnel: true, .. }) = result {
             metrics.answered(status, began.elapsed());
-            return Next::Tunnel(Box::new(Tunnel {
+            return Ok(Next::Tunnel(Box::new(Tunnel {
                 conn: upstream.conn,
                 timeouts: forward.timeouts,
                 _in_flight: in_flight,
                 _exchange: forward.exchange,
-            }));
+            })));
         }
         drop(in_flight);
         session.watch.set_upstream(None);
-        match result {
+        let failure = match result {
             Ok(finish) => {
                 metrics.answered(status, began.elapsed());
                 if finish.reusable && uploaded {
                     session.worker().pool.borrow_mut().put(upstream, &shared.limits);
                 }
-                return match (finish.persist.closes(), uploaded) {
+                copies::send(session.worker(), head, &forward, body.borrow().kept().filter(|_| uploaded));
+                return Ok(match (finish.persist.closes(), uploaded) {
                     (false, true) => Next::Again,
                     (true, true) => Next::Close,
                     // The answer came before the request was whole; what is left of it goes nowhere.
                     (_, false) => Next::Linger,
-                };
+                });
             }
-            Err(Failure::Upstream(_)) if reused && !fresh && may_retry => {
-                shared.metrics.retries.inc();
-                fresh = true;
-            }
-            Err(failure) => {
-                let refusal = failure.refusal(uploaded);
-                if status != 0 {
-                    tracing::debug!(target: "signet::h1", ?failure, "an answer was cut");
-                    metrics.answered(status, began.elapsed());
-                    return Next::Abort;
-                }
-                let Some(refusal) = refusal else { return Next::Abort };
-                metrics.answered(refusal.reason.status(), began.elapsed());
-                let next = refuse(session, client, Some(&head), &refusal).await;
-                return if uploaded { next } else { Next::Linger };
-            }
+            Err(failure) => failure,
+        };
+        if matches!(failure, Failure::Upstream(_)) && reused && !fresh && may_retry {
+            shared.metrics.retried("reused");
+            fresh = true;
+            continue;
         }
+        let again = match &failure {
+            Failure::Again => {
+                if discarded {
+                    session.worker().pool.borrow_mut().put(upstream, &shared.limits);
+                }
+                true
+            }
+            _ if status != 0 || session.watch.is_too_late() || !body.borrow().is_replayable() => false,
+            Failure::Upstream(_) | Failure::UpstreamInvalid(_) => tries.again(Outcome::Reset, shared),
+            Failure::Ended(End::TimedOut) if uploaded => tries.again(Outcome::TimedOut, shared),
+            _ => false,
+        };
+        if again {
+            fresh = false;
+            if !pause(session, tries.pause()).await {
+                return Ok(Next::Abort);
+            }
+            continue;
+        }
+        let refusal = failure.refusal(uploaded);
+        if status != 0 {
+            tracing::debug!(target: "signet::h1", ?failure, "an answer was cut");
+            metrics.answered(status, began.elapsed());
+            return Ok(Next::Abort);
+        }
+        return match refusal {
+            Some(refusal) => refused(refusal, uploaded),
+            None => Ok(Next::Abort),
+        };
     }
+}
+
+/// What came of a try, for the endpoint that had it; none where it was not its doing.
+fn outcome(result: &Result<Finish, Failure>, answered: u16, uploaded: bool) -> Option<Outcome> {
+    match result {
+        Ok(_) | Err(Failure::Again) => Some(Outcome::Status(answered)),
+        Err(Failure::Upstream(_) | Failure::UpstreamInvalid(_) | Failure::UpstreamBody(_)) => {
+            Some(Outcome::Reset)
+        }
+        // A body that does not come is not its fault.
+        Err(Failure::Ended(End::TimedOut)) if answered == 0 && uploaded => Some(Outcome::TimedOut),
+        Err(_) => None,
+    }
+}
+
+/// Waits. `false`: the connection is over.
+async fn pause<E: Stage>(session: &Session<E>, time: Duration) -> bool {
+    session.watch.within(Some(time));
+    let ended: Result<(), End> = session.watch.wait(|_| std::task::Poll::Pending).await;
+    matches!(ended, Err(End::TimedOut))
 }
 
 /// Reads until a head is whole.

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     UpstreamBody(BodyError),
     /// A deadline, or the end of the connection.
     Ended(End),
+    /// An answer that is thrown away for another try, which the budget has paid for.
+    Again,
 }
 
 impl From<End> for Failure {
@@ -54,6 +56,7 @@ impl Failure {
             Failure::Ended(End::Expired) => Reason::Expired.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),
             Failure::Ended(End::Shutdown) => return None,
+            Failure::Again => Reason::UpstreamReset.into(),
         })
     }
 }

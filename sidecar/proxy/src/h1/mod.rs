@@ -5,9 +5,11 @@
 //! Requests that came together are answered in order, one after the other. Nothing is spawned.
 
 mod body;
+pub(crate) mod copies;
 mod exchange;
 mod failure;
 mod run;
+mod upload;
 
 use std::task::Poll;
 use std::time::Duration;

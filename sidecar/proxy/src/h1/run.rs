@@ -8,14 +8,18 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use signet_wire::h1::{Body, Framing, Persist, RequestHead, ResponseParser};
+use tokio::time::Instant;
+
+use signet_wire::h1::{Body, Framing, Persist, RequestHead, ResponseHead, ResponseParser};
 
 use super::body::{Passing, Step};
 use super::failure::Failure;
+use super::upload::Upload;
 use crate::io::{BUFFER, Conn, Lent};
 use crate::pool::Upstream;
 use crate::session::Session;
 use crate::stage::{Forward, Stage};
+use crate::tries::{Outcome, Tries, is_idempotent};
 
 /// How an exchange ended well.
 pub(super) struct Finish {
@@ -34,6 +38,9 @@ pub(super) struct Run<'a, E> {
     upstream: RefCell<Upstream>,
     head: &'a RequestHead,
     forward: &'a Forward,
+    /// Of all tries.
+    body: &'a RefCell<Upload>,
+    tries: &'a Tries,
     /// The answer's status once its head is on the way to the client; 0 before.
     status: Cell<u16>,
     /// The request is on its way as a whole.
@@ -42,9 +49,12 @@ pub(super) struct Run<'a, E> {
     upload_broken: Cell<bool>,
     /// Bytes of the request that the upstream's socket took.
     sent: Cell<usize>,
-    /// Nothing of the body has left the client's connection but what a second try would write again.
-    replayable: Cell<bool>,
-    received_bytes: Cell<u64>,
+    /// The status of an answer that came, whatever became of it; 0 before.
+    answered: Cell<u16>,
+    /// The answer was thrown away, and its connection is as good as new.
+    discarded: Cell<bool>,
+    /// The end of the whole exchange, if it has one.
+    whole: Option<Instant>,
     sent_bytes: Cell<u64>,
 }
 
@@ -56,10 +66,14 @@ pub(super) struct Done {
     pub(super) status: u16,
     /// The request was passed on as a whole.
     pub(super) uploaded: bool,
+    /// The status of an answer that came, whatever became of it; 0 if none did.
+    pub(super) answered: u16,
+    /// That answer was thrown away, and its connection is as good as new.
+    pub(super) discarded: bool,
     /// It may be sent once more, if the upstream's connection was a reused one.
     pub(super) may_retry: bool,
-    /// Content bytes from the client, and to it.
-    pub(super) bytes: (u64, u64),
+    /// Content bytes to the client.
+    pub(super) sent: u64,
 }
 
 impl<'a, E: Stage> Run<'a, E> {
@@ -69,6 +83,9 @@ impl<'a, E: Stage> Run<'a, E> {
         upstream: Upstream,
         head: &'a RequestHead,
         forward: &'a Forward,
+        body: &'a RefCell<Upload>,
+        tries: &'a Tries,
+        whole: Option<Instant>,
     ) -> Self {
         Run {
             session,
@@ -76,12 +93,15 @@ impl<'a, E: Stage> Run<'a, E> {
             upstream: RefCell::new(upstream),
             head,
             forward,
+            body,
+            tries,
             status: Cell::new(0),
             uploaded: Cell::new(false),
             upload_broken: Cell::new(false),
             sent: Cell::new(0),
-            replayable: Cell::new(false),
-            received_bytes: Cell::new(0),
+            answered: Cell::new(0),
+            discarded: Cell::new(false),
+            whole,
             sent_bytes: Cell::new(0),
         }
     }
@@ -90,22 +110,23 @@ impl<'a, E: Stage> Run<'a, E> {
         Done {
             status: self.status.get(),
             uploaded: self.uploaded.get(),
+            answered: self.answered.get(),
+            discarded: self.discarded.get(),
             may_retry: self.status.get() == 0 && self.may_retry(),
-            bytes: (self.received_bytes.get(), self.sent_bytes.get()),
+            sent: self.sent_bytes.get(),
             upstream: self.upstream.into_inner(),
         }
     }
 
     fn may_retry(&self) -> bool {
-        self.replayable.get() && (self.sent.get() == 0 || is_idempotent(self.head.method()))
+        self.body.borrow().is_replayable() && (self.sent.get() == 0 || is_idempotent(self.head.method()))
     }
 
     pub(super) async fn run(&self) -> Result<Finish, Failure> {
         let shared = &self.session.worker().shared;
-        self.session.watch.within(Some(self.forward.timeouts.request.unwrap_or(shared.limits.stall)));
-        let body = Body::new(self.head.framing(), shared.limits.http1);
-        if body.is_done() {
-            self.replayable.set(true);
+        let limit = self.forward.per_try.or(self.forward.timeouts.request);
+        self.session.watch.within(Some(limit.unwrap_or(shared.limits.stall)));
+        if self.head.framing() == Framing::None {
             let mut out = Lent::take();
             self.write_head(&mut out);
             self.send_upstream(&out).await?;
@@ -113,7 +134,7 @@ impl<'a, E: Stage> Run<'a, E> {
             self.uploaded.set(true);
             return self.download().await;
         }
-        let mut upload = pin!(self.upload(body));
+        let mut upload = pin!(self.upload());
         let mut download = pin!(self.download());
         poll_fn(|cx| {
             if !self.uploaded.get() && !self.upload_broken.get() {
@@ -138,17 +159,28 @@ impl<'a, E: Stage> Run<'a, E> {
         self.head.write(&self.forward.edits, protected, out);
     }
 
-    /// Passes the request on.
-    async fn upload(&self, body: Body) -> Result<(), Failure> {
+    /// Passes the request on, from its beginning.
+    async fn upload(&self) -> Result<(), Failure> {
         let shared = &self.session.worker().shared;
         let mut out = Lent::take();
         self.write_head(&mut out);
-        let mut passing = Passing::new(body, false);
-        loop {
-            let step = passing
+        let again = {
+            let mut body = self.body.borrow_mut();
+            body.settle(&mut self.client.borrow_mut());
+            let kept = body.kept().unwrap_or_default();
+            out.extend_from_slice(kept);
+            !kept.is_empty() || body.is_done()
+        };
+        if again {
+            self.send_upstream(&out).await?;
+            out = Lent::none();
+        }
+        while !self.body.borrow().is_done() {
+            let step = self
+                .body
+                .borrow_mut()
                 .step(&mut self.client.borrow_mut(), &mut out, &shared.protected)
                 .map_err(Failure::ClientBody)?;
-            self.received_bytes.set(passing.payload);
             match step {
                 Step::Buffered => {
                     self.send_upstream(&out).await?;
@@ -160,11 +192,11 @@ impl<'a, E: Stage> Run<'a, E> {
                         out = Lent::none();
                     }
                     self.pass_up(progress.forward).await?;
-                    self.client.borrow_mut().consume(progress.consumed);
+                    self.body.borrow_mut().settle(&mut self.client.borrow_mut());
                 }
                 Step::Starved => {}
             }
-            if passing.is_done() {
+            if self.body.borrow().is_done() {
                 break;
             }
             if self.client.borrow_mut().input().is_empty() {
@@ -174,8 +206,32 @@ impl<'a, E: Stage> Run<'a, E> {
                 self.progressed();
             }
         }
-        self.session.conn.metrics.stripped.inc_by(u64::from(passing.stripped));
+        self.session.conn.metrics.stripped.inc_by(u64::from(self.body.borrow().stripped()));
         Ok(())
+    }
+
+    /// Whether this answer is thrown away for another try. Its connection is kept if all of it is here already.
+    fn is_tried_again(&self, answer: &ResponseHead) -> bool {
+        let shared = &self.session.worker().shared;
+        if answer.framing() == Framing::Tunnel
+            || !self.body.borrow().is_replayable()
+            || !self.tries.again(Outcome::Status(answer.status()), shared)
+        {
+            return false;
+        }
+        let mut upstream = self.upstream.borrow_mut();
+        let mut rest = Passing::new(Body::new(answer.framing(), shared.limits.http1), false);
+        let mut nowhere = Lent::take();
+        while !rest.is_done() && !upstream.conn.input().is_empty() {
+            match rest.step(&mut upstream.conn, &mut nowhere, &shared.protected) {
+                Ok(Step::Direct(progress)) => upstream.conn.consume(progress.consumed),
+                Ok(_) => nowhere.clear(),
+                Err(_) => break,
+            }
+        }
+        let whole = rest.is_done() && upstream.conn.input().is_empty();
+        self.discarded.set(whole && answer.keep_alive() && self.uploaded.get());
+        true
     }
 
     /// Brings the answer back.
@@ -192,7 +248,13 @@ impl<'a, E: Stage> Run<'a, E> {
                     self.send_client(&out).await?;
                     out = Lent::none();
                 }
-                Some(answer) => break answer,
+                Some(answer) => {
+                    self.answered.set(answer.status());
+                    if self.is_tried_again(&answer) {
+                        return Err(Failure::Again);
+                    }
+                    break answer;
+                }
                 None => {
                     if self.fill_upstream().await? == 0 {
                         return Err(Failure::Upstream(None));
@@ -213,6 +275,8 @@ impl<'a, E: Stage> Run<'a, E> {
             Passing::new(Body::new(answer.framing(), shared.limits.http1), persist == Persist::Unchunk);
         let status = answer.status();
         drop(answer);
+        // The head's deadline has done its duty; what is left is that of the whole.
+        self.session.watch.no_later_than(self.whole);
         if tunnel {
             self.status.set(status);
             self.send_client(&out).await?;
@@ -269,7 +333,8 @@ impl<'a, E: Stage> Run<'a, E> {
 
     /// Something moved: from now on the exchange may stand still for so long.
     fn progressed(&self) {
-        if self.status.get() == 0 && self.forward.timeouts.request.is_some() {
+        let has_head_deadline = self.forward.timeouts.request.is_some() || self.forward.per_try.is_some();
+        if self.status.get() == 0 && has_head_deadline {
             return; // the deadline of the answer's head does not move
         }
         let stall = self.session.worker().shared.limits.stall;
@@ -371,9 +436,4 @@ impl<'a, E: Stage> Run<'a, E> {
         })
         .await
     }
-}
-
-/// RFC 9110, 9.2.2.
-fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }

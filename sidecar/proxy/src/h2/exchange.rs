@@ -18,9 +18,10 @@ use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::{HeaderName, HeaderValue, Response, Uri};
 use signet_wire::h2::{HeadError, RequestHead};
-use signet_wire::{Known, RequestView, grpc};
+use signet_wire::{Edits, Known, RequestView, grpc};
 use tokio::time::Instant;
 
+use super::copies;
 use super::link;
 use super::pump::Pump;
 use super::relay::relay;
@@ -29,6 +30,7 @@ use crate::answer::{Dialect, Reason, Refusal};
 use crate::metrics::RouteMetrics;
 use crate::shared::Shared;
 use crate::stage::{Forward, Stage, Target};
+use crate::tries::{Outcome, Tries, judge};
 use crate::worker::Deadline;
 
 /// Links tried for a request that nobody has processed.
@@ -47,6 +49,8 @@ pub(super) enum Failure {
     Broken,
     /// A deadline passed.
     TimedOut,
+    /// An answer was thrown away for another try, which the budget has paid for.
+    Again,
     /// We refuse.
     Refused(Refusal),
 }
@@ -63,6 +67,8 @@ pub(super) struct Progress {
     /// The status whose head is on its way to the client; 0 before.
     pub(super) status: u16,
     pub(super) sent: u64,
+    /// What the other side answered, as far as it did.
+    pub(super) outcome: Option<Outcome>,
 }
 
 /// Sees one request through.
@@ -185,78 +191,185 @@ async fn run<E: Stage>(
         *metrics = of_route.clone();
     }
     let clock = Clock::new(&head, &forward, shared);
-    clock.start(deadline);
-    let mut outgoing = Some(outgoing(head, &forward, shared)?);
-    let mut tries = 0;
+    if let Some(delay) = forward.delay {
+        clock.set(deadline, delay);
+        pause(respond, deadline).await?;
+        if clock.is_over() {
+            return Err(Failure::TimedOut);
+        }
+    }
+    if let Some(reason) = forward.abort {
+        return Err(Failure::Refused(reason.into()));
+    }
+    let tries = Tries::new(&forward, RequestView::H2(&head));
+    upload.remember_up_to(tries.keeps());
+    let copy = (!forward.copies.is_empty()).then(|| head.clone());
+    let mut outgoing = Some(outgoing(head, &forward.edits, &forward.target, shared)?);
+    let mut unprocessed = 0;
     loop {
-        tries += 1;
+        clock.start(deadline);
+        let tried = tries.tried();
         let leased = {
-            let mut lease = pin!(link::lease(worker, &view, &forward.target));
+            let mut lease = pin!(link::lease(worker, &view, &forward.target, &tried));
             unless_gone(respond, deadline, |cx| lease.as_mut().poll(cx)).await??
         };
-        let again = tries < TRIES && upload.is_replayable();
-        let this = if again { outgoing.clone() } else { outgoing.take() };
-        let Some(this) = this else { return Err(Failure::Broken) };
-        match relay(leased, this, respond, upload, deadline, &clock, &forward, shared, progress).await {
-            Err(Failure::Unprocessed(_)) if again && upload.is_replayable() && progress.status == 0 => {
-                shared.metrics.retries.inc();
-            }
-            result => return result,
+        let endpoint = leased.endpoint().cloned();
+        if let Some(endpoint) = &endpoint {
+            tries.note(endpoint.id);
         }
+        let replayable = upload.is_replayable();
+        let this = if replayable { outgoing.clone() } else { outgoing.take() };
+        let Some(this) = this else { return Err(Failure::Broken) };
+        progress.outcome = None;
+        let result =
+            relay(leased, this, respond, upload, deadline, &clock, &forward, shared, progress, &tries).await;
+        if let (Some(endpoint), Target::Service(port)) = (&endpoint, &forward.target)
+            && let Some(outcome) = outcome(&result, progress, upload, &clock)
+        {
+            judge(endpoint, port, outcome, shared);
+        }
+        let replayable = upload.is_replayable() && progress.status == 0;
+        let again = match &result {
+            Err(Failure::Again) => true,
+            Err(Failure::Unprocessed(_)) if replayable && unprocessed + 1 < TRIES => {
+                unprocessed += 1;
+                shared.metrics.retried("unprocessed");
+                continue;
+            }
+            Err(Failure::Broken | Failure::Reset(_)) if replayable => tries.again(Outcome::Reset, shared),
+            Err(Failure::TimedOut) if replayable && upload.is_done() && !clock.is_over() => {
+                tries.again(Outcome::TimedOut, shared)
+            }
+            _ => false,
+        };
+        if !again {
+            if result.is_ok()
+                && let Some(head) = copy
+            {
+                copies::send(worker, &head, &forward, upload);
+            }
+            return result;
+        }
+        clock.set(deadline, tries.pause());
+        pause(respond, deadline).await?;
+        if clock.is_over() {
+            return Err(Failure::TimedOut);
+        }
+    }
+}
+
+/// Waits until the deadline, unless the client goes.
+async fn pause(respond: &mut SendResponse<Bytes>, deadline: &Deadline) -> Result<(), Failure> {
+    match unless_gone::<()>(respond, deadline, |_| Poll::Pending).await {
+        Ok(()) | Err(Failure::TimedOut) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What came of a try, for the endpoint that had it; none where it was not its doing.
+fn outcome(
+    result: &Result<(), Failure>,
+    progress: &Progress,
+    upload: &Pump,
+    clock: &Clock,
+) -> Option<Outcome> {
+    match result {
+        Ok(()) | Err(Failure::Again) => progress.outcome,
+        Err(Failure::Broken) => Some(Outcome::Reset),
+        Err(Failure::Reset(code)) => (*code != Code::NO_ERROR).then_some(Outcome::Reset),
+        // How long its caller would wait is not the endpoint's fault, nor is a body that does not come.
+        Err(Failure::TimedOut) => {
+            (progress.status == 0 && upload.is_done() && !clock.is_callers_end()).then_some(Outcome::TimedOut)
+        }
+        Err(Failure::ClientGone(_) | Failure::Unprocessed(_) | Failure::Refused(_)) => None,
     }
 }
 
 /// The deadlines of one exchange.
 pub(super) struct Clock {
-    /// To the answer's head, and for nothing after it.
-    head: Option<Duration>,
+    /// When the answer's head must be there, whatever the tries.
+    head: Option<Instant>,
+    /// How long one try may take to it.
+    per_try: Option<Duration>,
     /// Without progress.
     stall: Duration,
     /// When the caller gives up by its own word (`grpc-timeout`).
-    end: Option<Instant>,
+    callers: Option<Instant>,
+    /// When all of it must be over.
+    whole: Option<Instant>,
 }
 
 impl Clock {
     fn new(head: &RequestHead, forward: &Forward, shared: &Shared) -> Self {
         let view = RequestView::H2(head);
         let timeout = view.get(Known::GrpcTimeout).filter(|_| view.is_grpc()).and_then(grpc::timeout);
+        let end = |limit: Option<Duration>| limit.and_then(|limit| Instant::now().checked_add(limit));
         Clock {
-            head: forward.timeouts.request,
+            head: end(forward.timeouts.request),
+            per_try: forward.per_try,
             stall: forward.timeouts.idle.unwrap_or(shared.limits.stall),
-            end: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            callers: end(timeout),
+            whole: end(forward.stream),
         }
     }
 
+    /// The end of everything.
+    fn end(&self) -> Option<Instant> {
+        [self.callers, self.whole].into_iter().flatten().min()
+    }
+
     fn set(&self, deadline: &Deadline, limit: Duration) {
-        let left = self.end.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = self.end().map(|end| end.saturating_duration_since(Instant::now()));
         deadline.set(Some(left.map_or(limit, |left| left.min(limit))));
     }
 
+    /// A try begins.
     fn start(&self, deadline: &Deadline) {
-        self.set(deadline, self.head.unwrap_or(self.stall));
+        let left = self.head.map(|head| head.saturating_duration_since(Instant::now()));
+        let limit = [left, self.per_try].into_iter().flatten().min();
+        self.set(deadline, limit.unwrap_or(self.stall));
     }
 
     /// Something moved.
     pub(super) fn progressed(&self, deadline: &Deadline, answered: bool) {
-        if answered || self.head.is_none() {
+        if answered || self.head.is_none() && self.per_try.is_none() {
             self.set(deadline, self.stall);
         }
+    }
+
+    /// Whether no try could come in time.
+    fn is_over(&self) -> bool {
+        let now = Instant::now();
+        self.end().into_iter().chain(self.head).any(|end| end <= now)
+    }
+
+    /// Whether the caller has given up.
+    fn is_callers_end(&self) -> bool {
+        self.callers.is_some_and(|end| end <= Instant::now())
     }
 }
 
 /// The head as it is sent.
-fn outgoing(head: RequestHead, forward: &Forward, shared: &Shared) -> Result<http::Request<()>, Refusal> {
-    let scheme = match forward.target {
+pub(super) fn outgoing(
+    head: RequestHead,
+    edits: &Edits,
+    target: &Target,
+    shared: &Shared,
+) -> Result<http::Request<()>, Refusal> {
+    let scheme = match target {
         Target::App(_) => http::uri::Scheme::HTTP,
         Target::Service(_) => http::uri::Scheme::HTTPS,
     };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(scheme);
-    uri.authority = match forward.edits.authority() {
+    uri.authority = match edits.authority() {
         Some(authority) => http::uri::Authority::from_maybe_shared(authority.clone()).ok(),
         None => head.uri_authority(),
     };
-    uri.path_and_query = head.uri_target();
+    uri.path_and_query = match edits.target() {
+        Some(target) => http::uri::PathAndQuery::from_maybe_shared(target.as_bytes().clone()).ok(),
+        None => head.uri_target(),
+    };
     let uri =
         Uri::from_parts(uri).map_err(|error| Refusal::new(Reason::BadRequest("target")).detail(error))?;
     let mut request = http::Request::new(());
@@ -264,7 +377,7 @@ fn outgoing(head: RequestHead, forward: &Forward, shared: &Shared) -> Result<htt
     *request.uri_mut() = uri;
     *request.headers_mut() = head.into_headers();
     // What the stage let through or dropped, it has counted.
-    forward.edits.apply(request.headers_mut(), &shared.protected);
+    edits.apply(request.headers_mut(), &shared.protected);
     Ok(request)
 }
 

@@ -25,6 +25,7 @@ use crate::balance;
 use crate::pool::{Key, now};
 use crate::stage::{Stage, Target, check_endpoints};
 use crate::state::{App, Endpoint, InFlight, ServicePort, Snapshot};
+use crate::tries::{Outcome, judge};
 use crate::upstream::{dial_app, dial_endpoint, part_of_life};
 use crate::worker::{End, Watch, Worker};
 
@@ -117,10 +118,15 @@ impl Link {
 pub(super) struct Lease {
     pub(super) sender: SendRequest<Bytes>,
     place: Place,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 impl Lease {
+    /// Where it leads, if that is an endpoint of the mesh.
+    pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.in_flight.as_ref().map(InFlight::endpoint)
+    }
+
     /// The peer said that it goes away: no request begins on this link any more.
     pub(super) fn retire(&self) {
         self.place.0.close();
@@ -152,25 +158,29 @@ impl Drop for Place {
 }
 
 /// Takes a place on a link to the target, dialling as needed. Until a link stands nothing was sent, so another endpoint
-/// may be tried.
+/// may be tried; `avoid` are those that had their try.
 pub(super) async fn lease<E: Stage>(
     worker: &Rc<Worker<E>>,
     view: &Arc<Snapshot>,
     target: &Target,
+    avoid: &[u64],
 ) -> Result<Lease, Refusal> {
     match target {
         Target::App(app) => {
             let place = place(worker, Key::App(app.id), || Dial::App(app.clone()));
             let sender = place.0.opened().await?;
-            Ok(Lease { sender, place, _in_flight: None })
+            Ok(Lease { sender, place, in_flight: None })
         }
         Target::Service(port) => {
             check_endpoints(port)?;
             let generation = view.tls.generation.number();
-            let mut tried = Vec::new();
+            // Who had a try is left out, unless nobody else is there.
+            let others = port.endpoints.iter().any(|endpoint| !avoid.contains(&endpoint.id));
+            let mut tried = if others { avoid.to_vec() } else { Vec::new() };
+            let most = tried.len() + worker.shared.limits.connect_tries;
             // Made only when needed: a refusal's id is random, and that costs a system call.
             let mut refusal = None;
-            while let Some(endpoint) = balance::pick(&port.endpoints, &tried) {
+            while let Some(endpoint) = balance::pick(port, &tried).filter(|_| tried.len() < most) {
                 let in_flight = endpoint.begin();
                 let key = Key::Endpoint { id: endpoint.id, generation };
                 let place = place(worker, key, || Dial::Service {
@@ -179,13 +189,11 @@ pub(super) async fn lease<E: Stage>(
                     endpoint: endpoint.clone(),
                 });
                 match place.0.opened().await {
-                    Ok(sender) => return Ok(Lease { sender, place, _in_flight: Some(in_flight) }),
+                    Ok(sender) => return Ok(Lease { sender, place, in_flight: Some(in_flight) }),
                     Err(failed) => refusal = Some(failed),
                 }
+                judge(endpoint, port, Outcome::Reset, &worker.shared);
                 tried.push(endpoint.id);
-                if tried.len() >= worker.shared.limits.connect_tries {
-                    break;
-                }
             }
             Err(refusal.unwrap_or_else(|| Reason::NoEndpoint.into()))
         }

@@ -15,9 +15,11 @@
 //! * `link`: connections to endpoints and apps, by the same keys as HTTP/1's pool.
 //!
 //! A reset travels on as the reset that it was, either way. A request that the other side says it never processed
-//! (REFUSED_STREAM, or above a GOAWAY's last stream) is sent again on another connection; nothing else is.
+//! (REFUSED_STREAM, or above a GOAWAY's last stream) is sent again on another connection; anything else only where its
+//! route or port says so ([`crate::tries`]).
 
 mod coalesce;
+mod copies;
 mod exchange;
 mod link;
 mod pump;

@@ -45,11 +45,15 @@ pub(super) struct Pump {
     queue: VecDeque<Chunk>,
     /// What was taken from the sender so far; `None` once that is too much.
     taken: Option<Vec<Bytes>>,
+    /// How many bytes that may be.
+    most: usize,
     done: bool,
     /// Bytes of content passed on.
     pub(super) moved: u64,
     /// Protected names dropped from trailers.
     pub(super) stripped: u32,
+    /// `grpc-status` of the trailers.
+    pub(super) grpc_status: Option<u8>,
 }
 
 impl Pump {
@@ -62,10 +66,17 @@ impl Pump {
             source,
             queue: VecDeque::new(),
             taken: remember.then(Vec::new),
+            most: REMEMBERED,
             done: false,
             moved: 0,
             stripped: 0,
+            grpc_status: None,
         }
+    }
+
+    /// From now on up to so many bytes are remembered, if that is more.
+    pub(super) fn remember_up_to(&mut self, most: usize) {
+        self.most = self.most.max(most);
     }
 
     /// Whether there is no body at all: the head can say so.
@@ -86,6 +97,11 @@ impl Pump {
     /// No second try will come.
     pub(super) fn forget(&mut self) {
         self.taken = None;
+    }
+
+    /// All that was taken of the body, if it is known still.
+    pub(super) fn taken(&self) -> Option<Vec<Bytes>> {
+        self.taken.clone()
     }
 
     /// Sends to this stream, from the body's beginning. `ended`: the head said that there is no body.
@@ -157,7 +173,7 @@ impl Pump {
                             self.source = Source::Ended(None);
                         }
                         if !bytes.is_empty() {
-                            remember(&mut self.taken, &bytes);
+                            remember(&mut self.taken, &bytes, self.most);
                             self.queue.push_back(Chunk { bytes, owed: true });
                         }
                     }
@@ -167,6 +183,7 @@ impl Pump {
                 Source::Trailers => {
                     let mut trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::From)?;
                     if let Some(trailers) = &mut trailers {
+                        self.grpc_status = grpc_status(trailers);
                         self.stripped += strip(trailers, protected);
                     }
                     self.source = Source::Ended(trailers);
@@ -184,9 +201,14 @@ impl Pump {
     }
 }
 
-fn remember(taken: &mut Option<Vec<Bytes>>, bytes: &Bytes) {
+/// The code of an answer, of its trailers or of a head that is all there is.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+fn remember(taken: &mut Option<Vec<Bytes>>, bytes: &Bytes, most: usize) {
     if let Some(list) = taken {
-        if list.iter().map(Bytes::len).sum::<usize>() + bytes.len() > REMEMBERED {
+        if list.iter().map(Bytes::len).sum::<usize>() + bytes.len() > most {
             *taken = None;
         } else {
             list.push(bytes.clone());

@@ -11,12 +11,14 @@ use h2::Reason as Code;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use http::Response;
+use signet_wire::grpc;
 
 use super::exchange::{Clock, Failure, Progress, unless_gone};
 use super::link::Lease;
-use super::pump::{Broken, Pump};
+use super::pump::{self, Broken, Pump};
 use crate::shared::Shared;
 use crate::stage::Forward;
+use crate::tries::{Outcome, Tries};
 use crate::worker::Deadline;
 
 /// Sends the request on a link and brings the answer back.
@@ -31,12 +33,16 @@ pub(super) async fn relay(
     forward: &Forward,
     shared: &Shared,
     progress: &mut Progress,
+    tries: &Tries,
 ) -> Result<(), Failure> {
     unless_gone(respond, deadline, |cx| lease.sender.poll_ready(cx)).await?.map_err(|_| gone(&lease))?;
+    let is_grpc = request.headers().get(http::header::CONTENT_TYPE);
+    let is_grpc = is_grpc.is_some_and(|kind| grpc::is_grpc(kind.as_bytes()));
     let ended = upload.is_empty();
     let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(&lease))?;
     upload.aim(stream, ended);
-    let mut relay = Relay { response, respond, upload, forward, shared, down: None, done: progress };
+    let mut relay =
+        Relay { response, respond, upload, forward, shared, down: None, done: progress, tries, is_grpc };
     let result = poll_fn(|cx| {
         let before = relay.moved();
         let step = relay.poll(cx);
@@ -78,6 +84,8 @@ struct Relay<'a> {
     /// The answer's body, once its head is sent.
     down: Option<Pump>,
     done: &'a mut Progress,
+    tries: &'a Tries,
+    is_grpc: bool,
 }
 
 impl Relay<'_> {
@@ -113,6 +121,9 @@ impl Relay<'_> {
         let Some(down) = &mut self.down else { return Poll::Pending };
         let passed = down.poll(cx, &self.shared.protected);
         self.done.sent = down.moved;
+        if let Some(code) = down.grpc_status {
+            self.done.outcome = Some(Outcome::Grpc(code));
+        }
         match passed {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
             Poll::Ready(Err(Broken::From(error))) => Poll::Ready(Err(upstream_failure(&error))),
@@ -138,7 +149,15 @@ impl Relay<'_> {
             Poll::Pending => return Poll::Pending,
         };
         let (mut parts, body) = response.into_parts();
-        self.upload.forget();
+        let code = pump::grpc_status(&parts.headers).filter(|_| self.is_grpc && body.is_end_stream());
+        let outcome = code.map_or(Outcome::Status(parts.status.as_u16()), Outcome::Grpc);
+        self.done.outcome = Some(outcome);
+        if self.upload.is_replayable() && self.tries.again(outcome, self.shared) {
+            return Poll::Ready(Err(Failure::Again));
+        }
+        if self.forward.copies.is_empty() {
+            self.upload.forget();
+        }
         self.forward.answer_edits.apply(&mut parts.headers, &self.shared.protected);
         self.done.status = parts.status.as_u16();
         let ended = body.is_end_stream();

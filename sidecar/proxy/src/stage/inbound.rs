@@ -6,7 +6,8 @@
 //!    (decision 20), unless it came from ourselves. A service in the `original` mode also demands the
 //!    caller's JWT and verifies it against the issuers' keys that the control plane pushed.
 //! 3. Policy decides. No policy, no request.
-//! 4. The app sees the token, the verified claims and the caller's certificate, all set by us.
+//! 4. Limits count what passed so far.
+//! 5. The app sees the token, the verified claims and the caller's certificate, all set by us.
 
 use std::sync::Arc;
 
@@ -19,9 +20,10 @@ use super::context;
 use super::{ConnContext, Forward, Role, Stage, Target};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange;
+use crate::limit::{Caller, Exceeded, Standing};
 use crate::metrics::Via;
 use crate::shared::Shared;
-use crate::state::{InboundPort, Snapshot, UserContext};
+use crate::state::{InboundPort, Snapshot, UserContext, monotonic};
 
 /// The stage of our own ports.
 pub struct Inbound {
@@ -141,11 +143,41 @@ impl Stage for Inbound {
             grpc,
         };
         self.decide(view, port, &facts)?;
+        if let Some(limits) = view.routes.limits(service) {
+            let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
+            match limits.take(&port.name, caller, head, monotonic()) {
+                Ok(None) => {}
+                Ok(Some(standing)) => tell(&mut forward.answer_edits, &standing),
+                Err(exceeded) => {
+                    self.shared.metrics.limited(service, &exceeded.standing.name);
+                    return Err(too_many(&exceeded));
+                }
+            }
+        }
         if let Some(xfcc) = &conn.xfcc {
             set_xfcc(&mut forward.edits, xfcc);
         }
         Ok(forward)
     }
+}
+
+/// A caller under a limit reads in each answer how it stands.
+fn tell(edits: &mut Edits, standing: &Standing) {
+    let (limit, policy) = standing.headers();
+    for (name, value) in [("ratelimit", limit), ("ratelimit-policy", policy)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            edits.set(http::HeaderName::from_static(name), value);
+        }
+    }
+}
+
+fn too_many(exceeded: &Exceeded) -> Refusal {
+    let seconds = u32::try_from(exceeded.retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    let mut refusal = Refusal::new(Reason::TooManyRequests)
+        .detail(format_args!("limit {}", exceeded.standing.name))
+        .retry_after(seconds.max(1));
+    refusal.limit = Some(Box::new(exceeded.standing.headers()));
+    refusal
 }
 
 /// Envoy's `SANITIZE_SET`: whatever came is dropped, and the caller's own certificate is said.

@@ -8,17 +8,19 @@
 mod context;
 mod inbound;
 mod outbound;
+mod routing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signet_identity::Peer;
 use signet_wire::{Edits, RequestView};
 
-use crate::answer::{Audience, Refusal};
+use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange::Exchange;
 use crate::metrics::RouteMetrics;
-use crate::state::{App, Protocol, ServicePort, Snapshot, Timeouts};
+use crate::state::{App, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
 pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
@@ -26,6 +28,8 @@ pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;
 pub use outbound::Outbound;
 pub(crate) use outbound::check_endpoints;
+pub(crate) use routing::selects;
+pub use routing::{Asked, Way};
 
 /// Which way a connection goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -121,6 +125,18 @@ pub struct Forward {
     pub exchange: Option<Exchange>,
     /// Metrics of its service, where the connection did not know it.
     pub metrics: Option<Arc<RouteMetrics>>,
+    /// When it is tried again.
+    pub retry: Option<Arc<Retry>>,
+    /// How long one try may take to the answer's head.
+    pub per_try: Option<Duration>,
+    /// How long all of it may take, to the answer's last byte.
+    pub stream: Option<Duration>,
+    /// A pause before anything is sent: a fault on purpose.
+    pub delay: Option<Duration>,
+    /// After that pause it is answered with this and goes nowhere.
+    pub abort: Option<Reason>,
+    /// Who gets a copy, whose answer nobody sees.
+    pub copies: Vec<Arc<ServicePort>>,
 }
 
 impl Forward {
@@ -133,6 +149,12 @@ impl Forward {
             timeouts,
             exchange: None,
             metrics: None,
+            retry: None,
+            per_try: None,
+            stream: None,
+            delay: None,
+            abort: None,
+            copies: Vec::new(),
         }
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use signet_wire::{Known, RequestView};
 
-use super::{ConnContext, Forward, Role, Stage, Target};
+use super::{Asked, ConnContext, Forward, Role, Stage};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange;
 use crate::metrics::Via;
 use crate::shared::Shared;
-use crate::state::{ServicePort, Snapshot, Wanted};
+use crate::state::{Service, ServicePort, Snapshot, Wanted};
 
 /// The stage of our app's calls.
 pub struct Outbound {
@@ -35,6 +35,30 @@ impl Outbound {
         service: &Arc<str>,
         port: &str,
     ) -> Result<Arc<ServicePort>, Refusal> {
+        let found = self.service(view, service).await?;
+        let port = found.port(port).ok_or_else(|| {
+            Refusal::new(Reason::PortUnknown).detail(format_args!("{service} has no port {port}"))
+        })?;
+        check_endpoints(port)?;
+        Ok(port.clone())
+    }
+
+    /// The same, by the number that the port's callers dial.
+    pub(super) async fn find_number(
+        &self,
+        view: &mut Arc<Snapshot>,
+        service: &Arc<str>,
+        number: u16,
+    ) -> Result<Arc<ServicePort>, Refusal> {
+        let found = self.service(view, service).await?;
+        let port = found.port_number(number).ok_or_else(|| {
+            Refusal::new(Reason::PortUnknown).detail(format_args!("{service} has no port {number}"))
+        })?;
+        check_endpoints(port)?;
+        Ok(port.clone())
+    }
+
+    async fn service(&self, view: &mut Arc<Snapshot>, service: &Arc<str>) -> Result<Arc<Service>, Refusal> {
         let wanted = || Wanted::Service(service.clone());
         let found = self
             .shared
@@ -45,16 +69,11 @@ impl Outbound {
                 (known.is_some() || endpoints.refusal(service).is_some()).then_some(known)
             })
             .await;
-        let Some(found) = found.flatten() else {
+        found.flatten().ok_or_else(|| {
             let why =
                 view.endpoints.refusal(service).map_or("the control plane has not told of it", |why| why);
-            return Err(Refusal::new(Reason::ServiceUnknown).detail(format_args!("{service}: {why}")));
-        };
-        let port = found.port(port).ok_or_else(|| {
-            Refusal::new(Reason::PortUnknown).detail(format_args!("{service} has no port {port}"))
-        })?;
-        check_endpoints(port)?;
-        Ok(port.clone())
+            Refusal::new(Reason::ServiceUnknown).detail(format_args!("{service}: {why}"))
+        })
     }
 }
 
@@ -83,10 +102,11 @@ impl Stage for Outbound {
             return Err(Refusal::new(Reason::Internal).detail("an outbound request without a service"));
         };
         let port = self.find(view, service, port).await?;
-        let timeouts = port.timeouts;
+        let way = self.way(view, port, head, Asked { tls: conn.tls }).await?;
+        let port = way.port.clone();
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
-        let mut forward = Forward::to(Target::Service(port), timeouts);
+        let mut forward = way.forward(head)?;
         let mut stripped = head.protected_count();
         let via = match head.get(Known::TxnToken) {
             None => Via::None,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::calls::Calls;
 use super::service::{Service, ServiceSpec};
 
 /// Refusals remembered. An app that dials at random (a scan, a crawler) must not fill our memory; what is forgotten is
@@ -17,6 +18,8 @@ pub struct Endpoints {
     pub generation: u64,
     services: HashMap<Arc<str>, Arc<Service>>,
     by_address: HashMap<IpAddr, Arc<Service>>,
+    /// Where the requests to a service go, if not simply to it.
+    calls: HashMap<Arc<str>, Arc<Calls>>,
     /// Where sidecars of the mesh take mutual TLS.
     sidecars: HashSet<SocketAddr>,
     /// Services that the control plane refuses to tell us of, with its reason.
@@ -56,6 +59,22 @@ impl Endpoints {
             .flat_map(|port| port.endpoints.iter().map(|endpoint| canonical(endpoint.address)))
             .collect();
         next
+    }
+
+    /// The next snapshot, with these routes for one service; `None`: its requests go to it.
+    #[must_use]
+    pub fn with_calls(&self, service: &str, calls: Option<Arc<Calls>>) -> Self {
+        let mut next = Endpoints { generation: self.generation + 1, ..self.clone() };
+        match calls {
+            Some(calls) => next.calls.insert(service.into(), calls),
+            None => next.calls.remove(service),
+        };
+        next
+    }
+
+    /// Where the requests to this service go, if not simply to it.
+    pub fn calls(&self, service: &str) -> Option<&Arc<Calls>> {
+        self.calls.get(service)
     }
 
     /// Whether this address belongs to the mesh: it is never dialled in plaintext.

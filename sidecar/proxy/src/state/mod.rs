@@ -9,13 +9,16 @@
 //! Each is immutable and numbered. They hang together in one [`Snapshot`], so that a request takes one
 //! consistent view with one load; an owner replaces its own part and never touches the others.
 
+mod calls;
 mod endpoints;
 mod freshness;
 mod keys;
+mod outlier;
 mod policy;
 mod routes;
 mod service;
 mod tls;
+mod traffic;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +28,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub use calls::{Backend, Calls, Copied, Found, HeaderOps, RouteRule, modified};
 pub use endpoints::Endpoints;
 pub use freshness::Freshness;
 pub use keys::{Keys, Minter};
+pub use outlier::monotonic;
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
@@ -36,6 +41,7 @@ pub use service::{
 };
 pub use signet_model::{Protocol, UserContext};
 pub use tls::Tls;
+pub use traffic::{Budget, Retry, Traffic};
 
 /// One consistent view of everything.
 #[derive(Clone)]

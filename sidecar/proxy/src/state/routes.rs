@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use signet_model::{Protocol, UserContext};
+use signet_model::{Protocol, TrafficPolicySpec, UserContext};
 
 use super::service::Timeouts;
+use crate::limit::Limits;
 
 /// Where an app listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +72,8 @@ pub struct Routes {
     /// Grows with each change.
     pub generation: u64,
     inbound: HashMap<Arc<str>, Vec<Arc<InboundPort>>>,
+    /// How many requests a service takes in how long.
+    limits: HashMap<Arc<str>, Arc<Limits>>,
     /// The gateway's compiled configuration. Its type belongs to the gateway, which alone reads it.
     pub gateway: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -86,6 +89,24 @@ impl Routes {
             next.inbound.insert(service.into(), ports.into_iter().map(Arc::new).collect());
         }
         next
+    }
+
+    /// The next snapshot, with the limits of these policies for one served service. Counts go on where nothing changed.
+    #[must_use]
+    pub fn with_limits(&self, service: &str, policies: &[TrafficPolicySpec]) -> Self {
+        let mut next = Routes { generation: self.generation + 1, ..self.clone() };
+        if self.limits(service).is_none_or(|limits| !limits.is_of(policies)) {
+            match Limits::new(policies) {
+                Some(limits) => next.limits.insert(service.into(), Arc::new(limits)),
+                None => next.limits.remove(service),
+            };
+        }
+        next
+    }
+
+    /// How many requests a served service takes in how long, if that is limited.
+    pub fn limits(&self, service: &str) -> Option<&Arc<Limits>> {
+        self.limits.get(service)
     }
 
     /// The next snapshot, with this gateway configuration.

@@ -10,7 +10,10 @@ use arc_swap::ArcSwapOption;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use signet_identity::{Alpn, Generation, SpiffeId};
-use signet_model::{Protocol, UserContext};
+use signet_model::{OutlierPolicy, Protocol, TrafficPolicySpec, UserContext};
+
+use super::outlier::{Record, has_room};
+use super::traffic::Traffic;
 
 /// The ALPN of a port's connections in the mesh. The receiver's declaration decides, never the client's
 /// choice.
@@ -37,6 +40,8 @@ pub struct ServiceSpec {
     pub endpoints: Vec<EndpointSpec>,
     /// Which user context it takes.
     pub user_context: UserContext,
+    /// How it is called.
+    pub traffic: Vec<TrafficPolicySpec>,
 }
 
 /// A port as the control plane tells of it.
@@ -110,6 +115,8 @@ pub struct ServicePort {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Endpoints that cannot be dialled, because nobody knows who answers there.
     pub unidentified: usize,
+    /// How it is called.
+    pub traffic: Arc<Traffic>,
 }
 
 /// One place where a port is served. Lives as long as its address and identity stay in the set: its
@@ -130,6 +137,8 @@ pub struct Endpoint {
     in_flight: AtomicUsize,
     /// Connects that failed since the last that did not.
     failures: AtomicU32,
+    /// What is held against it.
+    record: Record,
 }
 
 /// Ids of endpoints, of this process.
@@ -145,6 +154,7 @@ impl Endpoint {
             config: ArcSwapOption::empty(),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
+            record: Record::default(),
         }
     }
 
@@ -186,6 +196,29 @@ impl Endpoint {
         }
     }
 
+    /// Whether it is left out now, since it failed too often.
+    pub fn is_out(&self, now: u64) -> bool {
+        self.record.is_out(now)
+    }
+
+    /// How long it is left out still, for the admin socket.
+    pub fn left_out(&self, now: u64) -> Option<Duration> {
+        self.record.left(now)
+    }
+
+    /// A try of a request of this port succeeded here, or failed. True: it is left out from now on.
+    pub(crate) fn judged(&self, good: bool, policy: &OutlierPolicy, port: &ServicePort, now: u64) -> bool {
+        if good {
+            self.record.good(now);
+            return false;
+        }
+        let may_leave = || {
+            let out = port.endpoints.iter().filter(|endpoint| endpoint.is_out(now)).count();
+            has_room(policy, port.endpoints.len(), out)
+        };
+        self.record.bad(policy, may_leave, now)
+    }
+
     /// Counts one request until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -196,6 +229,13 @@ impl Endpoint {
 /// One request or stream under way at an endpoint.
 #[derive(Debug)]
 pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    /// Where.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -232,6 +272,7 @@ impl Service {
                     kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone()))),
                 );
             }
+            let traffic = Traffic::of_port(&spec.traffic, &port.name, known.map(|known| &known.traffic));
             ports.push(Arc::new(ServicePort {
                 service: name.clone(),
                 name: port.name.into(),
@@ -240,6 +281,7 @@ impl Service {
                 timeouts: port.timeouts,
                 endpoints,
                 unidentified,
+                traffic,
             }));
         }
         Service {

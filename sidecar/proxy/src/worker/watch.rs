@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use signet_identity::Peer;
+use tokio::time::Instant;
 
 use super::wheel::Deadline;
 use crate::state::Snapshot;
@@ -67,6 +68,8 @@ struct Inner {
     recheck: RefCell<Option<Recheck>>,
     opaque: Cell<Option<Opaque>>,
     deadline: Deadline,
+    /// No wait goes past this.
+    cap: Cell<Option<Instant>>,
 }
 
 impl Inner {
@@ -118,6 +121,7 @@ impl Registry {
             recheck: RefCell::new(None),
             opaque: Cell::new(None),
             deadline: Deadline::new(),
+            cap: Cell::new(None),
         });
         self.live.borrow_mut().insert(id, inner.clone());
         Watch { inner, registry: self.clone() }
@@ -239,9 +243,23 @@ impl Watch {
         }
     }
 
-    /// From now on a wait may take this long.
+    /// From now on a wait may take this long, and never past the [cap](Watch::no_later_than).
     pub(crate) fn within(&self, limit: Option<Duration>) {
-        self.inner.deadline.set(limit);
+        let left = self.inner.cap.get().map(|cap| cap.saturating_duration_since(Instant::now()));
+        self.inner.deadline.set(match (limit, left) {
+            (Some(limit), Some(left)) => Some(limit.min(left)),
+            (limit, left) => limit.or(left),
+        });
+    }
+
+    /// However many waits follow, they end then. Takes effect with the next [`Watch::within`].
+    pub(crate) fn no_later_than(&self, cap: Option<Instant>) {
+        self.inner.cap.set(cap);
+    }
+
+    /// Whether that time has come.
+    pub(crate) fn is_too_late(&self) -> bool {
+        self.inner.cap.get().is_some_and(|cap| cap <= Instant::now())
     }
 
     /// Whether the connection should end after what it is doing.

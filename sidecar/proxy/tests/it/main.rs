@@ -5,6 +5,7 @@
 
 mod support;
 
+mod calls;
 mod drain;
 mod federation;
 mod http1;

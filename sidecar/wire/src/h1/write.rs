@@ -20,7 +20,7 @@ impl RequestHead {
         reserve(&self.fields, edits, out);
         out.put_slice(self.method().as_bytes());
         out.put_u8(b' ');
-        out.put_slice(self.target().as_bytes());
+        out.put_slice(edits.target.as_ref().unwrap_or(self.target()).as_bytes());
         out.put_slice(b" HTTP/1.1\r\n");
         let mut ours = KnownSet::EMPTY;
         if self.rewrite_host || edits.authority.is_some() {
@@ -86,6 +86,8 @@ fn reserve(fields: &Fields, edits: &Edits, out: &mut BytesMut) {
         .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(4))
         .sum();
     let authority = edits.authority.as_ref().map_or(0, bytes::Bytes::len);
+    let target = edits.target.as_ref().map_or(0, |target| target.as_bytes().len());
+    let authority = authority.saturating_add(target);
     out.reserve(fields.bytes.len().saturating_add(added).saturating_add(authority).saturating_add(SLACK));
 }
 

@@ -2,7 +2,7 @@
 
 mod failures;
 mod limits;
-mod peers;
+pub mod peers;
 
 use std::sync::atomic::Ordering;
 

@@ -192,6 +192,7 @@ impl Node {
                 })
                 .collect(),
             user_context: UserContext::Transaction,
+            traffic: vec![],
         };
         self.state.update_endpoints(|endpoints| endpoints.apply([spec.clone()], [] as [&str; 0]));
     }

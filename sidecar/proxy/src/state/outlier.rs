@@ -1,0 +1,136 @@
+//! Endpoints that fail again and again are left out for a while, each time longer.
+//!
+//! One count per endpoint and process: failures in a row. Never are more endpoints of a port left out at once than its
+//! policy allows, so that a service that fails as a whole is still called. Whoever comes back is on probation: one
+//! failure leaves it out again, one success clears it; its record is forgotten when it has been good for as long as it
+//! was left out.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use signet_model::OutlierPolicy;
+
+/// Nanoseconds since the process first asked.
+pub fn monotonic() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    // One at the least: zero means never.
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// What is held against one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    failures: AtomicU32,
+    /// Left out until then; 0 is never.
+    until: AtomicU64,
+    /// How often in a row.
+    ejections: AtomicU32,
+    /// For how long the last time.
+    length: AtomicU64,
+}
+
+impl Record {
+    pub(crate) fn is_out(&self, now: u64) -> bool {
+        self.until.load(Ordering::Relaxed) > now
+    }
+
+    /// A try succeeded.
+    pub(crate) fn good(&self, now: u64) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        if self.ejections.load(Ordering::Relaxed) != 0 {
+            let until = self.until.load(Ordering::Relaxed);
+            if now > until.saturating_add(self.length.load(Ordering::Relaxed)) {
+                self.ejections.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A try failed; whether that is one too many. `others_out`: how many more may be left out beside those that are.
+    pub(crate) fn bad(&self, policy: &OutlierPolicy, may_leave: impl Fn() -> bool, now: u64) -> bool {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let on_probation = self.ejections.load(Ordering::Relaxed) > 0;
+        let enough = if on_probation { 1 } else { policy.consecutive_failures };
+        if failures < enough || self.is_out(now) || !may_leave() {
+            return false;
+        }
+        let times = self.ejections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let length = policy.base_ejection.get().saturating_mul(times).min(policy.max_ejection.get());
+        let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        self.length.store(length, Ordering::Relaxed);
+        self.failures.store(0, Ordering::Relaxed);
+        // Last, and only once: two failures at a time are one ejection.
+        let before = self.until.load(Ordering::Relaxed);
+        self.until
+            .compare_exchange(before, now.saturating_add(length), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// How long it is left out still.
+    pub(crate) fn left(&self, now: u64) -> Option<Duration> {
+        let until = self.until.load(Ordering::Relaxed);
+        (until > now).then(|| Duration::from_nanos(until - now))
+    }
+}
+
+/// Whether one more of `all` may be left out, while `out` are.
+pub(crate) fn has_room(policy: &OutlierPolicy, all: usize, out: usize) -> bool {
+    (out + 1) * 100 <= usize::from(policy.max_ejected_percent) * all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signet_model::Period;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn policy() -> OutlierPolicy {
+        OutlierPolicy {
+            consecutive_failures: 3,
+            base_ejection: Period::from_secs(10),
+            max_ejection: Period::from_secs(25),
+            max_ejected_percent: 50,
+        }
+    }
+
+    #[test]
+    fn three_failures_in_a_row_leave_it_out_and_a_success_between_them_does_not() {
+        let record = Record::default();
+        let bad = |now| record.bad(&policy(), || true, now);
+        assert!(!bad(1) && !bad(1));
+        record.good(1);
+        assert!(!bad(1) && !bad(1) && bad(1));
+        assert!(record.is_out(10 * SECOND) && !record.is_out(10 * SECOND + 2));
+    }
+
+    #[test]
+    fn whoever_comes_back_is_on_probation_and_stays_out_longer_each_time_up_to_a_limit() {
+        let record = Record::default();
+        let mut now = 1;
+        for _ in 0..2 {
+            assert!(!record.bad(&policy(), || true, now));
+        }
+        for seconds in [10, 20, 25, 25] {
+            assert!(record.bad(&policy(), || true, now));
+            assert_eq!(record.left(now), Some(Duration::from_secs(seconds)));
+            now += seconds * SECOND;
+            assert!(!record.is_out(now));
+        }
+        // Good for as long as it was out, and all is forgotten.
+        record.good(now + 26 * SECOND);
+        assert!(!record.bad(&policy(), || true, now + 27 * SECOND));
+    }
+
+    #[test]
+    fn no_more_are_left_out_than_allowed() {
+        assert!(!has_room(&policy(), 1, 0), "the only one stays");
+        assert!(has_room(&policy(), 2, 0) && !has_room(&policy(), 2, 1));
+        assert!(has_room(&policy(), 3, 0) && !has_room(&policy(), 3, 1));
+        let record = Record::default();
+        assert!((0..100).all(|_| !record.bad(&policy(), || false, 1)));
+        assert!(record.bad(&policy(), || true, 1), "as soon as there is room");
+    }
+}

@@ -1,0 +1,120 @@
+//! Routes and traffic policies of the registry, from the file to what an app sees.
+
+use std::time::Duration;
+
+use signet_tests::apps::Echo;
+use signet_tests::client::{get, header, send, text};
+use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
+
+use crate::pair::pair;
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {namespace: shop, name: server}
+spec:
+  parentRefs: [{kind: Service, name: server}]
+";
+
+/// `client.shop` calls `server.shop`, beside which there is `canary.shop`.
+struct Scene {
+    mesh: Mesh,
+    server: Echo,
+    canary: Echo,
+    entry: String,
+}
+
+impl Scene {
+    async fn start(documents: &str) -> Scene {
+        let (server, canary) = (Echo::start().await, Echo::start().await);
+        let (entry, inbound, second) = (free_address(), free_address(), free_address());
+        let app = &canary.address;
+        let builder = pair(Mesh::builder(), "http", &server.address, &entry, &inbound)
+            .registry(service("canary", "shop", "main", "http", &second))
+            .registry(permit("client-may-canary", "shop", "canary", "ns/shop/sa/client", ""))
+            .registry(documents)
+            .sidecar(Sidecar::new(
+                "canary.shop",
+                format!(
+                    "inbound: [{{service: canary.shop, port: main, listen: '{second}', app: 'tcp:{app}'}}]\n"
+                ),
+            ));
+        let mesh = builder.start().await;
+        Scene { mesh, server, canary, entry }
+    }
+
+    /// Asks until the answer has this status: news of the registry takes a moment.
+    async fn until(&self, path: &str, status: u16) -> hyper::Response<bytes::Bytes> {
+        let asked = async {
+            loop {
+                let answer = get(&self.entry, path, &[]).await;
+                if answer.status() == status {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), asked)
+            .await
+            .unwrap_or_else(|_| panic!("never {status} for {path}; {}", self.mesh.logs()))
+    }
+}
+
+#[tokio::test]
+async fn a_route_of_the_registry_takes_effect_changes_and_goes_without_a_restart() {
+    let canary = format!(
+        "{ROUTE}  rules:
+    - matches: [{{headers: [{{name: x-canary, value: 'yes'}}]}}]
+      filters: [{{type: URLRewrite, urlRewrite: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: /next}}}}}}]
+      backendRefs: [{{name: canary, port: 80}}]
+    - backendRefs: [{{name: server, port: 80}}]
+"
+    );
+    let mut scene = Scene::start(&canary).await;
+    let answer = get(&scene.entry, "/a?b=c", &[("x-canary", "yes")]).await;
+    assert_eq!(answer.status(), 200, "{}", text(&answer));
+    assert_eq!(
+        (scene.canary.seen(), scene.server.seen()),
+        (1, 0),
+        "the first request already took its route"
+    );
+    let seen = scene.canary.last();
+    assert_eq!((&seen["path"], &seen["query"]), (&"/next/a".into(), &"b=c".into()));
+    assert!(get(&scene.entry, "/a", &[]).await.status() == 200 && scene.server.seen() == 1);
+
+    let moved = "filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.example.com}}]";
+    let redirect = format!("{ROUTE}  rules:\n    - {moved}\n");
+    // Among equals the first by name counts.
+    scene
+        .mesh
+        .write_registry("route.yaml", &redirect.replace("name: server}\nspec", "name: a-server}\nspec"));
+    let answer = scene.until("/x", 302).await;
+    assert!(header(&answer, "location").starts_with("http://elsewhere.example.com"), "{answer:?}");
+    scene.mesh.write_registry("route.yaml", "");
+    scene.until("/x", 200).await;
+    scene.mesh.assert_unharmed();
+}
+
+#[tokio::test]
+async fn a_traffic_policy_retries_limits_and_breaks_as_it_says() {
+    let policy = "kind: TrafficPolicy
+metadata: {namespace: shop, name: server}
+spec:
+  target: {service: server}
+  retry: {attempts: 1, statuses: [503], backoff: 1ms}
+  rateLimits: [{name: puts, key: [workload], to: {methods: [PUT]}, requests: 2, per: 1h}]
+  faults: [{to: {paths: [/broken]}, abort: {percent: 100, status: 503}}]
+";
+    let mut scene = Scene::start(policy).await;
+    let answer = get(&scene.entry, "/broken", &[]).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "signet-deny-reason")), (503, "fault"));
+    for left in ["1", "0"] {
+        let answer = send("PUT", &scene.entry, "/", &[], "x").await;
+        assert_eq!(answer.status(), 200);
+        assert!(header(&answer, "ratelimit").starts_with(&format!("\"puts\";r={left};")));
+    }
+    let answer = send("PUT", &scene.entry, "/", &[], "x").await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "signet-deny-reason")), (429, "too-many-requests"));
+    assert_eq!(get(&scene.entry, "/", &[]).await.status(), 200);
+    assert_eq!(scene.server.seen(), 3);
+    scene.mesh.assert_unharmed();
+}
