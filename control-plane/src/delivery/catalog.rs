@@ -190,7 +190,7 @@ impl Catalog {
             let entry = ServiceEntry {
                 service: versioned(
                     format!("service/{name}"),
-                    Body::Service(convert::service(trust_domain, service, &traffic)),
+                    Body::Service(convert::service(trust_domain, service, &policies, &traffic)),
                 ),
                 routes: routes_of(registry, &service.name),
                 inbound: versioned(

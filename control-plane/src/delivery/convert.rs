@@ -112,12 +112,13 @@ pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {
 pub(super) fn service(
     trust_domain: &TrustDomain,
     service: &Service,
+    policies: &[&MeshPolicy],
     traffic: &[&TrafficPolicy],
 ) -> v1::Service {
     let spec = &service.spec;
     v1::Service {
         name: service.name.to_string(),
-        ports: spec.ports.iter().map(port).collect(),
+        ports: spec.ports.iter().map(|declared| port(declared, policies)).collect(),
         identities: match &spec.federated_identity {
             Some(id) => vec![id.to_string()],
             None => service.identities().iter().map(|id| uri(trust_domain, id)).collect(),
@@ -162,7 +163,7 @@ pub(super) fn inbound(
 ) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
-        ports: service.spec.ports.iter().map(port).collect(),
+        ports: service.spec.ports.iter().map(|declared| port(declared, policies)).collect(),
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
@@ -173,12 +174,14 @@ pub(super) fn inbound(
     }
 }
 
-fn port(port: &ServicePort) -> v1::ServicePort {
+/// `policies`: those of its service.
+fn port(port: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
     let protocol = match port.protocol {
         Protocol::Http1 => v1::Protocol::Http1,
         Protocol::Http2 => v1::Protocol::Http2,
         Protocol::Grpc => v1::Protocol::Grpc,
         Protocol::Tcp => v1::Protocol::Tcp,
+        Protocol::Auto => v1::Protocol::Auto,
     };
     v1::ServicePort {
         name: port.name.to_string(),
@@ -187,6 +190,8 @@ fn port(port: &ServicePort) -> v1::ServicePort {
         request_timeout_ms: port.request_timeout.map_or(0, millis),
         idle_timeout_ms: port.idle_timeout.map_or(0, millis),
         cut_on_expiry: port.on_expiry == OnExpiry::Cut,
+        requests_only: port.protocol == Protocol::Auto
+            && policies.iter().any(|policy| policy.spec.speaks_of_requests(port.name.as_str())),
     }
 }
 

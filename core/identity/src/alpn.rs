@@ -37,6 +37,11 @@ impl Alpn {
         }
     }
 
+    /// The protocol that a negotiated ALPN stands for, Signet's own or a plain one.
+    pub fn of(negotiated: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.signet() == negotiated || known.plain() == Some(negotiated))
+    }
+
     /// Whether a negotiated ALPN is one between Signet peers.
     pub fn is_signet(negotiated: Option<&[u8]>) -> bool {
         negotiated.is_some_and(|alpn| Self::ALL.iter().any(|known| known.signet() == alpn))

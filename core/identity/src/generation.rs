@@ -88,6 +88,7 @@ pub struct Generation {
     bundles: Arc<Bundles>,
     chains: Arc<Chains>,
     servers: [Arc<ServerConfig>; 3],
+    any_server: Arc<ServerConfig>,
     clients: [Client; 3],
     control_server: Arc<ServerConfig>,
     control_client: Client,
@@ -121,12 +122,15 @@ impl Generation {
         let control_server = maker.server(h2(), ClassSet::MESH_CLIENTS)?;
         let control_client = maker.client(h2(), ClassSet::CONTROL_PLANE)?;
         let servers = [server(Alpn::H2)?, server(Alpn::Http1)?, server(Alpn::Tcp)?];
+        let any = Alpn::ALL.iter().flat_map(|alpn| alpn.accepted_by_server()).collect();
+        let any_server = maker.server(any, ClassSet::DATA_PLANE)?;
         let clients = [client(Alpn::H2)?, client(Alpn::Http1)?, client(Alpn::Tcp)?];
         Ok(Arc::new(Self {
             number,
             own_verified,
             bundles,
             servers,
+            any_server,
             clients,
             control_server,
             control_client,
@@ -165,6 +169,11 @@ impl Generation {
             Alpn::Http1 => http1.clone(),
             Alpn::Tcp => tcp.clone(),
         }
+    }
+
+    /// For an inbound port that does not say what it speaks: mutual TLS, whichever protocol the client names.
+    pub fn server_config_of_any(&self) -> Arc<ServerConfig> {
+        self.any_server.clone()
     }
 
     /// For connections of this protocol to any identity: the identity comes in the server name, see

@@ -420,3 +420,28 @@ fn two_routes_for_the_same_place_are_refused() {
         parse(&SHOP.replace(old, &format!("{old}\n{}", old.replace("name: shop", "name: two")))).unwrap_err();
     assert!(errors.to_string().contains("expected one route for host `*` and prefix `/`"), "{errors}");
 }
+
+#[test]
+fn a_port_without_a_protocol_speaks_what_its_name_says() {
+    for (name, protocol) in [
+        ("http", Protocol::Http1),
+        ("http-admin", Protocol::Http1),
+        ("http2", Protocol::Http2),
+        ("h2c", Protocol::Http2),
+        ("grpc-web", Protocol::Grpc),
+        ("https", Protocol::Tcp),
+        ("redis-main", Protocol::Tcp),
+        ("web", Protocol::Auto),
+        ("httpx", Protocol::Auto),
+    ] {
+        let text = format!(
+            "apiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: web}}\n\
+             spec: {{ports: [{{name: {name}, port: 80}}]}}\n"
+        );
+        let registry = parse_text(Path::new("r.yaml"), &text, &Options::default()).unwrap();
+        let service = registry.services().next().unwrap();
+        assert_eq!(service.spec.ports[0].protocol, protocol, "{name}");
+        // Written back it is said, so that no reader need guess.
+        assert!(service.canonical_json().contains(&format!(r#""protocol":"{}""#, protocol.as_str())));
+    }
+}

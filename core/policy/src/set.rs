@@ -99,6 +99,11 @@ impl PolicySet {
         &self.not_understood
     }
 
+    /// Whether bytes without requests cannot be judged on this port, since a policy speaks of requests there.
+    pub fn speaks_of_requests(&self, port: &str) -> bool {
+        self.policies.iter().any(|policy| policy.spec.speaks_of_requests(port))
+    }
+
     /// Decides. Allocates nothing.
     pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
         let mut verdict = Verdict {

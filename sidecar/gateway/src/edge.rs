@@ -7,7 +7,7 @@ use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
 use signet_proxy::stage::{Asked, ConnContext, Direction, Forward, Outbound, Stage};
-use signet_proxy::state::{ServicePort, Snapshot, Wanted, alpn_of};
+use signet_proxy::state::{Protocol, ServicePort, Snapshot, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
 use signet_token::{AccessToken, Minted, TokenCache, TokenError};
 use signet_wire::{Known, RequestView};
@@ -94,7 +94,7 @@ impl Edge {
 
 /// Nothing translates between HTTP/1.1 and HTTP/2: a listener's routes lead to ports that speak what it speaks.
 fn fits(conn: &ConnContext, port: &ServicePort) -> Result<(), Refusal> {
-    let fits = alpn_of(conn.protocol) == alpn_of(port.protocol);
+    let fits = port.protocol == Protocol::Auto || alpn_of(conn.protocol) == alpn_of(port.protocol);
     let detail = || {
         format!(
             "port `{}` of {} speaks {}, this listener {}: route it from a listener with its protocol",

@@ -55,6 +55,8 @@ pub enum Reason {
     BadRequest(&'static str),
     /// The request's head is larger than we take.
     HeadTooLarge,
+    /// Bytes that are no request, where policy can judge requests only.
+    Undetected,
     /// A transfer coding or feature that we do not do.
     NotImplemented,
     /// CONNECT, which is off.
@@ -150,6 +152,7 @@ impl Reason {
             HeadTooLarge => {
                 ("head-too-large", 431, grpc::RESOURCE_EXHAUSTED, "Request Header Fields Too Large")
             }
+            Undetected => ("undetected", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             NotImplemented => ("not-implemented", 501, grpc::UNIMPLEMENTED, "Not Implemented"),
             MethodNotAllowed => ("method-not-allowed", 405, grpc::UNIMPLEMENTED, "Method Not Allowed"),
             Overloaded => ("overloaded", 503, grpc::RESOURCE_EXHAUSTED, "Service Unavailable"),

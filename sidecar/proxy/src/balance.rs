@@ -83,6 +83,7 @@ mod tests {
                 port: 80,
                 protocol: Protocol::Http1,
                 timeouts: Timeouts::default(),
+                requests_only: false,
             }],
             identities: vec![signet_identity::testing::TestCa::new("demo.signet").id("ns/shop/sa/orders")],
             endpoints: (1..=count).map(endpoint).collect(),

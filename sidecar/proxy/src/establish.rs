@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_identity::HandshakeFailure;
+use signet_identity::{Alpn, HandshakeFailure};
+use signet_wire::first::First;
 use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
@@ -22,6 +23,7 @@ use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
 use crate::state::{App, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected};
+use crate::undeclared;
 use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
 
@@ -102,7 +104,7 @@ async fn inbound<E: Stage>(
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
     };
-    let (stream, peer) = match accepted {
+    let (stream, peer, spoken) = match accepted {
         Ok(accepted) => accepted,
         Err(Rejected { failure, socket, alert }) => {
             tls::report(&failure, Direction::Inbound, remote, &port.service, &shared.metrics);
@@ -119,6 +121,13 @@ async fn inbound<E: Stage>(
             return None;
         }
     };
+    let protocol = match (port.protocol, spoken) {
+        (Protocol::Auto, Some(Alpn::Http1)) => Protocol::Http1,
+        (Protocol::Auto, Some(Alpn::H2)) => Protocol::Http2,
+        // Without a word these are bytes, like those of a client outside Signet.
+        (Protocol::Auto, Some(Alpn::Tcp) | None) => Protocol::Tcp,
+        (declared, _) => declared,
+    };
     let xfcc = match &stream {
         Stream::Accepted(tls) => tls
             .get_ref()
@@ -134,7 +143,7 @@ async fn inbound<E: Stage>(
         stage: AnyStage::Inbound(Inbound::new(shared.clone())),
         context: ConnContext {
             direction: Direction::Inbound,
-            protocol: port.protocol,
+            protocol,
             peer: Some(peer),
             xfcc,
             remote,
@@ -171,6 +180,18 @@ async fn outbound<E: Stage>(
     let refusal = stage.find(view, &service, &port).await.err();
     let (mut conn, local) = plain(socket);
     let protocol = match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
+        Some(known) if known.protocol == Protocol::Auto => {
+            match undeclared::look(watch, &mut conn, known, shared.limits.head_time).await {
+                Ok(protocol) => protocol,
+                Err(refusal) => {
+                    let role = Role::Outbound { service, port };
+                    note(shared, Direction::Outbound, &role, None, &refusal);
+                    conn.stream().reset_on_close();
+                    conn.input().clear();
+                    return None;
+                }
+            }
+        }
         Some(known) => known.protocol,
         // Nobody knows what it should speak. If it speaks HTTP it is told why it is refused.
         None => match sniff(watch, &mut conn).await {
@@ -206,15 +227,11 @@ const SNIFF: Duration = Duration::from_secs(1);
 
 /// What a caller's first bytes look like.
 async fn sniff(watch: &Watch, conn: &mut Conn) -> Option<Protocol> {
-    watch.within(Some(SNIFF));
-    let filled = watch.wait(|cx| conn.poll_fill(cx)).await;
-    matches!(filled, Ok(Ok(1..))).then_some(())?;
-    let bytes = &conn.input()[..];
-    if bytes.starts_with(b"PRI * HTTP/2.0\r\n") {
-        return Some(Protocol::Grpc);
+    match undeclared::first_bytes(watch, conn, SNIFF).await {
+        First::Http1 => Some(Protocol::Http1),
+        First::Http2 => Some(Protocol::Grpc),
+        First::Bytes | First::More => None,
     }
-    let line = bytes.split(|byte| *byte == b'\r').next()?;
-    line.ends_with(b" HTTP/1.1").then_some(Protocol::Http1)
 }
 
 async fn edge<E: Stage>(

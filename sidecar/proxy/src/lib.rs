@@ -9,7 +9,7 @@
 //! * [`listener`], `worker`: threads with a runtime each, sockets, limits, drain, live governance.
 //! * [`stage`]: decides about one request: verify, route, policy, headers. [`answer`] is the one table in
 //!   which a refusal becomes HTTP, gRPC or a closed stream.
-//! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided.
+//! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided. `undeclared`: which of them, where nobody says.
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
@@ -41,6 +41,7 @@ mod shared;
 mod tcp;
 mod tls;
 mod tries;
+mod undeclared;
 mod upstream;
 mod worker;
 

@@ -17,7 +17,7 @@ use crate::listener::Kind;
 use crate::stage::{ConnContext, Direction, Forward, Inbound, Outbound, Role, Stage};
 use crate::state::{Protocol, Snapshot};
 use crate::worker::{Open, Watch, Worker};
-use crate::{h1, h2, tcp};
+use crate::{h1, h2, tcp, undeclared};
 
 /// An accepted socket.
 pub(crate) enum Socket {
@@ -170,5 +170,13 @@ pub(crate) async fn serve<E: Stage>(
         Protocol::Http1 => h1::serve(session, conn).await,
         Protocol::Tcp => tcp::serve(session, conn).await,
         Protocol::Http2 | Protocol::Grpc => h2::serve(session, conn).await,
+        Protocol::Auto => {
+            if let Some((session, conn)) = Box::pin(undeclared::serve(session, conn)).await {
+                match session.conn.protocol {
+                    Protocol::Http1 => h1::serve(session, conn).await,
+                    _ => h2::serve(session, conn).await,
+                }
+            }
+        }
     }
 }

@@ -9,6 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Poll};
 
+use signet_identity::Alpn;
+
 use crate::answer::{Reason, Refusal};
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
@@ -32,9 +34,9 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
     }
 }
 
-type Dialled = (Conn, Option<InFlight>, Timeouts);
+pub(crate) type Dialled = (Conn, Option<InFlight>, Timeouts);
 
-async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
+pub(crate) async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
     let worker = session.worker();
     let mut view = worker.shared.state.view();
     match (&session.stage, &session.conn.role, &session.conn.peer) {
@@ -51,7 +53,8 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
         (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
             let port = stage.find(&mut view, service, port).await?;
             let timeouts = port.timeouts;
-            let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true, &[]).await?;
+            let target = Target::Service(port);
+            let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
         (_, Role::Outside(place), _) => {

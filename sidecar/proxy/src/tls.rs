@@ -62,13 +62,14 @@ pub(crate) async fn hello(io: &mut ReadAhead) -> Result<Peek, HandshakeFailure> 
     }
 }
 
-/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection when it is its turn.
+/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection when it is its turn. Without an
+/// ALPN any of the mesh's will do; which one it became comes back.
 pub(crate) async fn accept(
     socket: TcpStream,
     tls: &Tls,
-    alpn: Alpn,
+    alpn: Option<Alpn>,
     turns: &Semaphore,
-) -> Result<(Stream, Peer), Rejected> {
+) -> Result<(Stream, Peer, Option<Alpn>), Rejected> {
     let mut io = ReadAhead::new(socket);
     let refused = match hello(&mut io).await? {
         Peek::Plaintext => Some((HandshakeFailure::Plaintext, None)),
@@ -90,12 +91,16 @@ pub(crate) async fn accept(
     }
     // Closed only with the process.
     let _turn = turns.acquire().await;
-    let config = tls.generation.server_config(alpn);
+    let config = match alpn {
+        Some(alpn) => tls.generation.server_config(alpn),
+        None => tls.generation.server_config_of_any(),
+    };
     let stream =
         TlsAcceptor::from(config).accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))?;
     let session = stream.get_ref().1;
     // rustls refuses a client whose ALPNs do not fit, but not one that sends none at all. For bytes that
     // is a client outside Signet; for HTTP the declared protocol holds, whatever the client leaves open.
+    let spoken = session.alpn_protocol().and_then(Alpn::of);
     let peer = tls.generation.check(
         session.peer_certificates(),
         // Somebody of a federated trust domain gets as far as policy, which lets in whom it names.
@@ -103,7 +108,7 @@ pub(crate) async fn accept(
         &tls.revoked,
         wall_clock(),
     )?;
-    Ok((Stream::Accepted(Box::new(stream)), peer))
+    Ok((Stream::Accepted(Box::new(stream)), peer, spoken))
 }
 
 /// Dials an endpoint and makes sure that exactly the expected identity answers.

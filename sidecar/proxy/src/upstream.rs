@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use signet_identity::{Peer, Svid};
+use signet_identity::{Alpn, Peer, Svid};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::{Reason, Refusal};
@@ -17,7 +17,7 @@ use crate::io::{Conn, Stream};
 use crate::own_pod;
 use crate::pool::{Key, Upstream};
 use crate::stage::{Direction, Target, check_endpoints};
-use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot, alpn_of};
+use crate::state::{App, AppAddress, Endpoint, InFlight, ServicePort, Snapshot};
 use crate::tls;
 use crate::tries::{Outcome, judge};
 use crate::worker::{End, Watch, Worker, is_believed};
@@ -28,13 +28,14 @@ pub(crate) struct Obtained {
     pub(crate) in_flight: Option<InFlight>,
 }
 
-/// Takes a connection to the target from the pool, or dials. `fresh` dials in any case; `avoid` are endpoints that had
+/// Takes a connection of this protocol to the target from the pool, or dials. `fresh` dials in any case; `avoid` are endpoints that had
 /// their try.
 pub(crate) async fn obtain<E>(
     worker: &Rc<Worker<E>>,
     watch: &Watch,
     view: &Snapshot,
     target: &Target,
+    alpn: Alpn,
     fresh: bool,
     avoid: &[u64],
 ) -> Result<Obtained, Refusal> {
@@ -64,7 +65,7 @@ pub(crate) async fn obtain<E>(
                 return Ok(Obtained { upstream, in_flight: Some(first.begin()) });
             }
             // The rare and large part has a future of its own.
-            Box::pin(dial_service(worker, watch, view, port, first.clone())).await
+            Box::pin(dial_service(worker, watch, view, port, alpn, first.clone())).await
         }
     }
 }
@@ -103,6 +104,7 @@ pub(crate) async fn dial_service<E>(
     watch: &Watch,
     view: &Snapshot,
     port: &Arc<ServicePort>,
+    alpn: Alpn,
     first: Arc<Endpoint>,
 ) -> Result<Obtained, Refusal> {
     let limits = &worker.shared.limits;
@@ -110,7 +112,7 @@ pub(crate) async fn dial_service<E>(
     let mut endpoint = first;
     loop {
         let in_flight = endpoint.begin();
-        let refusal = match dial_endpoint(worker, watch, view, port, &endpoint).await {
+        let refusal = match dial_endpoint(worker, watch, view, port, alpn, &endpoint).await {
             Ok((stream, peer)) => {
                 endpoint.connected(true);
                 watch.set_upstream(Some(peer.clone()));
@@ -140,13 +142,13 @@ pub(crate) async fn dial_endpoint<E>(
     watch: &Watch,
     view: &Snapshot,
     port: &ServicePort,
+    alpn: Alpn,
     endpoint: &Endpoint,
 ) -> Result<(Stream, Peer), Refusal> {
     watch.within(Some(worker.shared.limits.connect_time));
     let mut dial = pin!(async {
         let socket = own_pod::dial(&worker.common, endpoint.address).await.map_err(Failed::Connect)?;
         let _ = socket.set_nodelay(true);
-        let alpn = alpn_of(port.protocol);
         tls::connect(socket, endpoint, &view.tls, alpn).await.map_err(Failed::Handshake)
     });
     match watch.wait(|cx| dial.as_mut().poll(cx)).await {

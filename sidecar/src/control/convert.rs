@@ -309,6 +309,7 @@ fn service(body: &v1::Service) -> Result<Dialled, Reason> {
             port: port(body.port).map_err(failed)?,
             protocol: protocol(body.protocol()).map_err(failed)?,
             timeouts: timeouts(body).map_err(failed)?,
+            requests_only: body.requests_only,
         });
     }
     let user_context = user_context(body.user_context());
@@ -385,6 +386,7 @@ fn protocol(protocol: v1::Protocol) -> Result<Protocol, Reason> {
         v1::Protocol::Http2 => Ok(Protocol::Http2),
         v1::Protocol::Grpc => Ok(Protocol::Grpc),
         v1::Protocol::Tcp => Ok(Protocol::Tcp),
+        v1::Protocol::Auto => Ok(Protocol::Auto),
         v1::Protocol::Unspecified => {
             Err("protocol: missing, or one that this version does not know".to_owned())
         }

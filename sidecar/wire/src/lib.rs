@@ -24,6 +24,7 @@
 
 pub mod canon;
 pub mod edits;
+pub mod first;
 pub mod grpc;
 pub mod h1;
 pub mod h2;

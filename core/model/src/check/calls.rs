@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::Check;
 use crate::{AnyRoute, BackendRef, FilterType, Label, ObjectName, ParentRef, Protocol, ServicePort};
 
-/// What may be routed to what: nothing translates between HTTP/1.1 and HTTP/2.
-fn is_http1(port: &ServicePort) -> bool {
-    port.protocol == Protocol::Http1
+/// What may be routed to what: nothing translates between HTTP/1.1 and HTTP/2. None where a port may speak either.
+fn is_http1(port: &ServicePort) -> Option<bool> {
+    (port.protocol != Protocol::Auto).then_some(port.protocol == Protocol::Http1)
 }
 
 impl Check<'_> {
@@ -110,15 +110,17 @@ impl Check<'_> {
         let meant =
             service.spec.ports.iter().filter(|port| parent.takes(port.name.as_str(), port.port.get()));
         let is_grpc = matches!(route, AnyRoute::Grpc(_));
-        let meant: Vec<_> =
-            meant.filter(|port| port.protocol.is_http() && !(is_grpc && is_http1(port))).collect();
+        let meant: Vec<_> = meant
+            .filter(|port| port.protocol.is_http() && !(is_grpc && is_http1(port) == Some(true)))
+            .collect();
         if meant.is_empty() {
             let wanted = if is_grpc { "gRPC" } else { "HTTP" };
             problems.push((field, format!("expected a port of `{name}` that speaks {wanted}, got none")));
             return;
         }
         for port in meant {
-            let this = (is_http1(port), format!("port `{}` of `{name}`", port.name));
+            let Some(http1) = is_http1(port) else { continue };
+            let this = (http1, format!("port `{}` of `{name}`", port.name));
             match spoken {
                 Some((http1, other)) if *http1 != this.0 => problems.push((
                     field.clone(),
@@ -157,7 +159,9 @@ impl Check<'_> {
                 format!("{field}.port"),
                 format!("expected a port that speaks HTTP, got {}, which is tcp", backend.port),
             ));
-        } else if let Some((http1, other)) = spoken.filter(|(http1, _)| *http1 != is_http1(port)) {
+        } else if let Some((http1, other)) =
+            spoken.filter(|(http1, _)| is_http1(port).is_some_and(|own| own != *http1))
+        {
             let (wanted, got) = if *http1 { ("HTTP/1.1", "HTTP/2") } else { ("HTTP/2", "HTTP/1.1") };
             problems.push((
                 format!("{field}.port"),

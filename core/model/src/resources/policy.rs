@@ -164,6 +164,17 @@ pub struct ToMatch {
     pub grpc: Vec<GrpcPattern>,
 }
 
+impl PolicySpec {
+    /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user. A trial
+    /// counts as well.
+    pub fn speaks_of_requests(&self, port: &str) -> bool {
+        let Some(to) = &self.to else { return self.user.is_some() };
+        let is_here = to.ports.is_empty() || to.ports.iter().any(|name| *name == *port);
+        let asks = !(to.methods.is_empty() && to.paths.is_empty() && to.grpc.is_empty());
+        is_here && (asks || self.user.is_some())
+    }
+}
+
 impl MeshPolicy {
     /// Whether the policy speaks of `service`.
     pub fn targets(&self, service: &ObjectName) -> bool {

@@ -41,10 +41,12 @@ pub struct ServiceSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(from = "WrittenPort")]
 pub struct ServicePort {
     pub name: Label,
     /// The port that callers dial.
     pub port: Port,
+    /// Where it is not written, what the port's name says, see [`Protocol::of_name`].
     pub protocol: Protocol,
     /// From the request's head to the end of its answer; absent is none. Not on `tcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,27 @@ pub struct ServicePort {
     /// What becomes of a stream of bytes whose peer's SVID ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_expiry: OnExpiry,
+}
+
+/// A port as it is written, perhaps without its protocol.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenPort {
+    name: Label,
+    port: Port,
+    protocol: Option<Protocol>,
+    request_timeout: Option<Period>,
+    idle_timeout: Option<Period>,
+    #[serde(default)]
+    on_expiry: OnExpiry,
+}
+
+impl From<WrittenPort> for ServicePort {
+    fn from(written: WrittenPort) -> ServicePort {
+        let protocol = written.protocol.unwrap_or_else(|| Protocol::of_name(written.name.as_str()));
+        let WrittenPort { name, port, request_timeout, idle_timeout, on_expiry, .. } = written;
+        ServicePort { name, port, protocol, request_timeout, idle_timeout, on_expiry }
+    }
 }
 
 /// What becomes of a stream of bytes (`tcp`, or what an HTTP upgrade leaves) when an SVID under it ends.
@@ -68,7 +91,7 @@ pub enum OnExpiry {
     Cut,
 }
 
-/// What is spoken on a port. The receiver decides by this, never by the bytes.
+/// What is spoken on a port. The receiver decides by this, never by the bytes, unless it is `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
@@ -77,19 +100,36 @@ pub enum Protocol {
     Http2,
     Grpc,
     Tcp,
+    /// Whatever each connection turns out to speak: HTTP/1, HTTP/2, or bytes.
+    Auto,
 }
 
 impl Protocol {
+    /// What a port of this name speaks, by the usual convention: `http`, `grpc-web`, `redis-main`. Any other name says
+    /// nothing.
+    pub fn of_name(name: &str) -> Protocol {
+        match name.split('-').next().unwrap_or_default() {
+            "http" => Protocol::Http1,
+            "http2" | "h2c" => Protocol::Http2,
+            "grpc" => Protocol::Grpc,
+            "tcp" | "tls" | "https" | "mysql" | "postgres" | "postgresql" | "redis" | "mongo" | "mongodb"
+            | "mssql" | "smtp" | "imap" | "ldap" | "amqp" | "kafka" | "nats" | "mqtt" | "cassandra"
+            | "zookeeper" | "memcached" => Protocol::Tcp,
+            _ => Protocol::Auto,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Http1 => "http1",
             Protocol::Http2 => "http2",
             Protocol::Grpc => "grpc",
             Protocol::Tcp => "tcp",
+            Protocol::Auto => "auto",
         }
     }
 
-    /// Whether requests can be told apart on it.
+    /// Whether requests can be told apart on it; on `auto` perhaps.
     pub fn is_http(self) -> bool {
         self != Protocol::Tcp
     }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use signet_identity::Alpn;
 use signet_wire::Edits;
 use signet_wire::h1::{Body, RequestHead, ResponseParser};
 
@@ -100,7 +101,7 @@ async fn copy<E: Stage>(
 ) -> Option<()> {
     let watch = worker.registry.watch();
     let view = worker.shared.state.view();
-    let obtained = obtain(worker, &watch, &view, target, true, &[]).await.ok()?;
+    let obtained = obtain(worker, &watch, &view, target, Alpn::Http1, true, &[]).await.ok()?;
     let mut upstream = obtained.upstream;
     let limits = worker.shared.limits.http1;
     watch.within(Some(TIME));

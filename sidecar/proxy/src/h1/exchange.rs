@@ -14,6 +14,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use signet_identity::Alpn;
 use signet_wire::RequestView;
 use signet_wire::h1::{Body, Framing, RequestError, RequestHead, RequestParser};
 use tokio::time::Instant;
@@ -126,7 +127,8 @@ async fn carry<E: Stage>(
     let mut received = 0;
     loop {
         let tried = tries.tried();
-        let obtained = obtain(session.worker(), &session.watch, view, &forward.target, fresh, &tried).await;
+        let obtained =
+            obtain(session.worker(), &session.watch, view, &forward.target, Alpn::Http1, fresh, &tried).await;
         let Obtained { upstream, in_flight } = match obtained {
             Ok(obtained) => obtained,
             Err(_) if session.watch.is_too_late() => {
@@ -229,9 +231,11 @@ fn outcome(result: &Result<Finish, Failure>, answered: u16, uploaded: bool) -> O
 
 /// Waits. `false`: the connection is over.
 async fn pause<E: Stage>(session: &Session<E>, time: Duration) -> bool {
-    session.watch.within(Some(time));
-    let ended: Result<(), End> = session.watch.wait(|_| std::task::Poll::Pending).await;
-    matches!(ended, Err(End::TimedOut))
+    // Finer than the wheel that all other waits go by.
+    let mut over = std::pin::pin!(tokio::time::sleep(time));
+    session.watch.within(None);
+    let ended = session.watch.wait(|cx| over.as_mut().poll(cx)).await;
+    matches!(ended, Ok(()) | Err(End::TimedOut))
 }
 
 /// Reads until a head is whole.

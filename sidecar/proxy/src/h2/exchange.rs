@@ -192,8 +192,7 @@ async fn run<E: Stage>(
     }
     let clock = Clock::new(&head, &forward, shared);
     if let Some(delay) = forward.delay {
-        clock.set(deadline, delay);
-        pause(respond, deadline).await?;
+        pause(respond, &clock, deadline, delay).await?;
         if clock.is_over() {
             return Err(Failure::TimedOut);
         }
@@ -250,17 +249,24 @@ async fn run<E: Stage>(
             }
             return result;
         }
-        clock.set(deadline, tries.pause());
-        pause(respond, deadline).await?;
+        pause(respond, &clock, deadline, tries.pause()).await?;
         if clock.is_over() {
             return Err(Failure::TimedOut);
         }
     }
 }
 
-/// Waits until the deadline, unless the client goes.
-async fn pause(respond: &mut SendResponse<Bytes>, deadline: &Deadline) -> Result<(), Failure> {
-    match unless_gone::<()>(respond, deadline, |_| Poll::Pending).await {
+/// Waits for so long, unless the client goes or its time is over.
+async fn pause(
+    respond: &mut SendResponse<Bytes>,
+    clock: &Clock,
+    deadline: &Deadline,
+    time: Duration,
+) -> Result<(), Failure> {
+    clock.start(deadline);
+    // Finer than the wheel that all other waits go by.
+    let mut over = pin!(tokio::time::sleep(time));
+    match unless_gone(respond, deadline, |cx| over.as_mut().poll(cx)).await {
         Ok(()) | Err(Failure::TimedOut) => Ok(()),
         Err(failure) => Err(failure),
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
+use signet_identity::Alpn;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -260,7 +261,7 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
     let (stream, until) = match dial {
         Dial::App(app) => (dial_app(worker, watch, app).await?, None),
         Dial::Service { view, port, endpoint } => {
-            let dialled = dial_endpoint(worker, watch, view, port, endpoint).await;
+            let dialled = dial_endpoint(worker, watch, view, port, Alpn::H2, endpoint).await;
             endpoint.connected(dialled.is_ok());
             let (stream, peer) = dialled?;
             let until = part_of_life(peer.svid(), view, 3, 4);

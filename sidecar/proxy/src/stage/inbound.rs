@@ -23,7 +23,7 @@ use crate::exchange;
 use crate::limit::{Caller, Exceeded, Standing};
 use crate::metrics::Via;
 use crate::shared::Shared;
-use crate::state::{InboundPort, Snapshot, UserContext, monotonic};
+use crate::state::{InboundPort, Protocol, Snapshot, UserContext, monotonic};
 
 /// The stage of our own ports.
 pub struct Inbound {
@@ -45,12 +45,19 @@ impl Inbound {
         peer: &Peer,
     ) -> Result<Arc<InboundPort>, Refusal> {
         let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
+        // A client that calls its requests bytes would slip past what a policy says of requests.
+        if port.protocol == Protocol::Auto
+            && view.policy.of(service).is_some_and(|served| served.policies.speaks_of_requests(&port.name))
+        {
+            return Err(Refusal::new(Reason::Undetected)
+                .detail(format_args!("policies of {service} speak of requests at port {}", port.name)));
+        }
         let facts = Facts {
             peer: peer.id(),
             peer_class: peer.class(),
             user: None,
             port: &port.name,
-            protocol: port.protocol,
+            protocol: Protocol::Tcp,
             method: None,
             path: None,
             grpc: None,
@@ -137,7 +144,7 @@ impl Stage for Inbound {
             peer_class: peer.class(),
             user,
             port: &port.name,
-            protocol: port.protocol,
+            protocol: conn.protocol,
             method: Some(head.method()),
             path: Some(head.path()),
             grpc,

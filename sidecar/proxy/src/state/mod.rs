@@ -36,8 +36,8 @@ pub use outlier::monotonic;
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
-    Endpoint, EndpointSpec, Identities, InFlight, PortSpec, Service, ServicePort, ServiceSpec, Timeouts,
-    alpn_of,
+    Endpoint, EndpointSpec, Identities, InFlight, Manner, PortSpec, Service, ServicePort, ServiceSpec,
+    Timeouts, alpn_of,
 };
 pub use signet_model::{Protocol, UserContext};
 pub use tls::Tls;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -16,12 +16,13 @@ use super::outlier::{Record, has_room};
 use super::traffic::Traffic;
 
 /// The ALPN of a port's connections in the mesh. The receiver's declaration decides, never the client's
-/// choice.
-pub fn alpn_of(protocol: Protocol) -> Alpn {
+/// choice; where it leaves that open, `None`.
+pub fn alpn_of(protocol: Protocol) -> Option<Alpn> {
     match protocol {
-        Protocol::Http1 => Alpn::Http1,
-        Protocol::Http2 | Protocol::Grpc => Alpn::H2,
-        Protocol::Tcp => Alpn::Tcp,
+        Protocol::Http1 => Some(Alpn::Http1),
+        Protocol::Http2 | Protocol::Grpc => Some(Alpn::H2),
+        Protocol::Tcp => Some(Alpn::Tcp),
+        Protocol::Auto => None,
     }
 }
 
@@ -55,6 +56,8 @@ pub struct PortSpec {
     pub protocol: Protocol,
     /// Its limits.
     pub timeouts: Timeouts,
+    /// Where the protocol is left open: bytes without requests are refused there.
+    pub requests_only: bool,
 }
 
 /// How long a port's exchanges and streams may last. `None` is no limit.
@@ -117,6 +120,35 @@ pub struct ServicePort {
     pub unidentified: usize,
     /// How it is called.
     pub traffic: Arc<Traffic>,
+    /// Where the protocol is left open: bytes without requests are refused there.
+    pub requests_only: bool,
+    /// Where the protocol is left open: who spoke first so far.
+    pub manner: Arc<Manner>,
+}
+
+/// Who speaks first on a port whose protocol nobody declared, as far as was seen. A hint about how to wait, never about
+/// what is let through.
+#[derive(Debug, Default)]
+pub struct Manner(AtomicU8);
+
+impl Manner {
+    /// Callers do, with a request.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 1
+    }
+
+    /// The server does, or the caller with something that is no request.
+    pub fn is_bytes(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 2
+    }
+
+    pub(crate) fn asked(&self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) {
+        self.0.store(2, Ordering::Relaxed);
+    }
 }
 
 /// One place where a port is served. Lives as long as its address and identity stay in the set: its
@@ -131,8 +163,8 @@ pub struct Endpoint {
     pub identity: SpiffeId,
     /// The same as a TLS server name, in which the verifier reads it.
     pub server_name: ServerName<'static>,
-    /// The client config, with a session store of this endpoint's own, and its generation.
-    config: ArcSwapOption<(u64, Alpn, Arc<ClientConfig>)>,
+    /// The client config for each protocol, with a session store of this endpoint's own, and its generation.
+    configs: [ArcSwapOption<(u64, Arc<ClientConfig>)>; 3],
     /// Requests and streams under way from this process.
     in_flight: AtomicUsize,
     /// Connects that failed since the last that did not.
@@ -151,7 +183,7 @@ impl Endpoint {
             address,
             server_name: signet_identity::server_name(&identity),
             identity,
-            config: ArcSwapOption::empty(),
+            configs: Default::default(),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             record: Record::default(),
@@ -172,19 +204,23 @@ impl Endpoint {
     /// The TLS config to dial with. Sessions are this endpoint's: replicas of one service share an
     /// identity but not their ticket keys.
     pub fn client_config(&self, generation: &Generation, alpn: Alpn) -> Arc<ClientConfig> {
-        let known = self.config.load();
-        if let Some(known) = known.as_ref().filter(|known| known.0 == generation.number() && known.1 == alpn)
-        {
-            return known.2.clone();
+        let [h2, http1, tcp] = &self.configs;
+        let kept = match alpn {
+            Alpn::H2 => h2,
+            Alpn::Http1 => http1,
+            Alpn::Tcp => tcp,
+        };
+        if let Some(known) = kept.load().as_ref().filter(|known| known.0 == generation.number()) {
+            return known.1.clone();
         }
         let config = generation.client_config_for_endpoint(alpn);
-        self.config.store(Some(Arc::new((generation.number(), alpn, config.clone()))));
+        kept.store(Some(Arc::new((generation.number(), config.clone()))));
         config
     }
 
     /// Forgets the sessions with this endpoint, after a resumed connection failed its check.
     pub(crate) fn forget_sessions(&self) {
-        self.config.store(None);
+        self.configs.iter().for_each(|kept| kept.store(None));
     }
 
     /// Notes that a connect failed or did not.
@@ -282,6 +318,8 @@ impl Service {
                 endpoints,
                 unidentified,
                 traffic,
+                requests_only: port.requests_only,
+                manner: known.map(|known| known.manner.clone()).unwrap_or_default(),
             }));
         }
         Service {

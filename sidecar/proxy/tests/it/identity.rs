@@ -279,6 +279,7 @@ async fn nobody_is_dialled_without_an_identity() {
             port: 80,
             protocol: Protocol::Http1,
             timeouts: Timeouts::default(),
+            requests_only: false,
         }],
         ..Default::default()
     };

@@ -15,4 +15,5 @@ mod policy;
 mod redirect;
 mod shortage;
 mod stream;
+mod undeclared;
 mod user;

@@ -69,6 +69,7 @@ fn service(ca: &TestCa, at: SocketAddr, addresses: &[&str]) -> ServiceSpec {
             port: 80,
             protocol: Protocol::Http1,
             timeouts: Timeouts::default(),
+            requests_only: false,
         }],
         identities: vec![ca.id("ns/shop/sa/orders")],
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),

@@ -97,7 +97,13 @@ pub fn traffic(rest: &str) -> TrafficPolicySpec {
 fn service(ca: &TestCa, name: &str, protocol: Protocol, endpoints: &[SocketAddr]) -> ServiceSpec {
     ServiceSpec {
         name: format!("{name}.shop"),
-        ports: vec![PortSpec { name: "main".into(), port: 80, protocol, timeouts: Timeouts::default() }],
+        ports: vec![PortSpec {
+            name: "main".into(),
+            port: 80,
+            protocol,
+            timeouts: Timeouts::default(),
+            requests_only: false,
+        }],
         identities: vec![ca.id("ns/shop/sa/orders")],
         endpoints: endpoints
             .iter()

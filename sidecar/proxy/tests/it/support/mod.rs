@@ -180,7 +180,7 @@ impl Node {
     ) {
         let spec = ServiceSpec {
             name: "orders.shop".into(),
-            ports: vec![PortSpec { name: "main".into(), port: 80, protocol, timeouts }],
+            ports: vec![PortSpec { name: "main".into(), port: 80, protocol, timeouts, requests_only: false }],
             identities: vec![ca.id(identity)],
             addresses: vec![],
             endpoints: endpoints
