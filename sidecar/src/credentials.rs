@@ -171,6 +171,11 @@ impl Credentials {
         self.current.borrow().clone()
     }
 
+    /// The number of our own trust domain's roots.
+    pub fn bundle_sequence(&self) -> u64 {
+        self.parts().bundles.get(&self.domain).map_or(0, |held| held.sequence)
+    }
+
     /// Told of every change.
     pub fn watch(&self) -> watch::Receiver<Option<Tls>> {
         self.current.subscribe()

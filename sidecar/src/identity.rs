@@ -12,7 +12,7 @@
 
 mod attested;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -22,7 +22,7 @@ use signet_identity::{
 use signet_proto::v1;
 use signet_proto::v1::bootstrap_client::BootstrapClient;
 use signet_proto::v1::identity_client::IdentityClient;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 use tonic::{Code, Status};
 
 use crate::backoff::{Backoff, chance, renew_in};
@@ -31,7 +31,7 @@ use crate::clock::{self, rfc3339};
 use crate::control::convert;
 use crate::control::link::{Link, LinkError, Target};
 use crate::control::plane::{ControlPlane, PlaneError};
-use crate::credentials::{Credentials, CredentialsError};
+use crate::credentials::{Credentials, CredentialsError, Delivered};
 use crate::join::JoinBundle;
 use crate::metrics::Metrics;
 use crate::pod::{Pod, PodError};
@@ -137,14 +137,27 @@ pub struct Identity {
     metrics: Arc<Metrics>,
     /// Renew now, whatever the plan says.
     at_once: Notify,
+    /// Held by whoever renews; the candidate in it is one whose fate is unknown.
+    renewing: tokio::sync::Mutex<Option<Candidate>>,
+    /// Of the certificate in force.
+    term: std::sync::Mutex<Option<Term>>,
 }
+
+/// While it is held nothing is renewed.
+#[derive(Debug)]
+pub struct Hold<'a>(
+    #[allow(dead_code, reason = "its life is its meaning")] MutexGuard<'a, Option<Candidate>>,
+);
 
 /// A certificate in force, and when the next one is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
-    issued_at: i64,
-    not_after: i64,
-    renew_at: i64,
+    /// Seconds since the epoch, each of them.
+    pub issued_at: i64,
+    /// The certificate's end.
+    pub not_after: i64,
+    /// When the authority wants it renewed; 0 leaves that open.
+    pub renew_at: i64,
 }
 
 impl Identity {
@@ -175,7 +188,37 @@ impl Identity {
         credentials: Arc<Credentials>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { id, pod, plane, credentials, metrics, at_once: Notify::new() })
+        Arc::new(Self {
+            id,
+            pod,
+            plane,
+            credentials,
+            metrics,
+            at_once: Notify::new(),
+            renewing: tokio::sync::Mutex::default(),
+            term: std::sync::Mutex::default(),
+        })
+    }
+
+    /// Nothing is renewed while the answer is held. None where a renewal may have been granted without our knowing.
+    pub async fn hold(&self) -> Option<Hold<'_>> {
+        let renewing = self.renewing.lock().await;
+        renewing.is_none().then(|| Hold(renewing))
+    }
+
+    /// When the certificate in force was issued, and is to be renewed.
+    pub fn term(&self) -> Option<Term> {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on with the certificate of a predecessor.
+    pub fn inherit(&self, own: OwnSvid, bundle: Delivered, term: Term) -> Result<Term, IdentityError> {
+        let not_after = own.svid().not_after;
+        if not_after <= clock::now() {
+            return Err(IdentityError::Answer(format!("the certificate ended at {}", rfc3339(not_after))));
+        }
+        let term = Term { not_after, ..term };
+        self.force(own, Some(bundle), term, "svid taken over")
     }
 
     /// The first certificate, with the bundle's token. Tries until it has one, or until the token is refused.
@@ -209,13 +252,13 @@ impl Identity {
 
     /// Renews for ever, first when `term` says so.
     pub async fn keep(&self, mut term: Term) {
-        // The candidate whose fate is unknown is kept for the next attempt.
-        let mut candidate = None;
         loop {
             self.wait(renewal(term)).await;
             let mut backoff = Backoff::new(Duration::from_secs(1), longest_backoff(term));
             term = loop {
-                let error = match self.renew(&mut candidate).await {
+                // The candidate whose fate is unknown is kept for the next attempt.
+                let outcome = self.renew(&mut *self.renewing.lock().await).await;
+                let error = match outcome {
                     Ok(term) => break term,
                     Err(error) => error,
                 };
@@ -349,7 +392,6 @@ impl Identity {
                 if self.pod.is_some() { "; restart the pod to become that" } else { "" }
             )));
         }
-        let id = svid.id.clone();
         let now = clock::now();
         if svid.not_after <= now {
             return Err(IdentityError::Answer(format!(
@@ -364,8 +406,20 @@ impl Identity {
         };
         // The certificate's own dates, not what was said about them.
         let term = Term { issued_at: now, not_after: svid.not_after, renew_at: issued.renew_at };
-        let (serial, not_after) = (svid.serial, rfc3339(svid.not_after));
+        self.force(own, bundle, term, event)
+    }
+
+    fn force(
+        &self,
+        own: OwnSvid,
+        bundle: Option<Delivered>,
+        term: Term,
+        event: &'static str,
+    ) -> Result<Term, IdentityError> {
+        let svid = own.svid();
+        let (id, serial, not_after) = (svid.id.clone(), svid.serial, rfc3339(svid.not_after));
         let generation = self.credentials.issued(own, bundle)?;
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
         let id = self.id.get_or_init(|| id);
         self.metrics.identity(generation.own().svid());
         tracing::info!(target: "signet::identity", %id, %serial, %not_after,

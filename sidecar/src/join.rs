@@ -51,6 +51,19 @@ pub enum Entry {
     Bundle(JoinBundle),
     /// As a pod: by its token, each time.
     Pod(Pod),
+    /// As the successor of a process that joined with a bundle.
+    Successor(Place),
+}
+
+/// Where a successor goes on.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Who it is.
+    pub spiffe_id: SpiffeId,
+    /// Who answers.
+    pub control_plane: SpiffeId,
+    /// `host:port` of the listener for everything but the beginning.
+    pub mesh_address: String,
 }
 
 impl Entry {
@@ -73,6 +86,7 @@ impl Entry {
         match self {
             Entry::Bundle(bundle) => &bundle.trust_domain,
             Entry::Pod(pod) => &pod.trust_domain,
+            Entry::Successor(place) => place.spiffe_id.trust_domain(),
         }
     }
 
@@ -81,6 +95,7 @@ impl Entry {
         match self {
             Entry::Bundle(bundle) => &bundle.control_plane,
             Entry::Pod(pod) => &pod.control_plane,
+            Entry::Successor(place) => &place.control_plane,
         }
     }
 
@@ -89,6 +104,7 @@ impl Entry {
         match self {
             Entry::Bundle(bundle) => &bundle.mesh_address,
             Entry::Pod(pod) => &pod.mesh_address,
+            Entry::Successor(place) => &place.mesh_address,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! * [`gateway`]: the edge's configuration and its right to mint.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
 //! * [`redirect`]: the netfilter rules that lead an app's connections here; commands of their own, not the process.
-//! * [`run`]: the process from start to drain.
+//! * [`run`]: the process from start to drain. [`handover`]: to a successor, for a planned restart.
 //!
 //! Everything here runs on one thread of its own; the data plane ([`signet_proxy`]) has its workers and only
 //! reads what is published. When the control plane is gone, everything goes on with what is known, until
@@ -32,7 +32,9 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod credentials;
+pub mod doors;
 pub mod gateway;
+pub mod handover;
 pub mod identity;
 pub mod join;
 pub mod metrics;
@@ -41,4 +43,5 @@ pub mod publish;
 pub mod redirect;
 pub mod run;
 pub mod status;
+pub mod will;
 pub mod workload;

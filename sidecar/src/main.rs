@@ -1,15 +1,19 @@
 //! `signet-sidecar --config sidecar.yaml`, and `signet-sidecar redirect …`
 
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use signet_sidecar::config::Config;
+use signet_sidecar::handover::{Estate, EstateError, Origin, Predecessor};
 use signet_sidecar::identity::IdentityError;
 use signet_sidecar::join::Entry;
 use signet_sidecar::redirect;
-use signet_sidecar::run::{Outcome, RunError, run};
+use signet_sidecar::run::{Outcome, RunError, Start, run};
+use signet_sidecar::will::place;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -43,6 +47,9 @@ struct Arguments {
     /// Read the configuration and the join bundle or the pod's files, say what is wrong, and end.
     #[arg(long)]
     check: bool,
+    /// Go on where another process of this program stands, which is at the other end of standard input. Set by that process.
+    #[arg(long, hide = true)]
+    successor: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -58,7 +65,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match (&arguments.command, &arguments.config) {
         (Some(Command::Redirect(command)), _) => redirected(command),
-        (None, Some(config)) => start(config, arguments.check),
+        (None, Some(config)) => start(config, arguments.check, arguments.successor),
         (None, None) => Err((2, anyhow!("expected --config FILE or a command, got neither"))),
     };
     match ended {
@@ -71,6 +78,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the process before hands over.
+fn inherit() -> Result<(Estate, UnixStream), anyhow::Error> {
+    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let timely = stream.set_read_timeout(Some(std::time::Duration::from_secs(10)));
+    let estate = timely.map_err(EstateError::Io).and_then(|()| Estate::receive(&stream));
+    match estate {
+        Ok(estate) => Ok((estate, stream)),
+        Err(error) => Err(anyhow!("expected a process that hands over at standard input: {error}")),
+    }
+}
+
 fn redirected(command: &redirect::run::Command) -> Result<ExitCode, (u8, anyhow::Error)> {
     match redirect::run::run(command, &redirect::host::Machine, &mut std::io::stdout().lock()) {
         Ok(redirect::run::Done::AsAsked) => Ok(ExitCode::SUCCESS),
@@ -79,7 +97,7 @@ fn redirected(command: &redirect::run::Command) -> Result<ExitCode, (u8, anyhow:
     }
 }
 
-fn start(file: &Path, check: bool) -> Result<ExitCode, (u8, anyhow::Error)> {
+fn start(file: &Path, check: bool, successor: bool) -> Result<ExitCode, (u8, anyhow::Error)> {
     let refused = |error: signet_sidecar::config::ConfigError| (2, error.into());
     let config = Config::load(file).map_err(refused)?;
     if check {
@@ -93,7 +111,13 @@ fn start(file: &Path, check: bool) -> Result<ExitCode, (u8, anyhow::Error)> {
     // Before the token, the first secret, is in memory.
     signet_daemon::harden()
         .map_err(|error| failed(anyhow!("cannot protect this process's memory: {error}")))?;
-    let entry = Entry::load(&config.identity).map_err(refused)?;
+    let inherited = successor.then(inherit).transpose().map_err(failed)?;
+    let entry = match (&inherited, &config.identity.join_bundle) {
+        (Some((estate, _)), Some(_)) => place(&estate.header).map_err(|error| failed(error.into()))?,
+        _ => Entry::load(&config.identity).map_err(refused)?,
+    };
+    let program = std::env::current_exe();
+    let origin = program.ok().map(|program| Origin { program, config: file.to_owned() });
     let logs = signet_daemon::logs::init(config.log.format, config.log.level)
         .map_err(|error| failed(anyhow!("cannot set up logs: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -102,7 +126,11 @@ fn start(file: &Path, check: bool) -> Result<ExitCode, (u8, anyhow::Error)> {
         .map_err(|error| failed(anyhow!("cannot start a runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         signet_daemon::shutdown::ignore_hangup().map_err(RunError::Signals)?;
-        run(config, entry, Some(logs)).await
+        let inherited = match inherited {
+            Some((estate, stream)) => Some((estate, Predecessor::of(stream).map_err(RunError::Signals)?)),
+            None => None,
+        };
+        run(config, Start { entry, origin, inherited }, Some(logs)).await
     });
     // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
     runtime.shutdown_background();

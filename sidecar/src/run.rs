@@ -4,38 +4,43 @@
 //! answers before the first delivery. `addresses.json` appears last, when everything is bound and ready. The
 //! first signal stops accepting and lets connections finish within `drainSeconds`, the second ends at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus::Registry;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use signet_daemon::logs::LogHandle;
-use signet_daemon::{FileError, MetricsServer, Phase, SocketError, SystemClock, Trigger, shutdown};
+use signet_daemon::{FileError, Phase, SocketError, SystemClock, Trigger, shutdown};
 use signet_gateway::Edge;
 use signet_identity::GenerationOptions;
 use signet_proxy::decision::DecisionSink;
 use signet_proxy::listener::{Bind, Kind, ListenerSpec};
 use signet_proxy::state::{App as AppSocket, AppAddress as ProxyApp, State};
 use signet_proxy::{Limits, Proxy, Running, Shared, StartError};
-use signet_workload::{Bounds, Provider};
+use signet_workload::Provider;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::admin::Admin;
-use crate::agent::{self, Agent};
+use crate::agent::Agent;
 use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
 use crate::control::heads::Kept;
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
+use crate::doors::Doors;
 use crate::gateway::Minting;
+use crate::handover::{Estate, Origin, Predecessor, shared};
 use crate::identity::{Identity, IdentityError};
 use crate::join::Entry;
 use crate::metrics::{Judged, Metrics};
 use crate::publish::Publisher;
 use crate::status::Status;
+use crate::will::{Will, take_over};
 use crate::workload::App;
 
 /// Decision records that may wait for the stream.
@@ -106,15 +111,36 @@ pub enum RunError {
     Task(String),
 }
 
+/// How a process begins.
+#[derive(Debug)]
+pub struct Start {
+    /// How it comes into the mesh.
+    pub entry: Entry,
+    /// How it was started, so that it can be again; without it there is no planned restart.
+    pub origin: Option<Origin>,
+    /// What a predecessor handed over, and the predecessor.
+    pub inherited: Option<(Estate, Predecessor)>,
+}
+
 /// Runs until the end. Within a current-thread runtime that has nothing else to do.
-pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Result<Outcome, RunError> {
+pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Result<Outcome, RunError> {
+    let Start { entry, origin, inherited } = start;
     let (trigger, shutdown) = shutdown::channel();
     trigger.on_signals().map_err(RunError::Signals)?;
+    let mut asked = signal(SignalKind::user_defined2()).map_err(RunError::Signals)?;
     let config = Arc::new(config);
-    open_data_dir(&config.data_dir)?;
+    let (mut inherited, predecessor) = inherited.unzip();
+    let mut sockets = inherited.as_mut().map(Estate::take_sockets).unwrap_or_default();
+    open_data_dir(&config.data_dir, inherited.is_none())?;
     // The token is used once: what can be known to fail must fail before.
     let (names, listeners): (Vec<_>, Vec<_>) = listeners(&config)?.into_iter().unzip();
-    listeners.iter().try_for_each(is_free)?;
+    let sockets: HashMap<usize, _> = names
+        .iter()
+        .enumerate()
+        .filter_map(|(at, name)| Some((at, sockets.remove(name).filter(|list| !list.is_empty())?)))
+        .collect();
+    let fresh = listeners.iter().enumerate().filter(|(at, _)| !sockets.contains_key(at));
+    fresh.map(|(_, listener)| listener).try_for_each(is_free)?;
 
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
@@ -127,11 +153,15 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
             Identity::new(bundle.spiffe_id.clone(), plane.clone(), credentials.clone(), metrics.clone())
         }
         Entry::Pod(pod) => Identity::of_pod(pod.clone(), plane.clone(), credentials.clone(), metrics.clone()),
+        Entry::Successor(place) => {
+            Identity::new(place.spiffe_id.clone(), plane.clone(), credentials.clone(), metrics.clone())
+        }
     };
     // A pod learns who it is with its first certificate.
     let id = match &entry {
         Entry::Bundle(bundle) => bundle.spiffe_id.to_string(),
         Entry::Pod(_) => String::new(),
+        Entry::Successor(place) => place.spiffe_id.to_string(),
     };
     let served: BTreeSet<String> = config.served().iter().map(ToString::to_string).collect();
     let gateway = config.gateway.as_ref().map(|gateway| gateway.resource.to_string());
@@ -143,44 +173,32 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
     // Ends with the process: nothing in here is waited for.
     let mut tasks = JoinSet::new();
     let mut addresses = BTreeMap::new();
-    if let Some(admin) = &config.admin {
-        let routes = Admin {
-            config: config.clone(),
-            status: status.clone(),
-            registry: registry.clone(),
-            logs,
-            trigger: trigger.clone(),
-        };
-        let server = routes.bind(&admin.socket)?;
-        addresses.insert("admin".to_owned(), format!("unix:{}", admin.socket.display()));
-        tasks.spawn(server.run(shutdown.clone()));
-    }
-    if let Some(listen) = config.metrics.as_ref().map(|metrics| metrics.listen) {
-        let failed = |source| RunError::Metrics { address: listen, source };
-        let ready = status.clone();
-        let server = MetricsServer::bind(listen, registry.clone(), move || ready.ready());
-        let server = server.await.map_err(failed)?;
-        addresses.insert("metrics".to_owned(), server.local_addr().map_err(failed)?.to_string());
-        tasks.spawn(server.run(shutdown.clone()));
-    }
-
-    // Bound now, so that a mistake is found before the token is used; whoever connects early waits.
-    let workload = config.workload_api.as_ref().map(|api| {
-        let bound = signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits(config.role));
-        addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
-        bound.map(|listener| (listener, api.allowed_uids.clone()))
-    });
-    let workload = workload.transpose().map_err(RunError::Workload)?;
+    let doors = Doors {
+        config: config.clone(),
+        status: status.clone(),
+        registry: registry.clone(),
+        logs,
+        trigger: trigger.clone(),
+        shutdown: shutdown.clone(),
+    };
+    // Bound now, so that a mistake is found before the token is used; whoever connects early waits. A successor has to
+    // wait until its predecessor leaves them.
+    let mut open = match &predecessor {
+        None => Some(doors.open(&mut addresses).await?),
+        Some(_) => None,
+    };
 
     let term = tokio::select! {
         joined = async {
             match &entry {
                 Entry::Bundle(bundle) => identity.join(bundle).await,
-                Entry::Pod(_) => identity.arrive().await,
+                Entry::Pod(_) if inherited.is_none() => identity.arrive().await,
+                Entry::Pod(_) | Entry::Successor(_) => take_over(&identity, inherited.take()),
             }
         } => joined?,
         () = shutdown.draining() => return Ok(Outcome::Drained),
     };
+    let mesh_address = entry.mesh_address().to_owned();
     drop(entry);
     let Some(tls) = credentials.current() else {
         return Err(RunError::Task("joined without a certificate".to_owned()));
@@ -194,28 +212,37 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
     let shared = Shared::new(state.clone(), Limits::default(), sink.clone(), &registry)?;
     let resource = config.gateway.as_ref().map(|gateway| gateway.resource.clone());
     let publisher = Arc::new(Publisher::new(state.clone(), credentials.clone(), identity.clone(), resource));
-    if let Some((listener, uids)) = workload {
+    let provider: Option<Arc<dyn Provider>> = if config.workload_api.is_none() {
+        None
+    } else if config.role == Role::Agent {
         let news = publisher.watch_workload();
-        let provider: Arc<dyn Provider> = if config.role == Role::Agent {
-            Agent::new(plane.clone(), credentials.clone(), metrics.clone(), news, &registry)?
-        } else {
-            let app = App::new(plane.clone(), credentials.clone(), metrics.clone(), news);
-            tasks.spawn(app.clone().keep());
-            app
-        };
-        let listen = signet_workload::Listen {
-            provider,
-            clock: Arc::new(SystemClock),
-            metrics: signet_workload::Metrics::new(&registry)?,
-            uids,
-            bounds: if config.role == Role::Agent { agent::BOUNDS } else { Bounds::default() },
-            shutdown: shutdown.clone(),
-        };
-        // Ends with the drain, which is no failure.
-        tokio::spawn(signet_workload::listen(listener, listen));
+        Some(Agent::new(plane.clone(), credentials.clone(), metrics.clone(), news, &registry)?)
+    } else {
+        let app = App::new(plane.clone(), credentials.clone(), metrics.clone(), publisher.watch_workload());
+        tasks.spawn(app.clone().keep());
+        Some(app)
+    };
+    let offer =
+        provider.map(|provider| Ok::<_, RunError>((provider, signet_workload::Metrics::new(&registry)?)));
+    let offer = offer.transpose()?;
+    if let Some(open) = &mut open {
+        open.offer(offer.clone(), &config, &shutdown);
     }
     let kept = Kept::of(&config.data_dir);
-    let _last_word = kept.last_word(status.clone());
+    let last_word = kept.last_word(status.clone());
+    // A process that has a successor does not take leave of the control plane: they are one to it.
+    let (leaving, leave) = shutdown::channel();
+    let succeeded = Arc::new(AtomicBool::new(false));
+    tasks.spawn({
+        let (shutdown, succeeded) = (shutdown.clone(), succeeded.clone());
+        async move {
+            shutdown.draining().await;
+            if !succeeded.load(Ordering::SeqCst) {
+                leaving.drain();
+            }
+            std::future::pending().await
+        }
+    });
     let discovery = Discovery::new(Parts {
         kept,
         plane: plane.clone(),
@@ -228,10 +255,19 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
         sink,
         dialled: config.dialled().iter().map(ToString::to_string).collect(),
         served,
-        shutdown: shutdown.clone(),
+        shutdown: leave,
     });
     tasks.spawn(discovery.run());
-    tasks.spawn(async move { identity.keep(term).await });
+    let keeper = identity.clone();
+    let keep = async move { keeper.keep(term).await };
+    let keep = match &predecessor {
+        None => {
+            tasks.spawn(keep);
+            None
+        }
+        // A certificate is renewed by one of us.
+        Some(_) => Some(keep),
+    };
 
     tokio::select! {
         () = status.first_delta() => {}
@@ -239,16 +275,45 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
         () = shutdown.draining() => return Ok(Outcome::Drained),
     }
     if config.role == Role::Gateway {
-        let minting = Minting { plane, publisher, status: status.clone(), state: state.clone() };
+        let minting =
+            Minting { plane: plane.clone(), publisher, status: status.clone(), state: state.clone() };
         tasks.spawn(minting.run());
     }
     let edge = match config.role {
         Role::Gateway => Some(Arc::new(Edge::new(shared.clone(), Arc::new(SystemClock), &registry)?)),
         Role::Sidecar | Role::Agent => None,
     };
+    let exchanges = shared.exchanges.clone();
     let proxy = Proxy { shared, edge, workers: workers(&config) };
-    let running = start(proxy, names, listeners, &mut addresses)?;
+    if predecessor.is_some() {
+        // Nobody is turned away for what we do not know yet: the one before us still accepts.
+        tokio::select! {
+            () = status.complete() => {}
+            ended = tasks.join_next() => return Err(ended_task(ended)),
+            () = shutdown.draining() => return Ok(Outcome::Drained),
+        }
+    }
+    let running = listen(proxy, &names, listeners, sockets, &mut addresses)?;
 
+    if let Some(predecessor) = predecessor {
+        match predecessor.accepts().await {
+            Some(stream) => {
+                tracing::info!(target: "signet::handover", "taking over from the process before");
+                tokio::spawn(shared::share(exchanges.clone(), stream));
+            }
+            None => {
+                tracing::warn!(target: "signet::handover", "the process before is gone; going on without it")
+            }
+        }
+        if let Some(keep) = keep {
+            tasks.spawn(keep);
+        }
+        let mut opened = doors.open_when_free(&mut addresses).await?;
+        opened.offer(offer, &config, &shutdown);
+        open = Some(opened);
+    }
+
+    let mut successor = None;
     let ended = async {
         tokio::select! {
             () = status.complete() => {}
@@ -257,12 +322,57 @@ pub async fn run(config: Config, entry: Entry, logs: Option<LogHandle>) -> Resul
         }
         signet_daemon::write_addresses(&config.data_dir, &addresses)?;
         tracing::info!(target: "signet::sidecar", id = status.id(), listeners = addresses.len(), "ready");
-        tokio::select! {
-            ended = tasks.join_next() => Err(ended_task(ended)),
-            () = shutdown.draining() => Ok(()),
+        signet_daemon::notify("READY=1");
+        loop {
+            tokio::select! {
+                ended = tasks.join_next() => return Err(ended_task(ended)),
+                () = shutdown.draining() => return Ok(()),
+                Some(()) = asked.recv() => {
+                    let will = Will {
+                        origin: origin.as_ref(),
+                        identity: &identity,
+                        credentials: &credentials,
+                        plane: &plane,
+                        mesh_address: &mesh_address,
+                        names: &names,
+                        running: &running,
+                    };
+                    match will.pass_on().await {
+                        Ok(passed) => {
+                            successor = Some(passed);
+                            return Ok(());
+                        }
+                        Err(error) => tracing::error!(target: "signet::handover", %error, "no planned restart; going on"),
+                    }
+                }
+            }
         }
     };
     let failed = ended.await;
+    if let Some((next, _hold)) = successor {
+        succeeded.store(true, Ordering::SeqCst);
+        last_word.leave_to_successor();
+        if let Some(open) = open {
+            open.close().await;
+        }
+        trigger.drain();
+        let pid = next.pid;
+        // Before we end: a manager that loses its main process ends the rest.
+        signet_daemon::notify(&format!("MAINPID={pid}"));
+        match next.leave().await {
+            Ok(stream) => drop(tokio::spawn(shared::share(exchanges, stream))),
+            Err(error) => tracing::error!(target: "signet::handover", %error, pid, "the successor is gone"),
+        }
+        let limit = Duration::from_secs(config.drain_seconds);
+        tracing::info!(target: "signet::handover", pid, limit_s = config.drain_seconds, "a successor accepts; finishing what is under way");
+        return Ok(tokio::select! {
+            cut = running.leave(limit) => {
+                tracing::info!(target: "signet::shutdown", cut, "drained");
+                Outcome::Drained
+            }
+            () = shutdown.stopping() => Outcome::CutShort,
+        });
+    }
     let outcome = drain(running, &config, &shutdown, &trigger).await;
     failed.map(|()| outcome)
 }
@@ -295,9 +405,13 @@ fn ended_task(ended: Option<Result<(), tokio::task::JoinError>>) -> RunError {
     })
 }
 
-/// Makes or checks the folder; what the last run left would send readers to listeners that are gone.
-fn open_data_dir(path: &Path) -> Result<(), RunError> {
+/// Makes or checks the folder; what the last run left would send readers to listeners that are gone, unless they are
+/// taken over.
+fn open_data_dir(path: &Path, anew: bool) -> Result<(), RunError> {
     signet_daemon::create_private_dir(path)?;
+    if !anew {
+        return Ok(());
+    }
     let stale = path.join("addresses.json");
     match std::fs::remove_file(&stale) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -318,16 +432,17 @@ fn is_free(listener: &ListenerSpec) -> Result<(), StartError> {
     }
 }
 
-fn start(
+fn listen(
     proxy: Proxy<Edge>,
-    names: Vec<String>,
+    names: &[String],
     listeners: Vec<ListenerSpec>,
+    sockets: HashMap<usize, Vec<OwnedFd>>,
     addresses: &mut BTreeMap<String, String>,
 ) -> Result<Running, RunError> {
-    let running = proxy.start(listeners)?;
+    let running = proxy.start_with(listeners, sockets)?;
     for (name, address) in names.into_iter().zip(running.addresses()) {
         tracing::info!(target: "signet::sidecar", %address, name, "listening");
-        addresses.insert(name, address.to_string());
+        addresses.insert(name.clone(), address.to_string());
     }
     Ok(running)
 }

@@ -10,6 +10,7 @@ mod demo;
 mod edge;
 mod federation;
 mod fleet;
+mod handover;
 mod killed;
 mod lifecycle;
 mod migrate;

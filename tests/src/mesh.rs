@@ -454,6 +454,11 @@ impl Mesh {
         tokio::time::timeout(PATIENCE, asked).await.expect("the decision reached the control plane")
     }
 
+    /// Sidecars that pass on to successors: those end with the test as well.
+    pub fn adopt_successors(&mut self) {
+        self.sidecars.values_mut().for_each(Process::adopt_successors);
+    }
+
     pub fn sidecar(&self, name: &str) -> &Process {
         &self.sidecars[name]
     }

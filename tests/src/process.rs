@@ -13,6 +13,8 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Child,
+    /// Processes that it started may outlive it, and end with the test.
+    family: bool,
 }
 
 impl Process {
@@ -33,7 +35,12 @@ impl Process {
             });
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("starting {name}: {error}"));
-        Self { name: name.to_owned(), log, child }
+        Self { name: name.to_owned(), log, child, family: false }
+    }
+
+    /// What it starts ends with the test as well.
+    pub fn adopt_successors(&mut self) {
+        self.family = true;
     }
 
     pub fn pid(&self) -> u32 {
@@ -84,6 +91,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- {}\n{}", self.name, tail(&self.log()));
+        }
+        if self.family {
+            // SAFETY: it began as the head of a group of its own, in which is only what it started.
+            unsafe { libc::kill(-i32::try_from(self.child.id()).unwrap_or(0), libc::SIGKILL) };
         }
         if self.ended().is_none() {
             let _ = self.child.kill();

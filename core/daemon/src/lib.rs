@@ -8,6 +8,7 @@ mod harden;
 mod http;
 pub mod logs;
 mod metrics;
+mod notify;
 mod secret;
 pub mod shutdown;
 mod socket;
@@ -20,6 +21,7 @@ pub use files::{
 };
 pub use harden::{Hardened, harden};
 pub use metrics::MetricsServer;
+pub use notify::notify;
 pub use secret::Secret;
 pub use shutdown::{Drain, DrainGuard, Phase, Shutdown, Trigger};
 pub use socket::{SocketError, bind_open_socket, bind_private_socket, bind_socket_with_mode};

@@ -6,9 +6,11 @@
 //! worker and the app's own call go out through another.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::digest;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// SHA-256 of a token as it came over the wire.
 pub type TokenHash = [u8; 32];
@@ -29,7 +31,9 @@ pub fn hash(token: &[u8]) -> TokenHash {
 
 #[derive(Debug)]
 struct Open {
-    exchanges: u32,
+    /// Of this process, and of another that shares our listeners.
+    own: u32,
+    others: u32,
     /// The token's own end, in seconds since the epoch.
     until: u64,
 }
@@ -38,6 +42,18 @@ struct Open {
 #[derive(Clone, Debug, Default)]
 pub struct Exchanges {
     shards: Arc<[Mutex<HashMap<TokenHash, Open>>; SHARDS]>,
+    /// Who is told of changes: a process that goes on with our listeners, or the one before us.
+    told: Arc<Mutex<Option<UnboundedSender<Change>>>>,
+    is_told: Arc<AtomicBool>,
+}
+
+/// A token became presentable, or is no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Until this second of the epoch at the latest.
+    Opened(TokenHash, u64),
+    /// Its last exchange ended.
+    Closed(TokenHash),
 }
 
 impl Exchanges {
@@ -49,14 +65,49 @@ impl Exchanges {
     /// Makes the token presentable until the guard is dropped, and no longer than it is good (seconds since
     /// the epoch).
     pub fn open(&self, token: TokenHash, until: u64) -> Exchange {
+        self.enter(token, until, true)
+    }
+
+    /// The same for an exchange of another process that shares our listeners, of which it told us.
+    pub fn open_elsewhere(&self, token: TokenHash, until: u64) -> Exchange {
+        self.enter(token, until, false)
+    }
+
+    fn enter(&self, token: TokenHash, until: u64, own: bool) -> Exchange {
         let mut shard = self.shard(&token).lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= SHARD_BOUND && !shard.contains_key(&token) {
-            drop(shard);
             return Exchange { open: None };
         }
-        shard.entry(token).or_insert(Open { exchanges: 0, until }).exchanges += 1;
+        let open = shard.entry(token).or_insert(Open { own: 0, others: 0, until });
+        let count = if own { &mut open.own } else { &mut open.others };
+        *count += 1;
+        let is_first = own && *count == 1;
         drop(shard);
-        Exchange { open: Some((self.clone(), token)) }
+        if is_first {
+            self.tell(Change::Opened(token, until));
+        }
+        Exchange { open: Some((self.clone(), token, own)) }
+    }
+
+    /// From now on every change is told here, after everything that is open now.
+    pub fn tell_of_changes(&self, to: UnboundedSender<Change>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_told.store(true, Ordering::SeqCst);
+        for shard in self.shards.iter() {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (token, open) in shard.iter().filter(|(_, open)| open.own > 0) {
+                let _ = to.send(Change::Opened(*token, open.until));
+            }
+        }
+        *told = Some(to);
+    }
+
+    fn tell(&self, change: Change) {
+        if self.is_told.load(Ordering::SeqCst)
+            && let Some(to) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            let _ = to.send(change);
+        }
     }
 
     /// Whether an exchange that brought this token is open, and the token good at `now`.
@@ -69,16 +120,24 @@ impl Exchanges {
         &self.shards[usize::from(token[0]) % SHARDS]
     }
 
-    fn close(&self, token: &TokenHash) {
+    fn leave(&self, token: &TokenHash, own: bool) {
         let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut was_last = false;
         if let Some(open) = shard.get_mut(token) {
-            open.exchanges -= 1;
-            if open.exchanges == 0 {
+            let count = if own { &mut open.own } else { &mut open.others };
+            *count -= 1;
+            was_last = own && *count == 0;
+            if open.own == 0 && open.others == 0 {
                 shard.remove(token);
             }
         }
         if shard.is_empty() && shard.capacity() > 64 {
             shard.shrink_to_fit();
+        }
+        // Never told under the lock of a shard, which the one who is told may take.
+        drop(shard);
+        if was_last {
+            self.tell(Change::Closed(*token));
         }
     }
 }
@@ -86,13 +145,13 @@ impl Exchanges {
 /// One open inbound exchange that brought a token.
 #[derive(Debug)]
 pub struct Exchange {
-    open: Option<(Exchanges, TokenHash)>,
+    open: Option<(Exchanges, TokenHash, bool)>,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some((table, token)) = self.open.take() {
-            table.close(&token);
+        if let Some((table, token, own)) = self.open.take() {
+            table.leave(&token, own);
         }
     }
 }
@@ -119,6 +178,30 @@ mod tests {
         let token = hash(b"token");
         let _open = table.open(token, 100);
         assert!(!table.is_open(&token, 100));
+    }
+
+    #[tokio::test]
+    async fn another_process_is_told_of_own_exchanges_and_never_of_its_own() {
+        let (table, other) = (Exchanges::new(), Exchanges::new());
+        let (a, b) = (hash(b"a"), hash(b"b"));
+        let before = table.open(a, 100);
+        let (to, mut told) = tokio::sync::mpsc::unbounded_channel();
+        table.tell_of_changes(to);
+        assert_eq!(told.recv().await, Some(Change::Opened(a, 100)), "what was open already");
+        let (first, second) = (table.open(b, 100), table.open(b, 100));
+        assert_eq!(told.recv().await, Some(Change::Opened(b, 100)));
+        let elsewhere = table.open_elsewhere(b, 100);
+        drop((first, second, before));
+        assert_eq!(
+            (told.recv().await, told.recv().await),
+            (Some(Change::Closed(b)), Some(Change::Closed(a)))
+        );
+        assert!(table.is_open(&b, 99), "the other process still has it");
+        drop(elsewhere);
+        assert!(!table.is_open(&b, 99));
+        assert!(told.try_recv().is_err());
+        let _there = other.open_elsewhere(b, 100);
+        assert!(other.is_open(&b, 99) && !other.is_open(&b, 100));
     }
 
     #[test]

@@ -88,22 +88,31 @@ impl Kept {
     /// For the end of the process.
     #[must_use]
     pub fn last_word(&self, status: Arc<Status>) -> LastWord {
-        LastWord { path: self.folder.join(FILE), written: Arc::clone(&self.written), status }
+        LastWord { path: Some(self.folder.join(FILE)), written: Arc::clone(&self.written), status }
     }
 }
 
 /// Writes what is held when it is dropped: whichever way the process ends, and nothing after it.
 pub struct LastWord {
-    path: PathBuf,
+    /// None: somebody else has it.
+    path: Option<PathBuf>,
     written: Arc<Mutex<u64>>,
     status: Arc<Status>,
 }
 
+impl LastWord {
+    /// The last word is another process's.
+    pub fn leave_to_successor(mut self) {
+        self.path = None;
+    }
+}
+
 impl Drop for LastWord {
     fn drop(&mut self) {
+        let Some(path) = &self.path else { return };
         let heads = self.status.held_log_heads();
         if !heads.heads.is_empty() {
-            write_once(&self.path, u64::MAX, &self.written, &heads);
+            write_once(path, u64::MAX, &self.written, &heads);
         }
     }
 }

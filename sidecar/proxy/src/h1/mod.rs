@@ -64,7 +64,7 @@ async fn idle<E: Stage>(session: &Session<E>, conn: &mut Conn, first: bool) -> b
         .watch
         .wait(|cx| {
             let filled = conn.poll_fill(cx);
-            if filled.is_pending() && session.watch.draining() {
+            if filled.is_pending() && session.watch.hurried() {
                 if !first {
                     // Nothing is under way, so nothing is lost by going.
                     return Poll::Ready(Ok(0));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,6 +29,43 @@ pub(crate) enum Listening {
 }
 
 impl Bound {
+    /// A socket that another process bound before, for such an address.
+    pub(crate) fn inherited(bind: &Bind, socket: OwnedFd) -> io::Result<Self> {
+        let bound = match bind {
+            Bind::Tcp(_) => Bound::Tcp(socket.into()),
+            Bind::Unix(_) => Bound::Unix(socket.into()),
+        };
+        match &bound {
+            Bound::Tcp(socket) => socket.set_nonblocking(true)?,
+            Bound::Unix(socket) => socket.set_nonblocking(true)?,
+        }
+        Ok(bound)
+    }
+
+    /// The same socket once more.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Ok(match self {
+            Bound::Tcp(socket) => Bound::Tcp(socket.try_clone()?),
+            Bound::Unix(socket) => Bound::Unix(socket.try_clone()?),
+        })
+    }
+
+    /// For another process.
+    pub(crate) fn to_fd(&self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Bound::Tcp(socket) => socket.try_clone()?.into(),
+            Bound::Unix(socket) => socket.try_clone()?.into(),
+        })
+    }
+
+    /// Where it listens; for a Unix socket where it was asked to.
+    pub(crate) fn address(&self, asked: &Bind) -> io::Result<Bind> {
+        Ok(match self {
+            Bound::Tcp(socket) => Bind::Tcp(socket.local_addr()?),
+            Bound::Unix(_) => asked.clone(),
+        })
+    }
+
     /// Joins the current runtime.
     pub(crate) fn listen(self) -> io::Result<Listening> {
         Ok(match self {
@@ -35,6 +73,27 @@ impl Bound {
             Bound::Unix(socket) => Listening::Unix(UnixListener::from_std(socket)?),
         })
     }
+}
+
+/// Takes over sockets that another process bound, for so many workers: each of them is served, and no worker goes without.
+pub(crate) fn inherit(bind: &Bind, sockets: Vec<OwnedFd>, workers: usize) -> io::Result<(Bind, Vec<Bound>)> {
+    let mut bound =
+        sockets.into_iter().map(|socket| Bound::inherited(bind, socket)).collect::<io::Result<Vec<_>>>()?;
+    let first = bound.first().ok_or(io::ErrorKind::NotFound)?;
+    let address = first.address(bind)?;
+    if let (Bind::Tcp(asked), Bind::Tcp(found)) = (bind, &address)
+        && (asked.ip() != found.ip() || asked.port() != 0 && asked.port() != found.port())
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the socket that was handed over listens on {found}"),
+        ));
+    }
+    while bound.len() < workers {
+        let again = bound.first().map(Bound::again).transpose()?;
+        bound.extend(again);
+    }
+    Ok((address, bound))
 }
 
 /// Takes an address for so many workers. Returns the address with the port that was free.

@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -68,7 +69,7 @@ pub enum StartError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Serving,
-    Draining(Duration),
+    Draining { limit: Duration, gently: bool },
 }
 
 /// A running data plane.
@@ -76,9 +77,23 @@ pub struct Running {
     addresses: Vec<Bind>,
     phase: channel::Sender<Phase>,
     done: Vec<oneshot::Receiver<usize>>,
+    /// The listening sockets once more, for a successor.
+    sockets: Vec<Vec<Bound>>,
 }
 
 impl Running {
+    /// The listening sockets, in the order of the listeners, for a process that is to go on with them.
+    pub fn sockets(&self) -> io::Result<Vec<Vec<OwnedFd>>> {
+        self.sockets.iter().map(|of_one| of_one.iter().map(Bound::to_fd).collect()).collect()
+    }
+
+    /// Leaves the listeners to a successor that has them by now, and lets connections finish for at most `limit`. None is
+    /// closed for being idle before its next request, which is answered and told so, or three quarters of that time.
+    /// Returns how many were cut.
+    pub async fn leave(self, limit: Duration) -> usize {
+        self.end(Phase::Draining { limit, gently: true }).await
+    }
+
     /// The addresses in the order of the listeners, with the ports that were free.
     pub fn addresses(&self) -> &[Bind] {
         &self.addresses
@@ -87,15 +102,23 @@ impl Running {
     /// Stops accepting, lets connections finish for at most `limit`, cuts the rest. Returns how many were
     /// cut.
     pub async fn drain(self, limit: Duration) -> usize {
-        self.phase.send_replace(Phase::Draining(limit));
-        let mut cut = 0;
-        for worker in self.done {
-            cut += worker.await.unwrap_or(0);
-        }
-        for bind in &self.addresses {
+        let addresses = self.addresses.clone();
+        let cut = self.end(Phase::Draining { limit, gently: false }).await;
+        for bind in &addresses {
             if let Bind::Unix(path) = bind {
                 let _ = std::fs::remove_file(path);
             }
+        }
+        cut
+    }
+
+    async fn end(self, phase: Phase) -> usize {
+        // Whoever knocks from now on is the successor's, or nobody's.
+        drop(self.sockets);
+        self.phase.send_replace(phase);
+        let mut cut = 0;
+        for worker in self.done {
+            cut += worker.await.unwrap_or(0);
         }
         cut
     }
@@ -104,18 +127,35 @@ impl Running {
 impl<E: Stage> Proxy<E> {
     /// Binds every listener and starts the workers.
     pub fn start(self, listeners: Vec<ListenerSpec>) -> Result<Running, StartError> {
+        self.start_with(listeners, HashMap::new())
+    }
+
+    /// The same, with sockets for some listeners (by their place) that another process bound before.
+    pub fn start_with(
+        self,
+        listeners: Vec<ListenerSpec>,
+        mut inherited: HashMap<usize, Vec<OwnedFd>>,
+    ) -> Result<Running, StartError> {
         let workers = self.workers.max(1);
-        let mut sockets: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut sockets: Vec<Vec<(usize, Bound)>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut kept = Vec::with_capacity(listeners.len());
         let mut addresses = Vec::with_capacity(listeners.len());
-        for listener in &listeners {
+        for (number, listener) in listeners.iter().enumerate() {
             if matches!(listener.kind, Kind::Edge { .. }) && self.edge.is_none() {
                 return Err(StartError::NoGateway(listener.bind.clone()));
             }
-            let (address, bound) = bind::bind(&listener.bind, workers)
-                .map_err(|error| StartError::Bind { bind: listener.bind.clone(), error })?;
+            let bound = match inherited.remove(&number) {
+                Some(sockets) => bind::inherit(&listener.bind, sockets, workers),
+                None => bind::bind(&listener.bind, workers),
+            };
+            let failed = |error| StartError::Bind { bind: listener.bind.clone(), error };
+            let (address, bound) = bound.map_err(failed)?;
             addresses.push(address);
-            for (worker, socket) in sockets.iter_mut().zip(bound) {
-                worker.push(socket);
+            kept.push(bound.iter().map(Bound::again).collect::<io::Result<Vec<_>>>().map_err(failed)?);
+            for (at, socket) in bound.into_iter().enumerate() {
+                if let Some(worker) = sockets.get_mut(at % workers) {
+                    worker.push((number, socket));
+                }
             }
         }
         let redirected = listeners.iter().any(|listener| matches!(listener.kind, Kind::TransparentInbound));
@@ -153,7 +193,7 @@ impl<E: Stage> Proxy<E> {
                 .map_err(StartError::Thread)?;
             done.push(end);
         }
-        Ok(Running { addresses, phase, done })
+        Ok(Running { addresses, phase, done, sockets: kept })
     }
 }
 
@@ -199,7 +239,8 @@ impl<E> Worker<E> {
 struct Start<E> {
     index: usize,
     common: Arc<Common<E>>,
-    bound: Vec<Bound>,
+    /// Sockets, each with the number of its listener.
+    bound: Vec<(usize, Bound)>,
     handers: Vec<mpsc::UnboundedSender<Handed>>,
     taker: mpsc::UnboundedReceiver<Handed>,
     phase: channel::Receiver<Phase>,
@@ -242,7 +283,7 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
     tokio::task::spawn_local(wheel::turn());
     tokio::task::spawn_local(govern(worker.clone()));
     let mut accepting = tokio::task::JoinSet::new();
-    for (number, socket) in bound.into_iter().enumerate() {
+    for (number, socket) in bound {
         match socket.listen() {
             Ok(socket) => {
                 let served = accept::accept(worker.clone(), socket, number, handers.clone(), phase.clone());
@@ -254,19 +295,24 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
     accepting.spawn_local(accept::take(worker.clone(), taker));
     drop(handers);
 
-    let limit = loop {
-        if let Phase::Draining(limit) = *phase.borrow_and_update() {
-            break limit;
+    let (limit, gently) = loop {
+        if let Phase::Draining { limit, gently } = *phase.borrow_and_update() {
+            break (limit, gently);
         }
         // A process that drops its `Running` goes at once.
         if phase.changed().await.is_err() {
-            break Duration::ZERO;
+            break (Duration::ZERO, false);
         }
     };
+    let until = tokio::time::Instant::now() + limit;
     // Each ends by itself; with the last of all workers nobody hands anything over any more.
     while accepting.join_next().await.is_some() {}
+    if gently {
+        worker.registry.leave();
+        let _ = tokio::time::timeout(limit * 3 / 4, worker.registry.emptied()).await;
+    }
     worker.registry.drain();
-    if tokio::time::timeout(limit, worker.registry.emptied()).await.is_ok() {
+    if tokio::time::timeout_at(until, worker.registry.emptied()).await.is_ok() {
         return Some((finished, 0));
     }
     let left = worker.registry.len();

@@ -101,6 +101,8 @@ pub(crate) struct Registry {
     live: RefCell<HashMap<u64, Rc<Inner>>>,
     next: Cell<u64>,
     draining: Cell<bool>,
+    /// Idle connections end as well.
+    hurried: Cell<bool>,
     /// How many of them are streams of bytes.
     opaque: Cell<usize>,
     /// Told when the last connection of a draining worker is gone.
@@ -176,9 +178,16 @@ impl Registry {
         });
     }
 
-    /// Tells every connection to end with what it is doing.
+    /// Tells every connection to end with the next thing that it does.
+    pub(crate) fn leave(&self) {
+        self.draining.set(true);
+        self.each(Inner::wake);
+    }
+
+    /// Tells every connection to end with what it is doing; one that does nothing ends now.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
+        self.hurried.set(true);
         self.each(Inner::wake);
     }
 
@@ -265,6 +274,11 @@ impl Watch {
     /// Whether the connection should end after what it is doing.
     pub(crate) fn draining(&self) -> bool {
         self.registry.draining.get()
+    }
+
+    /// Whether it should end although it does nothing.
+    pub(crate) fn hurried(&self) -> bool {
+        self.registry.hurried.get()
     }
 
     /// What ended the connection for good, or its exchange with this upstream.

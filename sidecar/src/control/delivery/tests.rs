@@ -53,7 +53,7 @@ fn haves(deliveries: &Deliveries) -> Vec<(String, String)> {
 
 fn endpoint_of(deliveries: &Deliveries, name: &str) -> Option<String> {
     match deliveries.get(name) {
-        Some(Item::Service(service)) => Some(service.endpoints[0].address.to_string()),
+        Some(Item::Service(service)) => Some(service.spec.endpoints[0].address.to_string()),
         _ => None,
     }
 }

@@ -1,0 +1,120 @@
+//! What people, probes and apps come in by, beside the data plane: the admin socket, the metrics port, the workload socket.
+//!
+//! They are bound at the start. A successor waits until the process before has left them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use signet_daemon::logs::LogHandle;
+use signet_daemon::{MetricsServer, Shutdown, SystemClock, Trigger};
+use signet_workload::{Bounds, Listen, Provider};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::agent;
+use crate::config::{Config, Role};
+use crate::run::RunError;
+use crate::status::Status;
+
+/// What they need.
+pub struct Doors {
+    /// As configured.
+    pub config: Arc<Config>,
+    /// What they show.
+    pub status: Arc<Status>,
+    /// Its metrics.
+    pub registry: Registry,
+    /// Its log.
+    pub logs: Option<LogHandle>,
+    /// Ends the process.
+    pub trigger: Trigger,
+    /// Where the process stands.
+    pub shutdown: Shutdown,
+}
+
+/// Those that are open; they close when this is dropped.
+pub struct Open {
+    tasks: JoinSet<()>,
+    workload: Option<UnixListener>,
+}
+
+/// How long a predecessor may take to leave them: it has been told to, and closes sockets.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who is served at the workload socket, with its metrics.
+pub type Offer = (Arc<dyn Provider>, signet_workload::Metrics);
+
+impl Doors {
+    /// Opens all that are configured; their addresses are added to the list.
+    pub async fn open(&self, addresses: &mut BTreeMap<String, String>) -> Result<Open, RunError> {
+        let mut tasks = JoinSet::new();
+        let config = &self.config;
+        if let Some(admin) = &config.admin {
+            let routes = Admin {
+                config: config.clone(),
+                status: self.status.clone(),
+                registry: self.registry.clone(),
+                logs: self.logs.clone(),
+                trigger: self.trigger.clone(),
+            };
+            let server = routes.bind(&admin.socket)?;
+            addresses.insert("admin".to_owned(), format!("unix:{}", admin.socket.display()));
+            tasks.spawn(server.run(self.shutdown.clone()));
+        }
+        if let Some(listen) = config.metrics.as_ref().map(|metrics| metrics.listen) {
+            let failed = |source| RunError::Metrics { address: listen, source };
+            let ready = self.status.clone();
+            let server = MetricsServer::bind(listen, self.registry.clone(), move || ready.ready());
+            let server = server.await.map_err(failed)?;
+            addresses.insert("metrics".to_owned(), server.local_addr().map_err(failed)?.to_string());
+            tasks.spawn(server.run(self.shutdown.clone()));
+        }
+        let workload = config.workload_api.as_ref().map(|api| {
+            addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
+            signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits(config.role))
+        });
+        Ok(Open { tasks, workload: workload.transpose().map_err(RunError::Workload)? })
+    }
+
+    /// The same, as soon as they are free.
+    pub async fn open_when_free(&self, addresses: &mut BTreeMap<String, String>) -> Result<Open, RunError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.open(addresses).await {
+                Err(RunError::Admin(_) | RunError::Metrics { .. } | RunError::Workload(_))
+                    if Instant::now() < end =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Serves the workload socket, if there is one.
+    pub fn offer(&mut self, offer: Option<Offer>, config: &Config, shutdown: &Shutdown) {
+        let (Some(listener), Some((provider, metrics))) = (self.workload.take(), offer) else { return };
+        let listen = Listen {
+            provider,
+            clock: Arc::new(SystemClock),
+            metrics,
+            uids: config.workload_api.as_ref().and_then(|api| api.allowed_uids.clone()),
+            bounds: if config.role == Role::Agent { agent::BOUNDS } else { Bounds::default() },
+            shutdown: shutdown.clone(),
+        };
+        // Ends with the drain, which is no failure.
+        self.tasks.spawn(signet_workload::listen(listener, listen));
+    }
+
+    /// Closes them, and returns when they are free.
+    pub async fn close(mut self) {
+        self.workload = None;
+        self.tasks.shutdown().await;
+    }
+}

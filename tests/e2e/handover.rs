@@ -1,0 +1,158 @@
+//! A planned restart: a sidecar hands its listeners and its identity to a successor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use signet_tests::Mesh;
+use signet_tests::client::get;
+use signet_tests::process::until;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::pair::{Pair, pair};
+
+/// One client after HTTP's own rules: it keeps its connection, and opens another when it was told to, or when a request that
+/// had no answer may be sent again (RFC 9110, 9.2.2).
+async fn client(address: String, stop: Arc<AtomicBool>, good: Arc<AtomicUsize>) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        let stream = TcpStream::connect(&address).await.expect("nobody is refused");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driver = tokio::spawn(connection);
+        while !stop.load(Ordering::SeqCst) && sender.ready().await.is_ok() {
+            // POST: a connection that closes under it is a failure.
+            let request = Request::post("/").header("host", "server").body(Full::new(Bytes::from("x")));
+            match sender.send_request(request.unwrap()).await {
+                Ok(answer) if answer.status() == 200 => match answer.into_body().collect().await {
+                    Ok(_) => drop(good.fetch_add(1, Ordering::SeqCst)),
+                    Err(error) => failures.push(format!("body: {error}")),
+                },
+                Ok(answer) => failures.push(answer.status().to_string()),
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        driver.abort();
+    }
+    failures
+}
+
+/// Lets the sidecar pass on, and waits until its successor is ready; its process.
+async fn pass_on(pair: &mut Pair, name: &str, before: u32) -> u32 {
+    let process = pair.mesh.sidecar(name);
+    let told = process.log().matches("a successor accepts").count();
+    // SAFETY: the process group is this test's own, and the process is a member of it.
+    unsafe { libc::kill(i32::try_from(before).unwrap(), libc::SIGUSR2) };
+    let log = || pair.mesh.sidecar(name).log();
+    until(&format!("a successor of {name}"), || {
+        (log().matches("a successor accepts").count() > told).then_some(())
+    })
+    .await;
+    let line = log().lines().rfind(|line| line.contains("a successor accepts")).unwrap().to_owned();
+    let pid = line.split("pid=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    until(&format!("the process before the successor of {name} to end"), || is_gone(before).then_some(()))
+        .await;
+    pid
+}
+
+fn is_gone(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+#[tokio::test]
+async fn both_sidecars_restart_again_and_again_under_load_and_of_fifty_thousand_requests_none_fails() {
+    let mut pair = Pair::start("http").await;
+    pair.mesh.adopt_successors();
+    let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> =
+        (0..8).map(|_| tokio::spawn(client(pair.entry.clone(), stop.clone(), good.clone()))).collect();
+    let (mut caller, mut called) = (pair.mesh.sidecar("client").pid(), pair.mesh.sidecar("server").pid());
+    let mut restarts = 0;
+    while good.load(Ordering::SeqCst) < 50_000 || restarts < 6 {
+        if restarts < 6 {
+            caller = pass_on(&mut pair, "client", caller).await;
+            called = pass_on(&mut pair, "server", called).await;
+            restarts += 2;
+        } else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut failures = Vec::new();
+    for client in clients {
+        failures.extend(client.await.unwrap());
+    }
+    let count = good.load(Ordering::SeqCst);
+    assert!(
+        failures.is_empty(),
+        "{} of {count} failed: {:?}",
+        failures.len(),
+        &failures[..failures.len().min(5)]
+    );
+    // One identity all the way: nobody joined twice, and the certificate is the first one still.
+    for name in ["client", "server"] {
+        assert_eq!(pair.mesh.sidecar(name).log().matches("svid issued").count(), 1);
+        assert_eq!(pair.mesh.sidecar(name).log().matches("svid taken over").count(), 3);
+    }
+    assert_eq!(pair.mesh.addresses("client")["outbound/server.shop/main"], pair.entry);
+}
+
+#[tokio::test]
+async fn a_stream_lives_through_a_restart_and_the_successor_renews() {
+    let greeter = signet_tests::apps::greeter().await;
+    let (entry, inbound) = (signet_tests::mesh::free_address(), signet_tests::mesh::free_address());
+    let builder = pair(Mesh::builder().svid_seconds(20), "tcp", &greeter, &entry, &inbound);
+    let mesh = builder.start().await;
+    let mut pair = Pair { mesh, app: signet_tests::apps::Echo::start().await, entry };
+    pair.mesh.adopt_successors();
+    let mut stream = TcpStream::connect(&pair.entry).await.unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    let before = pair.mesh.sidecar("client").pid();
+    // SAFETY: as above.
+    unsafe { libc::kill(i32::try_from(before).unwrap(), libc::SIGUSR2) };
+    pair.mesh.sidecar("client").logged("a successor accepts").await;
+    // The old process carries on what it has; the new one takes what comes.
+    stream.write_all(b"x").await.unwrap();
+    let mut fresh = TcpStream::connect(&pair.entry).await.unwrap();
+    fresh.read_exact(&mut byte).await.unwrap();
+    pair.mesh.sidecar("client").logged("svid renewed").await;
+    assert!(!pair.mesh.logs().contains("revoked"), "{}", pair.mesh.logs());
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_start_changes_nothing() {
+    let mut pair = Pair::start("http").await;
+    pair.mesh.adopt_successors();
+    let config = pair.mesh.path("client/sidecar.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}\nsurprise: 1\n")).unwrap();
+    pair.mesh.sidecar("client").signal(libc::SIGUSR2);
+    pair.mesh.sidecar("client").logged("no planned restart; going on").await;
+    assert_eq!(get(&pair.entry, "/", &[]).await.status(), 200);
+    // And with the file mended it works.
+    std::fs::write(&config, text).unwrap();
+    let before = pair.mesh.sidecar("client").pid();
+    pass_on(&mut pair, "client", before).await;
+    assert_eq!(get(&pair.entry, "/", &[]).await.status(), 200);
+    // Nobody is a successor by saying so.
+    let program = signet_tests::process::binary("signet-sidecar");
+    let ended = std::process::Command::new(program)
+        .args(["--config".as_ref(), config.as_os_str(), "--successor".as_ref()])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&ended.stderr).contains("expected a process that hands over"),
+        "{ended:?}"
+    );
+}
