@@ -3,8 +3,11 @@
 //!
 //! `redirect` is about the rules by themselves; here the mesh carries what they hand over.
 
+mod pair;
 mod pods;
 mod redirect;
+mod servers;
+mod streams;
 
 use std::process::Command;
 

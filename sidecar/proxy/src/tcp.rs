@@ -1,8 +1,8 @@
 //! Bytes, both ways, until both have ended.
 //!
 //! For ports that declare nothing else, and for what an HTTP/1.1 upgrade leaves. Each direction ends by
-//! itself (half-close); a reset or a cut TLS stream on one side is a reset on the other, so that nobody
-//! takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
+//! itself (half-close); a reset, a cut TLS stream or the death of this process on one side is a reset on the other, so
+//! that nobody takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
 //! when policy changes, and ends at the mesh's maximum age or when nobody vouches for its peer any more.
 
 use std::cell::{Cell, RefCell};
@@ -81,6 +81,9 @@ pub(crate) async fn tunnel<E: Stage>(
     let max_age = view.policy.mesh.max_connection_age;
     session.watch.set_opaque(cut_on_expiry, view.tls.generation.own().svid().not_after);
     drop(view);
+    // Until both have ended a close is a reset, also the kernel's when this process dies in the middle.
+    client.stream().reset_on_close();
+    upstream.stream().reset_on_close();
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
     let mut up = Copy::default();
@@ -111,15 +114,17 @@ pub(crate) async fn tunnel<E: Stage>(
         .await;
     metrics.received.inc_by(up.total);
     metrics.sent.inc_by(down.total);
-    if let Ok(Over::Clean) = over {
-        return;
+    match over {
+        Ok(Over::Clean) => {
+            client.borrow().stream().end_on_close();
+            upstream.borrow().stream().end_on_close();
+        }
+        Ok(Over::Broken) => {}
+        Err(end) => {
+            session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
+            tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
+        }
     }
-    if let Err(end) = over {
-        session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
-        tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
-    }
-    client.borrow().stream().reset_on_close();
-    upstream.borrow().stream().reset_on_close();
 }
 
 /// One direction.

@@ -67,6 +67,13 @@ impl Stream {
             let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
         }
     }
+
+    /// Makes it an ordinary close again: what was sent arrives, and then the end.
+    pub(crate) fn end_on_close(&self) {
+        if let Some(socket) = self.tcp() {
+            let _ = SockRef::from(socket).set_linger(None);
+        }
+    }
 }
 
 impl AsyncRead for Stream {
