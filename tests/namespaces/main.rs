@@ -4,6 +4,7 @@
 //! `redirect` is about the rules by themselves; here the mesh carries what they hand over.
 
 mod churn;
+mod headless;
 mod pair;
 mod pods;
 mod redirect;

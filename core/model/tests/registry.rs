@@ -420,3 +420,33 @@ fn two_routes_for_the_same_place_are_refused() {
         parse(&SHOP.replace(old, &format!("{old}\n{}", old.replace("name: shop", "name: two")))).unwrap_err();
     assert!(errors.to_string().contains("expected one route for host `*` and prefix `/`"), "{errors}");
 }
+
+/// A service of shop with one port and one endpoint, served by `orders`.
+fn endpoint_of(name: &str, port: u16, address: &str) -> String {
+    format!(
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: {name}}}\nspec:\n  \
+         identities: [ns/shop/sa/orders]\n  ports: [{{name: main, port: {port}, protocol: http}}]\n  \
+         endpoints: [{{address: '{address}', ports: {{main: 17200}}}}]\n"
+    )
+}
+
+#[test]
+fn an_endpoints_own_address_and_a_port_mean_one_service_and_the_second_is_named() {
+    let two = |first: (u16, &str), second: (u16, &str)| {
+        parse(
+            &[SHOP, &endpoint_of("one", first.0, first.1), &endpoint_of("two", second.0, second.1)].concat(),
+        )
+    };
+    two((80, "192.0.2.1"), (81, "192.0.2.1")).expect("the port decides");
+    two((80, "192.0.2.1"), (80, "192.0.2.2")).expect("the address decides");
+    two((80, "127.0.0.1"), (80, "127.0.0.1")).expect("nobody else's app dials a loopback address");
+    for (first, second) in [("192.0.2.1", "192.0.2.1"), ("fd00::1", "fd00:0::1")] {
+        let refused = two((80, first), (80, second)).unwrap_err().to_string();
+        assert!(refused.contains("spec.endpoints[0].ports.main"), "{refused}");
+        assert!(refused.contains("got 80, which is also `one.shop`'s"), "{refused}");
+    }
+    // Nor may it be another service's virtual address; its own, yes.
+    let refused = two((50051, "10.96.0.7"), (80, "192.0.2.1")).unwrap_err().to_string();
+    assert!(refused.contains("at 10.96.0.7 for no other service, got 50051"), "{refused}");
+    with("address: 127.0.0.1", "address: 10.96.0.7").expect("the service's own address");
+}

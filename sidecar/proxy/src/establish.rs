@@ -20,7 +20,7 @@ use crate::listener::Kind;
 use crate::original_dst::original_destination;
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
-use crate::state::{App, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
+use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected};
 use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
@@ -65,14 +65,13 @@ pub(crate) async fn establish<E: Stage>(
             inbound(worker, watch, &view, socket, remote, port, app).await
         }
         Kind::Outbound { service, port } => {
-            outbound(worker, watch, &mut view, socket, remote, service.clone(), port.clone()).await
+            let meant = Meant { service: service.clone(), port: port.clone(), endpoint: None };
+            outbound(worker, watch, &mut view, socket, remote, meant).await
         }
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
-                Behind::Port(service, port) => {
-                    outbound(worker, watch, &mut view, socket, remote, service, port).await
-                }
+                Behind::Port(meant) => outbound(worker, watch, &mut view, socket, remote, meant).await,
                 Behind::Outside => Some(outside(worker, socket, remote, destination)),
             }
         }
@@ -162,13 +161,12 @@ async fn outbound<E: Stage>(
     view: &mut Arc<Snapshot>,
     socket: Socket,
     remote: Option<SocketAddr>,
-    service: Arc<str>,
-    port: Arc<str>,
+    Meant { service, port, endpoint }: Meant,
 ) -> Option<Established<E>> {
     let shared = &worker.shared;
     let stage = Outbound::new(shared.clone());
     // The port's protocol chooses the engine. A port without endpoints is still one: its requests are told.
-    let refusal = stage.find(view, &service, &port).await.err();
+    let refusal = stage.find(view, &service, &port, endpoint).await.err();
     let (mut conn, local) = plain(socket);
     let protocol = match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
         Some(known) => known.protocol,
@@ -177,7 +175,7 @@ async fn outbound<E: Stage>(
             Some(protocol) => protocol,
             None => {
                 let refusal = refusal.unwrap_or_else(|| Reason::ServiceUnknown.into());
-                let role = Role::Outbound { service, port };
+                let role = Role::Outbound { service, port, endpoint };
                 note(shared, Direction::Outbound, &role, None, &refusal);
                 return None;
             }
@@ -196,7 +194,7 @@ async fn outbound<E: Stage>(
             local,
             tls: false,
             metrics: shared.metrics.route(Direction::Outbound, &service),
-            role: Role::Outbound { service, port },
+            role: Role::Outbound { service, port, endpoint },
         },
     })
 }
@@ -336,10 +334,17 @@ fn is_own<E>(worker: &Worker<E>, destination: SocketAddr) -> bool {
     })
 }
 
+/// A service's port that is called, or the one endpoint of it.
+struct Meant {
+    service: Arc<str>,
+    port: Arc<str>,
+    endpoint: Option<SocketAddr>,
+}
+
 /// What is behind an original destination.
 enum Behind {
     /// A service's port.
-    Port(Arc<str>, Arc<str>),
+    Port(Meant),
     /// Nothing of the mesh.
     Outside,
 }
@@ -371,7 +376,7 @@ fn outside<E: Stage>(
     }
 }
 
-/// The service port behind an original destination.
+/// The service port behind an original destination, or the one endpoint of it that is there.
 async fn transparent<E>(
     worker: &Worker<E>,
     view: &mut Arc<Snapshot>,
@@ -385,33 +390,36 @@ async fn transparent<E>(
             view,
             || Wanted::Address(ip),
             |endpoints| {
-                let known = endpoints.by_address(ip).cloned();
+                // Of an address that several services share one may be known and the one that is meant not yet.
+                let known = endpoints.dialled(destination).cloned();
                 (known.is_some() || endpoints.refusal(&ip.to_string()).is_some()).then_some(known)
             },
         )
         .await
         .flatten();
-    let Some(service) = found else {
-        // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
-        // which is never dialled in plaintext (decision 3).
-        let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
-        if is_nobodys && view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
-            return Some(Behind::Outside);
-        }
-        refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
-        return None;
-    };
-    match service.port_number(destination.port()) {
-        Some(port) => Some(Behind::Port(service.name.clone(), port.name.clone())),
-        None => {
-            refuse_stream(worker, Direction::Outbound, &service.name, Reason::PortUnknown);
-            None
-        }
+    if let Some(dialled) = found {
+        let port = dialled.port();
+        let endpoint = matches!(dialled, Dialled::Endpoint(_)).then_some(destination);
+        return Some(Behind::Port(Meant {
+            service: port.service.clone(),
+            port: port.name.clone(),
+            endpoint,
+        }));
     }
+    let is_of_the_mesh = view.endpoints.is_of_the_mesh(destination);
+    // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
+    // which is never dialled in plaintext (decision 3).
+    let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
+    if is_nobodys && view.policy.mesh.default_allow && !is_of_the_mesh {
+        return Some(Behind::Outside);
+    }
+    let reason = if is_of_the_mesh { Reason::PortUnknown } else { Reason::DestinationUnknown };
+    refuse_stream(worker, Direction::Outbound, "unknown", reason);
+    None
 }
 
 /// Notes a connection that is closed without a word.
 fn refuse_stream<E>(worker: &Worker<E>, direction: Direction, service: &str, reason: Reason) {
-    let role = Role::Outbound { service: service.into(), port: "".into() };
+    let role = Role::Outbound { service: service.into(), port: "".into(), endpoint: None };
     note(&worker.shared, direction, &role, None, &Refusal::new(reason));
 }

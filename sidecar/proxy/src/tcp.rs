@@ -48,8 +48,8 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
             let stream = dial_app(worker, &session.watch, app).await?;
             Ok((Conn::new(stream), None, admitted.timeouts))
         }
-        (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
-            let port = stage.find(&mut view, service, port).await?;
+        (AnyStage::Outbound(stage), Role::Outbound { service, port, endpoint }, _) => {
+            let port = stage.find(&mut view, service, port, *endpoint).await?;
             let timeouts = port.timeouts;
             let obtained = obtain(worker, &session.watch, &view, &Target::Service(port), true).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, timeouts))

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,13 @@ impl Service {
             Some(list) => Cow::Borrowed(list),
             None => Cow::Owned(vec![self.name.workload()]),
         }
+    }
+
+    /// The addresses that an app dials for it: its own, and for a single endpoint that endpoint's. A loopback address is
+    /// nobody's but the caller's own.
+    pub fn dialled_at(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.spec.addresses.iter().map(|address| address.get());
+        own.chain(self.spec.endpoints.iter().map(|it| it.address.get()).filter(|ip| !ip.is_loopback()))
     }
 
     pub fn port(&self, name: &str) -> Option<&ServicePort> {
