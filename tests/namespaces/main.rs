@@ -6,6 +6,7 @@
 mod churn;
 mod headless;
 mod pair;
+mod permissive;
 mod pods;
 mod redirect;
 mod servers;

@@ -135,7 +135,7 @@ pub(super) fn service(trust_domain: &TrustDomain, service: &Service) -> v1::Serv
 pub(super) fn inbound(service: &Service, policies: &[&MeshPolicy], issuers: Vec<String>) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
-        ports: service.spec.ports.iter().map(port).collect(),
+        ports: service.spec.ports.iter().map(served_port).collect(),
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
@@ -143,6 +143,12 @@ pub(super) fn inbound(service: &Service, policies: &[&MeshPolicy], issuers: Vec<
             .collect(),
         issuer_aliases: issuers,
     }
+}
+
+/// A port as who serves it needs it. Callers always come over mutual TLS.
+fn served_port(declared: &ServicePort) -> v1::ServicePort {
+    let permissive_until = declared.permissive.map_or(0, |permissive| permissive.until.unix());
+    v1::ServicePort { permissive_until, ..port(declared) }
 }
 
 fn port(port: &ServicePort) -> v1::ServicePort {
@@ -159,6 +165,7 @@ fn port(port: &ServicePort) -> v1::ServicePort {
         request_timeout_ms: port.request_timeout.map_or(0, millis),
         idle_timeout_ms: port.idle_timeout.map_or(0, millis),
         cut_on_expiry: port.on_expiry == OnExpiry::Cut,
+        permissive_until: 0,
     }
 }
 

@@ -185,6 +185,28 @@ impl Check<'_> {
         }
         for service in self.registry.services() {
             self.endpoints_dialled(service, &mut dialled);
+            self.permissive_ports(service);
+        }
+    }
+
+    /// A port lets callers in without the mesh only where no policy asks who they are (`ServiceSpec::check` has the rest).
+    fn permissive_ports(&mut self, service: &Service) {
+        let ports = service.spec.ports.iter().enumerate();
+        for (index, port) in ports.filter(|(_, port)| port.permissive.is_some()) {
+            for policy in self.registry.policies_for(&service.name) {
+                let Some(field) = policy.spec.asks_on(port.name.as_str()) else { continue };
+                let reason = format!(
+                    "expected a port on which no policy asks who calls, got `{}`, of which MeshPolicy `{}` does by {field}: a \
+                     caller in plaintext is nobody. Take one of the two away",
+                    port.name, policy.name
+                );
+                self.add(
+                    &self.origins.services,
+                    &service.name,
+                    format!("spec.ports[{index}].permissive"),
+                    reason,
+                );
+            }
         }
     }
 

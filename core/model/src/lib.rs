@@ -50,12 +50,15 @@ pub use resources::policy::{
 };
 pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
-pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
+pub use resources::service::{
+    Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext,
+};
 pub use resources::workload::{Workload, WorkloadClass, WorkloadSpec};
 pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
 pub use text::jose::{ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
+pub use text::moment::Moment;
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
 pub use text::period::Period;
 pub use text::port::Port;

@@ -15,9 +15,10 @@ use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
 use crate::h1;
-use crate::io::{Conn, Stream};
+use crate::io::{Conn, ReadAhead, Stream};
 use crate::listener::Kind;
 use crate::original_dst::original_destination;
+use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
@@ -32,6 +33,16 @@ pub(crate) struct Established<E> {
     pub(crate) stage: AnyStage<E>,
     /// After this second of the epoch no further request begins.
     pub(crate) until: Option<u64>,
+    /// A caller without the mesh.
+    pub(crate) nobody: Option<Nobody>,
+}
+
+/// What a caller has that has no identity.
+pub(crate) struct Nobody {
+    /// Its place among its like.
+    pub(crate) room: Room,
+    /// The connection to the app, where that was needed to know it.
+    pub(crate) app: Option<Conn>,
 }
 
 /// Establishes a connection. `None`: it was refused, and that is noted.
@@ -94,9 +105,27 @@ async fn inbound<E: Stage>(
     };
     let local = socket.local_addr().ok();
     let shared = &worker.shared;
+    let mut io = ReadAhead::new(socket);
+    if view.lets_in_plaintext(&port, crate::pool::now()).is_ok()
+        && let Some(room) = Room::take(shared)
+    {
+        watch.set_plaintext(Some((port.service.clone(), port.name.clone())));
+        match Box::pin(plaintext::sort(worker, watch, io, &port, &app)).await {
+            Ok(Caller::Mesh(peers)) => io = peers,
+            Ok(Caller::Nobody(conn, dialled)) => {
+                let nobody = Nobody { room, app: dialled };
+                return Some(let_in(worker, conn, remote, local, &port, app, nobody));
+            }
+            Err(failed) => {
+                turn_away(worker, remote, &port, app, &failed);
+                return None;
+            }
+        }
+        watch.set_plaintext(None);
+    }
     watch.within(Some(shared.limits.handshake_time));
     let alpn = alpn_of(port.protocol);
-    let mut accepting = std::pin::pin!(tls::accept(socket, &view.tls, alpn, &shared.handshakes));
+    let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, alpn, &shared.handshakes));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
@@ -128,6 +157,7 @@ async fn inbound<E: Stage>(
         _ => None,
     };
     Some(Established {
+        nobody: None,
         until: Some(part_of_life(peer.svid(), view, 4, 5)),
         conn: Conn::new(stream),
         stage: AnyStage::Inbound(Inbound::new(shared.clone())),
@@ -143,6 +173,62 @@ async fn inbound<E: Stage>(
             role: Role::Inbound { service: port.service.clone(), port: port.name.clone(), app },
         },
     })
+}
+
+/// A caller without the mesh, at a port that lets it in.
+fn let_in<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    conn: Conn,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    port: &InboundPort,
+    app: Arc<App>,
+    nobody: Nobody,
+) -> Established<E> {
+    let shared = &worker.shared;
+    shared.metrics.plaintext(&port.service, &port.name);
+    if let Some(from) = remote.map(|remote| remote.ip().to_canonical())
+        && shared.plaintext.count(port, from)
+    {
+        tracing::info!(target: "signet::plaintext", %from, service = &*port.service, port = &*port.name,
+            until = port.permissive_until, "a caller without the mesh was let in: the first connection from there");
+    }
+    Established {
+        nobody: Some(nobody),
+        until: port.permissive_until,
+        conn,
+        stage: AnyStage::Inbound(Inbound::new(shared.clone())),
+        context: ConnContext {
+            direction: Direction::Inbound,
+            protocol: port.protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Inbound, &port.service),
+            role: Role::Inbound { service: port.service.clone(), port: port.name.clone(), app },
+        },
+    }
+}
+
+/// A connection that did not become anybody's, at a port that would have let anybody in.
+fn turn_away<E>(
+    worker: &Worker<E>,
+    remote: Option<SocketAddr>,
+    port: &InboundPort,
+    app: Arc<App>,
+    failed: &Failed,
+) {
+    let metrics = &worker.shared.metrics;
+    match failed {
+        Failed::Hello(failure) => tls::report(failure, Direction::Inbound, remote, &port.service, metrics),
+        Failed::App(refusal) => {
+            let role = Role::Inbound { service: port.service.clone(), port: port.name.clone(), app };
+            note(&worker.shared, Direction::Inbound, &role, None, refusal);
+        }
+        Failed::Ended(end) => metrics.stream_cut(Direction::Inbound, end.label()),
+    }
 }
 
 /// Last words to somebody who is refused.
@@ -184,6 +270,7 @@ async fn outbound<E: Stage>(
     Some(Established {
         conn,
         stage: AnyStage::Outbound(stage),
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Outbound,
@@ -273,6 +360,7 @@ fn edge_context<E: Stage>(
     Established {
         conn,
         stage,
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Edge,
@@ -361,6 +449,7 @@ fn outside<E: Stage>(
     Established {
         conn,
         stage: AnyStage::Outbound(Outbound::new(shared.clone())),
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Outbound,

@@ -17,8 +17,10 @@ use crate::state::{InFlight, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
 /// Serves a stream of bytes to its end.
-pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
-    match Box::pin(dial(&session)).await {
+///
+/// `app`: where it was dialled before it was known that bytes are to be carried there.
+pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn, app: Option<Conn>) {
+    match Box::pin(dial(&session, app)).await {
         Ok((mut upstream, _in_flight, timeouts)) => {
             session.watch.within(timeouts.idle);
             Box::pin(tunnel(&session, client, &mut upstream, timeouts)).await;
@@ -34,7 +36,7 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
 
 type Dialled = (Conn, Option<InFlight>, Timeouts);
 
-async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
+async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) -> Result<Dialled, Refusal> {
     let worker = session.worker();
     let mut view = worker.shared.state.view();
     match (&session.stage, &session.conn.role, &session.conn.peer) {
@@ -47,6 +49,15 @@ async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
                 .set_recheck(move |view| again.0.admit_stream(view, &names.0, &names.1, &again.1).is_ok());
             let stream = dial_app(worker, &session.watch, app).await?;
             Ok((Conn::new(stream), None, admitted.timeouts))
+        }
+        (AnyStage::Inbound(stage), Role::Inbound { service, port, app }, None) => {
+            // The watch asks again: it knows that this is nobody's.
+            let admitted = stage.admit_nobody(&view, service, port)?;
+            let upstream = match dialled {
+                Some(upstream) => upstream,
+                None => Conn::new(dial_app(worker, &session.watch, app).await?),
+            };
+            Ok((upstream, None, admitted.timeouts))
         }
         (AnyStage::Outbound(stage), Role::Outbound { service, port, endpoint }, _) => {
             let port = stage.find(&mut view, service, port, *endpoint).await?;

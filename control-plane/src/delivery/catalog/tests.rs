@@ -420,3 +420,19 @@ fn an_endpoints_address_is_answered_with_every_service_that_is_there() {
         assert_eq!(refused, [(nobodys.to_owned(), NotGranted::UnknownAddress)], "{nobodys}");
     }
 }
+
+#[test]
+fn who_serves_a_port_is_told_how_long_it_is_permissive_and_who_calls_it_is_not() {
+    let yaml = MESH.replace(
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: web}\nspec:\n  ports: [{name: http, port: 80, protocol: http}]",
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: web}\nspec:\n  ports: [{name: http, port: 80, protocol: http, \
+         permissive: {until: '2027-01-31T19:00:00+01:00'}}]",
+    );
+    assert_ne!(yaml, MESH);
+    let catalog = catalog_of(&yaml, &Keys::default(), &authority());
+    let granted = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["web.shop"], &["web.shop"]));
+    let Some(Body::Inbound(inbound)) = &granted.view["inbound/web.shop"].resource.body else { panic!() };
+    assert_eq!(inbound.ports[0].permissive_until, 1_801_418_400);
+    let Some(Body::Service(service)) = &granted.view["service/web.shop"].resource.body else { panic!() };
+    assert_eq!(service.ports[0].permissive_until, 0);
+}

@@ -14,7 +14,7 @@ use crate::object::{Kind, Name, Namespaced};
 use crate::resources::{is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::name::is_label;
-use crate::{Label, ObjectName, Period, Port, WorkloadId};
+use crate::{Label, Moment, ObjectName, Period, Port, WorkloadId};
 
 pub type Service = Namespaced<ServiceSpec>;
 
@@ -56,6 +56,17 @@ pub struct ServicePort {
     /// What becomes of a stream of bytes whose peer's SVID ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_expiry: OnExpiry,
+    /// Callers without the mesh are let in, for a while. Only where nobody asks who calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissive: Option<Permissive>,
+}
+
+/// A port on its way into the mesh: callers in plaintext are let in beside peers, until it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Permissive {
+    /// From then on the port is strict, by the clock of each sidecar.
+    pub until: Moment,
 }
 
 /// What becomes of a stream of bytes (`tcp`, or what an HTTP upgrade leaves) when an SVID under it ends.
@@ -198,6 +209,18 @@ impl ServiceSpec {
                     format!("spec.ports[{index}].onExpiry"),
                     "only tcp and http1 ports carry streams of bytes: here connections drain before an SVID ends",
                 ));
+            }
+            if port.permissive.is_some() {
+                let reason = match (&self.federated_identity, self.user_context) {
+                    (Some(_), _) => {
+                        "expected none beside federatedIdentity: nobody of this mesh is called here"
+                    }
+                    (None, UserContext::Original) => {
+                        "expected none beside userContext: original: who comes in plaintext has no user"
+                    }
+                    (None, UserContext::Transaction) => continue,
+                };
+                problems.push(Problem::new(format!("spec.ports[{index}].permissive"), reason));
             }
         }
     }

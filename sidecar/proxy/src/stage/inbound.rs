@@ -6,7 +6,9 @@
 //!    (decision 20), unless it came from ourselves. A service in the `original` mode also demands the
 //!    caller's JWT and verifies it against the issuers' keys that the control plane pushed.
 //! 3. Policy decides. No policy, no request.
-//! 4. The app sees the token, the verified claims and the caller's certificate, all set by us.
+//! 4. Somebody without an identity, at a port that still lets such callers in, is nobody: no user is believed, and the
+//!    port is permissive only while no policy on it asks who calls (decision 16).
+//! 5. The app sees the token, the verified claims and the caller's certificate, all set by us.
 
 use std::sync::Arc;
 
@@ -57,6 +59,19 @@ impl Inbound {
         Ok(port.clone())
     }
 
+    /// Decides about somebody without an identity: let in as nobody, for as long as the port is permissive.
+    pub(crate) fn admit_nobody(
+        &self,
+        view: &Snapshot,
+        service: &str,
+        port: &str,
+    ) -> Result<Arc<InboundPort>, Refusal> {
+        let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
+        let let_in = view.lets_in_plaintext(port, crate::pool::now());
+        let_in.map_err(|strict| Refusal::new(Reason::Plaintext).detail(strict))?;
+        Ok(port.clone())
+    }
+
     fn decide(&self, view: &Snapshot, port: &InboundPort, facts: &Facts<'_>) -> Result<(), Refusal> {
         let Some(served) = view.policy.of(&port.service) else {
             return Err(Reason::PolicyUnavailable.into());
@@ -95,8 +110,15 @@ impl Stage for Inbound {
         view: &mut Arc<Snapshot>,
         head: RequestView<'_>,
     ) -> Result<Forward, Refusal> {
-        let (Role::Inbound { service, port, app }, Some(peer)) = (&conn.role, &conn.peer) else {
-            return Err(Refusal::new(Reason::Internal).detail("an inbound request without a peer"));
+        let Role::Inbound { service, port, app } = &conn.role else {
+            return Err(Refusal::new(Reason::Internal).detail("an inbound request that is not inbound"));
+        };
+        let Some(peer) = &conn.peer else {
+            let port = self.admit_nobody(view, service, port)?;
+            // No identity, no user, and no word of its own about either.
+            conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+            conn.metrics.context(Via::None);
+            return Ok(Forward::to(Target::App(app.clone()), port.timeouts));
         };
         let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
         let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);

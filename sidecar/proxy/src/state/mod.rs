@@ -12,6 +12,7 @@
 mod endpoints;
 mod freshness;
 mod keys;
+mod permissive;
 mod policy;
 mod routes;
 mod service;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 pub use endpoints::{Dialled, Endpoints};
 pub use freshness::Freshness;
 pub use keys::{Keys, Minter};
+pub use permissive::Strict;
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
