@@ -148,6 +148,8 @@ async fn a_reset_of_either_end_of_a_redirected_stream_is_a_reset_at_the_other() 
         assert_eq!(within(server.read(&mut [0; 1])).await.unwrap(), 0);
         reset_on_close(&client);
         drop(client);
+        // The kernel tells whoever waits on the socket, also one that neither reads nor writes.
+        within(server.ready(tokio::io::Interest::ERROR)).await.unwrap();
         let mut speaks = async || loop {
             if let Err(error) = server.write_all(&[1; 4096]).await {
                 return error;

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::answer::{Reason, Refusal};
@@ -99,6 +100,7 @@ pub(crate) async fn tunnel<E: Stage>(
     let moved = Cell::new(false);
     let mut up = Copy::default();
     let mut down = Copy::default();
+    let mut reset = None;
     let mut age = std::pin::pin!(async {
         match max_age {
             Some(age) => tokio::time::sleep(age).await,
@@ -117,6 +119,13 @@ pub(crate) async fn tunnel<E: Stage>(
                 session.watch.within(idle);
             }
             match (a, b) {
+                // Of a side that has ended nothing is read any more, by which its reset would be met.
+                (Poll::Ready(Ok(())), Poll::Pending) if is_reset(cx, &mut reset, &client) => {
+                    Poll::Ready(Over::Broken)
+                }
+                (Poll::Pending, Poll::Ready(Ok(()))) if is_reset(cx, &mut reset, &upstream) => {
+                    Poll::Ready(Over::Broken)
+                }
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Over::Broken),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Over::Clean),
                 _ => Poll::Pending,
@@ -137,6 +146,15 @@ pub(crate) async fn tunnel<E: Stage>(
         }
     }
 }
+
+/// Whether the side that has ended was reset since; otherwise the task is woken then. A stream has one such side at
+/// most: when both have ended it is over.
+fn is_reset(cx: &mut Context<'_>, waiting: &mut Option<Waiting>, ended: &RefCell<&mut Conn>) -> bool {
+    let waiting = waiting.get_or_insert_with(|| Box::pin(ended.borrow().stream().reset_by_peer()));
+    waiting.as_mut().poll(cx).is_ready()
+}
+
+type Waiting = Pin<Box<dyn Future<Output = ()>>>;
 
 /// One direction.
 #[derive(Default)]
