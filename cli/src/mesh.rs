@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use signet_proto::v1::{ListSidecarsRequest, StatusRequest};
+use time::OffsetDateTime;
 
 use crate::operator::{Context, refused, table, when};
 
@@ -19,7 +20,13 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
         .iter()
         .map(|it| json!({"alias": it.alias, "keys": it.keys, "fetched_at": it.fetched_at, "error": it.error}))
         .collect();
+    let permissive: Vec<_> = status
+        .permissive
+        .iter()
+        .map(|it| json!({"service": it.service, "port": it.port, "until": it.until}))
+        .collect();
     let json = json!({
+        "permissive": permissive,
         "version": status.version, "trust_domain": status.trust_domain, "sidecars": status.sidecars,
         "registry": {"loaded_at": status.registry_loaded_at, "errors": status.registry_errors},
         "certificates": certificates, "issuers": issuers, "dev": status.dev,
@@ -50,6 +57,17 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
                 .map(|it| vec![it.alias.clone(), it.keys.to_string(), when(it.fetched_at), it.error.clone()])
                 .collect();
             text += &format!("\n{}\n", table(&["ISSUER", "KEYS", "FETCHED", "ERROR"], &rows));
+        }
+        if !status.permissive.is_empty() {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            let state =
+                |until: i64| if until > now { "lets plaintext in" } else { "strict again" }.to_owned();
+            let rows: Vec<_> = status
+                .permissive
+                .iter()
+                .map(|it| vec![it.service.clone(), it.port.clone(), when(it.until), state(it.until)])
+                .collect();
+            text += &format!("\n{}\n", table(&["PERMISSIVE", "PORT", "UNTIL", "NOW"], &rows));
         }
         if !federated.is_empty() {
             text += &format!("\n{}\n", crate::federation::overview(&federated));

@@ -206,10 +206,10 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let (state, wishes) = State::new(tls);
     Judged::staleness(&registry, state.clone())?;
     credentials.attach(state.clone());
-    status.attach(state.clone());
     let (sink, decisions) = DecisionSink::new(DECISIONS);
     let sink = Arc::new(sink);
     let shared = Shared::new(state.clone(), Limits::default(), sink.clone(), &registry)?;
+    status.attach(shared.clone());
     let resource = config.gateway.as_ref().map(|gateway| gateway.resource.clone());
     let publisher = Arc::new(Publisher::new(state.clone(), credentials.clone(), identity.clone(), resource));
     let provider: Option<Arc<dyn Provider>> = if config.workload_api.is_none() {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use signet_audit::Heads;
-use signet_proxy::state::State;
+use signet_proxy::Shared;
+use signet_proxy::state::{InboundPort, Snapshot};
 use tokio::sync::watch;
 
 use crate::clock::{self, rfc3339};
@@ -31,7 +32,7 @@ pub struct Status {
     /// What is missing from the control plane's side; `None` is nothing.
     waiting: watch::Sender<Option<String>>,
     /// What the data plane reads; there once we are somebody.
-    state: OnceLock<Arc<State>>,
+    data_plane: OnceLock<Arc<Shared>>,
 }
 
 #[derive(Default)]
@@ -89,6 +90,21 @@ pub struct PeerReport {
 pub struct ServedReport {
     /// Policies that cannot be understood, with the reason: everything is denied for their sake.
     not_understood: BTreeMap<String, String>,
+    /// Its ports that are declared permissive.
+    permissive: BTreeMap<String, PermissiveReport>,
+}
+
+/// A port that lets callers in without the mesh, or would.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PermissiveReport {
+    until: String,
+    /// Why it does not, or not any more.
+    strict: Option<String>,
+    /// Connections without the mesh that were let in, by address.
+    sources: BTreeMap<std::net::IpAddr, u64>,
+    /// Those from further addresses.
+    other_sources: u64,
 }
 
 /// The certificate in force.
@@ -138,15 +154,15 @@ impl Status {
             known: Mutex::default(),
             heads: Mutex::default(),
             waiting: watch::Sender::new(None),
-            state: OnceLock::new(),
+            data_plane: OnceLock::new(),
         };
         status.judge(&status.known());
         Arc::new(status)
     }
 
     /// From now on the report says what the data plane reads. Called once.
-    pub fn attach(&self, state: Arc<State>) {
-        let _ = self.state.set(state);
+    pub fn attach(&self, data_plane: Arc<Shared>) {
+        let _ = self.data_plane.set(data_plane);
     }
 
     /// Our SPIFFE ID: that of the certificate, or before there is one what the join bundle says.
@@ -269,7 +285,8 @@ impl Status {
     }
 
     fn data_plane(&self) -> Option<DataPlaneReport> {
-        let view = self.state.get()?.view();
+        let shared = self.data_plane.get()?;
+        let view = shared.state.view();
         let mut services: BTreeMap<String, Vec<PeerReport>> = BTreeMap::new();
         for service in view.endpoints.services() {
             let peers = services.entry(service.name.to_string()).or_default();
@@ -287,7 +304,10 @@ impl Status {
             let served = view.policy.of(service)?;
             let not_understood = served.policies.not_understood().iter();
             let not_understood = not_understood.map(|one| (one.policy.clone(), one.reason.clone())).collect();
-            Some((service.to_owned(), ServedReport { not_understood }))
+            let ports = view.routes.inbound_of(service).iter().filter(|port| port.permissive_until.is_some());
+            let permissive =
+                ports.map(|port| (port.name.to_string(), permissive(shared, &view, port))).collect();
+            Some((service.to_owned(), ServedReport { not_understood, permissive }))
         });
         Some(DataPlaneReport {
             endpoints_generation: view.endpoints.generation,
@@ -335,6 +355,17 @@ impl Status {
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn permissive(shared: &Shared, view: &Snapshot, port: &InboundPort) -> PermissiveReport {
+    let seen = shared.plaintext.seen(&port.service, &port.name);
+    let now = u64::try_from(clock::now()).unwrap_or_default();
+    PermissiveReport {
+        until: rfc3339(port.permissive_until.and_then(|until| i64::try_from(until).ok()).unwrap_or_default()),
+        strict: view.lets_in_plaintext(port, now).err().map(|why| why.to_string()),
+        sources: seen.connections,
+        other_sources: seen.others,
     }
 }
 

@@ -3,8 +3,14 @@
 //!
 //! `redirect` is about the rules by themselves; here the mesh carries what they hand over.
 
+mod churn;
+mod headless;
+mod pair;
+mod permissive;
 mod pods;
 mod redirect;
+mod servers;
+mod streams;
 
 use std::process::Command;
 

@@ -36,6 +36,15 @@ impl Drop for Keeper {
 impl Postgres {
     /// None, and a word about it, where PostgreSQL is not installed.
     pub async fn start() -> Option<Self> {
+        Self::run(None).await
+    }
+
+    /// The same in a network namespace, where it takes TCP at this address and port 5432 from everybody.
+    pub async fn listening_in(netns: &str, address: &str) -> Option<Self> {
+        Self::run(Some((netns, address))).await
+    }
+
+    async fn run(place: Option<(&str, &str)>) -> Option<Self> {
         let Some(programs) = programs() else {
             crate::leave_out("PostgreSQL is not installed: tests/setup/install.sh");
             return None;
@@ -61,10 +70,26 @@ impl Postgres {
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 
         let settings = format!(
-            "port={PORT};unix_socket_directories={};listen_addresses=;fsync=off;shared_buffers=32MB",
-            folder.path().display()
+            "port={PORT};unix_socket_directories={};listen_addresses={};fsync=off;shared_buffers=32MB",
+            folder.path().display(),
+            place.map_or("", |(_, address)| address),
         );
-        let mut server = as_user(Path::new("sh"));
+        let mut server = match place {
+            None => as_user(Path::new("sh")),
+            Some((netns, _)) => {
+                let everybody = "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n";
+                let rules = std::fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf"));
+                std::io::Write::write_all(&mut rules.expect("its rules"), everybody.as_bytes())
+                    .expect("letting everybody in");
+                // Only root enters a namespace; the server is unprivileged there as well.
+                let id = UNPRIVILEGED;
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, "setpriv", &format!("--reuid={id}")]);
+                command.args([&format!("--regid={id}"), "--clear-groups", "sh"]).current_dir(folder.path());
+                command.env("HOME", folder.path());
+                command
+            }
+        };
         // `cat` ends when our end of the pipe is gone.
         let script = "\"$@\" <&- >server.log 2>&1 & server=$!; cat >/dev/null; kill -QUIT $server; wait";
         server.args(["-c", script, "sh"]).arg(programs.join("postgres")).arg("-D").arg(&data);
@@ -102,6 +127,11 @@ impl Postgres {
         std::fs::write(&file, format!("postgres://{user}@{socket}:{PORT}/{database}\n")).expect("a URL");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("closing it");
         file
+    }
+
+    /// Where a program of PostgreSQL's is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     /// A client of PostgreSQL's (`psql`, `pg_dump`, …), which finds this server by its environment.

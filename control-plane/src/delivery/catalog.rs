@@ -43,7 +43,7 @@ pub struct Subscriptions {
     pub dials: BTreeSet<String>,
     /// Services that it serves.
     pub serves: BTreeSet<String>,
-    /// Virtual addresses that it dials without knowing their service.
+    /// Addresses that it dials without knowing their service: virtual ones, or those of endpoints.
     pub addresses: BTreeSet<IpAddr>,
 }
 
@@ -84,7 +84,7 @@ impl NotGranted {
             Self::NotServedByPeer => {
                 "the service does not list this identity: add it to spec.identities to let it serve"
             }
-            Self::UnknownAddress => "no service in the registry has this address",
+            Self::UnknownAddress => "no service in the registry has this address, nor an endpoint there",
         }
     }
 }
@@ -103,7 +103,8 @@ pub struct Catalog {
     common: Vec<Arc<Versioned>>,
     issuers: BTreeMap<String, Arc<Versioned>>,
     services: BTreeMap<String, ServiceEntry>,
-    by_address: BTreeMap<IpAddr, String>,
+    /// The services behind each address that an app may dial: its own, or that of an endpoint of theirs.
+    by_address: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Bundles of federated trust domains.
     federated: BTreeMap<TrustDomain, Arc<Versioned>>,
     gateways: Vec<GatewayEntry>,
@@ -176,12 +177,12 @@ impl Catalog {
                 (alias.clone(), versioned(format!("issuer/{alias}"), body))
             })
             .collect();
-        let mut by_address = BTreeMap::new();
+        let mut by_address: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
         let mut services = BTreeMap::new();
         for service in registry.services() {
             let name = service.name.to_string();
-            for address in &service.spec.addresses {
-                by_address.insert(address.get(), name.clone());
+            for address in service.dialled_at() {
+                by_address.entry(address).or_default().insert(name.clone());
             }
             let policies: Vec<_> = registry.policies_for(&service.name).collect();
             let traffic: Vec<_> = registry.traffic_for(&service.name).collect();
@@ -275,8 +276,12 @@ impl Catalog {
             }
         }
         for address in &asked.addresses {
-            match self.by_address.get(address).and_then(|name| self.services.get(name)) {
-                Some(entry) => self.dialled(&mut granted, entry, &peer.namespace),
+            match self.by_address.get(address) {
+                // The port decides between them, which the peer knows and we do not.
+                Some(names) => {
+                    let entries = names.iter().filter_map(|name| self.services.get(name));
+                    entries.for_each(|entry| self.dialled(&mut granted, entry, &peer.namespace));
+                }
                 None => granted.refuse(address.to_string(), NotGranted::UnknownAddress),
             }
         }

@@ -163,7 +163,7 @@ pub(super) fn inbound(
 ) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
-        ports: service.spec.ports.iter().map(|declared| port(declared, policies)).collect(),
+        ports: service.spec.ports.iter().map(|declared| served_port(declared, policies)).collect(),
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
@@ -172,6 +172,12 @@ pub(super) fn inbound(
         issuer_aliases: issuers,
         traffic: documents(traffic),
     }
+}
+
+/// A port as who serves it needs it. Callers always come over mutual TLS.
+fn served_port(declared: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
+    let permissive_until = declared.permissive.map_or(0, |permissive| permissive.until.unix());
+    v1::ServicePort { permissive_until, ..port(declared, policies) }
 }
 
 /// `policies`: those of its service.
@@ -192,6 +198,7 @@ fn port(port: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
         cut_on_expiry: port.on_expiry == OnExpiry::Cut,
         requests_only: port.protocol == Protocol::Auto
             && policies.iter().any(|policy| policy.spec.speaks_of_requests(port.name.as_str())),
+        permissive_until: 0,
     }
 }
 

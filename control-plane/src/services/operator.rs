@@ -110,6 +110,17 @@ impl Operators {
         });
         let registry = self.registry.borrow().clone();
         let issuers = self.issuers.states();
+        let permissive = registry.registry.services().flat_map(|service| {
+            let ports = service.spec.ports.iter();
+            ports.filter_map(|port| {
+                Some(v1::PermissivePort {
+                    service: service.name.to_string(),
+                    port: port.name.to_string(),
+                    until: port.permissive?.until.unix(),
+                })
+            })
+        });
+        let permissive = permissive.collect();
         v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             trust_domain: self.trust_domain.to_string(),
@@ -127,6 +138,7 @@ impl Operators {
                 })
                 .collect(),
             dev: self.dev,
+            permissive,
         }
     }
 

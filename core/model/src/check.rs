@@ -11,8 +11,9 @@ use crate::object::Resource;
 use crate::registry::{Options, Origin, Registry};
 use signet_identity::TrustDomain;
 
+use crate::text::address::HostAddress;
 use crate::{
-    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, ProcessSelector, Registration, Service,
+    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Port, ProcessSelector, Registration, Service,
     WorkloadClass, WorkloadId,
 };
 
@@ -203,6 +204,61 @@ impl Check<'_> {
                         reason,
                     );
                 }
+            }
+        }
+        for service in self.registry.services() {
+            self.endpoints_dialled(service, &mut dialled);
+            self.permissive_ports(service);
+        }
+    }
+
+    /// A port lets callers in without the mesh only where no policy asks who they are (`ServiceSpec::check` has the rest).
+    fn permissive_ports(&mut self, service: &Service) {
+        let ports = service.spec.ports.iter().enumerate();
+        for (index, port) in ports.filter(|(_, port)| port.permissive.is_some()) {
+            for policy in self.registry.policies_for(&service.name) {
+                let Some(field) = policy.spec.asks_on(port.name.as_str()) else { continue };
+                let reason = format!(
+                    "expected a port on which no policy asks who calls, got `{}`, of which MeshPolicy `{}` does by {field}: a \
+                     caller in plaintext is nobody. Take one of the two away",
+                    port.name, policy.name
+                );
+                self.add(
+                    &self.origins.services,
+                    &service.name,
+                    format!("spec.ports[{index}].permissive"),
+                    reason,
+                );
+            }
+        }
+    }
+
+    /// An app may dial an endpoint's own address, and the port alone says which service it means. On a loopback address
+    /// nobody else's app dials anything.
+    fn endpoints_dialled<'a>(
+        &mut self,
+        service: &'a Service,
+        dialled: &mut BTreeMap<(HostAddress, Port), &'a ObjectName>,
+    ) {
+        let endpoints = service.spec.endpoints.iter().enumerate();
+        for (index, endpoint) in endpoints.filter(|(_, endpoint)| !endpoint.address.get().is_loopback()) {
+            for name in endpoint.ports.keys() {
+                let Some(port) = service.port(name.as_str()) else { continue };
+                let other = *dialled.entry((endpoint.address, port.port)).or_insert(&service.name);
+                if *other == service.name {
+                    continue;
+                }
+                let reason = format!(
+                    "expected a port that callers dial at {} for no other service, got {}, which is also `{other}`'s: an \
+                     app that dials the endpoint could mean either",
+                    endpoint.address, port.port
+                );
+                self.add(
+                    &self.origins.services,
+                    &service.name,
+                    format!("spec.endpoints[{index}].ports.{name}"),
+                    reason,
+                );
             }
         }
     }

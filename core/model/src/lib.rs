@@ -57,7 +57,9 @@ pub use resources::route::{
     PathMatchType, PathModifier, PathModifierType, PathRule, QueryMatch, Redirect, Rewrite, RouteRetry,
     RouteTimeouts, Rule, Scheme,
 };
-pub use resources::service::{Endpoint, OnExpiry, Protocol, Service, ServicePort, ServiceSpec, UserContext};
+pub use resources::service::{
+    Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext,
+};
 pub use resources::traffic::{
     Fault, FaultAbort, FaultDelay, GrpcCode, LimitKey, MAX_REPLAY, MAX_RETRIES, OutlierPolicy, RateLimit,
     RetryBudget, RetryPolicy, TrafficPolicy, TrafficPolicySpec, TrafficTarget, TrafficTimeouts,
@@ -69,6 +71,7 @@ pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcName, GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
 pub use text::jose::{ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
+pub use text::moment::Moment;
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
 pub use text::period::Period;
 pub use text::port::Port;

@@ -445,3 +445,102 @@ fn a_port_without_a_protocol_speaks_what_its_name_says() {
         assert!(service.canonical_json().contains(&format!(r#""protocol":"{}""#, protocol.as_str())));
     }
 }
+
+/// A service of shop with one port and one endpoint, served by `orders`.
+fn endpoint_of(name: &str, port: u16, address: &str) -> String {
+    format!(
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: {name}}}\nspec:\n  \
+         identities: [ns/shop/sa/orders]\n  ports: [{{name: main, port: {port}, protocol: http}}]\n  \
+         endpoints: [{{address: '{address}', ports: {{main: 17200}}}}]\n"
+    )
+}
+
+#[test]
+fn an_endpoints_own_address_and_a_port_mean_one_service_and_the_second_is_named() {
+    let two = |first: (u16, &str), second: (u16, &str)| {
+        parse(
+            &[SHOP, &endpoint_of("one", first.0, first.1), &endpoint_of("two", second.0, second.1)].concat(),
+        )
+    };
+    two((80, "192.0.2.1"), (81, "192.0.2.1")).expect("the port decides");
+    two((80, "192.0.2.1"), (80, "192.0.2.2")).expect("the address decides");
+    two((80, "127.0.0.1"), (80, "127.0.0.1")).expect("nobody else's app dials a loopback address");
+    for (first, second) in [("192.0.2.1", "192.0.2.1"), ("fd00::1", "fd00:0::1")] {
+        let refused = two((80, first), (80, second)).unwrap_err().to_string();
+        assert!(refused.contains("spec.endpoints[0].ports.main"), "{refused}");
+        assert!(refused.contains("got 80, which is also `one.shop`'s"), "{refused}");
+    }
+    // Nor may it be another service's virtual address; its own, yes.
+    let refused = two((50051, "10.96.0.7"), (80, "192.0.2.1")).unwrap_err().to_string();
+    assert!(refused.contains("at 10.96.0.7 for no other service, got 50051"), "{refused}");
+    with("address: 127.0.0.1", "address: 10.96.0.7").expect("the service's own address");
+}
+
+#[test]
+fn a_port_is_permissive_only_until_a_date_and_only_where_nobody_asks_who_calls() {
+    let db = "{name: db, port: 5432, protocol: tcp, idleTimeout: 5m, onExpiry: cut}";
+    let permissive = |until: &str| db.replace("onExpiry: cut", &format!("permissive: {{{until}}}"));
+    let date = "until: '2027-01-31T18:00:00Z'";
+    // What asks is on another port; the users' own tokens are not taken.
+    let shop = |more: &str| {
+        let text =
+            SHOP.replace(db, &permissive(date)).replace("userContext: original", "userContext: transaction");
+        parse(&format!("{text}{more}"))
+    };
+    let registry = shop("").unwrap();
+    let orders = registry.service(&"orders.shop".parse().unwrap()).unwrap();
+    assert_eq!(orders.port("db").unwrap().permissive.unwrap().until.to_string(), "2027-01-31T18:00:00Z");
+    assert!(orders.port("grpc").unwrap().permissive.is_none());
+
+    let refused = with(db, &permissive(date)).unwrap_err().to_string();
+    assert!(
+        refused.contains("spec.ports[1].permissive") && refused.contains("userContext: original"),
+        "{refused}"
+    );
+    for (field, reason) in [
+        ("until: tomorrow", "RFC 3339"),
+        ("", "missing field `until`"),
+        ("until: '2027-01-31T18:00:00Z', for: everybody", "unknown field `for`"),
+    ] {
+        let refused = with(db, &permissive(field)).unwrap_err().to_string();
+        assert!(refused.contains(reason), "{field}: {refused}");
+    }
+    let policy = |spec: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {{namespace: shop, name: p}}\nspec: {spec}\n"
+        )
+    };
+    for spec in [
+        "{effect: permit}",
+        "{effect: forbid, to: {ports: [grpc]}, from: {workloads: [ns/shop/sa/orders]}}",
+        "{effect: permit, to: {ports: [db]}}",
+    ] {
+        shop(&policy(spec)).unwrap_or_else(|error| panic!("{spec}: {error}"));
+    }
+    for (spec, field) in [
+        ("{effect: permit, from: {workloads: [ns/shop/sa/orders]}}", "spec.from"),
+        (
+            "{effect: forbid, target: {service: orders}, from: {workloads: [ns/edge/sa/gw]}, to: {ports: [db]}}",
+            "spec.from",
+        ),
+        ("{effect: permit, mode: shadow, from: {workloads: [ns/edge/sa/gw]}}", "spec.from"),
+        ("{effect: permit, user: {required: true}}", "spec.user"),
+        ("{effect: forbid, user: {scopes: [x]}}", "spec.user"),
+        ("{effect: permit, to: {methods: [GET]}}", "spec.to.methods"),
+        ("{effect: permit, to: {paths: [/a], ports: [grpc, db]}}", "spec.to.paths"),
+        ("{effect: permit, to: {grpc: [a.B/C]}}", "spec.to.grpc"),
+    ] {
+        let refused = shop(&policy(spec)).unwrap_err().to_string();
+        assert!(refused.contains("spec.ports[1].permissive"), "{spec}: {refused}");
+        assert!(
+            refused.contains(&format!("of which MeshPolicy `p.shop` does by {field}")),
+            "{spec}: {refused}"
+        );
+    }
+    let federated = "---\napiVersion: signet.mesh/v1alpha1\nkind: FederatedTrustDomain\nmetadata: {name: partner}\n\
+        spec: {trustDomain: partner.example, url: 'https://partner.example/b', profile: {https_web: {}}}\n\
+        ---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: theirs}\n\
+        spec: {federatedIdentity: 'spiffe://partner.example/ns/a/sa/b', ports: [{name: p, port: 80, protocol: http, permissive: {until: '2027-01-31T18:00:00Z'}}]}\n";
+    let refused = shop(federated).unwrap_err().to_string();
+    assert!(refused.contains("expected none beside federatedIdentity"), "{refused}");
+}

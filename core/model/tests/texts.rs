@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use signet_model::{
-    GrpcPattern, HostPattern, Label, ObjectName, PathPrefix, PathTemplate, Period, WorkloadId,
+    GrpcPattern, HostPattern, Label, Moment, ObjectName, PathPrefix, PathTemplate, Period, WorkloadId,
     WorkloadPattern,
 };
 
@@ -152,6 +152,32 @@ fn durations_are_a_number_and_a_unit() {
 }
 
 #[test]
+fn moments_have_a_date_a_time_and_an_offset_and_are_said_in_utc() {
+    for (text, unix, written) in [
+        ("2027-01-31T18:00:00Z", 1_801_418_400, "2027-01-31T18:00:00Z"),
+        ("2027-01-31T19:00:00+01:00", 1_801_418_400, "2027-01-31T18:00:00Z"),
+        ("2027-02-01T00:00:00+06:00", 1_801_418_400, "2027-01-31T18:00:00Z"),
+    ] {
+        let moment: Moment = text.parse().unwrap();
+        assert_eq!((moment.unix(), moment.to_string().as_str()), (unix, written));
+    }
+    for text in [
+        "",
+        "2027-01-31",
+        "2027-01-31T18:00:00",
+        "2027-01-31 18:00",
+        "2027-02-30T18:00:00Z",
+        "2027-01-31T18:00:00.5Z",
+        "2027-01-31T18:00:00Z ",
+        "9999-12-31T23:59:59-01:00",
+        "1801418400",
+        "tomorrow",
+    ] {
+        assert!(text.parse::<Moment>().is_err(), "{text:?} was taken");
+    }
+}
+
+#[test]
 fn names_are_strict() {
     for text in ["", "-a", "a-", "A", "a_b", "a.b", "ä", "a b", &"a".repeat(64), "a\n"] {
         assert!(text.parse::<Label>().is_err(), "{text:?} was taken");
@@ -247,6 +273,9 @@ proptest! {
         let _ = text.parse::<HostPattern>();
         let _ = text.parse::<WorkloadPattern>();
         let _ = text.parse::<ObjectName>();
+        if let Ok(moment) = text.parse::<Moment>() {
+            prop_assert_eq!(moment.to_string().parse::<Moment>().unwrap(), moment);
+        }
         if let Ok(period) = text.parse::<Period>() {
             prop_assert_eq!(period.to_string().parse::<Period>().unwrap(), period);
         }

@@ -22,7 +22,9 @@
 //! 6. A user condition in a permit takes only a user that the calling app forwarded itself (or that the
 //!    receiver authenticated), unless `context` says otherwise.
 //! 7. One document that cannot be understood, an unknown field included, and the whole target denies.
-//! 8. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
+//! 8. Somebody without an identity is asked about by [`PolicySet::decide_unproven`] alone: where any policy on the port
+//!    asks who calls, for whom or for what, such a caller is not let in.
+//! 9. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
 //!
 //! Paths arrive canonical (see the wire crate) and are compared as they are: nothing is decoded here. A
 //! forbid compares them without path parameters as well.
@@ -50,4 +52,4 @@ pub use explain::{
 };
 pub use facts::{Context, Facts, User};
 pub use set::PolicySet;
-pub use verdict::{Basis, Few, ShadowOutcome, Verdict};
+pub use verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};

@@ -8,7 +8,7 @@ use signet_model::{Effect, MeshPolicy, Mode, ObjectName, PolicySpec, WorkloadPat
 use crate::condition::{Truth, from, holds};
 use crate::explain::NotUnderstood;
 use crate::facts::Facts;
-use crate::verdict::{Basis, Few, ShadowOutcome, Verdict};
+use crate::verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};
 
 /// A policy under the name by which it is reported.
 #[derive(Debug)]
@@ -102,6 +102,33 @@ impl PolicySet {
     /// Whether bytes without requests cannot be judged on this port, since a policy speaks of requests there.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
         self.policies.iter().any(|policy| policy.spec.speaks_of_requests(port))
+    }
+
+    /// Decides about somebody without an identity at a port that is permissive. Nothing is asked of such a caller: where
+    /// any policy would ask, nobody of that kind is let in, so that no condition ever meets a caller without facts.
+    pub fn decide_unproven(&self, port: &str) -> Unproven<'_> {
+        if let Some(policy) = self.not_understood.first() {
+            return Unproven::NotUnderstood(&policy.policy);
+        }
+        let concerns = |policy: &Named| {
+            policy
+                .spec
+                .to
+                .as_ref()
+                .is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *port))
+        };
+        let (mut permitted, mut forbidden) = (self.default_allow, false);
+        for policy in self.policies.iter().filter(|policy| concerns(policy)) {
+            if let Some(field) = policy.spec.asks_on(port) {
+                return Unproven::Asked { policy: &policy.name, field };
+            }
+            match (policy.spec.mode, policy.spec.effect) {
+                (Mode::Shadow, _) => {}
+                (Mode::Enforce, Effect::Permit) => permitted = true,
+                (Mode::Enforce, Effect::Forbid) => forbidden = true,
+            }
+        }
+        if permitted && !forbidden { Unproven::Permitted } else { Unproven::Denied }
     }
 
     /// Decides. Allocates nothing.

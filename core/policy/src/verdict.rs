@@ -83,3 +83,21 @@ pub struct Verdict<'s> {
     /// What the verdict would be were every shadow policy enforced.
     pub shadow_allowed: bool,
 }
+
+/// What becomes of somebody without an identity, at a port that would let one in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unproven<'s> {
+    /// A permit that asks for nothing, or the mesh's default, and no forbid.
+    Permitted,
+    /// Nothing permits it, or something forbids it.
+    Denied,
+    /// A policy asks on this port what such a caller does not have.
+    Asked {
+        /// Its name.
+        policy: &'s str,
+        /// The field by which it asks.
+        field: &'static str,
+    },
+    /// This policy cannot be read: everything is denied.
+    NotUnderstood(&'s str),
+}

@@ -4,7 +4,7 @@ mod common;
 
 use common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
 use serde_json::{Value, json};
-use signet_policy::{Basis, Context, Facts, PolicySet};
+use signet_policy::{Basis, Context, Facts, PolicySet, Unproven};
 
 fn allowed(specs: &[Value], facts: &Facts<'_>) -> bool {
     set(specs).decide(facts).allowed
@@ -377,4 +377,46 @@ fn a_verdict_names_four_policies_and_the_explanation_all() {
     let facts = http(&web, None, "GET", "/");
     assert_eq!(&*forbids.decide(&facts).deciding, &["p0.shop", "p1.shop", "p2.shop", "p3.shop"]);
     assert_eq!(forbids.explain(&facts).deciding.len(), 6);
+}
+
+#[test]
+fn somebody_without_an_identity_is_let_in_only_where_no_policy_asks_who_calls() {
+    let permit = json!({"effect": "permit"});
+    let decided = |specs: &[Value], default_allow: bool| {
+        let set = set_with(specs, default_allow);
+        match set.decide_unproven("db") {
+            Unproven::Permitted => "permitted".to_owned(),
+            Unproven::Denied => "denied".to_owned(),
+            Unproven::Asked { policy, field } => format!("{policy} {field}"),
+            Unproven::NotUnderstood(policy) => format!("not understood: {policy}"),
+        }
+    };
+    assert_eq!(decided(&[], false), "denied");
+    assert_eq!(decided(&[], true), "permitted");
+    assert_eq!(decided(&[permit.clone()], false), "permitted");
+    assert_eq!(decided(&[json!({"effect": "permit", "to": {"ports": ["http"]}})], false), "denied");
+    assert_eq!(decided(&[json!({"effect": "permit", "to": {"ports": ["db", "http"]}})], false), "permitted");
+    for default_allow in [false, true] {
+        let forbid = json!({"effect": "forbid", "to": {"ports": ["db"]}});
+        assert_eq!(decided(&[permit.clone(), forbid], default_allow), "denied");
+    }
+    let trial = json!({"effect": "forbid", "mode": "shadow"});
+    assert_eq!(decided(&[permit.clone(), trial], false), "permitted", "a trial changes nothing");
+    for (asks, field) in [
+        (json!({"effect": "permit", "from": {"workloads": ["ns/shop/sa/web"]}}), "spec.from"),
+        (json!({"effect": "forbid", "from": {"workloads": ["ns/shop/sa/*"]}}), "spec.from"),
+        (json!({"effect": "forbid", "ifAbsent": "skip", "user": {"scopes": ["x"]}}), "spec.user"),
+        (json!({"effect": "permit", "mode": "shadow", "user": {"required": true}}), "spec.user"),
+        (json!({"effect": "permit", "to": {"paths": ["/a"], "ports": ["db"]}}), "spec.to.paths"),
+        (json!({"effect": "permit", "to": {"methods": ["GET"]}}), "spec.to.methods"),
+        (json!({"effect": "forbid", "to": {"grpc": ["a.B/*"]}}), "spec.to.grpc"),
+    ] {
+        assert_eq!(decided(&[permit.clone(), asks.clone()], true), format!("p1.shop {field}"), "{asks}");
+        let mut elsewhere = asks;
+        elsewhere["to"]["ports"] = json!(["http"]);
+        assert_eq!(decided(&[permit.clone(), elsewhere], false), "permitted");
+    }
+    let newer = doc("newer", &json!({"effect": "permit", "newer": 1}));
+    let set = PolicySet::compile(&own(), &"orders.shop".parse().unwrap(), [newer], true);
+    assert_eq!(set.decide_unproven("db"), Unproven::NotUnderstood("newer.shop"));
 }

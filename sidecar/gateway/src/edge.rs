@@ -129,7 +129,7 @@ impl Stage for Edge {
         };
 
         let minted = self.authenticate(route, conn, &seen, request)?;
-        let port = self.outbound.find(view, &place.service, &place.port).await?;
+        let port = self.outbound.find(view, &place.service, &place.port, None).await?;
         fits(conn, &port)?;
         let way = self.outbound.way(view, port, request, Asked { tls: conn.tls }).await?;
         let own = view.tls.generation.own().svid().id.trust_domain();

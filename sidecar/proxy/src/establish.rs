@@ -16,12 +16,13 @@ use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
 use crate::h1;
-use crate::io::{Conn, Stream};
+use crate::io::{Conn, ReadAhead, Stream};
 use crate::listener::Kind;
 use crate::original_dst::original_destination;
+use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
-use crate::state::{App, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
+use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected};
 use crate::undeclared;
 use crate::upstream::part_of_life;
@@ -34,6 +35,16 @@ pub(crate) struct Established<E> {
     pub(crate) stage: AnyStage<E>,
     /// After this second of the epoch no further request begins.
     pub(crate) until: Option<u64>,
+    /// A caller without the mesh.
+    pub(crate) nobody: Option<Nobody>,
+}
+
+/// What a caller has that has no identity.
+pub(crate) struct Nobody {
+    /// Its place among its like.
+    pub(crate) room: Room,
+    /// The connection to the app, where that was needed to know it.
+    pub(crate) app: Option<Conn>,
 }
 
 /// Establishes a connection. `None`: it was refused, and that is noted.
@@ -67,14 +78,13 @@ pub(crate) async fn establish<E: Stage>(
             inbound(worker, watch, &view, socket, remote, port, app).await
         }
         Kind::Outbound { service, port } => {
-            outbound(worker, watch, &mut view, socket, remote, service.clone(), port.clone()).await
+            let meant = Meant { service: service.clone(), port: port.clone(), endpoint: None };
+            outbound(worker, watch, &mut view, socket, remote, meant).await
         }
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
-                Behind::Port(service, port) => {
-                    outbound(worker, watch, &mut view, socket, remote, service, port).await
-                }
+                Behind::Port(meant) => outbound(worker, watch, &mut view, socket, remote, meant).await,
                 Behind::Outside => Some(outside(worker, socket, remote, destination)),
             }
         }
@@ -97,9 +107,27 @@ async fn inbound<E: Stage>(
     };
     let local = socket.local_addr().ok();
     let shared = &worker.shared;
+    let mut io = ReadAhead::new(socket);
+    if view.lets_in_plaintext(&port, crate::pool::now()).is_ok()
+        && let Some(room) = Room::take(shared)
+    {
+        watch.set_plaintext(Some((port.service.clone(), port.name.clone())));
+        match Box::pin(plaintext::sort(worker, watch, io, &port, &app)).await {
+            Ok(Caller::Mesh(peers)) => io = peers,
+            Ok(Caller::Nobody(conn, dialled)) => {
+                let nobody = Nobody { room, app: dialled };
+                return Some(let_in(worker, conn, remote, local, &port, app, nobody));
+            }
+            Err(failed) => {
+                turn_away(worker, remote, &port, app, &failed);
+                return None;
+            }
+        }
+        watch.set_plaintext(None);
+    }
     watch.within(Some(shared.limits.handshake_time));
     let alpn = alpn_of(port.protocol);
-    let mut accepting = std::pin::pin!(tls::accept(socket, &view.tls, alpn, &shared.handshakes));
+    let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, alpn, &shared.handshakes));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
@@ -138,6 +166,7 @@ async fn inbound<E: Stage>(
         _ => None,
     };
     Some(Established {
+        nobody: None,
         until: Some(part_of_life(peer.svid(), view, 4, 5)),
         conn: Conn::new(stream),
         stage: AnyStage::Inbound(Inbound::new(shared.clone())),
@@ -153,6 +182,62 @@ async fn inbound<E: Stage>(
             role: Role::Inbound { service: port.service.clone(), port: port.name.clone(), app },
         },
     })
+}
+
+/// A caller without the mesh, at a port that lets it in.
+fn let_in<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    conn: Conn,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    port: &InboundPort,
+    app: Arc<App>,
+    nobody: Nobody,
+) -> Established<E> {
+    let shared = &worker.shared;
+    shared.metrics.plaintext(&port.service, &port.name);
+    if let Some(from) = remote.map(|remote| remote.ip().to_canonical())
+        && shared.plaintext.count(port, from)
+    {
+        tracing::info!(target: "signet::plaintext", %from, service = &*port.service, port = &*port.name,
+            until = port.permissive_until, "a caller without the mesh was let in: the first connection from there");
+    }
+    Established {
+        nobody: Some(nobody),
+        until: port.permissive_until,
+        conn,
+        stage: AnyStage::Inbound(Inbound::new(shared.clone())),
+        context: ConnContext {
+            direction: Direction::Inbound,
+            protocol: port.protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Inbound, &port.service),
+            role: Role::Inbound { service: port.service.clone(), port: port.name.clone(), app },
+        },
+    }
+}
+
+/// A connection that did not become anybody's, at a port that would have let anybody in.
+fn turn_away<E>(
+    worker: &Worker<E>,
+    remote: Option<SocketAddr>,
+    port: &InboundPort,
+    app: Arc<App>,
+    failed: &Failed,
+) {
+    let metrics = &worker.shared.metrics;
+    match failed {
+        Failed::Hello(failure) => tls::report(failure, Direction::Inbound, remote, &port.service, metrics),
+        Failed::App(refusal) => {
+            let role = Role::Inbound { service: port.service.clone(), port: port.name.clone(), app };
+            note(&worker.shared, Direction::Inbound, &role, None, refusal);
+        }
+        Failed::Ended(end) => metrics.stream_cut(Direction::Inbound, end.label()),
+    }
 }
 
 /// Last words to somebody who is refused.
@@ -171,20 +256,19 @@ async fn outbound<E: Stage>(
     view: &mut Arc<Snapshot>,
     socket: Socket,
     remote: Option<SocketAddr>,
-    service: Arc<str>,
-    port: Arc<str>,
+    Meant { service, port, endpoint }: Meant,
 ) -> Option<Established<E>> {
     let shared = &worker.shared;
     let stage = Outbound::new(shared.clone());
     // The port's protocol chooses the engine. A port without endpoints is still one: its requests are told.
-    let refusal = stage.find(view, &service, &port).await.err();
+    let refusal = stage.find(view, &service, &port, endpoint).await.err();
     let (mut conn, local) = plain(socket);
     let protocol = match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
         Some(known) if known.protocol == Protocol::Auto => {
             match undeclared::look(watch, &mut conn, known, shared.limits.head_time).await {
                 Ok(protocol) => protocol,
                 Err(refusal) => {
-                    let role = Role::Outbound { service, port };
+                    let role = Role::Outbound { service, port, endpoint };
                     note(shared, Direction::Outbound, &role, None, &refusal);
                     conn.stream().reset_on_close();
                     conn.input().clear();
@@ -198,7 +282,7 @@ async fn outbound<E: Stage>(
             Some(protocol) => protocol,
             None => {
                 let refusal = refusal.unwrap_or_else(|| Reason::ServiceUnknown.into());
-                let role = Role::Outbound { service, port };
+                let role = Role::Outbound { service, port, endpoint };
                 note(shared, Direction::Outbound, &role, None, &refusal);
                 return None;
             }
@@ -207,6 +291,7 @@ async fn outbound<E: Stage>(
     Some(Established {
         conn,
         stage: AnyStage::Outbound(stage),
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Outbound,
@@ -217,7 +302,7 @@ async fn outbound<E: Stage>(
             local,
             tls: false,
             metrics: shared.metrics.route(Direction::Outbound, &service),
-            role: Role::Outbound { service, port },
+            role: Role::Outbound { service, port, endpoint },
         },
     })
 }
@@ -292,6 +377,7 @@ fn edge_context<E: Stage>(
     Established {
         conn,
         stage,
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Edge,
@@ -353,10 +439,17 @@ fn is_own<E>(worker: &Worker<E>, destination: SocketAddr) -> bool {
     })
 }
 
+/// A service's port that is called, or the one endpoint of it.
+struct Meant {
+    service: Arc<str>,
+    port: Arc<str>,
+    endpoint: Option<SocketAddr>,
+}
+
 /// What is behind an original destination.
 enum Behind {
     /// A service's port.
-    Port(Arc<str>, Arc<str>),
+    Port(Meant),
     /// Nothing of the mesh.
     Outside,
 }
@@ -373,6 +466,7 @@ fn outside<E: Stage>(
     Established {
         conn,
         stage: AnyStage::Outbound(Outbound::new(shared.clone())),
+        nobody: None,
         until: None,
         context: ConnContext {
             direction: Direction::Outbound,
@@ -388,7 +482,7 @@ fn outside<E: Stage>(
     }
 }
 
-/// The service port behind an original destination.
+/// The service port behind an original destination, or the one endpoint of it that is there.
 async fn transparent<E>(
     worker: &Worker<E>,
     view: &mut Arc<Snapshot>,
@@ -402,33 +496,36 @@ async fn transparent<E>(
             view,
             || Wanted::Address(ip),
             |endpoints| {
-                let known = endpoints.by_address(ip).cloned();
+                // Of an address that several services share one may be known and the one that is meant not yet.
+                let known = endpoints.dialled(destination).cloned();
                 (known.is_some() || endpoints.refusal(&ip.to_string()).is_some()).then_some(known)
             },
         )
         .await
         .flatten();
-    let Some(service) = found else {
-        // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
-        // which is never dialled in plaintext (decision 3).
-        let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
-        if is_nobodys && view.policy.mesh.default_allow && !view.endpoints.is_of_the_mesh(destination) {
-            return Some(Behind::Outside);
-        }
-        refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
-        return None;
-    };
-    match service.port_number(destination.port()) {
-        Some(port) => Some(Behind::Port(service.name.clone(), port.name.clone())),
-        None => {
-            refuse_stream(worker, Direction::Outbound, &service.name, Reason::PortUnknown);
-            None
-        }
+    if let Some(dialled) = found {
+        let port = dialled.port();
+        let endpoint = matches!(dialled, Dialled::Endpoint(_)).then_some(destination);
+        return Some(Behind::Port(Meant {
+            service: port.service.clone(),
+            port: port.name.clone(),
+            endpoint,
+        }));
     }
+    let is_of_the_mesh = view.endpoints.is_of_the_mesh(destination);
+    // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
+    // which is never dialled in plaintext (decision 3).
+    let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
+    if is_nobodys && view.policy.mesh.default_allow && !is_of_the_mesh {
+        return Some(Behind::Outside);
+    }
+    let reason = if is_of_the_mesh { Reason::PortUnknown } else { Reason::DestinationUnknown };
+    refuse_stream(worker, Direction::Outbound, "unknown", reason);
+    None
 }
 
 /// Notes a connection that is closed without a word.
 fn refuse_stream<E>(worker: &Worker<E>, direction: Direction, service: &str, reason: Reason) {
-    let role = Role::Outbound { service: service.into(), port: "".into() };
+    let role = Role::Outbound { service: service.into(), port: "".into(), endpoint: None };
     note(&worker.shared, direction, &role, None, &Refusal::new(reason));
 }

@@ -11,6 +11,7 @@
 //!   which a refusal becomes HTTP, gRPC or a closed stream.
 //! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided. `undeclared`: which of them, where nobody says.
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
+//! * [`plaintext`]: callers without the mesh, at ports that still let them in.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
 //! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
@@ -24,6 +25,7 @@ pub mod exchange;
 pub mod limit;
 pub mod listener;
 pub mod metrics;
+pub mod plaintext;
 pub mod stage;
 pub mod state;
 

@@ -29,6 +29,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     streams_cut: IntCounterVec,
     context: IntCounterVec,
+    plaintext: IntCounterVec,
     /// Protected headers that came from somebody who may not set them.
     pub stripped: IntCounterVec,
     /// Accepts that failed for want of descriptors or memory.
@@ -218,6 +219,12 @@ impl Metrics {
                 "How user context came with requests",
                 &["direction", "service", "via"],
             )?,
+            plaintext: counters(
+                registry,
+                "signet_plaintext_connections_total",
+                "Connections without the mesh that were let in at a permissive port",
+                &["service", "port"],
+            )?,
             stripped: counters(
                 registry,
                 "signet_stripped_headers_total",
@@ -297,6 +304,11 @@ impl Metrics {
     /// Counts a stream of bytes that was ended.
     pub fn stream_cut(&self, direction: Direction, label: &'static str) {
         self.streams_cut.with_label_values(&[direction.as_str(), label]).inc();
+    }
+
+    /// Counts a connection of nobody. Both names come from the registry.
+    pub fn plaintext(&self, service: &str, port: &str) {
+        self.plaintext.with_label_values(&[service, port]).inc();
     }
 
     /// Counts a refusal.

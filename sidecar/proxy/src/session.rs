@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::{Audience, Reason, Refusal};
-use crate::establish::{Established, establish};
+use crate::establish::{Established, Nobody, establish};
 use crate::listener::Kind;
+use crate::plaintext::Room;
 use crate::stage::{ConnContext, Direction, Forward, Inbound, Outbound, Role, Stage};
 use crate::state::{Protocol, Snapshot};
 use crate::worker::{Open, Watch, Worker};
@@ -73,8 +74,11 @@ pub(crate) struct Session<E> {
     pub(crate) watch: Watch,
     pub(crate) stage: AnyStage<E>,
     pub(crate) conn: ConnContext,
-    /// After this second of the epoch no further request begins: a certificate nears its end.
+    /// After this second of the epoch no further request begins: a certificate nears its end, or the port's being
+    /// permissive.
     pub(crate) until: Option<u64>,
+    /// Its place among the connections without the mesh, if it is one.
+    pub(crate) _room: Option<Room>,
 }
 
 impl<E> Session<E> {
@@ -156,19 +160,20 @@ pub(crate) async fn serve<E: Stage>(
     kind: Arc<Kind>,
 ) {
     let established = Box::pin(establish(&open, &watch, socket, remote, &kind)).await;
-    let Some(Established { conn, context, stage, until }) = established else { return };
+    let Some(Established { conn, context, stage, until, nobody }) = established else { return };
     watch.set_client(context.peer.clone());
     context.metrics.connections_total.inc();
     context.metrics.connections.inc();
     let protocol = context.protocol;
-    let session = Session { open, watch, stage, conn: context, until };
+    let (room, app) = nobody.map_or((None, None), |Nobody { room, app }| (Some(room), app));
+    let session = Session { open, watch, stage, conn: context, until, _room: room };
     // A peer may have been revoked between its check and its place in the registry.
     if session.watch.ended().is_some() {
         return;
     }
     match protocol {
         Protocol::Http1 => h1::serve(session, conn).await,
-        Protocol::Tcp => tcp::serve(session, conn).await,
+        Protocol::Tcp => tcp::serve(session, conn, app).await,
         Protocol::Http2 | Protocol::Grpc => h2::serve(session, conn).await,
         Protocol::Auto => {
             if let Some((session, conn)) = Box::pin(undeclared::serve(session, conn)).await {

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::decision::DecisionSink;
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
+use crate::plaintext::Sources;
 use crate::stage::Verified;
 use crate::state::State;
 
@@ -87,6 +88,8 @@ pub struct Shared {
     pub(crate) delegations: TokenCache<Delegation>,
     /// Verified JWTs of outside issuers.
     pub(crate) originals: TokenCache<Verified>,
+    /// Who came without the mesh.
+    pub plaintext: Sources,
     pub(crate) handshakes: Semaphore,
     pub(crate) open: AtomicUsize,
 }
@@ -115,6 +118,7 @@ impl Shared {
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             originals: TokenCache::new(TOKENS),
+            plaintext: Sources::default(),
             handshakes: Semaphore::new(limits.handshakes),
             open: AtomicUsize::new(0),
             limits,

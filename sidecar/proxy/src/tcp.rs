@@ -1,12 +1,13 @@
 //! Bytes, both ways, until both have ended.
 //!
 //! For ports that declare nothing else, and for what an HTTP/1.1 upgrade leaves. Each direction ends by
-//! itself (half-close); a reset or a cut TLS stream on one side is a reset on the other, so that nobody
-//! takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
+//! itself (half-close); a reset, a cut TLS stream or the death of this process on one side is a reset on the other, so
+//! that nobody takes a part for the whole. A stream is admitted once, watched for as long as it lives, decided again
 //! when policy changes, and ends at the mesh's maximum age or when nobody vouches for its peer any more.
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use signet_identity::Alpn;
@@ -19,8 +20,10 @@ use crate::state::{InFlight, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
 /// Serves a stream of bytes to its end.
-pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
-    match Box::pin(dial(&session)).await {
+///
+/// `app`: where it was dialled before it was known that bytes are to be carried there.
+pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn, app: Option<Conn>) {
+    match Box::pin(dial(&session, app)).await {
         Ok((mut upstream, _in_flight, timeouts)) => {
             session.watch.within(timeouts.idle);
             Box::pin(tunnel(&session, client, &mut upstream, timeouts)).await;
@@ -36,7 +39,7 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn) {
 
 pub(crate) type Dialled = (Conn, Option<InFlight>, Timeouts);
 
-pub(crate) async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refusal> {
+pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) -> Result<Dialled, Refusal> {
     let worker = session.worker();
     let mut view = worker.shared.state.view();
     match (&session.stage, &session.conn.role, &session.conn.peer) {
@@ -50,8 +53,17 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>) -> Result<Dialled, Refu
             let stream = dial_app(worker, &session.watch, app).await?;
             Ok((Conn::new(stream), None, admitted.timeouts))
         }
-        (AnyStage::Outbound(stage), Role::Outbound { service, port }, _) => {
-            let port = stage.find(&mut view, service, port).await?;
+        (AnyStage::Inbound(stage), Role::Inbound { service, port, app }, None) => {
+            // The watch asks again: it knows that this is nobody's.
+            let admitted = stage.admit_nobody(&view, service, port)?;
+            let upstream = match dialled {
+                Some(upstream) => upstream,
+                None => Conn::new(dial_app(worker, &session.watch, app).await?),
+            };
+            Ok((upstream, None, admitted.timeouts))
+        }
+        (AnyStage::Outbound(stage), Role::Outbound { service, port, endpoint }, _) => {
+            let port = stage.find(&mut view, service, port, *endpoint).await?;
             let timeouts = port.timeouts;
             let target = Target::Service(port);
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
@@ -84,10 +96,14 @@ pub(crate) async fn tunnel<E: Stage>(
     let max_age = view.policy.mesh.max_connection_age;
     session.watch.set_opaque(cut_on_expiry, view.tls.generation.own().svid().not_after);
     drop(view);
+    // Until both have ended a close is a reset, also the kernel's when this process dies in the middle.
+    client.stream().reset_on_close();
+    upstream.stream().reset_on_close();
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
     let mut up = Copy::default();
     let mut down = Copy::default();
+    let mut reset = None;
     let mut age = std::pin::pin!(async {
         match max_age {
             Some(age) => tokio::time::sleep(age).await,
@@ -106,6 +122,13 @@ pub(crate) async fn tunnel<E: Stage>(
                 session.watch.within(idle);
             }
             match (a, b) {
+                // Of a side that has ended nothing is read any more, by which its reset would be met.
+                (Poll::Ready(Ok(())), Poll::Pending) if is_reset(cx, &mut reset, &client) => {
+                    Poll::Ready(Over::Broken)
+                }
+                (Poll::Pending, Poll::Ready(Ok(()))) if is_reset(cx, &mut reset, &upstream) => {
+                    Poll::Ready(Over::Broken)
+                }
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(Over::Broken),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Over::Clean),
                 _ => Poll::Pending,
@@ -114,16 +137,27 @@ pub(crate) async fn tunnel<E: Stage>(
         .await;
     metrics.received.inc_by(up.total);
     metrics.sent.inc_by(down.total);
-    if let Ok(Over::Clean) = over {
-        return;
+    match over {
+        Ok(Over::Clean) => {
+            client.borrow().stream().end_on_close();
+            upstream.borrow().stream().end_on_close();
+        }
+        Ok(Over::Broken) => {}
+        Err(end) => {
+            session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
+            tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
+        }
     }
-    if let Err(end) = over {
-        session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
-        tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
-    }
-    client.borrow().stream().reset_on_close();
-    upstream.borrow().stream().reset_on_close();
 }
+
+/// Whether the side that has ended was reset since; otherwise the task is woken then. A stream has one such side at
+/// most: when both have ended it is over.
+fn is_reset(cx: &mut Context<'_>, waiting: &mut Option<Waiting>, ended: &RefCell<&mut Conn>) -> bool {
+    let waiting = waiting.get_or_insert_with(|| Box::pin(ended.borrow().stream().reset_by_peer()));
+    waiting.as_mut().poll(cx).is_ready()
+}
+
+type Waiting = Pin<Box<dyn Future<Output = ()>>>;
 
 /// One direction.
 #[derive(Default)]

@@ -65,12 +65,11 @@ pub(crate) async fn hello(io: &mut ReadAhead) -> Result<Peek, HandshakeFailure> 
 /// Looks at the first bytes and, if they are a hello for the mesh, takes the connection when it is its turn. Without an
 /// ALPN any of the mesh's will do; which one it became comes back.
 pub(crate) async fn accept(
-    socket: TcpStream,
+    mut io: ReadAhead,
     tls: &Tls,
     alpn: Option<Alpn>,
     turns: &Semaphore,
 ) -> Result<(Stream, Peer, Option<Alpn>), Rejected> {
-    let mut io = ReadAhead::new(socket);
     let refused = match hello(&mut io).await? {
         Peek::Plaintext => Some((HandshakeFailure::Plaintext, None)),
         Peek::Malformed(_) | Peek::Partial => {

@@ -95,7 +95,7 @@ fn poll_first(client: &mut Conn, cx: &mut Context<'_>) -> First {
 pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -> Option<(Session<E>, Conn)> {
     let manner = manner(&session);
     let (said, dialled) = {
-        let mut dialling = pin!(dial(&session));
+        let mut dialling = pin!(dial(&session, None));
         let mut dialled = None;
         // Its own time: the waits of the dial have theirs.
         let mut patience = pin!(tokio::time::sleep(FIRST_BYTES));
@@ -170,7 +170,7 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -
 fn manner<E>(session: &Session<E>) -> Arc<Manner> {
     let view = session.worker().shared.state.view();
     let port = match &session.conn.role {
-        Role::Outbound { service, port } => {
+        Role::Outbound { service, port, .. } => {
             view.endpoints.service(service).and_then(|known| known.port(port)).cloned()
         }
         _ => None,

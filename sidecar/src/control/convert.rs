@@ -346,6 +346,7 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
             protocol: protocol(declared.protocol()).map_err(failed)?,
             timeouts: timeouts(declared).map_err(failed)?,
             user_context: user_context(body.user_context()),
+            permissive_until: u64::try_from(declared.permissive_until).ok().filter(|until| *until != 0),
         });
     }
     let mut unreadable = Vec::new();

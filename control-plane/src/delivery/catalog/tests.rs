@@ -449,3 +449,51 @@ fn revocations_and_keys_show_up_as_new_versions_of_their_own_resources() {
     let Some(Body::Issuer(issuer)) = &after["issuer/demo-idp"].resource.body else { panic!() };
     assert_eq!((issuer.fetched_at, issuer.claims.as_slice()), (5, &["email".to_owned()][..]));
 }
+
+#[test]
+fn an_endpoints_address_is_answered_with_every_service_that_is_there() {
+    let service = |name: &str, port: u16, more: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: {name}}}\nspec:\n  \
+             identities: [ns/shop/sa/orders]\n  ports: [{{name: main, port: {port}, protocol: tcp}}]\n{more}"
+        )
+    };
+    let at = |ip: &str| format!("  endpoints: [{{address: {ip}, ports: {{main: 15006}}}}]\n");
+    let yaml = [
+        MESH.to_owned(),
+        service("db", 5432, &at("10.1.0.5")),
+        service("cache", 6379, &at("10.1.0.5").replace("15006", "15007")),
+        service("mail", 25, "  addresses: [10.96.0.7]\n"),
+    ];
+    let catalog = catalog_of(&yaml.concat(), &Keys::default(), &authority());
+    let asks = |address: &str| {
+        let asked =
+            Subscriptions { addresses: [address.parse().unwrap()].into(), ..Subscriptions::default() };
+        catalog.view(&workload(WEB), PeerClass::Sidecar, &asked)
+    };
+    assert_eq!(names(&asks("10.1.0.5")), ["service/cache.shop", "service/db.shop"]);
+    // Services that share a virtual address, by different ports, likewise.
+    assert_eq!(names(&asks("10.96.0.7")), ["service/mail.shop", "service/orders.shop"]);
+    for nobodys in ["10.1.0.6", "127.0.0.1"] {
+        let granted = asks(nobodys);
+        assert!(names(&granted).is_empty());
+        let refused = granted.refused.into_iter().collect::<Vec<_>>();
+        assert_eq!(refused, [(nobodys.to_owned(), NotGranted::UnknownAddress)], "{nobodys}");
+    }
+}
+
+#[test]
+fn who_serves_a_port_is_told_how_long_it_is_permissive_and_who_calls_it_is_not() {
+    let yaml = MESH.replace(
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: web}\nspec:\n  ports: [{name: http, port: 80, protocol: http}]",
+        "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: web}\nspec:\n  ports: [{name: http, port: 80, protocol: http, \
+         permissive: {until: '2027-01-31T19:00:00+01:00'}}]",
+    );
+    assert_ne!(yaml, MESH);
+    let catalog = catalog_of(&yaml, &Keys::default(), &authority());
+    let granted = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["web.shop"], &["web.shop"]));
+    let Some(Body::Inbound(inbound)) = &granted.view["inbound/web.shop"].resource.body else { panic!() };
+    assert_eq!(inbound.ports[0].permissive_until, 1_801_418_400);
+    let Some(Body::Service(service)) = &granted.view["service/web.shop"].resource.body else { panic!() };
+    assert_eq!(service.ports[0].permissive_until, 0);
+}

@@ -183,6 +183,23 @@ impl MeshPolicy {
     }
 }
 
+impl PolicySpec {
+    /// The field by which it asks who calls on this port of its target, for whom, or for what: none of which a caller
+    /// has that comes in plaintext. In whichever mode: what is tried out in shadow is to be enforced.
+    pub fn asks_on(&self, port: &str) -> Option<&'static str> {
+        let to = self.to.as_ref();
+        if to.is_some_and(|to| !to.ports.is_empty() && !to.ports.iter().any(|one| *one == *port)) {
+            return None;
+        }
+        let asked = |asked: bool, field| asked.then_some(field);
+        asked(self.from.is_some(), "spec.from")
+            .or(asked(self.user.is_some(), "spec.user"))
+            .or(asked(to.is_some_and(|to| !to.methods.is_empty()), "spec.to.methods"))
+            .or(asked(to.is_some_and(|to| !to.paths.is_empty()), "spec.to.paths"))
+            .or(asked(to.is_some_and(|to| !to.grpc.is_empty()), "spec.to.grpc"))
+    }
+}
+
 impl UserMatch {
     /// Whether anything is asked of the user beyond being there.
     pub fn has_conditions(&self) -> bool {

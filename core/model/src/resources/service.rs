@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::object::{Kind, Name, Namespaced};
 use crate::resources::{is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::name::is_label;
-use crate::{Label, ObjectName, Period, Port, WorkloadId};
+use crate::{Label, Moment, ObjectName, Period, Port, WorkloadId};
 
 pub type Service = Namespaced<ServiceSpec>;
 
@@ -57,6 +58,17 @@ pub struct ServicePort {
     /// What becomes of a stream of bytes whose peer's SVID ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_expiry: OnExpiry,
+    /// Callers without the mesh are let in, for a while. Only where nobody asks who calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissive: Option<Permissive>,
+}
+
+/// A port on its way into the mesh: callers in plaintext are let in beside peers, until it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Permissive {
+    /// From then on the port is strict, by the clock of each sidecar.
+    pub until: Moment,
 }
 
 /// A port as it is written, perhaps without its protocol.
@@ -70,13 +82,14 @@ struct WrittenPort {
     idle_timeout: Option<Period>,
     #[serde(default)]
     on_expiry: OnExpiry,
+    permissive: Option<Permissive>,
 }
 
 impl From<WrittenPort> for ServicePort {
     fn from(written: WrittenPort) -> ServicePort {
         let protocol = written.protocol.unwrap_or_else(|| Protocol::of_name(written.name.as_str()));
-        let WrittenPort { name, port, request_timeout, idle_timeout, on_expiry, .. } = written;
-        ServicePort { name, port, protocol, request_timeout, idle_timeout, on_expiry }
+        let WrittenPort { name, port, request_timeout, idle_timeout, on_expiry, permissive, .. } = written;
+        ServicePort { name, port, protocol, request_timeout, idle_timeout, on_expiry, permissive }
     }
 }
 
@@ -170,6 +183,13 @@ impl Service {
         }
     }
 
+    /// The addresses that an app dials for it: its own, and for a single endpoint that endpoint's. A loopback address is
+    /// nobody's but the caller's own.
+    pub fn dialled_at(&self) -> impl Iterator<Item = IpAddr> {
+        let own = self.spec.addresses.iter().map(|address| address.get());
+        own.chain(self.spec.endpoints.iter().map(|it| it.address.get()).filter(|ip| !ip.is_loopback()))
+    }
+
     pub fn port(&self, name: &str) -> Option<&ServicePort> {
         self.spec.ports.iter().find(|port| port.name == *name)
     }
@@ -230,6 +250,21 @@ impl ServiceSpec {
                     format!("spec.ports[{index}].onExpiry"),
                     "only tcp and http1 ports carry streams of bytes: here connections drain before an SVID ends",
                 ));
+            }
+            if port.permissive.is_some() {
+                let reason = match (&self.federated_identity, self.user_context) {
+                    (Some(_), _) => {
+                        "expected none beside federatedIdentity: nobody of this mesh is called here"
+                    }
+                    (None, UserContext::Original) => {
+                        "expected none beside userContext: original: who comes in plaintext has no user"
+                    }
+                    (None, UserContext::Transaction) if port.protocol == Protocol::Auto => {
+                        "expected a port that says what it speaks: declare its protocol"
+                    }
+                    (None, UserContext::Transaction) => continue,
+                };
+                problems.push(Problem::new(format!("spec.ports[{index}].permissive"), reason));
             }
         }
     }

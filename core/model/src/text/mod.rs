@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod jose;
 pub(crate) mod label;
+pub(crate) mod moment;
 pub(crate) mod name;
 pub(crate) mod period;
 pub(crate) mod port;

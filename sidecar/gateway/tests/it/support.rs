@@ -79,6 +79,7 @@ impl World {
                 port: 80,
                 protocol: Protocol::Http1,
                 timeouts: Timeouts::default(),
+                requests_only: false,
             }],
             identities: vec![ca.id("ns/shop/sa/web")],
             endpoints: vec![EndpointSpec {
@@ -88,6 +89,7 @@ impl World {
             }],
             addresses: Vec::new(),
             user_context: UserContext::Transaction,
+            traffic: vec![],
         };
         world.shared.state.update_endpoints(|known| known.apply([service.clone()], [""; 0]));
         world

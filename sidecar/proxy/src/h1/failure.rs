@@ -55,6 +55,7 @@ impl Failure {
             Failure::Ended(End::Revoked) => Reason::Revoked.into(),
             Failure::Ended(End::Expired) => Reason::Expired.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),
+            Failure::Ended(End::Strict) => Reason::Plaintext.into(),
             Failure::Ended(End::Shutdown) => return None,
             Failure::Again => Reason::UpstreamReset.into(),
         })

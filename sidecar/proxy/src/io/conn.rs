@@ -28,6 +28,11 @@ impl Conn {
         Conn { stream, input: Lent::none(), ended: false, cut: false, bulk: false, failed: None }
     }
 
+    /// A connection of which this was read before.
+    pub(crate) fn with_input(stream: Stream, input: Lent) -> Self {
+        Conn { input, ..Conn::new(stream) }
+    }
+
     /// The stream itself.
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream

@@ -1,11 +1,12 @@
 //! One type for whatever bytes run over: TCP, Unix, and TLS from either end.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -65,6 +66,26 @@ impl Stream {
         if let Some(socket) = self.tcp() {
             // Fails only for a socket that is gone already.
             let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Ready when the peer resets the connection, although nothing is read of it any more. Takes a descriptor of its own
+    /// for as long as it is waited for. Never ready for a Unix socket, which has no resets, nor without a descriptor.
+    pub(crate) fn reset_by_peer(&self) -> impl Future<Output = ()> + use<> {
+        let socket = self.tcp().and_then(|socket| socket.as_fd().try_clone_to_owned().ok());
+        async move {
+            let watched = socket.and_then(|socket| TcpStream::from_std(socket.into()).ok());
+            match watched {
+                Some(watched) if watched.ready(Interest::ERROR).await.is_ok() => {}
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Makes it an ordinary close again: what was sent arrives, and then the end.
+    pub(crate) fn end_on_close(&self) {
+        if let Some(socket) = self.tcp() {
+            let _ = SockRef::from(socket).set_linger(None);
         }
     }
 }

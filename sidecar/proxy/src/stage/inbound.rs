@@ -6,8 +6,10 @@
 //!    (decision 20), unless it came from ourselves. A service in the `original` mode also demands the
 //!    caller's JWT and verifies it against the issuers' keys that the control plane pushed.
 //! 3. Policy decides. No policy, no request.
-//! 4. Limits count what passed so far.
-//! 5. The app sees the token, the verified claims and the caller's certificate, all set by us.
+//! 4. Somebody without an identity, at a port that still lets such callers in, is nobody: no user is believed, and the
+//!    port is permissive only while no policy on it asks who calls (decision 16).
+//! 5. Limits count what passed so far.
+//! 6. The app sees the token, the verified claims and the caller's certificate, all set by us.
 
 use std::sync::Arc;
 
@@ -66,6 +68,40 @@ impl Inbound {
         Ok(port.clone())
     }
 
+    /// Decides about somebody without an identity: let in as nobody, for as long as the port is permissive.
+    pub(crate) fn admit_nobody(
+        &self,
+        view: &Snapshot,
+        service: &str,
+        port: &str,
+    ) -> Result<Arc<InboundPort>, Refusal> {
+        let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
+        let let_in = view.lets_in_plaintext(port, crate::pool::now());
+        let_in.map_err(|strict| Refusal::new(Reason::Plaintext).detail(strict))?;
+        Ok(port.clone())
+    }
+
+    /// Counts a request that was let in, if there is room for it.
+    fn limit(
+        &self,
+        view: &Snapshot,
+        port: &InboundPort,
+        caller: Caller<'_>,
+        head: RequestView<'_>,
+        forward: &mut Forward,
+    ) -> Result<(), Refusal> {
+        let Some(limits) = view.routes.limits(&port.service) else { return Ok(()) };
+        match limits.take(&port.name, caller, head, monotonic()) {
+            Ok(None) => {}
+            Ok(Some(standing)) => tell(&mut forward.answer_edits, &standing),
+            Err(exceeded) => {
+                self.shared.metrics.limited(&port.service, &exceeded.standing.name);
+                return Err(too_many(&exceeded));
+            }
+        }
+        Ok(())
+    }
+
     fn decide(&self, view: &Snapshot, port: &InboundPort, facts: &Facts<'_>) -> Result<(), Refusal> {
         let Some(served) = view.policy.of(&port.service) else {
             return Err(Reason::PolicyUnavailable.into());
@@ -104,8 +140,17 @@ impl Stage for Inbound {
         view: &mut Arc<Snapshot>,
         head: RequestView<'_>,
     ) -> Result<Forward, Refusal> {
-        let (Role::Inbound { service, port, app }, Some(peer)) = (&conn.role, &conn.peer) else {
-            return Err(Refusal::new(Reason::Internal).detail("an inbound request without a peer"));
+        let Role::Inbound { service, port, app } = &conn.role else {
+            return Err(Refusal::new(Reason::Internal).detail("an inbound request that is not inbound"));
+        };
+        let Some(peer) = &conn.peer else {
+            let port = self.admit_nobody(view, service, port)?;
+            // No identity, no user, and no word of its own about either.
+            conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+            conn.metrics.context(Via::None);
+            let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);
+            self.limit(view, &port, Caller { workload: "", user: None }, head, &mut forward)?;
+            return Ok(forward);
         };
         let port = view.routes.inbound(service, port).ok_or(Reason::PortUnknown)?;
         let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);
@@ -150,17 +195,8 @@ impl Stage for Inbound {
             grpc,
         };
         self.decide(view, port, &facts)?;
-        if let Some(limits) = view.routes.limits(service) {
-            let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
-            match limits.take(&port.name, caller, head, monotonic()) {
-                Ok(None) => {}
-                Ok(Some(standing)) => tell(&mut forward.answer_edits, &standing),
-                Err(exceeded) => {
-                    self.shared.metrics.limited(service, &exceeded.standing.name);
-                    return Err(too_many(&exceeded));
-                }
-            }
-        }
+        let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
+        self.limit(view, port, caller, head, &mut forward)?;
         if let Some(xfcc) = &conn.xfcc {
             set_xfcc(&mut forward.edits, xfcc);
         }

@@ -71,6 +71,8 @@ pub enum Role {
         service: Arc<str>,
         /// The port's name.
         port: Arc<str>,
+        /// Where the app dialled one endpoint by its own address: it, and no other, is called.
+        endpoint: Option<SocketAddr>,
     },
     /// Our app calls an address outside the mesh, and the mesh's default lets it: bytes, as they are.
     Outside(Arc<App>),

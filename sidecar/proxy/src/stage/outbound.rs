@@ -3,14 +3,16 @@
 //! What the app says about users and callers is dropped, with one exception: a transaction token that this
 //! sidecar received in an exchange that is still open (decision 20). It travels on as `forwarded`, which
 //! only sidecars may say. It never travels to another trust domain, where nobody could verify it and everybody
-//! could read it. The service comes from the listener or the original destination, never from the request.
+//! could read it. The service comes from the listener or the original destination, never from the request; where
+//! the destination is an endpoint's own address, so does the endpoint.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use signet_wire::{Known, RequestView};
 
-use super::{Asked, ConnContext, Forward, Role, Stage};
+use super::{Asked, ConnContext, Forward, Role, Stage, Way};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange;
 use crate::metrics::Via;
@@ -28,17 +30,27 @@ impl Outbound {
         Outbound { shared }
     }
 
-    /// Finds the service port, waiting for the control plane on first use only.
+    /// Finds the service port, waiting for the control plane on first use only; with `endpoint`, the one that is there
+    /// alone.
     pub async fn find(
         &self,
         view: &mut Arc<Snapshot>,
         service: &Arc<str>,
         port: &str,
+        endpoint: Option<SocketAddr>,
     ) -> Result<Arc<ServicePort>, Refusal> {
         let found = self.service(view, service).await?;
         let port = found.port(port).ok_or_else(|| {
             Refusal::new(Reason::PortUnknown).detail(format_args!("{service} has no port {port}"))
         })?;
+        let port = match endpoint {
+            None => port,
+            // Whoever has the address now is somebody else.
+            Some(address) => view.endpoints.endpoint(address, service, &port.name).ok_or_else(|| {
+                let gone = format_args!("{service} has no endpoint at {address} any more");
+                Refusal::new(Reason::NoEndpoint).detail(gone)
+            })?,
+        };
         check_endpoints(port)?;
         Ok(port.clone())
     }
@@ -98,11 +110,15 @@ impl Stage for Outbound {
         view: &mut Arc<Snapshot>,
         head: RequestView<'_>,
     ) -> Result<Forward, Refusal> {
-        let Role::Outbound { service, port } = &conn.role else {
+        let Role::Outbound { service, port, endpoint } = &conn.role else {
             return Err(Refusal::new(Reason::Internal).detail("an outbound request without a service"));
         };
-        let port = self.find(view, service, port).await?;
-        let way = self.way(view, port, head, Asked { tls: conn.tls }).await?;
+        let port = self.find(view, service, port, *endpoint).await?;
+        // Who dials one endpoint means it, whatever routes the service has.
+        let way = match endpoint {
+            Some(_) => Way::straight(port),
+            None => self.way(view, port, head, Asked { tls: conn.tls }).await?,
+        };
         let port = way.port.clone();
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));

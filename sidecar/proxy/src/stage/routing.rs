@@ -44,10 +44,10 @@ impl Outbound {
         asked: Asked,
     ) -> Result<Way, Refusal> {
         let Some(calls) = view.endpoints.calls(&port.service).cloned() else {
-            return Ok(Way { port, rule: None, copies: Vec::new() });
+            return Ok(Way::straight(port));
         };
         let (rule, prefix) = match calls.find(&port.name, port.port, request) {
-            Found::Unrouted => return Ok(Way { port, rule: None, copies: Vec::new() }),
+            Found::Unrouted => return Ok(Way::straight(port)),
             Found::NoMatch => {
                 return Err(Refusal::new(Reason::NoRoute)
                     .detail(format_args!("{} has routes and none takes this request", port.service)));
@@ -82,6 +82,11 @@ impl Outbound {
 }
 
 impl Way {
+    /// To the port itself, past any route.
+    pub(super) fn straight(port: Arc<ServicePort>) -> Way {
+        Way { port, rule: None, copies: Vec::new() }
+    }
+
     /// The request as it is forwarded, apart from what the stage itself changes, which comes after and wins.
     pub fn forward(self, request: RequestView<'_>) -> Result<Forward, Refusal> {
         let traffic = self.port.traffic.clone();

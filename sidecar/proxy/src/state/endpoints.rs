@@ -1,11 +1,16 @@
-//! Whom we can call: services by name and by virtual address.
+//! Whom we can call: services by name, and by what an app dials that knows of no mesh.
+//!
+//! An app dials a virtual address and means any endpoint of the service, or an endpoint's own address and means that
+//! one. The port decides between services that share an address. Both kinds of address are the mesh's: whatever port of
+//! theirs is dialled, it is never dialled in plaintext (decision 3).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::calls::Calls;
-use super::service::{Service, ServiceSpec};
+use super::service::{Service, ServicePort, ServiceSpec};
 
 /// Refusals remembered. An app that dials at random (a scan, a crawler) must not fill our memory; what is forgotten is
 /// asked again.
@@ -17,13 +22,38 @@ pub struct Endpoints {
     /// Grows with each change.
     pub generation: u64,
     services: HashMap<Arc<str>, Arc<Service>>,
-    by_address: HashMap<IpAddr, Arc<Service>>,
     /// Where the requests to a service go, if not simply to it.
     calls: HashMap<Arc<str>, Arc<Calls>>,
+    /// What apps dial; `None` where two services say that it is theirs.
+    dialled: HashMap<SocketAddr, Option<Dialled>>,
+    /// Addresses of the mesh: virtual ones, and of endpoints.
+    addresses: HashSet<IpAddr>,
     /// Where sidecars of the mesh take mutual TLS.
     sidecars: HashSet<SocketAddr>,
     /// Services that the control plane refuses to tell us of, with its reason.
     refused: HashMap<Arc<str>, Arc<str>>,
+}
+
+/// What an app means by the address that it dialled.
+#[derive(Clone, Debug)]
+pub enum Dialled {
+    /// Any endpoint of this port.
+    Service(Arc<ServicePort>),
+    /// The endpoint that is the only one of this port here.
+    Endpoint(Arc<ServicePort>),
+}
+
+impl Dialled {
+    /// The port.
+    pub fn port(&self) -> &Arc<ServicePort> {
+        match self {
+            Dialled::Service(port) | Dialled::Endpoint(port) => port,
+        }
+    }
+
+    fn is_of(&self, service: &Service) -> bool {
+        self.port().service == service.name
+    }
 }
 
 impl Endpoints {
@@ -45,13 +75,7 @@ impl Endpoints {
             next.refused.remove(&service.name);
             next.services.insert(service.name.clone(), service);
         }
-        next.by_address = next
-            .services
-            .values()
-            .flat_map(|service| {
-                service.addresses.iter().map(|address| (address.to_canonical(), service.clone()))
-            })
-            .collect();
+        (next.dialled, next.addresses) = dialled(&next.services);
         next.sidecars = next
             .services
             .values()
@@ -79,7 +103,7 @@ impl Endpoints {
 
     /// Whether this address belongs to the mesh: it is never dialled in plaintext.
     pub fn is_of_the_mesh(&self, address: SocketAddr) -> bool {
-        self.by_address(address.ip()).is_some() || self.sidecars.contains(&canonical(address))
+        self.addresses.contains(&address.ip().to_canonical()) || self.sidecars.contains(&canonical(address))
     }
 
     /// The next snapshot, in which the control plane refused this service.
@@ -106,9 +130,17 @@ impl Endpoints {
         self.services.get(name)
     }
 
-    /// The service that has this virtual address.
-    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.by_address.get(&address.to_canonical())
+    /// What an app means that dials this.
+    pub fn dialled(&self, address: SocketAddr) -> Option<&Dialled> {
+        self.dialled.get(&canonical(address))?.as_ref()
+    }
+
+    /// The one endpoint of a service's port that an app means by its own address, if it is still there.
+    pub fn endpoint(&self, address: SocketAddr, service: &str, port: &str) -> Option<&Arc<ServicePort>> {
+        match self.dialled(address)? {
+            Dialled::Endpoint(one) if &*one.service == service && &*one.name == port => Some(one),
+            _ => None,
+        }
     }
 
     /// Why the control plane does not tell us of this service.
@@ -122,6 +154,37 @@ impl Endpoints {
     }
 }
 
+/// What apps dial, and the addresses in it. A service's own virtual address goes before its endpoints'.
+fn dialled(
+    services: &HashMap<Arc<str>, Arc<Service>>,
+) -> (HashMap<SocketAddr, Option<Dialled>>, HashSet<IpAddr>) {
+    let mut dialled: HashMap<SocketAddr, Option<Dialled>> = HashMap::new();
+    let mut addresses = HashSet::new();
+    for service in services.values() {
+        let places = service.addresses.iter().flat_map(|ip| {
+            let at = |number| SocketAddr::new(ip.to_canonical(), number);
+            service.ports.iter().map(move |port| (at(port.port), Dialled::Service(port.clone())))
+        });
+        let endpoints =
+            service.direct.iter().map(|(address, port)| (*address, Dialled::Endpoint(port.clone())));
+        for (address, meant) in places.chain(endpoints) {
+            addresses.insert(address.ip());
+            match dialled.entry(address) {
+                Entry::Vacant(place) => {
+                    place.insert(Some(meant));
+                }
+                Entry::Occupied(mut place) => {
+                    // The control plane admits no such registry; nobody is called by guessing.
+                    if !place.get().as_ref().is_some_and(|first| first.is_of(service)) {
+                        place.insert(None);
+                    }
+                }
+            }
+        }
+    }
+    (dialled, addresses)
+}
+
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -129,6 +192,99 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::collections::BTreeMap;
+
+    use signet_identity::SpiffeId;
+    use signet_identity::testing::TestCa;
+
+    use super::super::service::{EndpointSpec, PortSpec, Timeouts};
+    use crate::state::Protocol;
+
+    fn id(name: &str) -> SpiffeId {
+        TestCa::new("demo.signet").id(&format!("ns/shop/sa/{name}"))
+    }
+
+    /// A service with two identities, one port and these endpoints.
+    fn spec(name: &str, port: u16, virtual_ips: &[&str], at: &[(&str, Option<&str>)]) -> ServiceSpec {
+        ServiceSpec {
+            name: name.into(),
+            ports: vec![PortSpec {
+                name: "main".into(),
+                port,
+                protocol: Protocol::Tcp,
+                timeouts: Timeouts::default(),
+                requests_only: false,
+            }],
+            identities: vec![id("a"), id("b")],
+            addresses: virtual_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            endpoints: at
+                .iter()
+                .map(|(ip, identity)| EndpointSpec {
+                    address: ip.parse().unwrap(),
+                    ports: BTreeMap::from([("main".to_owned(), 15006)]),
+                    identity: identity.map(id),
+                })
+                .collect(),
+            ..ServiceSpec::default()
+        }
+    }
+
+    fn apply(specs: impl IntoIterator<Item = ServiceSpec>) -> Endpoints {
+        Endpoints::default().apply(specs, [] as [&str; 0])
+    }
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    #[test]
+    fn an_endpoints_own_address_means_that_endpoint_with_its_identity_and_no_other() {
+        let places =
+            [("10.1.0.5", Some("a")), ("10.1.0.6", Some("b")), ("10.1.0.7", None), ("127.0.0.1", Some("a"))];
+        let known = apply([spec("db.shop", 5432, &["10.96.0.7"], &places)]);
+        let all = known.service("db.shop").unwrap().ports[0].clone();
+        assert_eq!((all.endpoints.len(), all.unidentified), (3, 1));
+        for (ip, identity) in [("10.1.0.5", "a"), ("10.1.0.6", "b"), ("::ffff:10.1.0.6", "b")] {
+            let address = SocketAddr::new(ip.parse().unwrap(), 5432);
+            let one = known.endpoint(address, "db.shop", "main").unwrap();
+            assert_eq!(one.endpoints.len(), 1, "{ip}");
+            assert_eq!(one.endpoints[0].identity, id(identity));
+            // The same endpoint as the service's: its connections and counters are shared.
+            assert!(all.endpoints.iter().any(|endpoint| Arc::ptr_eq(endpoint, &one.endpoints[0])));
+            assert!(known.endpoint(address, "other.shop", "main").is_none());
+        }
+        let nobody = known.endpoint(at("10.1.0.7:5432"), "db.shop", "main").unwrap();
+        assert_eq!((nobody.endpoints.len(), nobody.unidentified), (0, 1), "nobody knows who answers there");
+        // The virtual address means all of them, and is no endpoint.
+        assert!(
+            matches!(known.dialled(at("10.96.0.7:5432")), Some(Dialled::Service(port)) if Arc::ptr_eq(port, &all))
+        );
+        assert!(known.endpoint(at("10.96.0.7:5432"), "db.shop", "main").is_none());
+        // Another port is nobody's, and the mesh's all the same; a loopback address is the app's own.
+        assert!(known.dialled(at("10.1.0.5:22")).is_none() && known.is_of_the_mesh(at("10.1.0.5:22")));
+        assert!(known.dialled(at("127.0.0.1:5432")).is_none() && !known.is_of_the_mesh(at("127.0.0.1:22")));
+    }
+
+    #[test]
+    fn the_port_decides_between_services_at_one_address_and_two_that_claim_both_get_neither() {
+        let place = [("10.1.0.5", Some("a"))];
+        let known = apply([
+            spec("db.shop", 5432, &["10.96.0.7"], &place),
+            spec("cache.shop", 6379, &["10.96.0.7"], &place),
+        ]);
+        for (port, service) in [(5432, "db.shop"), (6379, "cache.shop")] {
+            for ip in ["10.1.0.5", "10.96.0.7"] {
+                let meant = known.dialled(SocketAddr::new(ip.parse().unwrap(), port)).unwrap();
+                assert_eq!(&*meant.port().service, service);
+            }
+        }
+        let known = apply(["one.shop", "two.shop", "three.shop"].map(|name| spec(name, 80, &[], &place)));
+        assert!(known.dialled(at("10.1.0.5:80")).is_none() && known.is_of_the_mesh(at("10.1.0.5:80")));
+        // Two endpoints at one address, and a virtual address that is an endpoint's as well: the same service.
+        let known = apply([spec("db.shop", 80, &["10.1.0.5"], &place)]);
+        assert!(matches!(known.dialled(at("10.1.0.5:80")), Some(Dialled::Service(_))));
+    }
 
     #[test]
     fn refusals_do_not_pile_up_and_are_forgotten_with_their_stream() {

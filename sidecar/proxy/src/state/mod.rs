@@ -1,7 +1,7 @@
 //! What the data plane knows, as five snapshots.
 //!
 //! * [`Tls`]: the generation (roots and own SVID) and who is revoked. Owned by the identity task.
-//! * [`Endpoints`]: the services of the mesh, by name and by virtual address. Owned by discovery.
+//! * [`Endpoints`]: the services of the mesh, by name and by the addresses that apps dial. Owned by discovery.
 //! * [`Routes`]: what this process serves: its own ports and, at the edge, the gateway's routes.
 //! * [`Policy`]: a compiled policy set per served service, and the mesh's settings.
 //! * [`Keys`]: what user context is verified with and, at the edge, minted with.
@@ -14,6 +14,7 @@ mod endpoints;
 mod freshness;
 mod keys;
 mod outlier;
+mod permissive;
 mod policy;
 mod routes;
 mod service;
@@ -29,10 +30,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub use calls::{Backend, Calls, Copied, Found, HeaderOps, RouteRule, modified};
-pub use endpoints::Endpoints;
+pub use endpoints::{Dialled, Endpoints};
 pub use freshness::Freshness;
 pub use keys::{Keys, Minter};
 pub use outlier::monotonic;
+pub use permissive::Strict;
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
@@ -79,7 +81,7 @@ type Missed = HashMap<Wanted, Instant>;
 pub enum Wanted {
     /// A service by `name.namespace`.
     Service(Arc<str>),
-    /// Whichever service has this virtual address.
+    /// Whichever services have this address, as a virtual one or as an endpoint's.
     Address(std::net::IpAddr),
     /// The keys of the issuer with this alias: a token names a key that we do not have.
     IssuerKeys(Arc<str>),

@@ -64,6 +64,10 @@ pub struct InboundPort {
     pub timeouts: Timeouts,
     /// Which user context the service takes.
     pub user_context: UserContext,
+    /// Until this second of the epoch callers without the mesh may be let in; see [`Snapshot::lets_in_plaintext`].
+    ///
+    /// [`Snapshot::lets_in_plaintext`]: super::Snapshot::lets_in_plaintext
+    pub permissive_until: Option<u64>,
 }
 
 /// The routes snapshot.
@@ -115,14 +119,22 @@ impl Routes {
         Routes { generation: self.generation + 1, gateway, ..self.clone() }
     }
 
-    /// The declaration of one of our ports.
-    pub fn inbound(&self, service: &str, port: &str) -> Option<&Arc<InboundPort>> {
-        self.inbound.get(service)?.iter().find(|inbound| &*inbound.name == port)
+    /// The ports of a service that we serve.
+    pub fn inbound_of(&self, service: &str) -> &[Arc<InboundPort>] {
+        self.inbound.get(service).map_or(&[], Vec::as_slice)
     }
 
-    /// The declaration of the port that callers dial as this number, whichever service has it.
+    /// The declaration of one of our ports.
+    pub fn inbound(&self, service: &str, port: &str) -> Option<&Arc<InboundPort>> {
+        self.inbound_of(service).iter().find(|inbound| &*inbound.name == port)
+    }
+
+    /// The declaration of the port that callers dial as this number, whichever service has it. None where two have: by
+    /// which policy a caller is judged is not left to chance.
     pub fn inbound_number(&self, number: u16) -> Option<&Arc<InboundPort>> {
-        self.inbound.values().flatten().find(|inbound| inbound.port == number)
+        let mut found = self.inbound.values().flatten().filter(|inbound| inbound.port == number);
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
     }
 }
 
@@ -133,5 +145,30 @@ impl fmt::Debug for Routes {
             .field("inbound", &self.inbound)
             .field("gateway", &self.gateway.is_some())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_two_services_have_is_neithers() {
+        let port = |service: &str, number: u16| InboundPort {
+            service: service.into(),
+            name: "main".into(),
+            port: number,
+            protocol: Protocol::Tcp,
+            timeouts: Timeouts::default(),
+            user_context: UserContext::Transaction,
+            permissive_until: None,
+        };
+        let routes = Routes::default()
+            .with_inbound("a.shop", vec![port("a.shop", 80)])
+            .with_inbound("b.shop", vec![port("b.shop", 81)]);
+        assert_eq!(&*routes.inbound_number(80).unwrap().service, "a.shop");
+        assert_eq!(&*routes.inbound_number(81).unwrap().service, "b.shop");
+        let both = routes.with_inbound("b.shop", vec![port("b.shop", 81), port("b.shop", 80)]);
+        assert!(both.inbound_number(80).is_none() && both.inbound_number(81).is_some());
     }
 }

@@ -97,12 +97,15 @@ pub struct Service {
     pub identities: Identities,
     /// Virtual addresses.
     pub addresses: Vec<IpAddr>,
+    /// What an app means that dials an endpoint's own address and the port that callers dial: the service's port with
+    /// that endpoint and no other.
+    pub direct: Vec<(SocketAddr, Arc<ServicePort>)>,
     /// Which user context it takes.
     pub user_context: UserContext,
 }
 
 /// A port of a service with the endpoints that serve it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServicePort {
     /// `name.namespace` of its service.
     pub service: Arc<str>,
@@ -279,6 +282,24 @@ impl Drop for InFlight {
     }
 }
 
+/// The port at each address of an endpoint, with the endpoints that are there: usually one. A loopback address is
+/// nobody's but the caller's own.
+fn at_each_address(
+    port: &ServicePort,
+    places: &[(IpAddr, Option<Arc<Endpoint>>)],
+) -> Vec<(SocketAddr, Arc<ServicePort>)> {
+    let mut found: BTreeMap<IpAddr, ServicePort> = BTreeMap::new();
+    for (ip, endpoint) in places.iter().filter(|(ip, _)| !ip.is_loopback()) {
+        let none = || ServicePort { endpoints: Vec::new(), unidentified: 0, ..port.clone() };
+        let here = found.entry(ip.to_canonical()).or_insert_with(none);
+        match endpoint {
+            Some(endpoint) => here.endpoints.push(endpoint.clone()),
+            None => here.unidentified += 1,
+        }
+    }
+    found.into_iter().map(|(ip, here)| (SocketAddr::new(ip, port.port), Arc::new(here))).collect()
+}
+
 impl Service {
     /// Builds the service; endpoints that `before` has under the same address and identity are kept.
     pub(crate) fn build(spec: ServiceSpec, before: Option<&Service>) -> Service {
@@ -288,9 +309,12 @@ impl Service {
             _ => None,
         };
         let mut ports = Vec::with_capacity(spec.ports.len());
+        let mut direct = Vec::new();
         for port in spec.ports {
             let known = before.and_then(|service| service.port(&port.name));
             let mut endpoints = Vec::new();
+            // Where each is, or would be if anybody knew who answers there.
+            let mut places: Vec<(IpAddr, Option<Arc<Endpoint>>)> = Vec::new();
             let mut unidentified = 0;
             for endpoint in &spec.endpoints {
                 let Some(number) = endpoint.ports.get(&port.name) else { continue };
@@ -298,18 +322,20 @@ impl Service {
                 let listed = endpoint.identity.as_ref().is_none_or(|id| spec.identities.contains(id));
                 let Some(identity) = endpoint.identity.as_ref().or(only).filter(|_| listed) else {
                     unidentified += 1;
+                    places.push((endpoint.address, None));
                     continue;
                 };
                 let address = SocketAddr::new(endpoint.address, *number);
                 let kept = known.and_then(|port| {
                     port.endpoints.iter().find(|e| e.address == address && e.identity == *identity)
                 });
-                endpoints.push(
-                    kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone()))),
-                );
+                let made =
+                    kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone())));
+                places.push((endpoint.address, Some(made.clone())));
+                endpoints.push(made);
             }
             let traffic = Traffic::of_port(&spec.traffic, &port.name, known.map(|known| &known.traffic));
-            ports.push(Arc::new(ServicePort {
+            let port = ServicePort {
                 service: name.clone(),
                 name: port.name.into(),
                 port: port.port,
@@ -320,13 +346,16 @@ impl Service {
                 traffic,
                 requests_only: port.requests_only,
                 manner: known.map(|known| known.manner.clone()).unwrap_or_default(),
-            }));
+            };
+            direct.extend(at_each_address(&port, &places));
+            ports.push(Arc::new(port));
         }
         Service {
             name,
             ports,
             identities: spec.identities.into(),
             addresses: spec.addresses,
+            direct,
             user_context: spec.user_context,
         }
     }

@@ -346,11 +346,15 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
                 if changed.is_err() {
                     return;
                 }
-                worker.registry.enforce_policy(&state.view());
+                let view = state.view();
+                worker.registry.enforce_policy(&view);
+                worker.registry.enforce_strict(&view, crate::pool::now());
             }
             _ = tick.tick() => {
                 let now = crate::pool::now();
-                worker.registry.enforce_expiry(&state.view(), state.freshness.age(now), now);
+                let view = state.view();
+                worker.registry.enforce_expiry(&view, state.freshness.age(now), now);
+                worker.registry.enforce_strict(&view, now);
                 let mut pool = worker.pool.borrow_mut();
                 if !pool.is_empty() {
                     pool.sweep(&state.view(), &worker.shared.limits);

@@ -1,13 +1,15 @@
 //! Live connections are governed.
 //!
 //! Every connection has a [`Watch`] in its worker's [`Registry`]. It ends the connection when a peer of it
-//! is revoked, its root removed, a policy turned, or nobody vouches any more for a peer whose SVID has ended; it tells it of the drain; and it carries the one
+//! is revoked, its root removed, a policy turned, nobody vouches any more for a peer whose SVID has ended, or a
+//! port takes no plaintext any more; it tells it of the drain; and it carries the one
 //! deadline that covers whatever the connection waits for. All waits of the engines go through it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ pub(crate) enum End {
     UpstreamRevoked,
     /// A policy that was decided at connection turned.
     Policy,
+    /// The port takes mutual TLS only from now on, and the caller is nobody.
+    Strict,
     /// A peer's SVID has ended and nothing vouches for it any more, or the port wants no more than the SVID.
     Expired,
     /// The process ends.
@@ -41,6 +45,7 @@ impl End {
             End::Revoked => "revoked",
             End::UpstreamRevoked => "upstream revoked",
             End::Policy => "policy",
+            End::Strict => "strict",
             End::Expired => "expired",
             End::Shutdown => "shutdown",
         }
@@ -67,6 +72,8 @@ struct Inner {
     peers: RefCell<[Option<Peer>; 2]>,
     recheck: RefCell<Option<Recheck>>,
     opaque: Cell<Option<Opaque>>,
+    /// The service and port that a caller without the mesh is at.
+    plaintext: RefCell<Option<(Arc<str>, Arc<str>)>>,
     deadline: Deadline,
     /// No wait goes past this.
     cap: Cell<Option<Instant>>,
@@ -105,6 +112,8 @@ pub(crate) struct Registry {
     hurried: Cell<bool>,
     /// How many of them are streams of bytes.
     opaque: Cell<usize>,
+    /// How many of them are nobody's.
+    plaintext: Cell<usize>,
     /// Told when the last connection of a draining worker is gone.
     empty: tokio::sync::Notify,
 }
@@ -122,6 +131,7 @@ impl Registry {
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
             opaque: Cell::new(None),
+            plaintext: RefCell::new(None),
             deadline: Deadline::new(),
             cap: Cell::new(None),
         });
@@ -182,6 +192,21 @@ impl Registry {
     pub(crate) fn leave(&self) {
         self.draining.set(true);
         self.each(Inner::wake);
+    }
+
+    /// Ends connections without the mesh at ports that are strict now (decision 16).
+    pub(crate) fn enforce_strict(&self, view: &Snapshot, now: u64) {
+        if self.plaintext.get() == 0 {
+            return;
+        }
+        self.each(|inner| {
+            let at = inner.plaintext.borrow();
+            let turned =
+                at.as_ref().is_some_and(|(service, port)| !view.still_lets_in_plaintext(service, port, now));
+            if turned {
+                inner.finish(End::Strict);
+            }
+        });
     }
 
     /// Tells every connection to end with what it is doing; one that does nothing ends now.
@@ -252,6 +277,13 @@ impl Watch {
         }
     }
 
+    /// The caller is, or may be, without the mesh at this service's port; with `None` it is not.
+    pub(crate) fn set_plaintext(&self, at: Option<(Arc<str>, Arc<str>)>) {
+        let (is, was) = (at.is_some(), self.inner.plaintext.replace(at).is_some());
+        let count = &self.registry.plaintext;
+        count.set(count.get() + usize::from(is) - usize::from(was));
+    }
+
     /// From now on a wait may take this long, and never past the [cap](Watch::no_later_than).
     pub(crate) fn within(&self, limit: Option<Duration>) {
         let left = self.inner.cap.get().map(|cap| cap.saturating_duration_since(Instant::now()));
@@ -320,6 +352,7 @@ impl Drop for Watch {
         if self.inner.opaque.get().is_some() {
             self.registry.opaque.set(self.registry.opaque.get() - 1);
         }
+        self.set_plaintext(None);
         let mut live = self.registry.live.borrow_mut();
         live.remove(&self.inner.id);
         if live.is_empty() {

@@ -11,6 +11,7 @@ mod federation;
 mod http1;
 mod http2;
 mod identity;
+mod permissive;
 mod policy;
 mod redirect;
 mod shortage;

@@ -218,3 +218,87 @@ fn a_redirected_peer_reaches_the_app_that_it_dialled() {
         assert!(answer.text().starts_with("GET /there"), "{}", answer.text());
     });
 }
+
+#[test]
+fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it_must_be() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        let places = ["10.1.2.1", "10.1.2.2", "10.1.2.3"];
+        let (mut nodes, mut specs) = (Vec::new(), Vec::new());
+        for (place, identity) in places.into_iter().zip(["orders", "orders-b", "impostor"]) {
+            run("ip", &["addr", "add", &format!("{place}/32"), "dev", "lo"]);
+            let mut node = Node::new(generation(&ca, &format!("ns/shop/sa/{identity}"), PeerClass::Sidecar));
+            node.serves(Protocol::Http1, &[WEB]);
+            let at = node.start_at(vec![(&format!("{place}:0"), inbound(echo().await))])[0];
+            // Of the third somebody else is expected than who is there.
+            let expected = if identity == "impostor" { "orders" } else { identity };
+            specs.push(EndpointSpec {
+                address: at.ip(),
+                ports: [("main".to_owned(), at.port())].into(),
+                identity: Some(ca.id(&format!("ns/shop/sa/{expected}"))),
+            });
+            nodes.push(node);
+        }
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        let mut headless = service(&ca, "127.0.0.1:1".parse().unwrap(), &[]);
+        headless.identities.push(ca.id("ns/shop/sa/orders-b"));
+        headless.endpoints = specs;
+        // The mesh's default would let anybody call what is nobody's.
+        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        web.state.update_policy(|policy| policy.with_mesh(mesh));
+        web.state.update_endpoints(|endpoints| endpoints.apply([headless.clone()], [] as [&str; 0]));
+        let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
+        let served = |node: &Node| {
+            node.counter("signet_connections_total", &[("direction", "inbound"), ("service", "orders.shop")])
+        };
+        for place in places {
+            redirect("iptables", place, redirects[0].port());
+        }
+        // Each by itself, on one connection and on many.
+        for (number, place) in places[..2].iter().enumerate() {
+            for _ in 0..8 {
+                let mut client = Client::to(format!("{place}:80").parse().unwrap()).await;
+                for _ in 0..2 {
+                    assert_eq!(client.get("/").await.status, 200, "{place}");
+                }
+            }
+            assert!(served(&nodes[number]) > 0);
+            assert_eq!(nodes[number + 1..].iter().map(served).sum::<u64>(), 0, "{place} alone");
+        }
+        // Somebody else answers: no other endpoint steps in, and nothing goes there in plaintext.
+        let mut client = Client::to(format!("{}:80", places[2]).parse().unwrap()).await;
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.header("signet-deny-reason")), (503, Some("peer-handshake")));
+        assert_eq!(served(&nodes[2]), 0);
+        // The endpoint goes while the app's connection stands: the app is told, and nobody else is asked.
+        let mut client = Client::to(format!("{}:80", places[0]).parse().unwrap()).await;
+        assert_eq!(client.get("/").await.status, 200);
+        headless.endpoints.remove(0);
+        web.state.update_endpoints(|endpoints| endpoints.apply([headless.clone()], [] as [&str; 0]));
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.header("signet-deny-reason")), (503, Some("no-endpoint")));
+    });
+}
+
+#[test]
+fn a_port_of_an_endpoints_address_that_no_service_has_is_not_dialled_in_plaintext() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        run("ip", &["addr", "add", "10.1.2.1/32", "dev", "lo"]);
+        let app = crate::support::app::echo_at("10.1.2.1:80").await;
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        web.state.update_policy(|policy| policy.with_mesh(mesh));
+        let mut other = service(&ca, "10.1.2.1:9".parse().unwrap(), &[]);
+        other.ports[0].port = 81;
+        web.state.update_endpoints(|endpoints| endpoints.apply([other.clone()], [] as [&str; 0]));
+        // Even where somebody once said that it is nobody's.
+        web.state.update_endpoints(|endpoints| endpoints.refuse("10.1.2.1", "no service has this address"));
+        let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
+        redirect("iptables", "10.1.2.1", redirects[0].port());
+        let mut client = Client::to(app).await;
+        assert_ne!(client.ended().await, Some(false));
+        web.counts("signet_refusals_total", &[("direction", "outbound"), ("reason", "port-unknown")], 1)
+            .await;
+    });
+}

@@ -77,6 +77,31 @@ async fn a_reset_is_a_reset_on_the_other_side() {
 }
 
 #[tokio::test]
+async fn a_reset_after_a_half_close_is_one_on_the_other_side_although_nobody_speaks() {
+    // The client has ended and goes away; the server, which waits for nothing from it, is told.
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let app = scripted(move |mut socket| {
+        let told = told.clone();
+        async move {
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).await.unwrap();
+            told.send("ended").await.unwrap();
+            socket.ready(tokio::io::Interest::ERROR).await.unwrap();
+            told.send("reset").await.unwrap();
+        }
+    })
+    .await;
+    let pair = pair(app);
+    let mut client = Client::to(pair.out).await;
+    client.send("x").await;
+    within(client.stream.shutdown()).await.unwrap();
+    assert_eq!(within(heard.recv()).await, Some("ended"));
+    socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    assert_eq!(within(heard.recv()).await, Some("reset"));
+}
+
+#[tokio::test]
 async fn a_stream_without_a_permit_is_reset_and_the_app_never_asked() {
     let (asked, mut told) = tokio::sync::mpsc::channel(1);
     let app = scripted(move |_socket| {

@@ -246,3 +246,17 @@ fn a_set_with_a_kind_of_a_later_version_is_taken_whole_and_no_user_is_believed_w
     assert_eq!((unenforced(&deliveries), matches!(answer, Message::Ack(_))), (None, true));
     assert!(deliveries.rejected().is_empty());
 }
+
+#[test]
+fn a_port_is_permissive_until_the_second_that_is_said_and_strict_where_none_is() {
+    for (said, until) in [(0, None), (1_801_418_400, Some(1_801_418_400)), (-1, None)] {
+        let mut resource = inbound("i1", "{}");
+        let Some(Body::Inbound(body)) = &mut resource.body else { panic!() };
+        body.ports[0].permissive_until = said;
+        body.policies.clear();
+        let mut deliveries = Deliveries::new();
+        deliveries.apply(delta(1, vec![resource], &[]));
+        let Some(Item::Inbound(held)) = deliveries.get("inbound/orders.shop") else { panic!() };
+        assert_eq!(held.ports[0].permissive_until, until);
+    }
+}

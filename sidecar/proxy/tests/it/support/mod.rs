@@ -140,6 +140,7 @@ impl Node {
             protocol,
             timeouts,
             user_context: user,
+            permissive_until: None,
         };
         self.state.update_routes(|routes| routes.with_inbound("orders.shop", vec![port.clone()]));
         self.permits(policies);
