@@ -11,11 +11,14 @@ use h2::Reason as Code;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use http::Response;
+use signet_wire::h1::ResponseError;
+use signet_wire::h2::check_answer;
 
 use super::exchange::{Clock, Failure, Progress, unless_gone};
 use super::link::Lease;
 use super::pump::{Broken, Pump};
-use crate::shared::Shared;
+use crate::answer::{Reason, Refusal};
+use crate::shared::{INTERIM, Shared};
 use crate::stage::Forward;
 use crate::worker::Deadline;
 
@@ -36,7 +39,8 @@ pub(super) async fn relay(
     let ended = upload.is_empty();
     let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(&lease))?;
     upload.aim(stream, ended);
-    let mut relay = Relay { response, respond, upload, forward, shared, down: None, done: progress };
+    let mut relay =
+        Relay { response, respond, upload, forward, shared, down: None, interim: 0, done: progress };
     let result = poll_fn(|cx| {
         let before = relay.moved();
         let step = relay.poll(cx);
@@ -77,6 +81,8 @@ struct Relay<'a> {
     shared: &'a Shared,
     /// The answer's body, once its head is sent.
     down: Option<Pump>,
+    /// Interim answers so far.
+    interim: u32,
     done: &'a mut Progress,
 }
 
@@ -98,6 +104,10 @@ impl Relay<'_> {
                 Poll::Ready(Err(Broken::From(error))) => {
                     return Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL))));
                 }
+                Poll::Ready(Err(Broken::Trailers)) => {
+                    let refusal = Refusal::new(Reason::BadRequest("trailers")).detail(OUTER_SPACE);
+                    return Poll::Ready(Err(Failure::Refused(refusal)));
+                }
                 // The other side takes no more of the request. Its answer, or its reset, says why.
                 Poll::Ready(_) | Poll::Pending => {}
             }
@@ -116,6 +126,7 @@ impl Relay<'_> {
         match passed {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
             Poll::Ready(Err(Broken::From(error))) => Poll::Ready(Err(upstream_failure(&error))),
+            Poll::Ready(Err(Broken::Trailers)) => Poll::Ready(Err(invalid(OUTER_SPACE))),
             Poll::Ready(Err(Broken::To(error))) => {
                 let code = error.and_then(|error| error.reason()).unwrap_or(Code::CANCEL);
                 Poll::Ready(Err(Failure::ClientGone(code)))
@@ -127,6 +138,13 @@ impl Relay<'_> {
     /// Waits for the answer's head and sends it on. `true`: it is the whole answer.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Failure>> {
         while let Poll::Ready(Some(Ok(mut interim))) = self.response.poll_informational(cx) {
+            self.interim += 1;
+            if self.interim > INTERIM {
+                return Poll::Ready(Err(invalid(ResponseError::TooManyInterim)));
+            }
+            if let Err(error) = check_answer(interim.status(), interim.headers()) {
+                return Poll::Ready(Err(invalid(error)));
+            }
             self.forward.answer_edits.apply(interim.headers_mut(), &self.shared.protected);
             if self.respond.send_informational(interim).is_err() {
                 break;
@@ -138,6 +156,9 @@ impl Relay<'_> {
             Poll::Pending => return Poll::Pending,
         };
         let (mut parts, body) = response.into_parts();
+        if let Err(error) = check_answer(parts.status, &parts.headers) {
+            return Poll::Ready(Err(invalid(error)));
+        }
         self.upload.forget();
         self.forward.answer_edits.apply(&mut parts.headers, &self.shared.protected);
         self.done.status = parts.status.as_u16();
@@ -153,6 +174,13 @@ impl Relay<'_> {
             Err(error) => Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL)))),
         }
     }
+}
+
+const OUTER_SPACE: &str = "a value of the trailers begins or ends with white space";
+
+/// The other side's answer is not HTTP.
+fn invalid(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(Refusal::new(Reason::UpstreamInvalid).detail(error))
 }
 
 /// What an error of the other side's stream means for this request.
