@@ -141,6 +141,10 @@ impl Stage for Edge {
         let timeouts = port.timeouts;
         let mut forward = Forward::to(Target::Service(port), timeouts);
         forward.edits = head::edits(request, conn, minted.as_ref(), consumed);
+        if request.authority().is_none() {
+            // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
+            forward.edits.set_authority(place.service.as_bytes().to_vec().into());
+        }
         forward.metrics = Some(metrics);
         // A sidecar's refusal keeps its id, which the caller may quote; its reason stays inside.
         forward.answer_edits.keep(Known::SignetDecisionId);

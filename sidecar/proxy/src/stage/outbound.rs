@@ -86,7 +86,12 @@ impl Stage for Outbound {
         let timeouts = port.timeouts;
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
+        let name = head.authority().is_none().then(|| port.service.clone());
         let mut forward = Forward::to(Target::Service(port), timeouts);
+        if let Some(name) = name {
+            // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
+            forward.edits.set_authority(name.as_bytes().to_vec().into());
+        }
         let mut stripped = head.protected_count();
         let via = match head.get(Known::TxnToken) {
             None => Via::None,
