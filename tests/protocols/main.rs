@@ -4,6 +4,8 @@
 //! A case is named by its section; it says what was expected and what came. What deviates and stays is listed beside the
 //! cases with its reason, and is checked to deviate as it says.
 
+mod grpc;
+mod grpc_service;
 mod http1;
 mod http2;
 mod raw_app;
