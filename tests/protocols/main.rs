@@ -4,10 +4,13 @@
 //! A case is named by its section; it says what was expected and what came. What deviates and stays is listed beside the
 //! cases with its reason, and is checked to deviate as it says.
 
+mod backends;
 mod grpc;
 mod grpc_service;
 mod http1;
 mod http2;
+mod paths;
 mod raw_app;
 mod scene;
+mod smuggling;
 mod websocket;

@@ -86,11 +86,12 @@ async fn serve<F: Fn(&str, usize) -> Reply>(mut stream: TcpStream, seen: Seen, r
                 return;
             }
         }
-        let whole = if text.contains("\r\ntransfer-encoding: chunked\r\n") {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let whole = if field("transfer-encoding:") == Some("chunked") {
             read_until(&mut stream, &mut buffer, move |bytes| end_of_chunks(bytes, head)).await
         } else {
-            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-            let end = head + length.unwrap_or(0usize);
+            let end =
+                head + field("content-length:").and_then(|digits| digits.parse().ok()).unwrap_or(0usize);
             read_until(&mut stream, &mut buffer, move |bytes| (bytes.len() >= end).then_some(end)).await
         };
         let Some(whole) = whole else { return };
