@@ -99,6 +99,9 @@ const REQUESTS: &[(&str, &str, &[u8], Expected)] = &[
     ("9112 7.1.2", "a trailer that is folded", b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-sum: 1\r\n 2\r\n\r\n", Cut),
     ("9110 7.6.1", "what Connection names goes no further", b"GET / HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\nproxy-connection: keep-alive\r\nte: trailers\r\nx-end: 2\r\n\r\n", without(&["GET / HTTP/1.1", "x-end: 2"], &["x-hop:", "keep-alive:", "proxy-connection:"])),
     ("9110 7.6.1", "Connection takes away nothing by which somebody decides", b"POST / HTTP/1.1\r\nhost: x\r\nconnection: host, authorization, content-length\r\nauthorization: Basic eA==\r\ncontent-length: 2\r\n\r\nhi", with_body(&["POST / HTTP/1.1", "host: x", "authorization: Basic eA==", "content-length: 2"], "hi")),
+    // The pair stands for the app and not beside it, so it is no hop that anybody counts or names.
+    ("9110 7.6.2", "Max-Forwards is the app's to answer (known: an intermediary would count it down)", b"OPTIONS /a HTTP/1.1\r\nhost: x\r\nmax-forwards: 0\r\n\r\n", arrives(&["OPTIONS /a HTTP/1.1", "max-forwards: 0"])),
+    ("9110 7.6.3", "Via stays as it came (known: an intermediary would add itself)", b"GET / HTTP/1.1\r\nhost: x\r\nvia: 1.1 edge\r\n\r\n", arrives(&["GET / HTTP/1.1", "via: 1.1 edge"])),
     ("9110 7.8", "an upgrade to h2c is not passed on", b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n", without(&["GET / HTTP/1.1"], &["upgrade:", "http2-settings:", "connection:"])),
     ("9110 7.8", "an upgrade to a protocol of the app's own is not passed on", b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: IRC/6.9\r\n\r\n", without(&["GET / HTTP/1.1"], &["upgrade:"])),
     ("9110 9.3.8", "TRACE", b"TRACE /a HTTP/1.1\r\nhost: x\r\n\r\n", arrives(&["TRACE /a HTTP/1.1"])),

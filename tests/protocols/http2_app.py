@@ -56,7 +56,7 @@ class App:
                             self.whole.append(whole)
                         try:
                             self.answer(connection, stream, whole, waiting)
-                        except h2.exceptions.StreamClosedError:
+                        except h2.exceptions.ProtocolError:
                             pass  # reset in the same breath
                     elif isinstance(event, h2.events.ConnectionTerminated):
                         return

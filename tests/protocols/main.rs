@@ -5,6 +5,7 @@
 //! cases with its reason, and is checked to deviate as it says.
 
 mod backends;
+mod floods;
 mod grpc;
 mod grpc_service;
 mod http1;
