@@ -43,7 +43,7 @@ impl Peaks {
     fn assert_bounded(&self) {
         for (name, pid, before) in &self.0 {
             let grown = peak(*pid).saturating_sub(*before);
-            println!("{name} grew by {grown} MiB from {before}");
+            eprintln!("{name} grew by {grown} MiB from {before}");
             assert!(grown < MOST_MIB, "{name} grew by {grown} MiB");
         }
     }

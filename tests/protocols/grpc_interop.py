@@ -33,6 +33,8 @@ class Service(rpc.TestServiceServicer):
     def UnaryCall(self, request, context):
         self.echo(context)
         self.status(request, context)
+        if request.response_compressed.value:
+            context.set_compression(grpc.Compression.Gzip)
         return pb.SimpleResponse(payload=pb.Payload(body=bytes(request.response_size)))
 
     def StreamingOutputCall(self, request, context):
@@ -49,12 +51,16 @@ class Service(rpc.TestServiceServicer):
 
     @staticmethod
     def answers(request, context):
+        if any(parameters.compressed.value for parameters in request.response_parameters):
+            context.set_compression(grpc.Compression.Gzip)
         for parameters in request.response_parameters:
             if parameters.interval_us:
                 # Until the caller gives up, or the time is over.
                 gone = threading.Event()
                 context.add_callback(gone.set)
                 gone.wait(parameters.interval_us / 1e6)
+            if parameters.HasField("compressed") and not parameters.compressed.value:
+                context.disable_next_message_compression()
             yield pb.StreamingOutputCallResponse(payload=pb.Payload(body=bytes(parameters.size)))
 
     @staticmethod
@@ -119,6 +125,32 @@ def client_compressed_unary(stub):
         large(stub, compression=grpc.Compression.Gzip)
     else:
         fails(grpc.StatusCode.UNIMPLEMENTED, lambda: large(stub, compression=grpc.Compression.Gzip))
+
+
+@case
+def server_compressed_unary(stub):
+    for compressed in True, False:
+        request = pb.SimpleRequest(response_size=314159, response_compressed=pb.BoolValue(value=compressed))
+        assert stub.UnaryCall(request, timeout=PATIENCE).payload.body == bytes(314159)
+
+
+@case
+def client_compressed_streaming(stub):
+    def call():
+        requests = (pb.StreamingInputCallRequest(payload=pb.Payload(body=bytes(s))) for s in SENT)
+        return stub.StreamingInputCall(requests, timeout=PATIENCE, compression=grpc.Compression.Gzip).aggregated_payload_size
+    if stub.gzip:
+        assert call() == 74922
+    else:
+        fails(grpc.StatusCode.UNIMPLEMENTED, call)
+
+
+@case
+def server_compressed_streaming(stub):
+    request = output(31415, 92653)
+    for parameters, compressed in zip(request.response_parameters, [True, False]):
+        parameters.compressed.value = compressed
+    assert [len(r.payload.body) for r in stub.StreamingOutputCall(request, timeout=PATIENCE)] == [31415, 92653]
 
 
 @case

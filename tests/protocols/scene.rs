@@ -102,7 +102,7 @@ impl Peer {
             let mut said = String::new();
             // Shown as it comes: of a peer that hangs, the last line says where.
             while self.out.read_line(&mut said).expect("what it says") > 0 {
-                print!("{}", said.split_inclusive('\n').next_back().unwrap_or_default());
+                eprint!("{}", said.split_inclusive('\n').next_back().unwrap_or_default());
             }
             let status = self.child.wait().expect("its end");
             assert!(status.success(), "{} ended with {status}:\n{said}", self.name);
