@@ -157,7 +157,7 @@ async fn the_protocol_that_a_peer_chooses_skips_no_rule() {
         // HTTP/2 by prior knowledge on the same port is no request at all.
         let mut tls = connect(attacker.foreign_client(offer), &scene.inbound, NAME).await.unwrap();
         let answer = exchange(&mut tls, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
-        assert!(answer.starts_with("HTTP/1.1 4"), "{offer:?}: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 505 "), "{offer:?}: {answer:?}");
     }
     // The name in the hello chooses nothing either: who answers is decided by the port.
     for name in ["other.shop.signet.internal", "victim.edge.signet.internal"] {

@@ -147,6 +147,10 @@ impl Stage for Edge {
         let consumed = route.auth.jwt.is_some() && route.forward_credential == ForwardCredential::None;
         let mut forward = way.forward(request)?;
         head::edit(&mut forward.edits, request, conn, minted.as_ref(), consumed);
+        if request.authority().is_none() && forward.edits.authority().is_none() {
+            // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
+            forward.edits.set_authority(place.service.as_bytes().to_vec().into());
+        }
         forward.metrics = Some(metrics);
         // A sidecar's refusal keeps its id, which the caller may quote; its reason stays inside.
         forward.answer_edits.keep(Known::SignetDecisionId);

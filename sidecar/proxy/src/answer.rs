@@ -61,6 +61,10 @@ pub enum Reason {
     NotImplemented,
     /// CONNECT, which is off.
     MethodNotAllowed,
+    /// A version of HTTP in text that is neither 1.0 nor 1.1.
+    VersionNotSupported,
+    /// An expectation other than 100-continue.
+    ExpectationFailed,
     /// A limit of this process: connections, handshakes, buffers.
     Overloaded,
     /// The connection's governance ended it: the peer is revoked.
@@ -155,6 +159,10 @@ impl Reason {
             Undetected => ("undetected", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             NotImplemented => ("not-implemented", 501, grpc::UNIMPLEMENTED, "Not Implemented"),
             MethodNotAllowed => ("method-not-allowed", 405, grpc::UNIMPLEMENTED, "Method Not Allowed"),
+            VersionNotSupported => {
+                ("version-not-supported", 505, grpc::UNIMPLEMENTED, "HTTP Version Not Supported")
+            }
+            ExpectationFailed => ("expectation-failed", 417, grpc::INVALID_ARGUMENT, "Expectation Failed"),
             Overloaded => ("overloaded", 503, grpc::RESOURCE_EXHAUSTED, "Service Unavailable"),
             Revoked => ("revoked", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             Expired => ("expired", 403, grpc::PERMISSION_DENIED, "Forbidden"),

@@ -16,6 +16,10 @@ use crate::plaintext::Sources;
 use crate::stage::Verified;
 use crate::state::State;
 
+/// Interim answers (1xx) that one request may get. They are not part of any window, so that without a bound a server that sends
+/// nothing else would fill the memory of a client's proxy. A 102 every 20 s is half an hour.
+pub(crate) const INTERIM: u32 = 100;
+
 /// Bounds of a process. They exist before authentication, not after.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -28,6 +28,8 @@ pub enum HeadError {
     ConnectionSpecific(&'static str),
     #[error("te may only be `trailers`")]
     Te,
+    #[error("a value may neither begin nor end with white space, which readers of HTTP/1 would not see")]
+    OuterSpace,
     #[error("content-length must be decimal digits, at most 18")]
     ContentLength,
     #[error("CONNECT is not allowed here")]
@@ -58,12 +60,60 @@ impl HeadError {
             HeadError::Repeated(_) => "repeated_header",
             HeadError::ConnectionSpecific(_) => "connection_header",
             HeadError::Te => "te",
+            HeadError::OuterSpace => "outer_space",
             HeadError::ContentLength => "content_length",
             HeadError::Connect => "connect",
             HeadError::Expectation => "expectation",
             HeadError::Scheme => "scheme",
         }
     }
+}
+
+/// Why an answer's head is refused. The client gets a 502, the stream to the other side is reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the answer's status is not between 100 and 599, or is 101, which HTTP/2 does not have")]
+    Status,
+    #[error("the answer has header {0}, which belongs to an HTTP/1 connection and not into HTTP/2")]
+    ConnectionSpecific(&'static str),
+    #[error("a value of the answer begins or ends with white space")]
+    OuterSpace,
+}
+
+/// Checks an answer's head, of an interim one too, for what the HTTP/2 library lets through (RFC 9113, 8.1.1: an
+/// intermediary does not pass on what is malformed).
+pub fn check_answer(status: http::StatusCode, headers: &HeaderMap) -> Result<(), AnswerError> {
+    if !(100..=599).contains(&status.as_u16()) || status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(AnswerError::Status);
+    }
+    for (name, value) in headers {
+        let known = Known::of(name.as_str().as_bytes());
+        if is_connection_specific(known) {
+            return Err(AnswerError::ConnectionSpecific(known.text()));
+        }
+        if has_outer_space(value.as_bytes()) {
+            return Err(AnswerError::OuterSpace);
+        }
+    }
+    Ok(())
+}
+
+/// Whether no value begins or ends with white space, in trailers (RFC 9113, 8.2.1).
+pub fn are_trimmed(trailers: &HeaderMap) -> bool {
+    trailers.values().all(|value| !has_outer_space(value.as_bytes()))
+}
+
+/// RFC 9113, 8.2.2.
+const fn is_connection_specific(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade
+            | Known::Http2Settings
+    )
 }
 
 /// A request head that passed every check.
@@ -94,18 +144,19 @@ impl Fields {
             if protected::is_protected(name) {
                 fields.protected = fields.protected.saturating_add(1);
             }
+            // RFC 9113, 8.2.1.
+            if has_outer_space(value.as_bytes()) {
+                return Err(HeadError::OuterSpace);
+            }
             let known = Known::of(name);
             if known.is_single_valued() && fields.present.contains(known) {
                 return Err(HeadError::Repeated(known.text()));
             }
             fields.present.insert(known);
             match known {
-                Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::TransferEncoding
-                | Known::Upgrade
-                | Known::Http2Settings => return Err(HeadError::ConnectionSpecific(known.text())),
+                known if is_connection_specific(known) => {
+                    return Err(HeadError::ConnectionSpecific(known.text()));
+                }
                 Known::Te if value.as_bytes() != b"trailers" => return Err(HeadError::Te),
                 Known::Expect if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
                     return Err(HeadError::Expectation);
@@ -206,6 +257,11 @@ impl RequestHead {
     pub fn protected_count(&self) -> u32 {
         self.fields.protected
     }
+}
+
+fn has_outer_space(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.first()) || is_space(value.last())
 }
 
 fn authority(uri: &http::Uri, headers: &HeaderMap) -> Result<Host, HeadError> {

@@ -1,10 +1,10 @@
 //! HTTP/2 request heads under the same rules as HTTP/1 ones.
 
-use http::Request;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use signet_wire::{
     Edits, Known, RequestView,
     canon::{HostError, PathError},
-    h2::{HeadError, RequestHead},
+    h2::{AnswerError, HeadError, RequestHead, are_trimmed, check_answer},
     protected::Protected,
 };
 
@@ -55,6 +55,8 @@ fn what_may_not_stand_in_http_2_is_refused() {
         (|b| b.header("transfer-encoding", "chunked"), HeadError::ConnectionSpecific("transfer-encoding")),
         (|b| b.header("upgrade", "websocket"), HeadError::ConnectionSpecific("upgrade")),
         (|b| b.header("te", "gzip"), HeadError::Te),
+        (|b| b.header("x-a", " b"), HeadError::OuterSpace),
+        (|b| b.header("x-a", "b\t"), HeadError::OuterSpace),
         (|b| b.header("expect", "tea"), HeadError::Expectation),
         (|b| b.header("content-length", "+1"), HeadError::ContentLength),
         (
@@ -91,4 +93,31 @@ fn options_may_ask_of_the_server_as_a_whole() {
     assert_eq!(RequestHead::new(parts.clone()).unwrap().target().as_str(), "*");
     parts.method = http::Method::GET;
     assert_eq!(RequestHead::new(parts).err(), Some(HeadError::Target(PathError::Asterisk)));
+}
+
+#[test]
+fn an_answer_that_the_library_lets_through_may_be_malformed_all_the_same() {
+    let check = |status: u16, name: &'static str, value: &'static str| {
+        let headers =
+            HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+        check_answer(StatusCode::from_u16(status).unwrap(), &headers)
+    };
+    for status in [100, 103, 200, 204, 304, 404, 599] {
+        assert_eq!(check(status, "x-a", "b c"), Ok(()), "{status}");
+    }
+    for status in [101, 600, 999] {
+        assert_eq!(check(status, "x-a", "b"), Err(AnswerError::Status), "{status}");
+    }
+    for value in [" b", "b ", "\tb", "b\t", " "] {
+        assert_eq!(check(200, "x-a", value), Err(AnswerError::OuterSpace), "{value:?}");
+    }
+    for name in
+        ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "http2-settings"]
+    {
+        assert_eq!(check(200, name, "x"), Err(AnswerError::ConnectionSpecific(name)));
+    }
+    let trailers = |value| HeaderMap::from_iter([(HeaderName::from_static("x-sum"), value)]);
+    assert!(are_trimmed(&trailers(HeaderValue::from_static("1 2"))));
+    assert!(are_trimmed(&trailers(HeaderValue::from_static(""))));
+    assert!(!are_trimmed(&trailers(HeaderValue::from_static("1 "))));
 }

@@ -21,6 +21,18 @@ fn forwarded(head: &RequestHead, edits: &Edits) -> (String, u32) {
 }
 
 #[test]
+fn another_version_is_told_from_a_line_that_is_none() {
+    for line in ["GET / HTTP/2.0", "GET / HTTP/1.2", "PRI * HTTP/9.9"] {
+        let error = parse(format!("{line}\r\nHost: x\r\n\r\n")).unwrap_err();
+        assert_eq!((error, error.status()), (RequestError::Version, 505), "{line}");
+    }
+    for line in ["GET /a b HTTP/1.1", "GET / http/1.1", "GET / HTTP/1.1 ", "GET / HTTP/11", "GET / x"] {
+        let error = parse(format!("{line}\r\nHost: x\r\n\r\n")).unwrap_err();
+        assert!(matches!(error, RequestError::Malformed(_)), "{line}: {error}");
+    }
+}
+
+#[test]
 fn a_plain_request_is_read_and_its_body_left_in_the_buffer() {
     let mut input = BytesMut::from(
         "POST /a/b?x=%zz HTTP/1.1\r\nHost: Shop.Example:8080\r\nContent-Length: 3\r\n\r\nabcGET",
@@ -127,9 +139,8 @@ fn what_is_not_http_is_malformed() {
         "G@T / HTTP/1.1\r\nHost: x\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\x7c\x03\x03",
     ] {
-        // Two spaces after the target read as a strange version.
         let error = parse(text).unwrap_err();
-        assert!(matches!(error, RequestError::Malformed(_) | RequestError::Version), "{text:?}: {error}");
+        assert!(matches!(error, RequestError::Malformed(_)), "{text:?}: {error}");
     }
 }
 

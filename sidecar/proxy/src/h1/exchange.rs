@@ -274,6 +274,8 @@ fn bad_request(error: RequestError) -> Refusal {
     let reason = match error.status() {
         431 => Reason::HeadTooLarge,
         405 => Reason::MethodNotAllowed,
+        417 => Reason::ExpectationFailed,
+        505 => Reason::VersionNotSupported,
         _ => Reason::BadRequest(error.label()),
     };
     Refusal::new(reason).detail(error)

@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use signet_wire::h1::{Body, Framing, Persist, RequestHead, ResponseHead, ResponseParser};
+use signet_wire::h1::{
+    Body, Framing, Persist, RequestHead, ResponseError, ResponseHead, ResponseParser, Version,
+};
 
 use super::body::{Passing, Step};
 use super::failure::Failure;
@@ -18,6 +20,7 @@ use super::upload::Upload;
 use crate::io::{BUFFER, Conn, Lent};
 use crate::pool::Upstream;
 use crate::session::Session;
+use crate::shared::INTERIM;
 use crate::stage::{Forward, Stage};
 use crate::tries::{Outcome, Tries, is_idempotent};
 
@@ -239,14 +242,22 @@ impl<'a, E: Stage> Run<'a, E> {
         let shared = &self.session.worker().shared;
         let mut parser = ResponseParser::new(shared.limits.http1);
         let mut out = Lent::none();
+        let mut interim = 0;
         let answer = loop {
             let parsed = parser.parse(self.upstream.borrow_mut().conn.input(), self.head.asked())?;
             match parsed {
                 Some(answer) if answer.is_interim() => {
-                    out.make_room(0);
-                    answer.write(&self.forward.answer_edits, Persist::Keep, &shared.protected, &mut out);
-                    self.send_client(&out).await?;
-                    out = Lent::none();
+                    interim += 1;
+                    if interim > INTERIM {
+                        return Err(ResponseError::TooManyInterim.into());
+                    }
+                    // RFC 9110, 15.2: HTTP/1.0 has no interim answers, and its clients would take one for the answer.
+                    if self.head.version() == Version::Http11 {
+                        out.make_room(0);
+                        answer.write(&self.forward.answer_edits, Persist::Keep, &shared.protected, &mut out);
+                        self.send_client(&out).await?;
+                        out = Lent::none();
+                    }
                 }
                 Some(answer) => {
                     self.answered.set(answer.status());

@@ -163,6 +163,7 @@ fn answer(
 fn bad_request(error: HeadError) -> Refusal {
     let reason = match error {
         HeadError::Connect => Reason::MethodNotAllowed,
+        HeadError::Expectation => Reason::ExpectationFailed,
         other => Reason::BadRequest(other.label()),
     };
     Refusal::new(reason).detail(error)

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName};
+use signet_wire::h2::are_trimmed;
 use signet_wire::protected::{Protected, is_protected};
 use signet_wire::{Edits, Known};
 
@@ -23,6 +24,8 @@ pub(super) enum Broken {
     From(h2::Error),
     /// The receiver's. `None`: it takes no more.
     To(Option<h2::Error>),
+    /// The sender's trailers are not HTTP.
+    Trailers,
 }
 
 enum Source {
@@ -183,6 +186,9 @@ impl Pump {
                 Source::Trailers => {
                     let mut trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::From)?;
                     if let Some(trailers) = &mut trailers {
+                        if !are_trimmed(trailers) {
+                            return Poll::Ready(Err(Broken::Trailers));
+                        }
                         self.grpc_status = grpc_status(trailers);
                         self.stripped += strip(trailers, protected);
                     }

@@ -12,11 +12,14 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use http::Response;
 use signet_wire::grpc;
+use signet_wire::h1::ResponseError;
+use signet_wire::h2::check_answer;
 
 use super::exchange::{Clock, Failure, Progress, unless_gone};
 use super::link::Lease;
 use super::pump::{self, Broken, Pump};
-use crate::shared::Shared;
+use crate::answer::{Reason, Refusal};
+use crate::shared::{INTERIM, Shared};
 use crate::stage::Forward;
 use crate::tries::{Outcome, Tries};
 use crate::worker::Deadline;
@@ -41,8 +44,18 @@ pub(super) async fn relay(
     let ended = upload.is_empty();
     let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(&lease))?;
     upload.aim(stream, ended);
-    let mut relay =
-        Relay { response, respond, upload, forward, shared, down: None, done: progress, tries, is_grpc };
+    let mut relay = Relay {
+        response,
+        respond,
+        upload,
+        forward,
+        shared,
+        down: None,
+        interim: 0,
+        done: progress,
+        tries,
+        is_grpc,
+    };
     let result = poll_fn(|cx| {
         let before = relay.moved();
         let step = relay.poll(cx);
@@ -83,6 +96,8 @@ struct Relay<'a> {
     shared: &'a Shared,
     /// The answer's body, once its head is sent.
     down: Option<Pump>,
+    /// Interim answers so far.
+    interim: u32,
     done: &'a mut Progress,
     tries: &'a Tries,
     is_grpc: bool,
@@ -106,6 +121,10 @@ impl Relay<'_> {
                 Poll::Ready(Err(Broken::From(error))) => {
                     return Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL))));
                 }
+                Poll::Ready(Err(Broken::Trailers)) => {
+                    let refusal = Refusal::new(Reason::BadRequest("trailers")).detail(OUTER_SPACE);
+                    return Poll::Ready(Err(Failure::Refused(refusal)));
+                }
                 // The other side takes no more of the request. Its answer, or its reset, says why.
                 Poll::Ready(_) | Poll::Pending => {}
             }
@@ -127,6 +146,7 @@ impl Relay<'_> {
         match passed {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
             Poll::Ready(Err(Broken::From(error))) => Poll::Ready(Err(upstream_failure(&error))),
+            Poll::Ready(Err(Broken::Trailers)) => Poll::Ready(Err(invalid(OUTER_SPACE))),
             Poll::Ready(Err(Broken::To(error))) => {
                 let code = error.and_then(|error| error.reason()).unwrap_or(Code::CANCEL);
                 Poll::Ready(Err(Failure::ClientGone(code)))
@@ -138,6 +158,13 @@ impl Relay<'_> {
     /// Waits for the answer's head and sends it on. `true`: it is the whole answer.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Failure>> {
         while let Poll::Ready(Some(Ok(mut interim))) = self.response.poll_informational(cx) {
+            self.interim += 1;
+            if self.interim > INTERIM {
+                return Poll::Ready(Err(invalid(ResponseError::TooManyInterim)));
+            }
+            if let Err(error) = check_answer(interim.status(), interim.headers()) {
+                return Poll::Ready(Err(invalid(error)));
+            }
             self.forward.answer_edits.apply(interim.headers_mut(), &self.shared.protected);
             if self.respond.send_informational(interim).is_err() {
                 break;
@@ -149,6 +176,9 @@ impl Relay<'_> {
             Poll::Pending => return Poll::Pending,
         };
         let (mut parts, body) = response.into_parts();
+        if let Err(error) = check_answer(parts.status, &parts.headers) {
+            return Poll::Ready(Err(invalid(error)));
+        }
         let code = pump::grpc_status(&parts.headers).filter(|_| self.is_grpc && body.is_end_stream());
         let outcome = code.map_or(Outcome::Status(parts.status.as_u16()), Outcome::Grpc);
         self.done.outcome = Some(outcome);
@@ -172,6 +202,13 @@ impl Relay<'_> {
             Err(error) => Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL)))),
         }
     }
+}
+
+const OUTER_SPACE: &str = "a value of the trailers begins or ends with white space";
+
+/// The other side's answer is not HTTP.
+fn invalid(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(Refusal::new(Reason::UpstreamInvalid).detail(error))
 }
 
 /// What an error of the other side's stream means for this request.

@@ -123,6 +123,10 @@ impl Stage for Outbound {
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
         let mut forward = way.forward(head)?;
+        if head.authority().is_none() && forward.edits.authority().is_none() {
+            // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
+            forward.edits.set_authority(service.as_bytes().to_vec().into());
+        }
         let mut stripped = head.protected_count();
         let via = match head.get(Known::TxnToken) {
             None => Via::None,

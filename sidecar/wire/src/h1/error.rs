@@ -106,6 +106,8 @@ pub enum ResponseError {
     UnaskedUpgrade,
     #[error("Connection must be a short list of tokens")]
     Connection,
+    #[error("more interim answers (1xx) came than any server has reason for")]
+    TooManyInterim,
 }
 
 impl ResponseError {
@@ -123,6 +125,7 @@ impl ResponseError {
             ResponseError::BodyNotAllowed => "body_not_allowed",
             ResponseError::UnaskedUpgrade => "unasked_upgrade",
             ResponseError::Connection => "connection_header",
+            ResponseError::TooManyInterim => "too_many_interim",
         }
     }
 }

@@ -54,7 +54,9 @@ impl RequestParser {
             Ok(httparse::Status::Partial) if input.len() < self.limits.head => return Ok(None),
             Ok(_) => return Err(RequestError::TooLarge),
             Err(httparse::Error::TooManyHeaders) => return Err(RequestError::TooManyFields),
-            Err(httparse::Error::Version) => return Err(RequestError::Version),
+            Err(httparse::Error::Version) if names_another_version(input) => {
+                return Err(RequestError::Version);
+            }
             Err(error) => return Err(RequestError::Malformed(parse::complaint(error))),
         };
         self.scan.reset();
@@ -71,6 +73,17 @@ impl RequestParser {
         fields.bytes = input.split_to(len).freeze();
         RequestHead::read(fields, &line, &self.limits).map(Some)
     }
+}
+
+/// Whether the first line ends as one of another version of HTTP does (RFC 9112, 2.3), and is not merely malformed.
+fn names_another_version(input: &[u8]) -> bool {
+    let line = input.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|b| *b == b' ').skip(2);
+    matches!(
+        (parts.next(), parts.next()),
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit()
+    )
 }
 
 /// Lengths of the request line's parts. One space stands between them: httparse refuses more.
