@@ -440,7 +440,7 @@ fn listen(
     addresses: &mut BTreeMap<String, String>,
 ) -> Result<Running, RunError> {
     let running = proxy.start_with(listeners, sockets)?;
-    for (name, address) in names.into_iter().zip(running.addresses()) {
+    for (name, address) in names.iter().zip(running.addresses()) {
         tracing::info!(target: "signet::sidecar", %address, name, "listening");
         addresses.insert(name.clone(), address.to_string());
     }

@@ -56,7 +56,7 @@ impl<'i> Will<'_, 'i> {
         let roots = bundle.ok_or(HandoverError::NoCertificate)?.roots().map(|root| root.to_vec()).collect();
         Ok(Estate {
             header,
-            key: own.private_key_pkcs8().clone().into(),
+            key: own.private_key_pkcs8().clone(),
             chain: own.chain().iter().map(|der| der.to_vec()).collect(),
             roots,
             sockets: sockets.into_iter().flatten().collect(),

@@ -195,9 +195,9 @@ async fn streaming_cases(client: &mut Client) {
     turn.send(request(0)).expect("a stream");
     let answers = client.duplex(Request::new(UnboundedReceiverStream::new(requests))).await;
     let mut answers = answers.expect("ping_pong").into_inner();
-    for at in 0..SIZES.len() {
+    for (at, wanted) in SIZES.iter().enumerate() {
         let answer = timeout(PATIENCE, answers.message()).await.expect("a message").expect("ping_pong");
-        assert_eq!(answer.as_ref().map(size), Some(SIZES[at]));
+        assert_eq!(answer.as_ref().map(size), Some(*wanted));
         if at + 1 < SIZES.len() {
             turn.send(request(at + 1)).expect("a stream");
         }

@@ -151,8 +151,11 @@ fn corpus() -> Vec<Vec<u8>> {
     corpus
 }
 
+/// Method, target, body and headers.
+type Essence<'a> = (&'a str, &'a str, &'a str, Vec<(&'a String, &'a Vec<String>)>);
+
 /// What every one of them must agree on. What a proxy writes anew on its own connection is not among it.
-fn essence(seen: &Seen) -> (&str, &str, &str, Vec<(&String, &Vec<String>)>) {
+fn essence(seen: &Seen) -> Essence<'_> {
     const OF_A_CONNECTION: &[&str] =
         &["connection", "content-length", "transfer-encoding", "te", "expect", "trailer"];
     let headers = seen.headers.iter().filter(|(name, _)| !OF_A_CONNECTION.contains(&name.as_str())).collect();

@@ -29,19 +29,24 @@ fn say(name: &[u8], state: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn heard(manager: &UnixDatagram) -> String {
+        let mut bytes = [0; 32];
+        let count = manager.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
     #[test]
     fn a_manager_hears_at_a_path_and_at_an_abstract_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         say(path.as_os_str().as_encoded_bytes(), "READY=1").unwrap();
-        let mut heard = [0; 32];
-        assert_eq!(&heard[..manager.recv(&mut heard).unwrap()], b"READY=1".as_slice());
+        assert_eq!(heard(&manager), "READY=1");
         let name = format!("signet-test-{}", std::process::id());
         let abstracted = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&abstracted).unwrap();
         say(format!("@{name}").as_bytes(), "MAINPID=42").unwrap();
-        assert_eq!(&heard[..manager.recv(&mut heard).unwrap()], b"MAINPID=42".as_slice());
+        assert_eq!(heard(&manager), "MAINPID=42");
         assert!(say(b"relative", "READY=1").is_err());
     }
 }

@@ -393,7 +393,7 @@ fn somebody_without_an_identity_is_let_in_only_where_no_policy_asks_who_calls() 
     };
     assert_eq!(decided(&[], false), "denied");
     assert_eq!(decided(&[], true), "permitted");
-    assert_eq!(decided(&[permit.clone()], false), "permitted");
+    assert_eq!(decided(std::slice::from_ref(&permit), false), "permitted");
     assert_eq!(decided(&[json!({"effect": "permit", "to": {"ports": ["http"]}})], false), "denied");
     assert_eq!(decided(&[json!({"effect": "permit", "to": {"ports": ["db", "http"]}})], false), "permitted");
     for default_allow in [false, true] {

@@ -145,10 +145,13 @@ fn nobody(io: ReadAhead) -> Conn {
 /// Addresses remembered for each port; callers from others are counted together.
 const MAX_SOURCES: usize = 128;
 
+/// By name, both of them.
+type ServiceAndPort = (Arc<str>, Arc<str>);
+
 /// Who came without the mesh.
 #[derive(Debug, Default)]
 pub struct Sources {
-    ports: Mutex<HashMap<(Arc<str>, Arc<str>), Seen>>,
+    ports: Mutex<HashMap<ServiceAndPort, Seen>>,
     open: AtomicUsize,
 }
 

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::copies;
 use super::failure::Failure;
-use super::run::{Done, Finish, Run};
+use super::run::{Asked, Done, Finish, Run};
 use super::upload::Upload;
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::exchange::Exchange;
@@ -123,6 +123,7 @@ async fn carry<E: Stage>(
         .map_or(whole, |to_head| Some(whole.map_or(to_head, |w| w.min(to_head))));
     session.watch.no_later_than(to_head);
 
+    let asked = Asked { head, forward: &forward, body: &body, tries: &tries, whole };
     let mut fresh = false;
     let mut received = 0;
     loop {
@@ -140,7 +141,7 @@ async fn carry<E: Stage>(
             tries.note(in_flight.endpoint().id);
         }
         let reused = upstream.reused;
-        let run = Run::new(session, client, upstream, head, &forward, &body, &tries, whole);
+        let run = Run::new(session, client, upstream, asked);
         let result = run.run().await;
         let Done { upstream, status, uploaded, answered, discarded, may_retry, sent } = run.done();
         let payload = body.borrow().payload();

@@ -34,6 +34,17 @@ pub(super) struct Finish {
     pub(super) tunnel: bool,
 }
 
+/// What all tries of a request have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) head: &'a RequestHead,
+    pub(super) forward: &'a Forward,
+    pub(super) body: &'a RefCell<Upload>,
+    pub(super) tries: &'a Tries,
+    /// The end of the whole exchange, if it has one.
+    pub(super) whole: Option<Instant>,
+}
+
 /// One try.
 pub(super) struct Run<'a, E> {
     session: &'a Session<E>,
@@ -84,11 +95,7 @@ impl<'a, E: Stage> Run<'a, E> {
         session: &'a Session<E>,
         client: &'a mut Conn,
         upstream: Upstream,
-        head: &'a RequestHead,
-        forward: &'a Forward,
-        body: &'a RefCell<Upload>,
-        tries: &'a Tries,
-        whole: Option<Instant>,
+        Asked { head, forward, body, tries, whole }: Asked<'a>,
     ) -> Self {
         Run {
             session,
