@@ -130,7 +130,7 @@ fn start(file: &Path, check: bool, successor: bool) -> Result<ExitCode, (u8, any
             Some((estate, stream)) => Some((estate, Predecessor::of(stream).map_err(RunError::Signals)?)),
             None => None,
         };
-        run(config, Start { entry, origin, inherited }, Some(logs)).await
+        Box::pin(run(config, Start { entry, origin, inherited }, Some(logs))).await
     });
     // Tasks end with the process; a lookup that hangs in the resolver is not waited for.
     runtime.shutdown_background();
