@@ -337,7 +337,12 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
                         names: &names,
                         running: &running,
                     };
-                    match will.pass_on().await {
+                    let passed = tokio::select! {
+                        passed = will.pass_on() => passed,
+                        // A successor that is not there yet ends with us.
+                        () = shutdown.draining() => return Ok(()),
+                    };
+                    match passed {
                         Ok(passed) => {
                             successor = Some(passed);
                             return Ok(());

@@ -34,11 +34,11 @@ pub(crate) fn below(bound: usize) -> usize {
 /// Picks an endpoint: not one of `tried`, and none that is left out for its failures, as long as there is another.
 pub(crate) fn pick<'a>(port: &'a ServicePort, tried: &[u64]) -> Option<&'a Arc<Endpoint>> {
     let endpoints = &port.endpoints;
-    // Nobody is ever left out where no policy says so.
-    if tried.is_empty() && port.traffic.outlier.is_none() {
-        return match &endpoints[..] {
-            [] => None,
-            [one] => Some(one),
+    let now = if port.traffic.outlier.is_some() { monotonic() } else { 0 };
+    if tried.is_empty() {
+        let picked = match &endpoints[..] {
+            [] => return None,
+            [one] => return Some(one),
             _ => {
                 let first = below(endpoints.len());
                 // Any of the others, each as likely.
@@ -46,8 +46,11 @@ pub(crate) fn pick<'a>(port: &'a ServicePort, tried: &[u64]) -> Option<&'a Arc<E
                 lighter(endpoints.get(first), endpoints.get(second))
             }
         };
+        // Nobody is ever left out where no policy says so, and seldom where one does.
+        if now == 0 || !picked?.is_out(now) {
+            return picked;
+        }
     }
-    let now = monotonic();
     let untried = || endpoints.iter().filter(|endpoint| !tried.contains(&endpoint.id));
     let mut left: Vec<_> = untried().filter(|endpoint| !endpoint.is_out(now)).collect();
     if left.is_empty() {

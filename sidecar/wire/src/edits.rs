@@ -162,3 +162,29 @@ pub(crate) enum Verdict {
 fn writes_itself(known: Known) -> bool {
     matches!(known, Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::Host)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_withheld_goes_neither_as_it_came_nor_as_it_was_set() {
+        let token = HeaderName::from_static("txn-token");
+        let other = HeaderName::from_static("x-other");
+        for set in [true, false] {
+            let mut edits = Edits::new();
+            edits.keep(Known::TxnToken);
+            edits.set(other.clone(), HeaderValue::from_static("ours"));
+            if set {
+                edits.set(token.clone(), HeaderValue::from_static("minted"));
+            }
+            edits.withhold(&token);
+            edits.withhold(&other);
+            let mut headers = HeaderMap::new();
+            headers.insert(token.clone(), HeaderValue::from_static("came"));
+            headers.insert(other.clone(), HeaderValue::from_static("came"));
+            edits.apply(&mut headers, &Protected::default());
+            assert!(headers.is_empty(), "{headers:?}");
+        }
+    }
+}

@@ -152,8 +152,11 @@ fn apply(
     if let Some(limit) = rule.request_timeout {
         forward.timeouts.request = limit;
     }
-    if let Some(retry) = &rule.retry {
-        forward.retry = Some(Arc::new(Retry::of_route(retry, forward.retry.as_deref())));
+    if let Some((written, alone)) = &rule.retry {
+        forward.retry = Some(match &forward.retry {
+            Some(of_port) => Arc::new(Retry::of_route(written, Some(of_port))),
+            None => alone.clone(),
+        });
     }
     if rule.try_timeout.is_some() {
         forward.per_try = rule.try_timeout;

@@ -17,6 +17,8 @@ use signet_model::{
 };
 use signet_wire::RequestView;
 
+use super::traffic::Retry;
+
 /// The routes of one service.
 #[derive(Debug, Default)]
 pub struct Calls {
@@ -75,8 +77,8 @@ pub struct RouteRule {
     pub request_timeout: Option<Option<Duration>>,
     /// The same of one try.
     pub try_timeout: Option<Duration>,
-    /// When a request is tried again.
-    pub retry: Option<RouteRetry>,
+    /// When a request is tried again: as it is written, and what that comes to for a port that says nothing itself.
+    pub retry: Option<(RouteRetry, Arc<Retry>)>,
 }
 
 /// A backend of a rule.
@@ -370,7 +372,7 @@ impl RouteRule {
             mirrors: rule.filters.iter().filter_map(|f| f.request_mirror.as_ref()).map(copied).collect(),
             request_timeout: request.map(signet_model::RouteDuration::limit),
             try_timeout: backend_request.and_then(signet_model::RouteDuration::limit),
-            retry: rule.retry.cloned(),
+            retry: rule.retry.map(|retry| (retry.clone(), Arc::new(Retry::of_route(retry, None)))),
         }
     }
 

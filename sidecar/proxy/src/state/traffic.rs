@@ -51,13 +51,14 @@ pub struct Retry {
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 impl Retry {
-    /// A retry as a route says it, under the budget that holds for the port.
+    /// A retry as a route says it, under the budget that holds for the port; without one under a budget of its own, for
+    /// which the result is to be kept. A route that says nothing else has broken connections tried again once.
     pub fn of_route(route: &signet_model::RouteRetry, port: Option<&Retry>) -> Retry {
         let mut retry = port.cloned().unwrap_or_else(|| Retry {
             attempts: 1,
             statuses: Box::default(),
             grpc: 0,
-            on_reset: false,
+            on_reset: true,
             per_try: None,
             backoff: Duration::from_millis(25),
             max_body: 64 * 1024,

@@ -155,6 +155,23 @@ async fn tries_beyond_the_budget_are_not_made() {
 }
 
 #[tokio::test]
+async fn a_routes_own_retries_have_one_budget_for_all_requests() {
+    let (app, count) = in_turn(&[BUSY]).await;
+    let mesh = Mesh::http(&[("orders", &[app])]);
+    mesh.routes(
+        r#"[{"backendRefs":[{"name":"orders","port":80}],"retry":{"codes":[503],"attempts":10,"backoff":"0s"}}]"#,
+    );
+    let mut client = Client::to(mesh.out).await;
+    for _ in 0..50 {
+        assert_eq!(client.get("/").await.status, 503);
+    }
+    // A fifth of fifty, and ten for each second that this took.
+    let further = count.load(Ordering::SeqCst) - 50;
+    assert!((10..250).contains(&further), "{further} of at most 500");
+    assert!(mesh.web.counter("signet_upstream_retries_total", &[("reason", "budget")]) > 0);
+}
+
+#[tokio::test]
 async fn another_endpoint_is_tried_where_there_is_one() {
     let (bad, bad_count) = in_turn(&[BUSY]).await;
     let (good, _) = in_turn(&[OK]).await;
