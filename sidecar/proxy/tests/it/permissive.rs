@@ -491,6 +491,8 @@ async fn what_is_not_permissive_stays_strict_whatever_the_date_says() {
     becomes(InboundPort { user_context: UserContext::Original, ..port(Protocol::Http1, Some(later())) });
     assert_ne!(client.ended().await, Some(false), "a live connection, too");
     orders.is_strict("original").await;
+    becomes(port(Protocol::Auto, Some(later())));
+    orders.is_strict("nobody says what it speaks").await;
     becomes(port(Protocol::Http1, None));
     orders.is_strict("never declared").await;
     becomes(port(Protocol::Http1, Some(later())));
@@ -498,6 +500,21 @@ async fn what_is_not_permissive_stays_strict_whatever_the_date_says() {
     orders.is_strict("nothing permits it").await;
     orders.node.state.update_policy(|policy| policy.with_served("orders.shop", None));
     orders.is_strict("no policy here").await;
+}
+
+#[tokio::test]
+async fn callers_without_the_mesh_are_one_caller_to_a_rate_limit() {
+    let (app, _) = counted_echo().await;
+    let orders = Orders::new(Protocol::Http1, app, later());
+    let limits = [crate::calls::traffic(
+        r#""rateLimits":[{"name":"each","key":["workload"],"requests":2,"per":"1h"}]"#,
+    )];
+    orders.node.state.update_routes(|routes| routes.with_limits("orders.shop", &limits));
+    for status in [200, 200, 429] {
+        assert_eq!(Client::to(orders.at).await.get("/").await.status, status);
+    }
+    let mut web = orders.web(Alpn::Http1).await;
+    assert_eq!(web.get("/").await.status, 200, "another caller");
 }
 
 #[tokio::test]

@@ -254,6 +254,12 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
         for place in places {
             redirect("iptables", place, redirects[0].port());
         }
+        // Routes of the service lead elsewhere; none of them is for a call of one endpoint.
+        let elsewhere = r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"namespace":"shop","name":"orders"},"spec":{"parentRefs":[{"kind":"Service","name":"orders"}],"rules":[{"filters":[{"type":"RequestRedirect","requestRedirect":{"hostname":"other.example.com"}}]}]}}"#;
+        let route = signet_model::AnyRoute::from_json(elsewhere).unwrap();
+        let calls = signet_proxy::state::Calls::compile(&"orders.shop".parse().unwrap(), &[route]);
+        let calls = std::sync::Arc::new(calls);
+        web.state.update_endpoints(|known| known.with_calls("orders.shop", Some(calls.clone())));
         // Each by itself, on one connection and on many.
         for (number, place) in places[..2].iter().enumerate() {
             for _ in 0..8 {
