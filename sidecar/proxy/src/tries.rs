@@ -75,7 +75,7 @@ pub(crate) struct Tries {
 impl Tries {
     pub(crate) fn new(forward: &Forward, request: RequestView<'_>) -> Self {
         Tries {
-            retry: forward.retry.clone(),
+            retry: forward.calling.as_ref().and_then(|calling| calling.retry.clone()),
             is_idempotent: is_idempotent(request.method()),
             further: Cell::new(0),
             tried: RefCell::default(),

@@ -53,7 +53,7 @@ impl Drop for Place {
 
 /// Bytes of the body that must be kept for copies.
 pub(crate) fn keeps(forward: &Forward) -> usize {
-    if forward.copies.is_empty() { 0 } else { MOST }
+    if forward.copies().is_empty() { 0 } else { MOST }
 }
 
 /// The changes for a copy: those of the request, without what says for whom it is.
@@ -74,7 +74,7 @@ pub(super) fn send<E: Stage>(
     forward: &Forward,
     body: Option<&[u8]>,
 ) {
-    for port in &forward.copies {
+    for port in forward.copies() {
         let (Some(body), Some(place)) = (body, Place::take()) else {
             worker.shared.metrics.copied("skipped");
             continue;

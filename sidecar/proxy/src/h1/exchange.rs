@@ -78,7 +78,8 @@ pub(crate) async fn exchange<E: Stage>(
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
-    let next = carry(session, client, &view, &head, forward, began).await;
+    let mut forward = forward;
+    let next = carry(session, client, &view, &head, &mut forward, began).await;
     session.watch.no_later_than(None);
     match next {
         Ok(next) => next,
@@ -96,7 +97,7 @@ async fn carry<E: Stage>(
     client: &mut Conn,
     view: &Snapshot,
     head: &RequestHead,
-    forward: Forward,
+    forward: &mut Forward,
     began: Instant,
 ) -> Result<Next, (Refusal, bool)> {
     let shared = &session.worker().shared;
@@ -106,24 +107,23 @@ async fn carry<E: Stage>(
         metrics.answered(refusal.reason.status(), began.elapsed());
         Err((refusal, uploaded))
     };
-    if let Some(delay) = forward.delay
+    if let Some(delay) = forward.delay()
         && !pause(session, delay).await
     {
         return Ok(Next::Abort);
     }
-    if let Some(reason) = forward.abort {
+    if let Some(reason) = forward.abort() {
         return refused(reason.into(), !has_body);
     }
-    let tries = Tries::new(&forward, RequestView::H1(head));
+    let tries = Tries::new(forward, RequestView::H1(head));
     let body = Body::new(head.framing(), shared.limits.http1);
-    let body = RefCell::new(Upload::new(body, tries.keeps().max(copies::keeps(&forward))));
+    let body = RefCell::new(Upload::new(body, tries.keeps().max(copies::keeps(forward))));
     let end = |limit: Option<Duration>| limit.and_then(|limit| began.checked_add(limit));
-    let whole = end(forward.stream);
+    let whole = end(forward.stream());
     let to_head = end(forward.timeouts.request)
         .map_or(whole, |to_head| Some(whole.map_or(to_head, |w| w.min(to_head))));
     session.watch.no_later_than(to_head);
 
-    let asked = Asked { head, forward: &forward, body: &body, tries: &tries, whole };
     let mut fresh = false;
     let mut received = 0;
     loop {
@@ -141,6 +141,7 @@ async fn carry<E: Stage>(
             tries.note(in_flight.endpoint().id);
         }
         let reused = upstream.reused;
+        let asked = Asked { head, forward, body: &body, tries: &tries, whole };
         let run = Run::new(session, client, upstream, asked);
         let result = run.run().await;
         let Done { upstream, status, uploaded, answered, discarded, may_retry, sent } = run.done();
@@ -159,7 +160,7 @@ async fn carry<E: Stage>(
                 conn: upstream.conn,
                 timeouts: forward.timeouts,
                 _in_flight: in_flight,
-                _exchange: forward.exchange,
+                _exchange: forward.exchange.take(),
             })));
         }
         drop(in_flight);
@@ -170,7 +171,7 @@ async fn carry<E: Stage>(
                 if finish.reusable && uploaded {
                     session.worker().pool.borrow_mut().put(upstream, &shared.limits);
                 }
-                copies::send(session.worker(), head, &forward, body.borrow().kept().filter(|_| uploaded));
+                copies::send(session.worker(), head, forward, body.borrow().kept().filter(|_| uploaded));
                 return Ok(match (finish.persist.closes(), uploaded) {
                     (false, true) => Next::Again,
                     (true, true) => Next::Close,

@@ -134,7 +134,7 @@ impl<'a, E: Stage> Run<'a, E> {
 
     pub(super) async fn run(&self) -> Result<Finish, Failure> {
         let shared = &self.session.worker().shared;
-        let limit = self.forward.per_try.or(self.forward.timeouts.request);
+        let limit = self.forward.per_try().or(self.forward.timeouts.request);
         self.session.watch.within(Some(limit.unwrap_or(shared.limits.stall)));
         if self.head.framing() == Framing::None {
             let mut out = Lent::take();
@@ -351,7 +351,7 @@ impl<'a, E: Stage> Run<'a, E> {
 
     /// Something moved: from now on the exchange may stand still for so long.
     fn progressed(&self) {
-        let has_head_deadline = self.forward.timeouts.request.is_some() || self.forward.per_try.is_some();
+        let has_head_deadline = self.forward.timeouts.request.is_some() || self.forward.per_try().is_some();
         if self.status.get() == 0 && has_head_deadline {
             return; // the deadline of the answer's head does not move
         }

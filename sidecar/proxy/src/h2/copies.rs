@@ -20,7 +20,7 @@ const TIME: Duration = Duration::from_secs(15);
 /// Sends what is to be copied.
 pub(super) fn send<E: Stage>(worker: &Rc<Worker<E>>, head: &RequestHead, forward: &Forward, upload: &Pump) {
     let body = upload.taken().filter(|_| upload.is_done());
-    for port in &forward.copies {
+    for port in forward.copies() {
         let (Some(body), Some(place)) = (body.clone(), Place::take()) else {
             worker.shared.metrics.copied("skipped");
             continue;

@@ -192,18 +192,18 @@ async fn run<E: Stage>(
         *metrics = of_route.clone();
     }
     let clock = Clock::new(&head, &forward, shared);
-    if let Some(delay) = forward.delay {
+    if let Some(delay) = forward.delay() {
         pause(respond, &clock, deadline, delay).await?;
         if clock.is_over() {
             return Err(Failure::TimedOut);
         }
     }
-    if let Some(reason) = forward.abort {
+    if let Some(reason) = forward.abort() {
         return Err(Failure::Refused(reason.into()));
     }
     let tries = Tries::new(&forward, RequestView::H2(&head));
     upload.remember_up_to(tries.keeps());
-    let copy = (!forward.copies.is_empty()).then(|| head.clone());
+    let copy = (!forward.copies().is_empty()).then(|| head.clone());
     let mut outgoing = Some(outgoing(head, &forward.edits, &forward.target, shared)?);
     let mut unprocessed = 0;
     loop {
@@ -313,10 +313,10 @@ impl Clock {
         let end = |limit: Option<Duration>| limit.and_then(|limit| Instant::now().checked_add(limit));
         Clock {
             head: end(forward.timeouts.request),
-            per_try: forward.per_try,
+            per_try: forward.per_try(),
             stall: forward.timeouts.idle.unwrap_or(shared.limits.stall),
             callers: end(timeout),
-            whole: end(forward.stream),
+            whole: end(forward.stream()),
         }
     }
 

@@ -185,7 +185,7 @@ impl Relay<'_> {
         if self.upload.is_replayable() && self.tries.again(outcome, self.shared) {
             return Poll::Ready(Err(Failure::Again));
         }
-        if self.forward.copies.is_empty() {
+        if self.forward.copies().is_empty() {
             self.upload.forget();
         }
         self.forward.answer_edits.apply(&mut parts.headers, &self.shared.protected);

@@ -127,6 +127,13 @@ pub struct Forward {
     pub exchange: Option<Exchange>,
     /// Metrics of its service, where the connection did not know it.
     pub metrics: Option<Arc<RouteMetrics>>,
+    /// What routes and traffic policies ask for; few requests have any of it.
+    pub calling: Option<Box<Calling>>,
+}
+
+/// How a request is called, where that is not simply once.
+#[derive(Debug, Default)]
+pub struct Calling {
     /// When it is tried again.
     pub retry: Option<Arc<Retry>>,
     /// How long one try may take to the answer's head.
@@ -142,6 +149,31 @@ pub struct Forward {
 }
 
 impl Forward {
+    /// Who gets a copy.
+    pub(crate) fn copies(&self) -> &[Arc<ServicePort>] {
+        self.calling.as_ref().map_or(&[], |calling| &calling.copies)
+    }
+
+    /// How long one try may take to the answer's head.
+    pub(crate) fn per_try(&self) -> Option<Duration> {
+        self.calling.as_ref().and_then(|calling| calling.per_try)
+    }
+
+    /// How long all of it may take.
+    pub(crate) fn stream(&self) -> Option<Duration> {
+        self.calling.as_ref().and_then(|calling| calling.stream)
+    }
+
+    /// A pause before anything is sent.
+    pub(crate) fn delay(&self) -> Option<Duration> {
+        self.calling.as_ref().and_then(|calling| calling.delay)
+    }
+
+    /// What it is answered with, and goes nowhere.
+    pub(crate) fn abort(&self) -> Option<Reason> {
+        self.calling.as_ref().and_then(|calling| calling.abort)
+    }
+
     /// To this target with no change but the defaults: protected names are dropped both ways.
     pub fn to(target: Target, timeouts: Timeouts) -> Self {
         Forward {
@@ -151,12 +183,7 @@ impl Forward {
             timeouts,
             exchange: None,
             metrics: None,
-            retry: None,
-            per_try: None,
-            stream: None,
-            delay: None,
-            abort: None,
-            copies: Vec::new(),
+            calling: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use signet_model::{HostPattern, Redirect, Scheme, ToMatch};
 use signet_wire::RequestView;
 use signet_wire::canon::Target as PathTarget;
 
-use super::{Forward, Outbound, Target};
+use super::{Calling, Forward, Outbound, Target};
 use crate::answer::{Reason, Refusal};
 use crate::balance::{below, random};
 use crate::state::{Backend, Found, Retry, RouteRule, ServicePort, Snapshot, modified};
@@ -89,17 +89,23 @@ impl Way {
 
     /// The request as it is forwarded, apart from what the stage itself changes, which comes after and wins.
     pub fn forward(self, request: RequestView<'_>) -> Result<Forward, Refusal> {
-        let traffic = self.port.traffic.clone();
         let mut forward = Forward::to(Target::Service(self.port.clone()), self.port.timeouts);
-        forward.stream = traffic.stream;
-        forward.retry.clone_from(&traffic.retry);
-        forward.per_try = traffic.retry.as_ref().and_then(|retry| retry.per_try);
-        forward.copies = self.copies;
+        let traffic = &self.port.traffic;
+        if self.rule.is_none() && traffic.is_plain() {
+            return Ok(forward);
+        }
+        let mut calling = Calling {
+            stream: traffic.stream,
+            retry: traffic.retry.clone(),
+            per_try: traffic.retry.as_ref().and_then(|retry| retry.per_try),
+            copies: self.copies,
+            ..Calling::default()
+        };
         if let Some((rule, prefix, place)) = &self.rule {
             let backend = place.and_then(|place| rule.backends.get(place));
-            apply(rule, backend, *prefix, request, &mut forward)?;
+            apply(rule, backend, *prefix, request, &mut forward, &mut calling)?;
         }
-        if let Some(retry) = &forward.retry {
+        if let Some(retry) = &calling.retry {
             retry.budget.pay_in();
         }
         for fault in &traffic.faults {
@@ -107,12 +113,13 @@ impl Way {
                 continue;
             }
             if let Some(abort) = fault.abort.filter(|abort| below(100) < usize::from(abort.percent)) {
-                forward.abort = Some(Reason::Fault { status: abort.status, grpc: abort.grpc_code.number() });
+                calling.abort = Some(Reason::Fault { status: abort.status, grpc: abort.grpc_code.number() });
             }
             if let Some(delay) = fault.delay.filter(|delay| below(100) < usize::from(delay.percent)) {
-                forward.delay = Some(delay.time.get().max(forward.delay.unwrap_or(Duration::ZERO)));
+                calling.delay = Some(delay.time.get().max(calling.delay.unwrap_or(Duration::ZERO)));
             }
         }
+        forward.calling = Some(Box::new(calling));
         Ok(forward)
     }
 }
@@ -123,6 +130,7 @@ fn apply(
     prefix: usize,
     request: RequestView<'_>,
     forward: &mut Forward,
+    calling: &mut Calling,
 ) -> Result<(), Refusal> {
     rule.request.apply(&mut forward.edits);
     if let Some(backend) = backend {
@@ -153,13 +161,13 @@ fn apply(
         forward.timeouts.request = limit;
     }
     if let Some((written, alone)) = &rule.retry {
-        forward.retry = Some(match &forward.retry {
+        calling.retry = Some(match &calling.retry {
             Some(of_port) => Arc::new(Retry::of_route(written, Some(of_port))),
             None => alone.clone(),
         });
     }
     if rule.try_timeout.is_some() {
-        forward.per_try = rule.try_timeout;
+        calling.per_try = rule.try_timeout;
     }
     Ok(())
 }

@@ -168,6 +168,11 @@ impl Budget {
 }
 
 impl Traffic {
+    /// Whether a request is simply called once.
+    pub fn is_plain(&self) -> bool {
+        self.retry.is_none() && self.stream.is_none() && self.faults.is_empty()
+    }
+
     /// What these policies of a service say of one port; `before` is kept where nothing changed.
     pub(crate) fn of_port(
         policies: &[TrafficPolicySpec],
