@@ -11,12 +11,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use signet_identity::Alpn;
+use signet_wire::first::{FirstLine, Line};
 
 use crate::answer::{Reason, Refusal};
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
 use crate::stage::{Role, Stage, Target};
-use crate::state::{InFlight, Timeouts};
+use crate::state::{InFlight, Protocol, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
 /// Serves a stream of bytes to its end.
@@ -101,7 +102,7 @@ pub(crate) async fn tunnel<E: Stage>(
     upstream.stream().reset_on_close();
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
-    let mut up = Copy::default();
+    let mut up = Copy { guard: guard(session), ..Copy::default() };
     let mut down = Copy::default();
     let mut reset = None;
     let mut age = std::pin::pin!(async {
@@ -142,12 +143,24 @@ pub(crate) async fn tunnel<E: Stage>(
             client.borrow().stream().end_on_close();
             upstream.borrow().stream().end_on_close();
         }
+        Ok(Over::Broken) if up.smuggles => {
+            session.note(&Refusal::new(Reason::Undetected).detail("a request came in a stream of bytes"));
+        }
         Ok(Over::Broken) => {}
         Err(end) => {
             session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
             tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
         }
     }
+}
+
+/// On a port of ours that does not say what it speaks, a peer must not call requests bytes: the app would read them with
+/// whatever they say of users and callers.
+fn guard<E>(session: &Session<E>) -> Option<FirstLine> {
+    let Role::Inbound { service, port, .. } = &session.conn.role else { return None };
+    let view = session.worker().shared.state.view();
+    let open = view.routes.inbound(service, port).is_some_and(|port| port.protocol == Protocol::Auto);
+    (open && session.conn.protocol == Protocol::Tcp).then(FirstLine::default)
 }
 
 /// Whether the side that has ended was reset since; otherwise the task is woken then. A stream has one such side at
@@ -165,6 +178,12 @@ struct Copy {
     at: usize,
     total: u64,
     state: State,
+    /// Looks for a request at the beginning.
+    guard: Option<FirstLine>,
+    /// The guard has seen the input.
+    seen: bool,
+    /// The guard found one.
+    smuggles: bool,
 }
 
 #[derive(Default, PartialEq)]
@@ -203,11 +222,24 @@ impl Copy {
                         self.state = State::Closing;
                         continue;
                     }
+                    if !std::mem::replace(&mut self.seen, true)
+                        && let Some(guard) = &mut self.guard
+                    {
+                        match guard.feed(from.input()) {
+                            Line::Http => {
+                                self.smuggles = true;
+                                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                            }
+                            Line::Other => self.guard = None,
+                            Line::More => {}
+                        }
+                    }
                     let sent = to.borrow_mut().poll_send(cx, from.input(), &mut self.at);
                     moved.set(true);
                     std::task::ready!(sent)?;
                     let count = self.at;
                     self.at = 0;
+                    self.seen = false;
                     self.total += count as u64;
                     from.consume(count);
                 }

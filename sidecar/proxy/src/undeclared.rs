@@ -116,7 +116,11 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -
             }
             if dialled.is_none() {
                 match dialling.as_mut().poll(cx) {
-                    Poll::Ready(done) => dialled = Some(done),
+                    Poll::Ready(done) => {
+                        // From here on both may be silent for as long as any idle client.
+                        session.watch.within(Some(session.idle_time()));
+                        dialled = Some(done);
+                    }
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -124,7 +128,7 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -
                 Some(Ok((upstream, ..))) => match upstream.poll_fill(cx) {
                     // It spoke first, or went without a word.
                     Poll::Ready(_) => Poll::Ready(First::Bytes),
-                    Poll::Pending => session.watch.poll(cx).map(|_| First::Bytes),
+                    Poll::Pending => session.watch.poll(cx).map(|_| First::More),
                 },
                 // Nobody will speak to it.
                 _ => Poll::Ready(First::Bytes),
@@ -149,6 +153,8 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -
             session.conn.protocol = if said == First::Http1 { Protocol::Http1 } else { Protocol::Http2 };
             Some((session, client))
         }
+        // Nobody said anything in time, or the connection is over.
+        (First::More, _) => None,
         (_, Some(Ok((mut upstream, _in_flight, timeouts)))) => {
             manner.bytes();
             session.conn.protocol = Protocol::Tcp;

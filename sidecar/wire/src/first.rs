@@ -62,6 +62,56 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// Watches the first line of bytes that are passed on as no request, for one that a server of HTTP would take for a request
+/// all the same: servers skip empty lines and blanks before it, and none reads a head without `HTTP/` in the line before.
+///
+/// It never takes back what it said, and holds nothing: a request is nothing until its line has ended.
+#[derive(Debug, Clone, Default)]
+pub struct FirstLine {
+    begun: bool,
+    /// How much of `HTTP/` the last bytes are.
+    matched: usize,
+}
+
+/// What a first line turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// It names HTTP.
+    Http,
+    /// It is none that does.
+    Other,
+    /// It has not ended.
+    More,
+}
+
+const NAME: &[u8] = b"http/";
+
+impl FirstLine {
+    /// Looks at the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) -> Line {
+        for byte in bytes {
+            match byte {
+                b'\r' | b'\n' | b' ' | b'\t' | 0x0b | 0x0c if !self.begun => {}
+                b'\n' => return Line::Other,
+                // No server takes these within a request line.
+                0..=0x08 | 0x0e..=0x1f => return Line::Other,
+                byte => {
+                    self.begun = true;
+                    let byte = byte.to_ascii_lowercase();
+                    self.matched = match NAME.get(self.matched) {
+                        Some(wanted) if *wanted == byte => self.matched.saturating_add(1),
+                        _ => usize::from(byte == b'h'),
+                    };
+                    if self.matched == NAME.len() {
+                        return Line::Http;
+                    }
+                }
+            }
+        }
+        Line::More
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +133,32 @@ mod tests {
         (b"SSH-2.0-OpenSSH_9\r\n", First::Bytes),
         (b"GET /\x01 HTTP/1.1\r\n", First::Bytes),
     ];
+
+    #[test]
+    fn a_line_that_a_lenient_server_takes_for_a_request_is_known_in_any_pieces() {
+        for (bytes, wanted) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Line::Http),
+            (b"\r\n\r\nGET / HTTP/1.1\n", Line::Http),
+            (b" \t GET  /  HtTp/1.0", Line::Http),
+            (b"PRI * HTTP/2.0\r\n", Line::Http),
+            (b"GET /hhttp/ ", Line::Http),
+            (b"EHLO mail.example.com\r\nGET / HTTP/1.1", Line::Other),
+            (b"*1\r\n", Line::Other),
+            (b"\x16\x03\x01 HTTP/", Line::Other),
+            (b"\0\0HTTP/1.1", Line::Other),
+            (b"GET / HTT", Line::More),
+            (b"", Line::More),
+        ] {
+            for cut in 0..=bytes.len() {
+                let mut line = FirstLine::default();
+                let said = match line.feed(&bytes[..cut]) {
+                    Line::More => line.feed(&bytes[cut..]),
+                    said => said,
+                };
+                assert_eq!(said, wanted, "{} cut at {cut}", String::from_utf8_lossy(bytes));
+            }
+        }
+    }
 
     #[test]
     fn protocols_are_told_by_their_first_bytes() {

@@ -70,7 +70,7 @@ pub(crate) async fn exchange<E: Stage>(
     let shared = &session.worker().shared;
     let mut view = shared.state.view();
     let admitted = session.stage.admit(&session.conn, &mut view, RequestView::H1(&head)).await;
-    let forward = match admitted {
+    let mut forward = match admitted {
         Ok(forward) => forward,
         Err(refusal) => {
             let status = refusal.reason.status();
@@ -78,7 +78,6 @@ pub(crate) async fn exchange<E: Stage>(
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
-    let mut forward = forward;
     let next = carry(session, client, &view, &head, &mut forward, began).await;
     session.watch.no_later_than(None);
     match next {

@@ -192,14 +192,6 @@ impl Calls {
         Calls { entries: keyed.into_iter().map(|(_, entry)| entry).collect() }
     }
 
-    /// Every service that is named, for the port that its callers dial.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.entries.iter().flat_map(|entry| {
-            let copies = entry.rule.mirrors.iter().map(|copied| &copied.service);
-            entry.rule.backends.iter().map(|backend| &backend.service).chain(copies)
-        })
-    }
-
     /// The rule for a request to this port.
     pub fn find(&self, port: &str, number: u16, request: RequestView<'_>) -> Found<'_> {
         let host = request.authority().map_or("", |host| host.name());

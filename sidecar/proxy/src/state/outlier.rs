@@ -7,7 +7,9 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+#[cfg(test)]
+use std::time::Duration;
+use std::time::Instant;
 
 use signet_model::OutlierPolicy;
 
@@ -69,6 +71,7 @@ impl Record {
     }
 
     /// How long it is left out still.
+    #[cfg(test)]
     pub(crate) fn left(&self, now: u64) -> Option<Duration> {
         let until = self.until.load(Ordering::Relaxed);
         (until > now).then(|| Duration::from_nanos(until - now))

@@ -240,11 +240,6 @@ impl Endpoint {
         self.record.is_out(now)
     }
 
-    /// How long it is left out still, for the admin socket.
-    pub fn left_out(&self, now: u64) -> Option<Duration> {
-        self.record.left(now)
-    }
-
     /// A try of a request of this port succeeded here, or failed. True: it is left out from now on.
     pub(crate) fn judged(&self, good: bool, policy: &OutlierPolicy, port: &ServicePort, now: u64) -> bool {
         if good {

@@ -93,7 +93,7 @@ async fn bytes_that_are_no_request_pass_whole_from_the_first_one_on() {
     })
     .await;
     let pair = pair(app);
-    for bytes in [&b"*1\r\n$4\r\nPING\r\n"[..], b"\x16\x03\x01\0\x05hello", b"GET / HTTP/3.0\r\n", b"GE"] {
+    for bytes in [&b"*1\r\n$4\r\nPING\r\n"[..], b"\x16\x03\x01\0\x05hello", b"GET /\r\n", b"GE"] {
         let mut client = Client::to(pair.out).await;
         client.send(bytes).await;
         within(client.stream.shutdown()).await.unwrap();
@@ -164,4 +164,28 @@ async fn a_stream_of_bytes_is_decided_again_when_a_policy_comes_that_speaks_of_r
     assert_eq!(client.take(11).await, b"220 ready\r\n");
     pair.orders.permits(&[WEB, r#"{"effect":"forbid","ifAbsent":"skip","to":{"paths":["/admin"]}}"#]);
     assert_ne!(client.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn a_peer_that_calls_its_requests_bytes_reaches_no_app_with_what_it_says_of_users() {
+    let (app, connections) = counted_echo().await;
+    let pair = pair(app);
+    let web = generation(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar);
+    let orders = pair.ca.id("ns/shop/sa/orders");
+    for line in ["GET / HTTP/1.1", "\r\n\r\nGET / HTTP/1.1", " GET  / http/1.1", "GET / HTTP/3.0"] {
+        for cut in [0, 3, line.len() - 2] {
+            let mut client = peer(pair.at, &web, Alpn::Tcp, &orders).await.unwrap();
+            client.send(&line[..cut]).await;
+            tokio::task::yield_now().await;
+            let rest =
+                format!("{}\r\nhost: o\r\nsignet-user: forged\r\nconnection: close\r\n\r\n", &line[cut..]);
+            let _ = within(client.stream.write_all(rest.as_bytes())).await;
+            let mut heard = Vec::new();
+            let _ = within(client.stream.read_to_end(&mut heard)).await;
+            assert!(heard.is_empty(), "{line:?}: {}", String::from_utf8_lossy(&heard));
+        }
+    }
+    pair.orders.counts("signet_refusals_total", &[("reason", "undetected")], 12).await;
+    // The app was dialled, and read no request.
+    assert!(connections.load(Ordering::Relaxed) <= 12);
 }

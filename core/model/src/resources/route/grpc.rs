@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::filter::{Filter, FilterType};
 use super::http::{ExactMatch, HeaderMatch};
 use super::{
-    BackendRef, GATEWAY_API, MAX_HOSTNAMES, ParentRef, RouteRetry, RouteTimeouts, check_backends,
-    check_common, check_retry, filter,
+    BackendRef, GATEWAY_API, ParentRef, RouteRetry, RouteTimeouts, check_backends, check_common, check_retry,
+    filter,
 };
 use crate::decode::non_empty;
 use crate::error::Problem;
@@ -72,14 +72,8 @@ impl Kind for GrpcRouteSpec {
     const API: &'static str = GATEWAY_API;
 
     fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
-        if self.hostnames.len() > MAX_HOSTNAMES {
-            problems.push(Problem::new(
-                "spec.hostnames",
-                format!("expected at most {MAX_HOSTNAMES}, got {}", self.hostnames.len()),
-            ));
-        }
         let each = self.rules.iter().map(|rule| (rule.matches.len(), rule.backend_refs.len()));
-        check_common(&self.parent_refs, self.rules.len(), each, problems);
+        check_common(&self.parent_refs, self.hostnames.len(), self.rules.len(), each, problems);
         for (index, rule) in self.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
             filter::check_all(&field, &rule.filters, false, problems);

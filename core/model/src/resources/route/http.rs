@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::filter::{Filter, FilterType, PathModifierType};
 use super::{
-    BackendRef, GATEWAY_API, MAX_HOSTNAMES, ParentRef, RouteRetry, RouteTimeouts, check_backends,
-    check_common, check_retry, filter,
+    BackendRef, GATEWAY_API, ParentRef, RouteRetry, RouteTimeouts, check_backends, check_common, check_retry,
+    filter,
 };
 use crate::decode::non_empty;
 use crate::error::Problem;
@@ -107,14 +107,8 @@ impl Kind for HttpRouteSpec {
     const API: &'static str = GATEWAY_API;
 
     fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
-        if self.hostnames.len() > MAX_HOSTNAMES {
-            problems.push(Problem::new(
-                "spec.hostnames",
-                format!("expected at most {MAX_HOSTNAMES}, got {}", self.hostnames.len()),
-            ));
-        }
         let each = self.rules.iter().map(|rule| (rule.matches.len(), rule.backend_refs.len()));
-        check_common(&self.parent_refs, self.rules.len(), each, problems);
+        check_common(&self.parent_refs, self.hostnames.len(), self.rules.len(), each, problems);
         let names: Vec<_> = self.rules.iter().filter_map(|rule| rule.name.as_ref()).collect();
         for (_, name) in twice(&names) {
             problems.push(Problem::new(

@@ -148,6 +148,7 @@ pub struct RouteRetry {
 /// What both kinds have in common and must not contradict.
 fn check_common(
     parents: &[ParentRef],
+    hostnames: usize,
     rules: usize,
     each: impl Iterator<Item = (usize, usize)>,
     problems: &mut Vec<Problem>,
@@ -158,6 +159,7 @@ fn check_common(
         }
     };
     most("spec.parentRefs".into(), parents.len(), MAX_PARENTS);
+    most("spec.hostnames".into(), hostnames, MAX_HOSTNAMES);
     most("spec.rules".into(), rules, MAX_RULES);
     for (index, (matches, backends)) in each.enumerate() {
         most(format!("spec.rules[{index}].matches"), matches, MAX_MATCHES);
