@@ -68,7 +68,10 @@ pub use provider::crypto_provider;
 pub use revocation::{RevocationSet, RevokedBy};
 pub use revocation_list::{RevocationList, RevocationListError};
 pub use serial::{Serial, SerialError};
-pub use server_name::{MESH_SUFFIX, server_name, service_dns_name};
+pub use server_name::{
+    IdentityHash, MESH_SUFFIX, RoutedName, routed_name_fits, routed_server_name, server_name,
+    service_dns_name,
+};
 pub use spiffe_id::{SpiffeId, SpiffeIdError};
 pub use svid::{IssuerFacts, MAX_CHAIN, Svid, SvidError};
 pub use trust_domain::TrustDomain;

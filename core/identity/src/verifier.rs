@@ -19,7 +19,7 @@ use crate::{
     class::ClassSet,
     failure::HandshakeFailure,
     key_id::KeyId,
-    server_name::server_name_string,
+    server_name::stands_for,
     spiffe_id::SpiffeId,
     trust_domain::TrustDomain,
 };
@@ -49,9 +49,9 @@ impl ServerVerifier {
     ) -> Result<(), HandshakeFailure> {
         let verified = self.chains.verify(leaf, rest, now)?;
         // Injective, so that equal names mean equal identities; nothing of the certificate but its SPIFFE ID
-        // can answer for a server, its DNS names least of all.
+        // can answer for a server, its DNS names least of all. What the name says of a way is not looked at.
         let matches = match name {
-            ServerName::DnsName(expected) => expected.as_ref() == server_name_string(&verified.svid.id),
+            ServerName::DnsName(expected) => stands_for(expected.as_ref(), &verified.svid.id),
             _ => false,
         };
         if !matches {

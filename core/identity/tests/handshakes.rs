@@ -8,7 +8,7 @@ use common::{Outcome, Pair};
 use rustls::AlertDescription;
 use signet_identity::{
     Alpn, Bundles, Expected, Generation, HandshakeFailure, KeyId, PeerClass, RevocationSet, SpiffeId,
-    server_name,
+    routed_server_name, server_name,
     testing::{SvidOptions, TestCa, test_now, test_options},
 };
 
@@ -92,6 +92,26 @@ fn a_wrong_server_is_refused_before_the_clients_certificate_is_sent() {
         server_failure(&outcome),
         HandshakeFailure::AlertReceived(AlertDescription::CertificateUnknown)
     ));
+}
+
+#[test]
+fn a_name_that_says_the_way_as_well_expects_the_same_identity_and_no_other() {
+    let ca = ca();
+    let web = ca.generation(WEB, PeerClass::Sidecar);
+    let orders = ca.generation(ORDERS, PeerClass::Sidecar);
+    let thief = ca.generation("ns/shop/sa/thief", PeerClass::Sidecar);
+    let dial = |server: &Generation| {
+        let name = routed_server_name(&ca.id(ORDERS), "http", "orders", "shop").unwrap();
+        let mut pair = Pair::new(web.client_config(Alpn::H2), server.server_config(Alpn::H2), name);
+        let outcome = pair.run();
+        (pair, outcome)
+    };
+    let (_, outcome) = dial(&orders);
+    assert!(outcome.is_ok(), "{outcome:?}");
+    // Whoever stands in the way chooses who answers, and is found out.
+    let (pair, outcome) = dial(&thief);
+    assert_eq!(client_failure(&outcome).label(), "wrong_identity");
+    assert!(pair.seen_by_server().is_none(), "the thief never sees a certificate of ours");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use common::Pair;
 use rustls::pki_types::UnixTime;
 use signet_identity::{
     Alpn, CacheCounts, Expected, Generation, GenerationOptions, HandshakeFailure, KeyId, PeerClass,
-    RevocationSet, RevokedBy, SpiffeId, server_name,
+    RevocationSet, RevokedBy, SpiffeId, routed_server_name, server_name,
     testing::{SvidOptions, TestCa, TestTime, test_now, test_options},
 };
 
@@ -196,6 +196,24 @@ fn a_session_of_one_identity_is_never_offered_to_another() {
     let outcome = pair.run();
     let failure = HandshakeFailure::from_rustls(&outcome.client.unwrap());
     assert_eq!(failure.label(), "wrong_identity");
+}
+
+#[test]
+fn a_session_of_one_way_is_never_offered_on_another() {
+    let mesh = mesh();
+    let id = mesh.ca.id(ORDERS);
+    let connect = |name| {
+        let client = mesh.web.client_config(Alpn::H2);
+        let mut pair = Pair::new(client, mesh.orders.server_config(Alpn::H2), name);
+        assert!(pair.run().is_ok());
+        pair.talk();
+        pair
+    };
+    let way = |service| routed_server_name(&id, "http", service, "shop").unwrap();
+    assert!(!connect(way("orders")).resumed());
+    assert!(connect(way("orders")).resumed());
+    assert!(!connect(way("stock")).resumed());
+    assert!(!connect(server_name(&id)).resumed());
 }
 
 #[test]
