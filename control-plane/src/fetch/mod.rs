@@ -1,13 +1,12 @@
 //! One fetch of a small document over HTTP, with every bound that a hostile server would test: issuers' key
 //! sets, and the bundles of federated trust domains.
 //!
-//! Promises: only addresses that [`address`] allows are dialled, checked after resolution and
+//! Promises: only addresses that [`signet_model::reach`] allows are dialled, checked after resolution and
 //! for each redirect; a redirect never leaves the scheme, host and port that it began at; the answer
 //! is at most [`MAX_BODY`]; everything together takes at most the client's timeout, of which the caller
 //! takes care ([`Client::within`]). Nothing here decides what to do with a failure; [`schedule`] says when to
 //! fetch again.
 
-pub mod address;
 pub mod schedule;
 
 use std::future::Future;
@@ -203,7 +202,7 @@ impl Client {
         let mut refused = None;
         let mut failed = None;
         for address in found {
-            if let Some(reason) = address::forbidden(address.ip(), self.allow_private) {
+            if let Some(reason) = signet_model::reach::forbidden(address.ip(), self.allow_private) {
                 refused = Some((address.ip(), reason));
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What only the whole can tell: duplicates, and references that lead nowhere.
 
 mod calls;
+mod external;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -32,6 +33,7 @@ struct Check<'a> {
 struct Origins {
     workloads: BTreeMap<ObjectName, Origin>,
     services: BTreeMap<ObjectName, Origin>,
+    external: BTreeMap<ObjectName, Origin>,
     issuers: BTreeMap<Label, Origin>,
     federated: BTreeMap<Label, Origin>,
     gateways: BTreeMap<ObjectName, Origin>,
@@ -67,6 +69,11 @@ pub(crate) fn assemble(
             Resource::Service(object) => {
                 if admit(&mut origins.services, &object.name, origin, "Service", errors) {
                     registry.services.insert(object.name.clone(), object);
+                }
+            }
+            Resource::ExternalService(object) => {
+                if admit(&mut origins.external, &object.name, origin, "ExternalService", errors) {
+                    registry.external.insert(object.name.clone(), object);
                 }
             }
             Resource::Issuer(object) => {
@@ -116,6 +123,7 @@ pub(crate) fn assemble(
     let mut check = Check { registry: &registry, origins: &origins, options, errors };
     check.workloads();
     check.services();
+    check.external();
     check.issuers();
     check.federated();
     check.gateways();

@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
 //! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`], [`TrafficPolicy`]; and
+//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`], [`TrafficPolicy`]; and
 //! of the Gateway API [`HttpRoute`] and [`GrpcRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -28,6 +28,7 @@ mod decode;
 mod error;
 mod folder;
 mod object;
+pub mod reach;
 mod registry;
 mod resources;
 mod text;
@@ -36,11 +37,14 @@ pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
+pub use resources::external::{
+    Callers, ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec, Through, TlsOrigination,
+};
 pub use resources::federated::{
     EndpointProfile, FederatedSpec, FederatedTrustDomain, FilePath, InitialBundle, SpiffeProfile, WebProfile,
 };
 pub use resources::gateway::{
-    ForwardCredential, Gateway, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
+    ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
 };
 pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
 pub use resources::mesh::{DefaultAction, Mesh, MeshSpec};
@@ -73,6 +77,7 @@ pub use text::jose::{ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::moment::Moment;
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
+pub use text::network::Network;
 pub use text::period::Period;
 pub use text::port::Port;
 pub use text::unix::{AccountName, BinaryPath, Sha256};

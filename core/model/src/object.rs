@@ -10,8 +10,8 @@ use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
-    AnyRoute, FederatedTrustDomain, GATEWAY_API, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName,
-    Registration, Service, Subdomain, TrafficPolicy, Workload,
+    AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, Issuer, Label, Mesh, MeshPolicy,
+    ObjectName, Registration, Service, Subdomain, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -101,7 +101,7 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
     }
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration, TrafficPolicy, \
+const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration, TrafficPolicy, \
      HTTPRoute, GRPCRoute";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
@@ -207,6 +207,7 @@ pub enum Resource {
     Mesh(Mesh),
     Workload(Workload),
     Service(Service),
+    ExternalService(ExternalService),
     Issuer(Issuer),
     FederatedTrustDomain(FederatedTrustDomain),
     Gateway(Gateway),
@@ -225,6 +226,7 @@ impl Resource {
             "Mesh" => global(value).map(Resource::Mesh),
             "Workload" => namespaced(value).map(Resource::Workload),
             "Service" => namespaced(value).map(Resource::Service),
+            "ExternalService" => namespaced(value).map(Resource::ExternalService),
             "Issuer" => global(value).map(Resource::Issuer),
             "FederatedTrustDomain" => global(value).map(Resource::FederatedTrustDomain),
             "Gateway" => namespaced(value).map(Resource::Gateway),

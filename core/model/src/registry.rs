@@ -12,8 +12,8 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    AnyRoute, FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName, ProcessSelector,
-    Registration, Service, TrafficPolicy, Workload, WorkloadId,
+    AnyRoute, ExternalService, FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName,
+    ProcessSelector, Registration, Service, TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -78,6 +78,7 @@ pub struct Registry {
     pub(crate) mesh: Mesh,
     pub(crate) workloads: BTreeMap<ObjectName, Workload>,
     pub(crate) services: BTreeMap<ObjectName, Service>,
+    pub(crate) external: BTreeMap<ObjectName, ExternalService>,
     pub(crate) issuers: BTreeMap<Label, Issuer>,
     pub(crate) federated: BTreeMap<Label, FederatedTrustDomain>,
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
@@ -95,6 +96,7 @@ impl Default for Registry {
             mesh: Mesh { name: Label::default_mesh(), spec: MeshSpec::default() },
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
+            external: BTreeMap::new(),
             issuers: BTreeMap::new(),
             federated: BTreeMap::new(),
             gateways: BTreeMap::new(),
@@ -125,6 +127,10 @@ impl Registry {
 
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
+    }
+
+    pub fn external_services(&self) -> impl Iterator<Item = &ExternalService> {
+        self.external.values()
     }
 
     pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {

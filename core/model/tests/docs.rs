@@ -21,6 +21,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         "Mesh",
         "Workload",
         "Service",
+        "ExternalService",
         "Issuer",
         "FederatedTrustDomain",
         "Gateway",

@@ -8,9 +8,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use signet_model::Network;
+
 use super::check::{Found, differences};
 use super::plan::{Destination, Family, Hook, Owner, Plan, Rule, Verdict};
-use super::values::{Cidr, Ids, Ports};
+use super::values::{Ids, Ports};
 
 /// A chain of ours: its table, its name, and the chain that jumps to it.
 fn chain(hook: Hook) -> (&'static str, &'static str, &'static str) {
@@ -215,7 +217,7 @@ fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
         let negated = std::mem::take(&mut not);
         match word {
             "-d" => {
-                let range: Cidr = value.parse().ok()?;
+                let range: Network = value.parse().ok()?;
                 rule.destination = Some(Destination { range, except: negated });
                 continue;
             }

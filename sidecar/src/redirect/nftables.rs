@@ -8,9 +8,11 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use signet_model::Network;
+
 use super::check::Found;
 use super::plan::{Destination, Family, Hook, Owner, Plan, Rule, Verdict};
-use super::values::{Cidr, Ids, Ports};
+use super::values::{Ids, Ports};
 
 /// Asks for our table as JSON, everything in numbers.
 pub const LIST: [&str; 6] = ["-j", "-n", "list", "table", "inet", "signet"];
@@ -98,14 +100,14 @@ fn interface(hook: Hook) -> &'static str {
     if hook == Hook::Output { "oifname" } else { "iifname" }
 }
 
-fn protocol(range: Cidr) -> &'static str {
-    match range.family() {
+fn protocol(range: Network) -> &'static str {
+    match Family::of(range.ip()) {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     }
 }
 
-fn address(range: Cidr) -> String {
+fn address(range: Network) -> String {
     if range.is_host() { range.ip().to_string() } else { range.to_string() }
 }
 
@@ -206,12 +208,12 @@ fn read_match(rule: &mut Rule, tcp: &mut bool, value: &Value) -> Option<()> {
         match (payload.get("protocol")?.as_str()?, payload.get("field")?.as_str()?) {
             (protocol @ ("ip" | "ip6"), "saddr") if !not && rule.source.is_none() => {
                 let range = range(protocol, right)?;
-                family(rule, range.family())?;
+                family(rule, Family::of(range.ip()))?;
                 rule.source = Some(range);
             }
             (protocol @ ("ip" | "ip6"), "daddr") if rule.destination.is_none() => {
                 let range = range(protocol, right)?;
-                family(rule, range.family())?;
+                family(rule, Family::of(range.ip()))?;
                 rule.destination = Some(Destination { range, except: not });
             }
             ("tcp", "dport") if !not && rule.ports.is_none() => {
@@ -260,13 +262,13 @@ fn ids(value: &Value) -> Option<Ids> {
     Some(Ids { first: u32::try_from(first).ok()?, last: u32::try_from(last).ok()? })
 }
 
-fn range(protocol: &str, value: &Value) -> Option<Cidr> {
+fn range(protocol: &str, value: &Value) -> Option<Network> {
     let text = match value.get("prefix") {
         Some(prefix) => format!("{}/{}", prefix.get("addr")?.as_str()?, prefix.get("len")?.as_u64()?),
         None => value.as_str()?.to_owned(),
     };
-    let range: Cidr = text.parse().ok()?;
-    ((protocol == "ip") == (range.family() == Family::V4)).then_some(range)
+    let range: Network = text.parse().ok()?;
+    ((protocol == "ip") == (Family::of(range.ip()) == Family::V4)).then_some(range)
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use signet_model::Network;
+
 use super::plan::{Family, Owner};
-use super::values::{Cidr, Ids, Listener, NOBODY, Ports};
+use super::values::{Ids, Listener, NOBODY, Ports};
 use crate::config::{Config, ConfigError};
 
 /// Of each list: more is a mistake, and rules are looked at one by one.
@@ -69,7 +71,7 @@ pub struct Options {
     pub exclude_outbound_ports: Vec<Ports>,
     /// Addresses that are dialled directly: `10.1.0.0/16,fd00::/8`.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    pub exclude_outbound_ranges: Vec<Cidr>,
+    pub exclude_outbound_ranges: Vec<Network>,
     /// Users whose connections are left alone: `0,100-199`.
     #[arg(long, value_name = "UIDS", value_delimiter = ',')]
     pub exclude_uids: Vec<Ids>,
@@ -78,7 +80,7 @@ pub struct Options {
     pub only_inbound_ports: Vec<Ports>,
     /// Redirect only what is dialled at these addresses; for hosts.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    pub only_outbound_ranges: Vec<Cidr>,
+    pub only_outbound_ranges: Vec<Network>,
     /// Redirect only what these users dial; for hosts.
     #[arg(long, value_name = "UIDS", value_delimiter = ',')]
     pub only_uids: Vec<Ids>,
@@ -124,13 +126,13 @@ pub struct Wanted {
     /// See [`Options`].
     pub exclude_outbound_ports: Vec<Ports>,
     /// See [`Options`].
-    pub exclude_outbound_ranges: Vec<Cidr>,
+    pub exclude_outbound_ranges: Vec<Network>,
     /// See [`Options`].
     pub exclude_uids: Vec<Ids>,
     /// See [`Options`]; empty: all.
     pub only_inbound_ports: Vec<Ports>,
     /// See [`Options`]; empty: all.
-    pub only_outbound_ranges: Vec<Cidr>,
+    pub only_outbound_ranges: Vec<Network>,
     /// See [`Options`]; empty: all.
     pub only_uids: Vec<Ids>,
     /// Whether IPv6 is redirected.
@@ -284,7 +286,8 @@ impl Wanted {
             return wrong("--only-inbound-ports", "nothing without an inbound port", "a list");
         }
         if !self.ipv6
-            && let Some(range) = self.only_outbound_ranges.iter().find(|range| range.family() == Family::V6)
+            && let Some(range) =
+                self.only_outbound_ranges.iter().find(|range| Family::of(range.ip()) == Family::V6)
         {
             return wrong("--only-outbound-ranges", "IPv4 only, since IPv6 is not redirected", range);
         }

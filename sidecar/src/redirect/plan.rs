@@ -17,8 +17,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use signet_model::Network;
+
 use super::options::Wanted;
-use super::values::{Cidr, Ids, Ports};
+use super::values::{Ids, Ports};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +71,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
     /// The range.
-    pub range: Cidr,
+    pub range: Network,
     /// Everything but the range.
     pub except: bool,
 }
@@ -86,7 +88,7 @@ pub struct Rule {
     /// Of this owner.
     pub owner: Option<Owner>,
     /// From there.
-    pub source: Option<Cidr>,
+    pub source: Option<Network>,
     /// To there.
     pub destination: Option<Destination>,
     /// To an address that is none of this host's.
@@ -189,8 +191,8 @@ fn without_ipv6(wanted: &Wanted, hook: Hook, steps: &mut Vec<Step>) {
 fn own_calls(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
     without_ipv6(wanted, Hook::Output, steps);
     let loopbacks = [
-        (Family::V4, Cidr::host(Ipv4Addr::LOCALHOST.into()), Cidr::LOOPBACK_V4),
-        (Family::V6, Cidr::host(Ipv6Addr::LOCALHOST.into()), Cidr::host(Ipv6Addr::LOCALHOST.into())),
+        (Family::V4, Network::host(Ipv4Addr::LOCALHOST.into()), Network::LOOPBACK_V4),
+        (Family::V6, Network::host(Ipv6Addr::LOCALHOST.into()), Network::host(Ipv6Addr::LOCALHOST.into())),
     ];
     for owner in &wanted.sidecar {
         for (family, source, loopback) in loopbacks {
@@ -248,8 +250,8 @@ fn output(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
 }
 
 /// A rule about a range; none where its family is not redirected anyway.
-fn to(rule: Rule, range: Cidr, ipv6: bool) -> Option<Rule> {
-    let family = range.family();
+fn to(rule: Rule, range: Network, ipv6: bool) -> Option<Rule> {
+    let family = Family::of(range.ip());
     let destination = Some(Destination { range, except: false });
     (family == Family::V4 || ipv6).then_some(Rule { family: Some(family), destination, ..rule })
 }

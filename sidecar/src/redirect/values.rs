@@ -1,10 +1,7 @@
 //! The values of the options: ports, ids and ranges of addresses that exist only when they can be meant.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
-
-use super::plan::Family;
 
 /// A port to redirect to, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,102 +111,5 @@ impl fmt::Display for Ids {
         } else {
             write!(f, "{}-{}", self.first, self.last)
         }
-    }
-}
-
-/// Addresses with a common beginning; there are no bits after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cidr {
-    ip: IpAddr,
-    length: u8,
-}
-
-impl Cidr {
-    /// `127.0.0.0/8`
-    pub const LOOPBACK_V4: Cidr = Cidr { ip: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), length: 8 };
-
-    /// One address.
-    pub fn host(ip: IpAddr) -> Self {
-        Cidr { ip, length: bits(ip) }
-    }
-
-    /// The first address.
-    pub fn ip(self) -> IpAddr {
-        self.ip
-    }
-
-    /// Bits in common.
-    pub fn length(self) -> u8 {
-        self.length
-    }
-
-    /// Whether it is one address.
-    pub fn is_host(self) -> bool {
-        self.length == bits(self.ip)
-    }
-
-    /// Its family.
-    pub fn family(self) -> Family {
-        Family::of(self.ip)
-    }
-
-    /// Whether the address is in it.
-    pub fn contains(self, ip: IpAddr) -> bool {
-        match (self.ip, ip) {
-            (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
-                first_of(ip, self.length) == self.ip
-            }
-            _ => false,
-        }
-    }
-}
-
-fn bits(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// The first address that has so many bits in common with this one.
-fn first_of(ip: IpAddr, length: u8) -> IpAddr {
-    let length = u32::from(length);
-    match ip {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0);
-            IpAddr::V4((ip.to_bits() & mask).into())
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0);
-            IpAddr::V6((ip.to_bits() & mask).into())
-        }
-    }
-}
-
-impl FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let what = "addresses such as 10.1.0.0/16 or fd00::/8";
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (text, None),
-        };
-        let ip: IpAddr = address.parse().map_err(|_| expected(what, text))?;
-        let length = match length {
-            None => bits(ip),
-            Some(length) => number(length)
-                .and_then(|length| u8::try_from(length).ok())
-                .filter(|length| *length <= bits(ip))
-                .ok_or_else(|| expected(what, text))?,
-        };
-        let first = first_of(ip, length);
-        if first != ip {
-            return Err(expected(&format!("{first}/{length}, or {ip}/{} for one address", bits(ip)), text));
-        }
-        Ok(Cidr { ip, length })
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ip, self.length)
     }
 }

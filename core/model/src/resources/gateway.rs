@@ -18,9 +18,18 @@ pub type Gateway = Namespaced<GatewaySpec>;
 pub struct GatewaySpec {
     /// A workload of class gateway, of the gateway's own namespace.
     pub identity: WorkloadId,
-    #[serde(deserialize_with = "non_empty")]
+    /// What it lets in from outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
     pub routes: Vec<Route>,
+    /// It calls places outside for the mesh: the ExternalServices that go through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<GatewayEgress>,
 }
+
+/// That a gateway calls out. Which places, and for whom, the ExternalServices say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayEgress {}
 
 /// The most specific route wins, whatever their order: see [`GatewaySpec::route`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +138,9 @@ impl Kind for GatewaySpec {
                     name.namespace, self.identity
                 ),
             ));
+        }
+        if self.routes.is_empty() && self.egress.is_none() {
+            problems.push(Problem::new("spec", "expected routes or egress, got neither"));
         }
         let names: Vec<_> = self.routes.iter().map(|route| &route.name).collect();
         for (index, name) in twice(&names) {

@@ -16,6 +16,10 @@ pub struct MeshSpec {
     /// What happens to a request that no policy names.
     #[serde(default, skip_serializing_if = "is_default")]
     pub default_action: DefaultAction,
+    /// What happens to a call to a place outside the mesh that no ExternalService lists; absent: the same as
+    /// `defaultAction`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<DefaultAction>,
     /// A connection is renewed at this age at the latest.
     #[serde(default = "day")]
     pub max_connection_age: Period,
@@ -44,9 +48,17 @@ impl Default for MeshSpec {
     fn default() -> MeshSpec {
         MeshSpec {
             default_action: DefaultAction::Deny,
+            egress: None,
             max_connection_age: day(),
             max_staleness: ten_minutes(),
         }
+    }
+}
+
+impl MeshSpec {
+    /// What happens to a call to a place outside the mesh that is not listed.
+    pub fn egress(&self) -> DefaultAction {
+        self.egress.unwrap_or(self.default_action)
     }
 }
 

@@ -36,7 +36,7 @@ impl HostPattern {
     }
 
     /// Higher is more specific.
-    pub(crate) fn rank(&self) -> (u8, usize) {
+    pub fn rank(&self) -> (u8, usize) {
         match self {
             HostPattern::Any => (0, 0),
             HostPattern::Suffix(suffix) => (1, suffix.len()),

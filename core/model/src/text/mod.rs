@@ -11,6 +11,7 @@ pub(crate) mod jose;
 pub(crate) mod label;
 pub(crate) mod moment;
 pub(crate) mod name;
+pub(crate) mod network;
 pub(crate) mod period;
 pub(crate) mod port;
 pub(crate) mod unix;

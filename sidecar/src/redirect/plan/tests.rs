@@ -154,7 +154,7 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
-pub(in crate::redirect) fn range() -> impl Strategy<Value = Cidr> {
+pub(in crate::redirect) fn range() -> impl Strategy<Value = Network> {
     (address(), 0..=128_u8).prop_map(|(ip, length)| {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         let length = length.min(bits);
@@ -233,7 +233,7 @@ proptest! {
         let plan = Plan::of(&wanted);
         let in_ports = |list: &[Ports]| list.iter().any(|it| (it.first..=it.last).contains(&packet.port));
         let in_ids = |list: &[Ids], id: u32| list.iter().any(|it| (it.first..=it.last).contains(&id));
-        let in_ranges = |list: &[Cidr]| list.iter().any(|it| it.contains(packet.destination));
+        let in_ranges = |list: &[Network]| list.iter().any(|it| it.contains(packet.destination));
         let family = wanted.ipv6 || packet.destination.is_ipv4();
         let sidecar = wanted.sidecar.iter().any(|owner| match owner {
             Owner::Uid(ids) => ids.first == packet.uid,

@@ -1,9 +1,8 @@
-//! Which addresses a document may be fetched from.
+//! Which addresses a name that somebody else resolves may lead to.
 //!
-//! The URL is configuration, but the answer of a resolver is not: a name that points
-//! inward would turn the control plane into a probe of its own network and of the cloud's metadata
-//! service. So the check is made on the address that is about to be dialled, after resolution, for
-//! every dial, redirects included.
+//! A name is configuration, but the answer of a resolver is not: a name that points inward would turn whoever dials it
+//! into a probe of its own network and of the cloud's metadata service. So the check is made on the address that is about
+//! to be dialled, after resolution, for every dial.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
