@@ -158,7 +158,19 @@ pub struct Gateway {
     /// The Gateway resource that says what is served, `name.namespace`.
     pub resource: ObjectName,
     /// Where callers from outside come in.
+    #[serde(default)]
     pub listeners: Vec<GatewayListener>,
+    /// Where peers come that have this gateway call places outside the mesh.
+    #[serde(default)]
+    pub egress: Option<GatewayEgress>,
+}
+
+/// Calls out of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayEgress {
+    /// Where mutual TLS is taken.
+    pub listen: SocketAddr,
 }
 
 /// One listener of the edge.
@@ -365,8 +377,9 @@ impl Config {
                     "one (set role: gateway, or remove it)".to_owned(),
                 );
             }
-            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() => {
-                return wrong("gateway.listeners".to_owned(), "at least one listener", "none".to_owned());
+            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() && gateway.egress.is_none() => {
+                let expected = "at least one listener, or egress";
+                return wrong("gateway.listeners".to_owned(), expected, "none".to_owned());
             }
             _ => {}
         }
@@ -440,6 +453,9 @@ impl Config {
         }
         for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
             all.push((format!("gateway.listeners[{at}].listen"), tcp(listener.listen)));
+        }
+        if let Some(egress) = self.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {
+            all.push(("gateway.egress.listen".to_owned(), tcp(egress.listen)));
         }
         if let Some(admin) = &self.admin {
             all.push(("admin.socket".to_owned(), ListenAddress::Unix(admin.socket.clone())));

@@ -71,6 +71,9 @@ impl Publisher {
         if !changed.services.is_empty() || !changed.routes.is_empty() {
             self.endpoints(deliveries, changed);
         }
+        if !changed.external.is_empty() {
+            self.external(deliveries, changed);
+        }
     }
 
     /// The stream is open and has told everything that it had: what is published is as new as it can be.
@@ -284,6 +287,19 @@ impl Publisher {
         });
     }
 
+    fn external(&self, deliveries: &Deliveries, changed: &Changed) {
+        let places = changed.external.iter().map(|name| match deliveries.get(&format!("external/{name}")) {
+            Some(Item::External(external)) => (name, Some(external.spec.clone())),
+            _ => (name, None),
+        });
+        let places: Vec<_> = places.collect();
+        self.state.update_endpoints(|endpoints| {
+            places.iter().fold(endpoints.clone(), |next, (name, place)| next.with_place(name, place.clone()))
+        });
+        // Streams to a place that may not be called any more end.
+        self.state.decide_again();
+    }
+
     fn compile(&self, inbound: &Inbound, default_allow: bool) -> Served {
         let documents = inbound.policies.iter().map(|(name, json)| (name.as_str(), json.as_str()));
         Served {
@@ -308,6 +324,7 @@ fn mesh(deliveries: &Deliveries) -> Option<&Mesh> {
 fn settings(mesh: &Mesh) -> MeshSettings {
     MeshSettings {
         default_allow: mesh.default_allow,
+        egress_allow: mesh.egress_allow,
         max_connection_age: mesh.max_connection_age,
         max_staleness: mesh.max_staleness,
     }

@@ -504,6 +504,10 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
         let kind = Kind::Edge { protocol: listener.protocol.spoken(), tls };
         all.push((format!("gateway/{at}"), ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
     }
+    if let Some(egress) = config.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {
+        let spec = ListenerSpec { bind: Bind::Tcp(egress.listen), kind: Kind::Egress };
+        all.push(("gateway/egress".to_owned(), spec));
+    }
     Ok(all)
 }
 

@@ -68,10 +68,23 @@ pub struct DataPlaneReport {
     policy_generation: u64,
     keys_generation: u64,
     default_allow: bool,
+    egress_allow: bool,
     issuers: BTreeMap<String, bool>,
     minting: bool,
     services: BTreeMap<String, Vec<PeerReport>>,
+    places: BTreeMap<String, Vec<PlaceReport>>,
     served: BTreeMap<String, ServedReport>,
+}
+
+/// One port of a place outside the mesh that we may call.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceReport {
+    port: String,
+    number: u16,
+    protocol: &'static str,
+    /// The endpoints of the egress gateway that it goes through.
+    through: Option<Vec<String>>,
 }
 
 /// One endpoint of a service that we call.
@@ -299,6 +312,18 @@ impl Status {
                 }));
             }
         }
+        let mut places: BTreeMap<String, Vec<PlaceReport>> = BTreeMap::new();
+        for port in view.endpoints.places().ports() {
+            let gateway = |gateway: &std::sync::Arc<signet_proxy::state::ServicePort>| {
+                gateway.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
+            };
+            places.entry(port.place.to_string()).or_default().push(PlaceReport {
+                port: port.name.to_string(),
+                number: port.port,
+                protocol: port.protocol.as_str(),
+                through: port.through.as_ref().map(gateway),
+            });
+        }
         let served = self.needed.iter().filter_map(|name| {
             let service = name.strip_prefix("inbound/")?;
             let served = view.policy.of(service)?;
@@ -315,9 +340,11 @@ impl Status {
             policy_generation: view.policy.generation,
             keys_generation: view.keys.generation,
             default_allow: view.policy.mesh.default_allow,
+            egress_allow: view.policy.mesh.egress_allow,
             issuers: view.keys.issuers.iter().map(|one| (one.alias().to_owned(), one.has_keys())).collect(),
             minting: view.keys.minter.is_some(),
             services,
+            places,
             served: served.collect(),
         })
     }
@@ -336,6 +363,11 @@ impl Status {
             .needed
             .iter()
             .filter(|name| !known.versions.contains_key(*name))
+            // What is dialled may be a place outside.
+            .filter(|name| {
+                let place = name.strip_prefix("service/").map(|name| format!("external/{name}"));
+                place.is_none_or(|place| !known.versions.contains_key(&place))
+            })
             .map(|name| {
                 let service = name.split_once('/').map_or(name.as_str(), |(_, service)| service);
                 match known.refused.get(service).or_else(|| known.rejected.get(name)) {

@@ -8,6 +8,7 @@ mod context;
 mod delivery;
 mod demo;
 mod edge;
+mod egress;
 mod federation;
 mod fleet;
 mod handover;

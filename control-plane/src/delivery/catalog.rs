@@ -15,7 +15,8 @@ use std::sync::Arc;
 use prost::Message;
 use signet_identity::{PeerClass, TrustDomain};
 use signet_model::{
-    Effect, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass, WorkloadId, WorkloadPattern,
+    Effect, ExternalService, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass, WorkloadId,
+    WorkloadPattern,
 };
 use signet_proto::v1::{self, resource::Body};
 
@@ -65,6 +66,7 @@ pub enum NotGranted {
     UnknownService,
     NotServedByPeer,
     UnknownAddress,
+    NotListed,
 }
 
 impl NotGranted {
@@ -74,6 +76,7 @@ impl NotGranted {
             Self::UnknownService => "unknown_service",
             Self::NotServedByPeer => "not_served_by_peer",
             Self::UnknownAddress => "unknown_address",
+            Self::NotListed => "not_listed",
         }
     }
 
@@ -85,6 +88,9 @@ impl NotGranted {
                 "the service does not list this identity: add it to spec.identities to let it serve"
             }
             Self::UnknownAddress => "no service in the registry has this address, nor an endpoint there",
+            Self::NotListed => {
+                "the ExternalService does not list this identity: add it to spec.from to let it call"
+            }
         }
     }
 }
@@ -108,6 +114,7 @@ pub struct Catalog {
     /// Bundles of federated trust domains.
     federated: BTreeMap<TrustDomain, Arc<Versioned>>,
     gateways: Vec<GatewayEntry>,
+    external: Vec<ExternalEntry>,
     /// Whose apps may have certificates of their own, and how it is said.
     apps: BTreeSet<WorkloadId>,
     app: Arc<Versioned>,
@@ -151,6 +158,17 @@ struct GatewayEntry {
     identity: WorkloadId,
     services: BTreeSet<String>,
     issuers: BTreeSet<String>,
+}
+
+/// A place outside the mesh.
+#[derive(Debug)]
+struct ExternalEntry {
+    service: ExternalService,
+    /// For those who may call it.
+    called: Option<Arc<Versioned>>,
+    /// For the egress gateways that call it for them, if it goes through one.
+    dialled: Arc<Versioned>,
+    gateways: BTreeSet<WorkloadId>,
 }
 
 impl Catalog {
@@ -230,6 +248,18 @@ impl Catalog {
                     .collect(),
             })
             .collect();
+        let external = registry.external_services().map(|service| {
+            let name = format!("external/{}", service.name);
+            let through = service.spec.through.as_ref().and_then(|it| registry.service(&it.service));
+            let called = convert::external(trust_domain, registry, service);
+            ExternalEntry {
+                service: service.clone(),
+                called: called.map(|body| versioned(name.clone(), Body::External(body))),
+                dialled: versioned(name, Body::External(convert::external_of_gateway(service))),
+                gateways: through.map(|it| it.identities().iter().cloned().collect()).unwrap_or_default(),
+            }
+        });
+        let external = external.collect();
         let apps = registry.workloads().filter(|workload| workload.spec.workload_api);
         let apps = apps.map(|workload| workload.name.workload()).collect();
         let app = versioned("workload".into(), Body::Workload(v1::WorkloadApi {}));
@@ -244,7 +274,19 @@ impl Catalog {
                 (agent, AgentEntry { processes: versioned("processes".into(), body), partners })
             })
             .collect();
-        Self { common, issuers, services, by_address, federated, gateways, apps, app, lists, agents }
+        Self {
+            common,
+            issuers,
+            services,
+            by_address,
+            federated,
+            gateways,
+            external,
+            apps,
+            app,
+            lists,
+            agents,
+        }
     }
 
     /// What a peer of this identity and class may have of what it asked for.
@@ -272,7 +314,12 @@ impl Catalog {
         for name in &asked.dials {
             match self.services.get(name) {
                 Some(entry) => self.dialled(&mut granted, entry, &peer.namespace),
-                None => granted.refuse(name.clone(), NotGranted::UnknownService),
+                // Places outside are told of without being asked for.
+                None => match self.lists(peer, name) {
+                    Some(true) => {}
+                    Some(false) => granted.refuse(name.clone(), NotGranted::NotListed),
+                    None => granted.refuse(name.clone(), NotGranted::UnknownService),
+                },
             }
         }
         for address in &asked.addresses {
@@ -304,6 +351,9 @@ impl Catalog {
                 }
             }
         }
+        if class == PeerClass::Gateway || class == PeerClass::Sidecar {
+            self.outside(&mut granted, peer, class);
+        }
         if class == PeerClass::Gateway {
             for gateway in self.gateways.iter().filter(|g| g.identity == *peer) {
                 granted.add(&gateway.config);
@@ -326,6 +376,23 @@ impl Catalog {
             granted.add(routes);
             let services = services.iter().filter_map(|name| self.services.get(name));
             services.for_each(|entry| self.reached(granted, entry));
+        }
+    }
+
+    /// Whether the peer may call the place outside of this name; `None` where there is none.
+    fn lists(&self, peer: &WorkloadId, name: &str) -> Option<bool> {
+        let entry = self.external.iter().find(|entry| entry.service.name.to_string() == name)?;
+        Some(entry.service.lets(peer))
+    }
+
+    /// The places outside that this peer may call, or that it calls for others.
+    fn outside(&self, granted: &mut Granted, peer: &WorkloadId, class: PeerClass) {
+        for entry in &self.external {
+            if class == PeerClass::Gateway && entry.gateways.contains(peer) {
+                granted.add(&entry.dialled);
+            } else if let Some(called) = entry.called.as_ref().filter(|_| entry.service.lets(peer)) {
+                granted.add(called);
+            }
         }
     }
 

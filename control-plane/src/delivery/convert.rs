@@ -2,8 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    AnyRoute, Issuer, MeshPolicy, ObjectName, OnExpiry, ProcessSelector, Protocol, Registration, Registry,
-    Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
+    AnyRoute, ExternalService, Issuer, MeshPolicy, ObjectName, OnExpiry, ProcessSelector, Protocol,
+    Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks};
@@ -31,6 +31,7 @@ pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -
         token_issuer: trust_domain.to_string(),
         max_connection_age_seconds: seconds(spec.max_connection_age),
         max_staleness_seconds: seconds(spec.max_staleness),
+        egress_allow: spec.egress() == signet_model::DefaultAction::Allow,
     }
 }
 
@@ -107,6 +108,37 @@ pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {
         namespace: String::new(),
         claims: texts(&spec.claims),
     }
+}
+
+/// A place outside, as its callers see it: behind a gateway where it has one. `None` where that gateway is not there.
+pub(super) fn external(
+    trust_domain: &TrustDomain,
+    registry: &Registry,
+    external: &ExternalService,
+) -> Option<v1::External> {
+    let json = external.canonical_json();
+    let Some(through) = &external.spec.through else {
+        return Some(v1::External { json, gateway: Vec::new(), identities: Vec::new() });
+    };
+    let gateway = registry.service(&through.service)?;
+    let endpoints = gateway.spec.endpoints.iter().filter_map(|endpoint| {
+        let port = u32::from(endpoint.ports.get(&through.port)?.get());
+        Some(v1::Endpoint {
+            address: endpoint.address.get().to_string(),
+            ports: external.spec.ports.iter().map(|declared| (declared.name.to_string(), port)).collect(),
+            identity: endpoint.identity.as_ref().map(|id| uri(trust_domain, id)).unwrap_or_default(),
+        })
+    });
+    Some(v1::External {
+        json,
+        gateway: endpoints.collect(),
+        identities: gateway.identities().iter().map(|id| uri(trust_domain, id)).collect(),
+    })
+}
+
+/// The same, as the gateway sees it that dials.
+pub(super) fn external_of_gateway(external: &ExternalService) -> v1::External {
+    v1::External { json: external.canonical_json(), gateway: Vec::new(), identities: Vec::new() }
 }
 
 pub(super) fn service(

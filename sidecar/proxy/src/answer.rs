@@ -31,6 +31,14 @@ pub enum Reason {
     OriginalInvalid(&'static str),
     /// No service of the mesh is known under this address, and unknown ones are not dialled.
     DestinationUnknown,
+    /// No ExternalService lists this place outside the mesh for us, and unlisted ones are not called.
+    EgressDenied,
+    /// The name of a place outside the mesh does not resolve.
+    NameUnresolved,
+    /// The name of a place outside resolves only to addresses that no entry opens.
+    AddressRefused,
+    /// TLS that we began with a place outside failed; the label says how.
+    OutsideHandshake(&'static str),
     /// The control plane did not tell of this service in time, or refused to.
     ServiceUnknown,
     /// The service is known but has no such port.
@@ -142,6 +150,10 @@ impl Reason {
             DestinationUnknown => {
                 ("destination-unknown", 403, grpc::PERMISSION_DENIED, "Unknown destination")
             }
+            EgressDenied => ("egress-denied", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            NameUnresolved => ("name-unresolved", 503, grpc::UNAVAILABLE, "Service Unavailable"),
+            AddressRefused => ("address-refused", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            OutsideHandshake(_) => ("outside-handshake", 502, grpc::UNAVAILABLE, "Bad Gateway"),
             ServiceUnknown => ("service-unknown", 503, grpc::UNAVAILABLE, "Service Unavailable"),
             PortUnknown => ("port-unknown", 503, grpc::UNAVAILABLE, "Service Unavailable"),
             NoIdentity => ("no-identity", 503, grpc::UNAVAILABLE, "Service Unavailable"),
@@ -208,6 +220,7 @@ impl Reason {
             Reason::ContextInvalid(fine)
             | Reason::OriginalInvalid(fine)
             | Reason::PeerHandshake(fine)
+            | Reason::OutsideHandshake(fine)
             | Reason::BadRequest(fine) => Some(fine),
             _ => None,
         }

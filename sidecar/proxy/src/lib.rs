@@ -13,6 +13,7 @@
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
 //! * [`plaintext`]: callers without the mesh, at ports that still let them in.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
+//! * `outside`, `names`: calls to places outside the mesh, and what their names resolve to.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
 //! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
 //!
@@ -35,7 +36,9 @@ mod flood;
 mod h1;
 mod h2;
 mod io;
+mod names;
 mod original_dst;
+mod outside;
 mod own_pod;
 mod pool;
 mod session;

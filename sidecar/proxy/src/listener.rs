@@ -48,6 +48,8 @@ pub enum Kind {
     TransparentOutbound,
     /// Peers, redirected: the original destination is the app's address, its port the service port.
     TransparentInbound,
+    /// Peers of the mesh, over mutual TLS, that have this gateway call places outside: the server name says which.
+    Egress,
     /// Callers from outside, to the gateway's routes.
     Edge {
         /// What it speaks where TLS does not say.

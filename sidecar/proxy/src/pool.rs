@@ -25,6 +25,8 @@ pub(crate) enum Key {
     Endpoint { id: u64, generation: u64 },
     /// Our app.
     App(u64),
+    /// A place outside the mesh.
+    Outside(u64),
 }
 
 /// A connection that we made.

@@ -15,7 +15,7 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::establish::{Established, Nobody, establish};
 use crate::listener::Kind;
 use crate::plaintext::Room;
-use crate::stage::{ConnContext, Direction, Forward, Inbound, Outbound, Role, Stage};
+use crate::stage::{ConnContext, Direction, Egress, Forward, Inbound, Outbound, Role, Stage};
 use crate::state::{Protocol, Snapshot};
 use crate::worker::{Open, Watch, Worker};
 use crate::{h1, h2, tcp, undeclared};
@@ -30,6 +30,7 @@ pub(crate) enum Socket {
 pub(crate) enum AnyStage<E> {
     Inbound(Inbound),
     Outbound(Outbound),
+    Egress(Egress),
     Edge(Arc<E>),
 }
 
@@ -38,6 +39,7 @@ impl<E: Stage> Stage for AnyStage<E> {
         match self {
             AnyStage::Inbound(stage) => stage.audience(),
             AnyStage::Outbound(stage) => stage.audience(),
+            AnyStage::Egress(stage) => stage.audience(),
             AnyStage::Edge(stage) => stage.audience(),
         }
     }
@@ -52,6 +54,7 @@ impl<E: Stage> Stage for AnyStage<E> {
         match self {
             AnyStage::Inbound(stage) => stage.admit(conn, view, head).await,
             AnyStage::Outbound(stage) => stage.admit(conn, view, head).await,
+            AnyStage::Egress(stage) => stage.admit(conn, view, head).await,
             AnyStage::Edge(stage) => stage.admit(conn, view, head).await,
         }
     }
@@ -125,7 +128,7 @@ pub(crate) fn note(
     shared.metrics.refused(direction, refusal.reason.label());
     let service = match role {
         Role::Inbound { service, .. } | Role::Outbound { service, .. } => &**service,
-        Role::Outside(_) => "outside",
+        Role::Egress(outward) => outward.service(),
         Role::Edge => "edge",
     };
     tracing::info!(

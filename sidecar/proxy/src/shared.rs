@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::decision::DecisionSink;
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
+use crate::names::Resolver;
 use crate::plaintext::Sources;
 use crate::stage::Verified;
 use crate::state::State;
@@ -94,6 +95,8 @@ pub struct Shared {
     pub(crate) originals: TokenCache<Verified>,
     /// Who came without the mesh.
     pub plaintext: Sources,
+    /// Names outside the mesh.
+    pub(crate) names: Resolver,
     pub(crate) handshakes: Semaphore,
     pub(crate) open: AtomicUsize,
 }
@@ -123,6 +126,7 @@ impl Shared {
             delegations: TokenCache::new(DELEGATIONS),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),
+            names: Resolver::default(),
             handshakes: Semaphore::new(limits.handshakes),
             open: AtomicUsize::new(0),
             limits,

@@ -70,8 +70,24 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
-        (_, Role::Outside(place), _) => {
-            Ok((Conn::new(dial_app(worker, &session.watch, place).await?), None, Timeouts::default()))
+        (AnyStage::Egress(stage), Role::Egress(outward), peer) => {
+            let Some(port) = stage.port(&view, outward, peer.as_ref())? else {
+                let place = outward.unlisted.as_ref().ok_or(Reason::EgressDenied)?;
+                let stream = dial_app(worker, &session.watch, place).await?;
+                session.watch.set_recheck(|view| view.policy.mesh.egress_allow);
+                return Ok((Conn::new(stream), None, Timeouts::default()));
+            };
+            let again = (crate::stage::Egress::new(worker.shared.clone()), outward.clone(), peer.clone());
+            session.watch.set_recheck(move |view| again.0.port(view, &again.1, again.2.as_ref()).is_ok());
+            let target = match &port.through {
+                Some(gateway) => Target::Service(gateway.clone()),
+                None => {
+                    let host = outward.host.as_deref().ok_or(Reason::EgressDenied)?;
+                    Target::Outside(port.origin(host).ok_or(Reason::EgressDenied)?)
+                }
+            };
+            let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
+            Ok((obtained.upstream.conn, obtained.in_flight, port.timeouts))
         }
         _ => Err(Refusal::new(Reason::NotImplemented).detail("bytes at a listener for requests")),
     }

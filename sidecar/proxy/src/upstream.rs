@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
 use crate::io::{Conn, Stream};
+use crate::outside;
 use crate::own_pod;
 use crate::pool::{Key, Upstream};
 use crate::stage::{Direction, Target, check_endpoints};
@@ -47,6 +48,18 @@ pub(crate) async fn obtain<E>(
             let upstream = match pooled {
                 Some(upstream) => upstream,
                 None => Upstream::new(Conn::new(dial_app(worker, watch, app).await?), key, None, None),
+            };
+            Ok(Obtained { upstream, in_flight: None })
+        }
+        Target::Outside(origin) => {
+            let key = Key::Outside(origin.id);
+            let pooled = if fresh { None } else { worker.pool.borrow_mut().take(key, limits) };
+            let upstream = match pooled {
+                Some(upstream) => upstream,
+                None => {
+                    let stream = Box::pin(outside::dial(worker, watch, view, origin)).await?;
+                    Upstream::new(Conn::new(stream), key, None, None)
+                }
             };
             Ok(Obtained { upstream, in_flight: None })
         }
@@ -169,7 +182,7 @@ enum Failed {
     Handshake(signet_identity::HandshakeFailure),
 }
 
-fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
+pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
     match end {
         End::TimedOut => {
             Refusal::new(Reason::ConnectFailed).detail(format_args!("{whom}: no connection in time"))

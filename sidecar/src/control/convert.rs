@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
-use signet_model::{AnyRoute, Gateway, MeshPolicy, ObjectName, TrafficPolicy, TrafficPolicySpec};
+use signet_model::{
+    AnyRoute, ExternalPort, ExternalProtocol, ExternalService, Gateway, MeshPolicy, ObjectName,
+    TrafficPolicy, TrafficPolicySpec,
+};
 use signet_proto::v1;
 use signet_proxy::state::{
-    Calls, EndpointSpec, InboundPort, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
+    Calls, EndpointSpec, InboundPort, PlaceSpec, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
 };
 
 use crate::credentials::Delivered;
@@ -37,6 +40,8 @@ pub enum Item {
     Service(Dialled),
     /// Where the requests to a service go.
     Routes(Routed),
+    /// A place outside the mesh that we may call.
+    External(Box<External>),
     /// A service that we serve.
     Inbound(Inbound),
     /// The gateway that we are.
@@ -65,6 +70,8 @@ pub struct Mesh {
     pub trust_domain: TrustDomain,
     /// What happens to a request that no policy names.
     pub default_allow: bool,
+    /// What happens to a call to a place outside the mesh that is not listed.
+    pub egress_allow: bool,
     /// The issuer of transaction tokens, and their audience.
     pub token_issuer: String,
     /// How long a connection may live.
@@ -105,6 +112,15 @@ pub struct Dialled {
     pub spec: Box<ServiceSpec>,
     /// Which traffic policies cannot be read, and why; it is called without them.
     pub unreadable: Vec<String>,
+}
+
+/// A place outside the mesh that we may call.
+#[derive(Debug, Clone)]
+pub struct External {
+    /// `name.namespace`
+    pub name: String,
+    /// What the data plane needs of it.
+    pub spec: PlaceSpec,
 }
 
 /// Where the requests to a service go.
@@ -162,6 +178,11 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Issuer(body) => (Item::Issuer(Box::new(issuer(body)?)), format!("issuer/{}", body.alias)),
         Body::Service(body) => (Item::Service(service(body)?), format!("service/{}", body.name)),
         Body::Routes(body) => (Item::Routes(routes(body)?), format!("routes/{}", body.service)),
+        Body::External(body) => {
+            let external = external(body)?;
+            let name = format!("external/{}", external.name);
+            (Item::External(Box::new(external)), name)
+        }
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
         Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
         Body::Processes(body) => (Item::Processes(body.clone()), "processes".to_owned()),
@@ -189,6 +210,7 @@ fn mesh(body: &v1::Mesh) -> Result<Mesh, Reason> {
         trust_domain: TrustDomain::parse(&body.trust_domain)
             .map_err(|error| format!("trust_domain: {error}"))?,
         default_allow: body.default_allow,
+        egress_allow: body.egress_allow,
         token_issuer: match body.token_issuer.as_str() {
             "" => signet_token::txn::default_issuer(&body.trust_domain),
             issuer => issuer.to_owned(),
@@ -288,6 +310,52 @@ fn routes(body: &v1::Routes) -> Result<Routed, Reason> {
     Ok(Routed { service: body.service.clone(), calls: Arc::new(Calls::compile(&service, &routes)) })
 }
 
+fn external(body: &v1::External) -> Result<External, Reason> {
+    let service = ExternalService::from_json(&body.json).map_err(|error| error.to_string())?;
+    let name = service.name.clone();
+    let mut identities = Vec::with_capacity(body.identities.len());
+    for (at, id) in body.identities.iter().enumerate() {
+        identities.push(SpiffeId::parse(id).map_err(|error| format!("identities[{at}]: {error}"))?);
+    }
+    let mut endpoints = Vec::with_capacity(body.gateway.len());
+    for (at, body) in body.gateway.iter().enumerate() {
+        let endpoint = endpoint(body).map_err(|error| format!("gateway[{at}].{error}"))?;
+        endpoints.push(EndpointSpec { through_gateway: Some(name.clone()), ..endpoint });
+    }
+    // Without any identity it is for the gateway that dials, or goes through none.
+    let gateway = (!identities.is_empty()).then(|| ServiceSpec {
+        name: name.to_string(),
+        ports: service.spec.ports.iter().map(through).collect(),
+        identities,
+        endpoints,
+        ..ServiceSpec::default()
+    });
+    let spec = PlaceSpec::new(service, gateway)?;
+    Ok(External { name: name.to_string(), spec })
+}
+
+/// A port of a place as its egress gateway takes it.
+fn through(port: &ExternalPort) -> PortSpec {
+    let protocol = match port.protocol {
+        ExternalProtocol::Http1 => Protocol::Http1,
+        ExternalProtocol::Http2 => Protocol::Http2,
+        ExternalProtocol::Grpc => Protocol::Grpc,
+        ExternalProtocol::Tls | ExternalProtocol::Tcp => Protocol::Tcp,
+    };
+    let period = |period: Option<signet_model::Period>| period.map(|period| period.get());
+    PortSpec {
+        name: port.name.to_string(),
+        port: port.port.get(),
+        protocol,
+        timeouts: Timeouts {
+            request: period(port.request_timeout),
+            idle: period(port.idle_timeout),
+            cut_on_expiry: false,
+        },
+        requests_only: false,
+    }
+}
+
 fn service(body: &v1::Service) -> Result<Dialled, Reason> {
     let mut identities = Vec::with_capacity(body.identities.len());
     for (at, id) in body.identities.iter().enumerate() {
@@ -332,6 +400,7 @@ fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {
         address: address(&body.address).map_err(|error| format!("address: {error}"))?,
         ports,
         identity,
+        through_gateway: None,
     })
 }
 

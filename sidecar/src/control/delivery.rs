@@ -50,6 +50,8 @@ pub struct Changed {
     pub revocation_lists: bool,
     /// Services that we dial, by `name.namespace`: new, changed or gone.
     pub services: BTreeSet<String>,
+    /// Places outside, likewise.
+    pub external: BTreeSet<String>,
     /// Services whose routes changed, likewise.
     pub routes: BTreeSet<String>,
     /// Services that we serve, likewise.
@@ -66,6 +68,9 @@ impl Changed {
         match name.split_once('/') {
             Some(("service", service)) => {
                 self.services.insert(service.to_owned());
+            }
+            Some(("external", place)) => {
+                self.external.insert(place.to_owned());
             }
             Some(("routes", service)) => {
                 self.routes.insert(service.to_owned());

@@ -365,7 +365,8 @@ pub(super) fn outgoing(
 ) -> Result<http::Request<()>, Refusal> {
     let scheme = match target {
         Target::App(_) => http::uri::Scheme::HTTP,
-        Target::Service(_) => http::uri::Scheme::HTTPS,
+        Target::Outside(origin) if origin.tls.is_none() => http::uri::Scheme::HTTP,
+        Target::Service(_) | Target::Outside(_) => http::uri::Scheme::HTTPS,
     };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(scheme);

@@ -23,9 +23,10 @@ use super::coalesce::{Flusher, coalesce};
 use super::{CONNECTION_WINDOW, GOODBYE, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, TICK};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
+use crate::outside;
 use crate::pool::{Key, now};
 use crate::stage::{Stage, Target, check_endpoints};
-use crate::state::{App, Endpoint, InFlight, ServicePort, Snapshot};
+use crate::state::{App, Endpoint, InFlight, Origin, ServicePort, Snapshot};
 use crate::tries::{Outcome, judge};
 use crate::upstream::{dial_app, dial_endpoint, part_of_life};
 use crate::worker::{End, Watch, Worker};
@@ -172,6 +173,12 @@ pub(super) async fn lease<E: Stage>(
             let sender = place.0.opened().await?;
             Ok(Lease { sender, place, in_flight: None })
         }
+        Target::Outside(origin) => {
+            let dial = || Dial::Outside { view: view.clone(), origin: origin.clone() };
+            let place = place(worker, Key::Outside(origin.id), dial);
+            let sender = place.0.opened().await?;
+            Ok(Lease { sender, place, in_flight: None })
+        }
         Target::Service(port) => {
             check_endpoints(port)?;
             let generation = view.tls.generation.number();
@@ -222,6 +229,7 @@ fn place<E: Stage>(worker: &Rc<Worker<E>>, key: Key, dial: impl FnOnce() -> Dial
 /// How a link comes about.
 enum Dial {
     App(Arc<App>),
+    Outside { view: Arc<Snapshot>, origin: Arc<Origin> },
     Service { view: Arc<Snapshot>, port: Arc<ServicePort>, endpoint: Arc<Endpoint> },
 }
 
@@ -260,6 +268,7 @@ struct Opened {
 async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> Result<Opened, Refusal> {
     let (stream, until) = match dial {
         Dial::App(app) => (dial_app(worker, watch, app).await?, None),
+        Dial::Outside { view, origin } => (outside::dial(worker, watch, view, origin).await?, None),
         Dial::Service { view, port, endpoint } => {
             let dialled = dial_endpoint(worker, watch, view, port, Alpn::H2, endpoint).await;
             endpoint.connected(dialled.is_ok());

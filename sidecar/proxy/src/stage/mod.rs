@@ -3,9 +3,10 @@
 //! An engine (HTTP/1, HTTP/2) reads a head, shows it to its listener's stage as a [`RequestView`] and
 //! gets back a [`Forward`] or a [`Refusal`]. It then applies the edits, finds a connection to the target,
 //! and keeps the [`Forward`] until the exchange has ended, since the guards in it say what is open.
-//! There are three stages: [`Inbound`], [`Outbound`], and the edge's, which the gateway crate brings.
+//! There are four stages: [`Inbound`], [`Outbound`], [`Egress`], and the edge's, which the gateway crate brings.
 
 mod context;
+mod egress;
 mod inbound;
 mod outbound;
 mod routing;
@@ -20,10 +21,12 @@ use signet_wire::{Edits, RequestView};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange::Exchange;
 use crate::metrics::RouteMetrics;
-use crate::state::{App, Protocol, Retry, ServicePort, Snapshot, Timeouts};
+use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
 pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
+pub(crate) use egress::engine;
+pub use egress::{Egress, Outward};
 pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;
 pub use outbound::Outbound;
@@ -74,8 +77,8 @@ pub enum Role {
         /// Where the app dialled one endpoint by its own address: it, and no other, is called.
         endpoint: Option<SocketAddr>,
     },
-    /// Our app calls an address outside the mesh, and the mesh's default lets it: bytes, as they are.
-    Outside(Arc<App>),
+    /// Our app, or at an egress gateway a peer, calls a place outside the mesh.
+    Egress(Outward),
     /// Somebody outside calls the gateway.
     Edge,
 }
@@ -110,6 +113,8 @@ pub enum Target {
     Service(Arc<ServicePort>),
     /// To our own app, in plaintext on this host.
     App(Arc<App>),
+    /// To a place outside the mesh.
+    Outside(Arc<Origin>),
 }
 
 /// An admitted request. Kept until the exchange has ended.
@@ -188,7 +193,7 @@ impl Forward {
     }
 }
 
-/// One of the three stages.
+/// One of the stages.
 pub trait Stage: Send + Sync + 'static {
     /// Who reads this stage's refusals.
     fn audience(&self) -> Audience;

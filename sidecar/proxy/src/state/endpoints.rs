@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::calls::Calls;
+use super::places::{PlaceSpec, Places};
 use super::service::{Service, ServicePort, ServiceSpec};
 
 /// Refusals remembered. An app that dials at random (a scan, a crawler) must not fill our memory; what is forgotten is
@@ -30,6 +31,8 @@ pub struct Endpoints {
     addresses: HashSet<IpAddr>,
     /// Where sidecars of the mesh take mutual TLS.
     sidecars: HashSet<SocketAddr>,
+    /// Places outside the mesh that we may call.
+    places: Arc<Places>,
     /// Services that the control plane refuses to tell us of, with its reason.
     refused: HashMap<Arc<str>, Arc<str>>,
 }
@@ -96,6 +99,18 @@ impl Endpoints {
         next
     }
 
+    /// The next snapshot, with this place outside; `None`: we may not call it any more.
+    #[must_use]
+    pub fn with_place(&self, name: &str, place: Option<PlaceSpec>) -> Self {
+        let places = Arc::new(self.places.with(name, place));
+        Endpoints { generation: self.generation + 1, places, ..self.clone() }
+    }
+
+    /// Places outside the mesh that we may call.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
     /// Where the requests to this service go, if not simply to it.
     pub fn calls(&self, service: &str) -> Option<&Arc<Calls>> {
         self.calls.get(service)
@@ -103,7 +118,9 @@ impl Endpoints {
 
     /// Whether this address belongs to the mesh: it is never dialled in plaintext.
     pub fn is_of_the_mesh(&self, address: SocketAddr) -> bool {
-        self.addresses.contains(&address.ip().to_canonical()) || self.sidecars.contains(&canonical(address))
+        self.addresses.contains(&address.ip().to_canonical())
+            || self.sidecars.contains(&canonical(address))
+            || self.places.gateways().any(|gateway| canonical(gateway) == canonical(address))
     }
 
     /// The next snapshot, in which the control plane refused this service.
@@ -224,6 +241,7 @@ mod tests {
                     address: ip.parse().unwrap(),
                     ports: BTreeMap::from([("main".to_owned(), 15006)]),
                     identity: identity.map(id),
+                    through_gateway: None,
                 })
                 .collect(),
             ..ServiceSpec::default()

@@ -15,6 +15,7 @@ mod freshness;
 mod keys;
 mod outlier;
 mod permissive;
+mod places;
 mod policy;
 mod routes;
 mod service;
@@ -35,6 +36,7 @@ pub use freshness::Freshness;
 pub use keys::{Keys, Minter};
 pub use outlier::monotonic;
 pub use permissive::Strict;
+pub use places::{Origin, PlacePort, PlaceSpec, Places};
 pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
@@ -144,6 +146,11 @@ impl State {
     /// Replaces policy and the mesh's settings. Open TCP streams are decided again.
     pub fn update_policy(&self, update: impl Fn(&Policy) -> Policy) {
         self.current.rcu(|now| Snapshot { policy: Arc::new(update(&now.policy)), ..Snapshot::clone(now) });
+        self.policy_changed.send_modify(|count| *count += 1);
+    }
+
+    /// Open streams are decided again, as after a change of policy.
+    pub fn decide_again(&self) {
         self.policy_changed.send_modify(|count| *count += 1);
     }
 

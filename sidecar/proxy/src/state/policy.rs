@@ -11,6 +11,8 @@ use signet_policy::PolicySet;
 pub struct MeshSettings {
     /// What happens where no policy speaks, and to outbound destinations that nobody knows. False denies.
     pub default_allow: bool,
+    /// What happens to a call to a place outside the mesh that is not listed. False is deny.
+    pub egress_allow: bool,
     /// The longest life of an opaque stream.
     pub max_connection_age: Option<Duration>,
     /// How old our view may be for it to vouch for a peer whose SVID has ended. Zero: only while news arrives.

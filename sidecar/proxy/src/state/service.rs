@@ -9,8 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use signet_identity::{Alpn, Generation, SpiffeId};
-use signet_model::{OutlierPolicy, Protocol, TrafficPolicySpec, UserContext};
+use signet_identity::{Alpn, Generation, SpiffeId, routed_server_name};
+use signet_model::{ObjectName, OutlierPolicy, Protocol, TrafficPolicySpec, UserContext};
 
 use super::outlier::{Record, has_room};
 use super::traffic::Traffic;
@@ -81,6 +81,8 @@ pub struct EndpointSpec {
     /// The one identity that answers there. `None` means the service's, if it has exactly one: with
     /// several nobody could be expected, and such an endpoint is not dialled.
     pub identity: Option<SpiffeId>,
+    /// The address is a gateway's, to which the hello says the way: this service, by the port's name.
+    pub through_gateway: Option<ObjectName>,
 }
 
 /// The identities that may answer for a service.
@@ -180,11 +182,11 @@ pub struct Endpoint {
 static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
 
 impl Endpoint {
-    fn new(address: SocketAddr, identity: SpiffeId) -> Self {
+    fn new(address: SocketAddr, identity: SpiffeId, server_name: ServerName<'static>) -> Self {
         Endpoint {
             id: NEXT_ENDPOINT.fetch_add(1, Ordering::Relaxed),
             address,
-            server_name: signet_identity::server_name(&identity),
+            server_name,
             identity,
             configs: Default::default(),
             in_flight: AtomicUsize::new(0),
@@ -321,11 +323,28 @@ impl Service {
                     continue;
                 };
                 let address = SocketAddr::new(endpoint.address, *number);
+                let server_name = match &endpoint.through_gateway {
+                    None => signet_identity::server_name(identity),
+                    Some(way) => {
+                        let (service, namespace) = (way.name.as_str(), way.namespace.as_str());
+                        match routed_server_name(identity, &port.name, service, namespace) {
+                            Some(name) => name,
+                            // The registry admits no such name; by a shorter one somebody else would answer.
+                            None => {
+                                unidentified += 1;
+                                continue;
+                            }
+                        }
+                    }
+                };
                 let kept = known.and_then(|port| {
-                    port.endpoints.iter().find(|e| e.address == address && e.identity == *identity)
+                    port.endpoints.iter().find(|e| {
+                        e.address == address && e.identity == *identity && e.server_name == server_name
+                    })
                 });
-                let made =
-                    kept.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone())));
+                let made = kept
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone(), server_name)));
                 places.push((endpoint.address, Some(made.clone())));
                 endpoints.push(made);
             }

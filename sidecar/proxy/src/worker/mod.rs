@@ -226,6 +226,16 @@ pub(crate) struct Worker<E> {
 const APPS: usize = 1024;
 
 impl<E> Worker<E> {
+    /// Whether this is a listener of ours. One on every address is ours under any address of this host; which
+    /// those are is not asked, since what is dialled for an app on our own port is never right.
+    pub(crate) fn is_own(&self, destination: SocketAddr) -> bool {
+        self.common.own.iter().any(|own| {
+            own.port() == destination.port()
+                && (own.ip().to_canonical() == destination.ip()
+                    || (own.ip().is_unspecified() && destination.ip().is_loopback()))
+        })
+    }
+
     /// The app at an original destination.
     pub(crate) fn app(&self, address: SocketAddr) -> Arc<App> {
         let mut apps = self.apps.borrow_mut();

@@ -7,6 +7,7 @@ mod support;
 
 mod calls;
 mod drain;
+mod egress;
 mod federation;
 mod http1;
 mod http2;

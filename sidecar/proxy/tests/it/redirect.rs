@@ -14,7 +14,7 @@ use crate::support::caller::Client;
 use crate::support::{Node, WEB, generation, inbound};
 
 /// Runs a test in a namespace with a loopback of its own, or says that it cannot.
-fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
+pub fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
     // A thread of its own: entering a namespace changes the thread, and what it starts, for good.
     let done = std::thread::spawn(move || {
         // SAFETY: changes nothing but which network this thread sees.
@@ -35,7 +35,7 @@ fn in_namespace(test: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -77,6 +77,7 @@ fn service(ca: &TestCa, at: SocketAddr, addresses: &[&str]) -> ServiceSpec {
             address: at.ip(),
             ports: [("main".to_owned(), at.port())].into(),
             identity: None,
+            through_gateway: None,
         }],
         ..Default::default()
     }
@@ -123,7 +124,8 @@ fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
         let ca = TestCa::new("demo.signet");
         let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
         let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
-        let app = echo().await;
+        run("ip", &["addr", "add", "192.0.2.7/32", "dev", "lo"]);
+        let app = crate::support::app::echo_at("192.0.2.7:8080").await;
         let to = redirects[0].port().to_string();
         let port = app.port().to_string();
         // The sidecar is exempt, as it is in a pod: here by a mark-free rule on the app's source address.
@@ -154,7 +156,7 @@ fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
             Client { stream, unread: Vec::new() }
         };
         assert_ne!(call().await.ended().await, Some(false));
-        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        let mesh = signet_proxy::state::MeshSettings { egress_allow: true, ..Default::default() };
         web.state.update_policy(|policy| policy.with_mesh(mesh));
         // As long as nobody has said that it is not the mesh's, it may be.
         assert_ne!(call().await.ended().await, Some(false));
@@ -236,6 +238,7 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
                 address: at.ip(),
                 ports: [("main".to_owned(), at.port())].into(),
                 identity: Some(ca.id(&format!("ns/shop/sa/{expected}"))),
+                through_gateway: None,
             });
             nodes.push(node);
         }
@@ -244,7 +247,7 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
         headless.identities.push(ca.id("ns/shop/sa/orders-b"));
         headless.endpoints = specs;
         // The mesh's default would let anybody call what is nobody's.
-        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        let mesh = signet_proxy::state::MeshSettings { egress_allow: true, ..Default::default() };
         web.state.update_policy(|policy| policy.with_mesh(mesh));
         web.state.update_endpoints(|endpoints| endpoints.apply([headless.clone()], [] as [&str; 0]));
         let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
@@ -293,7 +296,7 @@ fn a_port_of_an_endpoints_address_that_no_service_has_is_not_dialled_in_plaintex
         run("ip", &["addr", "add", "10.1.2.1/32", "dev", "lo"]);
         let app = crate::support::app::echo_at("10.1.2.1:80").await;
         let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
-        let mesh = signet_proxy::state::MeshSettings { default_allow: true, ..Default::default() };
+        let mesh = signet_proxy::state::MeshSettings { egress_allow: true, ..Default::default() };
         web.state.update_policy(|policy| policy.with_mesh(mesh));
         let mut other = service(&ca, "10.1.2.1:9".parse().unwrap(), &[]);
         other.ports[0].port = 81;

@@ -15,6 +15,8 @@ use signet_wire::first::First;
 use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
+mod egress;
+
 use crate::h1;
 use crate::io::{Conn, ReadAhead, Stream};
 use crate::listener::Kind;
@@ -78,6 +80,9 @@ pub(crate) async fn establish<E: Stage>(
             inbound(worker, watch, &view, socket, remote, port, app).await
         }
         Kind::Outbound { service, port } => {
+            if let Some(outward) = egress::listed(&view, service, port) {
+                return egress::ours(worker, watch, socket, remote, outward).await;
+            }
             let meant = Meant { service: service.clone(), port: port.clone(), endpoint: None };
             outbound(worker, watch, &mut view, socket, remote, meant).await
         }
@@ -85,9 +90,12 @@ pub(crate) async fn establish<E: Stage>(
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
                 Behind::Port(meant) => outbound(worker, watch, &mut view, socket, remote, meant).await,
-                Behind::Outside => Some(outside(worker, socket, remote, destination)),
+                Behind::Outside => {
+                    egress::redirected(worker, watch, &view, socket, remote, destination).await
+                }
             }
         }
+        Kind::Egress => egress::of_peer(worker, watch, &view, socket, remote).await,
         Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
     }
 }
@@ -411,7 +419,7 @@ fn destination<E>(worker: &Worker<E>, socket: &Socket) -> Option<SocketAddr> {
     let found =
         original_destination(socket).map(|found| SocketAddr::new(found.ip().to_canonical(), found.port()));
     match found {
-        Ok(found) if Some(found) != local.map(canonical) && !is_own(worker, found) => Some(found),
+        Ok(found) if Some(found) != local.map(canonical) && !worker.is_own(found) => Some(found),
         Ok(found) => {
             refuse_stream(worker, Direction::Outbound, "unknown", Reason::DestinationUnknown);
             tracing::warn!(target: "signet::refusal", %found, "a connection straight to a redirect listener");
@@ -429,16 +437,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Whether this is a listener of ours. One on every address is ours under any address of this host; which
-/// those are is not asked, since a redirected destination on our own port is never right.
-fn is_own<E>(worker: &Worker<E>, destination: SocketAddr) -> bool {
-    worker.common.own.iter().any(|own| {
-        own.port() == destination.port()
-            && (own.ip().to_canonical() == destination.ip()
-                || (own.ip().is_unspecified() && destination.ip().is_loopback()))
-    })
-}
-
 /// A service's port that is called, or the one endpoint of it.
 struct Meant {
     service: Arc<str>,
@@ -452,34 +450,6 @@ enum Behind {
     Port(Meant),
     /// Nothing of the mesh.
     Outside,
-}
-
-/// A destination outside the mesh, where its default lets apps call out.
-fn outside<E: Stage>(
-    worker: &Rc<Worker<E>>,
-    socket: Socket,
-    remote: Option<SocketAddr>,
-    destination: SocketAddr,
-) -> Established<E> {
-    let shared = &worker.shared;
-    let (conn, local) = plain(socket);
-    Established {
-        conn,
-        stage: AnyStage::Outbound(Outbound::new(shared.clone())),
-        nobody: None,
-        until: None,
-        context: ConnContext {
-            direction: Direction::Outbound,
-            protocol: Protocol::Tcp,
-            peer: None,
-            xfcc: None,
-            remote,
-            local,
-            tls: false,
-            metrics: shared.metrics.route(Direction::Outbound, &Arc::from("outside")),
-            role: Role::Outside(worker.app(destination)),
-        },
-    }
 }
 
 /// The service port behind an original destination, or the one endpoint of it that is there.
@@ -516,7 +486,7 @@ async fn transparent<E>(
     // Outside is what the control plane says is nobody's. While it has not answered, the address may be the mesh's,
     // which is never dialled in plaintext (decision 3).
     let is_nobodys = view.endpoints.refusal(&ip.to_string()).is_some();
-    if is_nobodys && view.policy.mesh.default_allow && !is_of_the_mesh {
+    if is_nobodys && !is_of_the_mesh {
         return Some(Behind::Outside);
     }
     let reason = if is_of_the_mesh { Reason::PortUnknown } else { Reason::DestinationUnknown };
