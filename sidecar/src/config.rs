@@ -158,7 +158,19 @@ pub struct Gateway {
     /// The Gateway resource that says what is served, `name.namespace`.
     pub resource: ObjectName,
     /// Where callers from outside come in.
+    #[serde(default)]
     pub listeners: Vec<GatewayListener>,
+    /// Where peers of other clusters come in, to the services that the resource lists for them.
+    #[serde(default)]
+    pub east_west: Option<EastWestListener>,
+}
+
+/// The listener for peers of other clusters. It has no certificate: their TLS goes through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EastWestListener {
+    /// Its address.
+    pub listen: SocketAddr,
 }
 
 /// One listener of the edge.
@@ -365,8 +377,12 @@ impl Config {
                     "one (set role: gateway, or remove it)".to_owned(),
                 );
             }
-            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() => {
-                return wrong("gateway.listeners".to_owned(), "at least one listener", "none".to_owned());
+            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() && gateway.east_west.is_none() => {
+                return wrong(
+                    "gateway.listeners".to_owned(),
+                    "at least one listener, or eastWest",
+                    "neither".to_owned(),
+                );
             }
             _ => {}
         }
@@ -441,6 +457,9 @@ impl Config {
         for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
             all.push((format!("gateway.listeners[{at}].listen"), tcp(listener.listen)));
         }
+        if let Some(east_west) = self.gateway.iter().find_map(|gateway| gateway.east_west.as_ref()) {
+            all.push(("gateway.eastWest.listen".to_owned(), tcp(east_west.listen)));
+        }
         if let Some(admin) = &self.admin {
             all.push(("admin.socket".to_owned(), ListenAddress::Unix(admin.socket.clone())));
         }
@@ -452,6 +471,11 @@ impl Config {
             all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));
         }
         all
+    }
+
+    /// Whether callers from outside come in, for whose users transaction tokens are minted.
+    pub fn has_edge(&self) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| !gateway.listeners.is_empty())
     }
 
     /// Services that this workload dials and that the configuration names, once each.

@@ -36,6 +36,7 @@ pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
+pub use resources::east_west::{EastWest, ThroughGateway};
 pub use resources::federated::{
     EndpointProfile, FederatedSpec, FederatedTrustDomain, FilePath, InitialBundle, SpiffeProfile, WebProfile,
 };

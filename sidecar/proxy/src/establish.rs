@@ -15,6 +15,7 @@ use signet_wire::first::First;
 use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
+use crate::east_west;
 use crate::h1;
 use crate::io::{Conn, ReadAhead, Stream};
 use crate::listener::Kind;
@@ -22,7 +23,7 @@ use crate::original_dst::original_destination;
 use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
-use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
+use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted};
 use crate::tls::{self, Rejected};
 use crate::undeclared;
 use crate::upstream::part_of_life;
@@ -88,6 +89,7 @@ pub(crate) async fn establish<E: Stage>(
                 Behind::Outside => Some(outside(worker, socket, remote, destination)),
             }
         }
+        Kind::EastWest => Box::pin(east_west::establish(worker, watch, &view, socket, remote)).await,
         Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
     }
 }
@@ -126,8 +128,7 @@ async fn inbound<E: Stage>(
         watch.set_plaintext(None);
     }
     watch.within(Some(shared.limits.handshake_time));
-    let alpn = alpn_of(port.protocol);
-    let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, alpn, &shared.handshakes));
+    let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, &port, &shared.handshakes));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
@@ -241,7 +242,7 @@ fn turn_away<E>(
 }
 
 /// Last words to somebody who is refused.
-async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
+pub(crate) async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
     let mut conn = Conn::new(Stream::Tcp(socket));
     watch.within(Some(Duration::from_secs(1)));
     let mut at = 0;

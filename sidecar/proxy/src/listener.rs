@@ -48,6 +48,8 @@ pub enum Kind {
     TransparentOutbound,
     /// Peers, redirected: the original destination is the app's address, its port the service port.
     TransparentInbound,
+    /// Peers of other clusters, to services that the gateway passes their hellos on to.
+    EastWest,
     /// Callers from outside, to the gateway's routes.
     Edge {
         /// What it speaks where TLS does not say.

@@ -10,6 +10,7 @@ use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
 
 use crate::decision::DecisionSink;
+use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
 use crate::plaintext::Sources;
@@ -27,8 +28,10 @@ pub struct Limits {
     pub connections: usize,
     /// TLS handshakes under way; others wait within their time.
     pub handshakes: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake; at the gateway for other clusters, to the end of the hello.
     pub handshake_time: Duration,
+    /// Connections at the gateway for other clusters that have not sent their hello. Past it the oldest goes.
+    pub hellos: usize,
     /// From a request's first byte (or a new connection) to the end of its head.
     pub head_time: Duration,
     /// How long a connection to an endpoint or app may take, TLS included.
@@ -57,6 +60,7 @@ impl Default for Limits {
             connections: 16 * 1024,
             handshakes: 256,
             handshake_time: Duration::from_secs(5),
+            hellos: 1024,
             head_time: Duration::from_secs(15),
             connect_time: Duration::from_secs(3),
             client_idle: Duration::from_secs(300),
@@ -95,6 +99,10 @@ pub struct Shared {
     /// Who came without the mesh.
     pub plaintext: Sources,
     pub(crate) handshakes: Semaphore,
+    /// Who has yet to say what it wants of another cluster's service.
+    pub(crate) hellos: Hellos,
+    /// Hellos that are being passed on.
+    pub(crate) passing: Passing,
     pub(crate) open: AtomicUsize,
 }
 
@@ -124,6 +132,8 @@ impl Shared {
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),
             handshakes: Semaphore::new(limits.handshakes),
+            hellos: Hellos::new(limits.hellos),
+            passing: Passing::default(),
             open: AtomicUsize::new(0),
             limits,
         }))

@@ -169,7 +169,7 @@ enum Failed {
     Handshake(signet_identity::HandshakeFailure),
 }
 
-fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
+pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
     match end {
         End::TimedOut => {
             Refusal::new(Reason::ConnectFailed).detail(format_args!("{whom}: no connection in time"))

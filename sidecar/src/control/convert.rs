@@ -328,10 +328,15 @@ fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {
         "" => None,
         id => Some(SpiffeId::parse(id).map_err(|error| format!("identity: {error}"))?),
     };
+    let behind = match body.gateway_service.as_str() {
+        "" => None,
+        name => Some(name.parse::<ObjectName>().map_err(|error| format!("gateway_service: {error}"))?),
+    };
     Ok(EndpointSpec {
         address: address(&body.address).map_err(|error| format!("address: {error}"))?,
         ports,
         identity,
+        behind,
     })
 }
 

@@ -224,6 +224,7 @@ mod tests {
                     address: ip.parse().unwrap(),
                     ports: BTreeMap::from([("main".to_owned(), 15006)]),
                     identity: identity.map(id),
+                    behind: None,
                 })
                 .collect(),
             ..ServiceSpec::default()

@@ -147,6 +147,11 @@ impl State {
         self.policy_changed.send_modify(|count| *count += 1);
     }
 
+    /// Decides again about open TCP streams, since something other than policy changed under them.
+    pub fn decide_again(&self) {
+        self.policy_changed.send_modify(|count| *count += 1);
+    }
+
     /// Replaces the keys of user context.
     pub fn update_keys(&self, update: impl Fn(&Keys) -> Keys) {
         self.current.rcu(|now| Snapshot { keys: Arc::new(update(&now.keys)), ..Snapshot::clone(now) });

@@ -7,6 +7,7 @@ mod support;
 
 mod calls;
 mod drain;
+mod east_west;
 mod federation;
 mod http1;
 mod http2;

@@ -77,6 +77,7 @@ fn service(ca: &TestCa, at: SocketAddr, addresses: &[&str]) -> ServiceSpec {
             address: at.ip(),
             ports: [("main".to_owned(), at.port())].into(),
             identity: None,
+            behind: None,
         }],
         ..Default::default()
     }
@@ -236,6 +237,7 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
                 address: at.ip(),
                 ports: [("main".to_owned(), at.port())].into(),
                 identity: Some(ca.id(&format!("ns/shop/sa/{expected}"))),
+                behind: None,
             });
             nodes.push(node);
         }

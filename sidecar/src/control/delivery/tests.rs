@@ -12,6 +12,7 @@ fn service(name: &str, version: &str, address: &str) -> v1::Resource {
         address: address.to_owned(),
         ports: [("http".to_owned(), 8443)].into(),
         identity: "spiffe://demo.signet/ns/shop/sa/orders".to_owned(),
+        ..Default::default()
     };
     let body = v1::Service {
         name: name.to_owned(),
