@@ -238,7 +238,16 @@ async fn a_service_of_another_cluster_of_the_same_trust_domain_is_reached_by_its
     assert_eq!(raw(&served.edge, &[22, 3, 3, 255, 255, 1, 2]).await, [21, 3, 3, 0, 2, 2, 50]);
     until_counted(&mesh, &["signet_handshake_failures_total", "reason=\"plaintext\""], 1).await;
     until_counted(&mesh, &["signet_handshake_failures_total", "reason=\"not_tls\""], 1).await;
+    // More of them than may wait, each with a hello that never ends: who says what it wants is served as ever.
+    let mut slow = Vec::new();
+    for _ in 0..1_100 {
+        let mut one = TcpStream::connect(&served.edge).await.unwrap();
+        one.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+        slow.push(one);
+    }
     assert_eq!(served.seen(), before);
+    let fresh = entries.stream().await;
+    drop((fresh, slow));
     // It cannot mint: nobody comes in from outside by it.
     let log = mesh.sidecar("west").log();
     assert!(!log.contains("minting under") && !log.contains("no delegation"), "{log}");
