@@ -162,14 +162,32 @@ pub struct Gateway {
     pub listeners: Vec<GatewayListener>,
     /// Where peers come that have this gateway call places outside the mesh.
     #[serde(default)]
-    pub egress: Option<GatewayEgress>,
+    pub egress: Option<EgressListener>,
+    /// Where peers of other clusters come in, to the services that the resource lists for them.
+    #[serde(default)]
+    pub east_west: Option<EastWestListener>,
 }
 
-/// Calls out of the mesh.
+impl Gateway {
+    /// Whether nobody can come in.
+    fn is_closed(&self) -> bool {
+        self.listeners.is_empty() && self.east_west.is_none() && self.egress.is_none()
+    }
+}
+
+/// The listener for calls out of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct GatewayEgress {
+pub struct EgressListener {
     /// Where mutual TLS is taken.
+    pub listen: SocketAddr,
+}
+
+/// The listener for peers of other clusters. It has no certificate: their TLS goes through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EastWestListener {
+    /// Its address.
     pub listen: SocketAddr,
 }
 
@@ -377,9 +395,12 @@ impl Config {
                     "one (set role: gateway, or remove it)".to_owned(),
                 );
             }
-            (Role::Gateway, Some(gateway)) if gateway.listeners.is_empty() && gateway.egress.is_none() => {
-                let expected = "at least one listener, or egress";
-                return wrong("gateway.listeners".to_owned(), expected, "none".to_owned());
+            (Role::Gateway, Some(gateway)) if gateway.is_closed() => {
+                return wrong(
+                    "gateway.listeners".to_owned(),
+                    "at least one listener, eastWest or egress",
+                    "none of them".to_owned(),
+                );
             }
             _ => {}
         }
@@ -457,6 +478,9 @@ impl Config {
         if let Some(egress) = self.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {
             all.push(("gateway.egress.listen".to_owned(), tcp(egress.listen)));
         }
+        if let Some(east_west) = self.gateway.iter().find_map(|gateway| gateway.east_west.as_ref()) {
+            all.push(("gateway.eastWest.listen".to_owned(), tcp(east_west.listen)));
+        }
         if let Some(admin) = &self.admin {
             all.push(("admin.socket".to_owned(), ListenAddress::Unix(admin.socket.clone())));
         }
@@ -468,6 +492,11 @@ impl Config {
             all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));
         }
         all
+    }
+
+    /// Whether callers from outside come in, for whose users transaction tokens are minted.
+    pub fn has_edge(&self) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| !gateway.listeners.is_empty())
     }
 
     /// Services that this workload dials and that the configuration names, once each.

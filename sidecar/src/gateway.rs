@@ -26,9 +26,9 @@ const CALL: Duration = Duration::from_secs(10);
 /// Wall-clock jumps are noticed within so long.
 const NAP: Duration = Duration::from_secs(30);
 
-/// The services that a gateway's routes lead to, `name.namespace`.
+/// The services that a gateway leads to, `name.namespace`.
 pub fn services(gateway: &Gateway) -> impl Iterator<Item = String> + '_ {
-    gateway.spec.routes.iter().map(|route| route.service.to_string())
+    gateway.spec.leads_to().map(ToString::to_string)
 }
 
 /// Why there is no new delegation.

@@ -252,15 +252,21 @@ impl Publisher {
         match deliveries.get(&format!("gateway/{name}")) {
             Some(Item::Gateway(gateway)) => {
                 let compiled = Compiled::new((**gateway).clone());
-                self.state.update_routes(|routes| routes.with_gateway(Some(compiled.clone())));
+                let listed = gateway.spec.east_west.iter().flat_map(|east_west| &east_west.services);
+                let listed: Vec<_> = listed.map(ToString::to_string).collect();
+                self.state.update_routes(|routes| {
+                    routes.with_gateway(Some(compiled.clone())).with_passed_on(listed.clone())
+                });
                 self.mint_anew.send_modify(|count| *count += 1);
             }
             _ => {
                 tracing::warn!(target: "signet::control", gateway = %name,
                     "the gateway resource is gone; every request is answered with 404");
-                self.state.update_routes(|routes| routes.with_gateway(None));
+                self.state.update_routes(|routes| routes.with_gateway(None).with_passed_on([]));
             }
         }
+        // What is passed on to a service that is not listed any more ends.
+        self.state.decide_again();
     }
 
     fn endpoints(&self, deliveries: &Deliveries, changed: &Changed) {

@@ -166,6 +166,9 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let served: BTreeSet<String> = config.served().iter().map(ToString::to_string).collect();
     let gateway = config.gateway.as_ref().map(|gateway| gateway.resource.to_string());
     let status = Status::new(id, credentials.clone(), &served, gateway.as_deref());
+    if !config.has_edge() {
+        status.needs_no_minter();
+    }
 
     let ready = status.clone();
     Judged::ready(&registry, move || ready.ready().is_ok())?;
@@ -274,7 +277,8 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         ended = tasks.join_next() => return Err(ended_task(ended)),
         () = shutdown.draining() => return Ok(Outcome::Drained),
     }
-    if config.role == Role::Gateway {
+    // One that only passes bytes on speaks for no user.
+    if config.has_edge() {
         let minting =
             Minting { plane: plane.clone(), publisher, status: status.clone(), state: state.clone() };
         tasks.spawn(minting.run());
@@ -507,6 +511,10 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
     if let Some(egress) = config.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {
         let spec = ListenerSpec { bind: Bind::Tcp(egress.listen), kind: Kind::Egress };
         all.push(("gateway/egress".to_owned(), spec));
+    }
+    if let Some(east_west) = config.gateway.iter().find_map(|gateway| gateway.east_west.as_ref()) {
+        let spec = ListenerSpec { bind: Bind::Tcp(east_west.listen), kind: Kind::EastWest };
+        all.push(("gateway/east-west".to_owned(), spec));
     }
     Ok(all)
 }

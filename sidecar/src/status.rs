@@ -94,6 +94,9 @@ pub struct PeerReport {
     port: String,
     address: String,
     identity: String,
+    /// Where the address is another cluster's gateway: the service by its name behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind_gateway: Option<String>,
     in_flight: usize,
 }
 
@@ -233,6 +236,11 @@ impl Status {
         self.judge(&known);
     }
 
+    /// Nothing is minted here, so that nobody waits for it.
+    pub fn needs_no_minter(&self) {
+        self.minting();
+    }
+
     /// The gateway can mint.
     pub fn minting(&self) {
         let mut known = self.known();
@@ -308,6 +316,7 @@ impl Status {
                     port: port.name.to_string(),
                     address: endpoint.address.to_string(),
                     identity: endpoint.identity.to_string(),
+                    behind_gateway: endpoint.behind.as_ref().map(ToString::to_string),
                     in_flight: endpoint.in_flight(),
                 }));
             }

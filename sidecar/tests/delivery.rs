@@ -89,7 +89,7 @@ fn service(name: &str, version: &str) -> v1::Resource {
             endpoints: vec![v1::Endpoint {
                 address: "127.0.0.1".to_owned(),
                 ports: [("http".to_owned(), 8443)].into(),
-                identity: String::new(),
+                ..Default::default()
             }],
             addresses: vec!["10.96.0.7".to_owned()],
             ..Default::default()

@@ -72,6 +72,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("transparent: {none: 1}", "transparent."),
         ("gateway: {none: 1}", "gateway."),
         ("gateway: {listeners: [{none: 1}]}", "gateway.listeners[]."),
+        ("gateway: {eastWest: {none: 1}}", "gateway.eastWest."),
         ("gateway: {listeners: [{tls: {none: 1}}]}", "gateway.listeners[].tls."),
         ("admin: {none: 1}", "admin."),
         ("workloadApi: {none: 1}", "workloadApi."),

@@ -19,7 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const NAME: &str = "server.shop.signet.internal";
 
-async fn exported(mesh: &Mesh) -> String {
+pub(crate) async fn exported(mesh: &Mesh) -> String {
     mesh.federation().await.export_bundle(ExportBundleRequest {}).await.unwrap().into_inner().document
 }
 
@@ -29,7 +29,7 @@ async fn state(mesh: &Mesh, domain: &str) -> Option<FederatedStatus> {
 }
 
 /// Waits until the mesh holds this many roots of a domain, confirmed by its endpoint.
-async fn held(mesh: &Mesh, domain: &str, roots: usize) -> FederatedStatus {
+pub(crate) async fn held(mesh: &Mesh, domain: &str, roots: usize) -> FederatedStatus {
     let end = Instant::now() + PATIENCE;
     loop {
         match state(mesh, domain).await {
@@ -40,7 +40,7 @@ async fn held(mesh: &Mesh, domain: &str, roots: usize) -> FederatedStatus {
     }
 }
 
-fn spiffe_endpoint(domain: &str, address: &str, initial: &str) -> String {
+pub(crate) fn spiffe_endpoint(domain: &str, address: &str, initial: &str) -> String {
     format!(
         "kind: FederatedTrustDomain\nmetadata: {{name: partner}}\nspec:\n  trustDomain: {domain}\n  url: https://{address}/bundle\n  \
          profile:\n    https_spiffe:\n      endpointId: spiffe://{domain}/ns/signet-system/sa/signet-control-plane\n      \

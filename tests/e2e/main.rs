@@ -7,6 +7,7 @@ mod calls;
 mod context;
 mod delivery;
 mod demo;
+mod east_west;
 mod edge;
 mod egress;
 mod federation;

@@ -238,7 +238,7 @@ impl Catalog {
                     Body::Gateway(v1::GatewayConfig { json: gateway.canonical_json() }),
                 ),
                 identity: gateway.spec.identity.clone(),
-                services: gateway.spec.routes.iter().map(|r| r.service.to_string()).collect(),
+                services: gateway.spec.leads_to().map(ToString::to_string).collect(),
                 issuers: gateway
                     .spec
                     .routes
@@ -357,7 +357,7 @@ impl Catalog {
         if class == PeerClass::Gateway {
             for gateway in self.gateways.iter().filter(|g| g.identity == *peer) {
                 granted.add(&gateway.config);
-                // What its routes name is what it dials and whom it verifies; it need not ask.
+                // What it leads to is what it dials and whom it verifies; it need not ask.
                 let services = gateway.services.iter().filter_map(|name| self.services.get(name));
                 services.for_each(|entry| self.dialled(&mut granted, entry, &peer.namespace));
                 let issuers = gateway.issuers.iter().filter_map(|alias| self.issuers.get(alias));

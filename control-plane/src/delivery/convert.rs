@@ -163,6 +163,7 @@ pub(super) fn service(
                 address: endpoint.address.get().to_string(),
                 ports: endpoint.ports.iter().map(|(n, p)| (n.to_string(), u32::from(p.get()))).collect(),
                 identity: endpoint.identity.as_ref().map(|id| uri(trust_domain, id)).unwrap_or_default(),
+                gateway_service: service.behind(endpoint).map(ToString::to_string).unwrap_or_default(),
             })
             .collect(),
         user_context: user_context(spec.user_context).into(),

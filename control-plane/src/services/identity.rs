@@ -117,7 +117,12 @@ impl v1::tokens_server::Tokens for Peers {
             return Err(refuse("class", Status::permission_denied("delegations are for the class gateway")));
         }
         let aliases = self.aliases(&caller.peer).ok_or_else(|| {
-            refuse("not_listed", Status::permission_denied("no Gateway in the registry has this identity"))
+            refuse(
+                "not_listed",
+                Status::permission_denied(
+                    "no Gateway in the registry has this identity and a route from outside",
+                ),
+            )
         })?;
         let jwk = request.into_inner().jwk;
         if jwk.len() > MAX_JWK {
@@ -155,13 +160,14 @@ impl Peers {
         convert::issued(issued, &AuthorityState::of(&self.authority, revocations))
     }
 
-    /// The issuers whose users this gateway may speak for; `None` when the registry lists no such gateway.
+    /// The issuers whose users this gateway may speak for; `None` when the registry lists no such gateway, or none that
+    /// lets anybody in from outside: what passes bytes on between clusters speaks for no user.
     fn aliases(&self, peer: &signet_identity::Peer) -> Option<BTreeSet<String>> {
         let registry = Arc::clone(&self.registry.borrow().registry);
         let workload = WorkloadId::of(peer.id(), &self.trust_domain)?;
-        let mut gateways = registry.gateways_of(&workload).peekable();
-        gateways.peek()?;
-        let routes = gateways.flat_map(|gateway| &gateway.spec.routes);
+        let gateways = registry.gateways_of(&workload);
+        let mut routes = gateways.flat_map(|gateway| &gateway.spec.routes).peekable();
+        routes.peek()?;
         let issuers = routes.filter_map(|route| route.auth.jwt.as_ref()).flat_map(|jwt| &jwt.issuers);
         Some(issuers.map(ToString::to_string).collect())
     }

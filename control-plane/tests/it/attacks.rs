@@ -202,6 +202,28 @@ async fn only_a_listed_gateway_of_its_class_gets_a_delegation() {
     assert_eq!(plane.metric(line).await, Some(1.0));
 }
 
+#[tokio::test]
+async fn a_gateway_that_only_passes_bytes_between_clusters_gets_no_delegation() {
+    let gateway = "---
+apiVersion: signet.mesh/v1alpha1
+kind: Gateway
+metadata: {namespace: edge, name: west}
+spec: {identity: ns/edge/sa/unlisted, eastWest: {services: [web.shop]}}
+";
+    let registry = format!("{}{gateway}", crate::harness::REGISTRY);
+    let mut plane = Plane::start_as(Limits::default(), &registry, |_| String::new()).await;
+    let west = plane.join("spiffe://demo.signet/ns/edge/sa/unlisted", "gateway").await;
+    let mut stream = west.stream(hello(&[], &[])).await;
+    let delta = stream.delta().await;
+    let names: Vec<_> = delta.upserts.iter().map(|resource| resource.name.as_str()).collect();
+    assert!(names.contains(&"gateway/west.edge") && names.contains(&"service/web.shop"), "{names:?}");
+    let key = signet_token::SigningKey::generate().unwrap();
+    let public = serde_json::to_string(&key.public_jwk().to_json()).unwrap();
+    let refused = west.delegate(&public).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("a route from outside"), "{refused}");
+}
+
 /// The mesh door alone, with certificates that end when a test needs it.
 #[tokio::test]
 async fn a_connection_ends_with_the_certificate_that_opened_it() {

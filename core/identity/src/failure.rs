@@ -33,6 +33,10 @@ pub enum HandshakeFailure {
         "the peer's hello is neither Signet's nor for *.signet.internal (server name {sni:?}); the app's own TLS is refused in strict mode"
     )]
     ForeignHello { sni: Option<String> },
+    #[error(
+        "the peer's hello is for port {named}, but this is port {expected}; did a gateway on the way bring it here?"
+    )]
+    WrongPort { expected: String, named: String },
     #[error("the peer does not speak TLS 1.3, the only version here")]
     TlsVersion,
     #[error("the peer and we have no {0} in common")]
@@ -100,6 +104,9 @@ fn alert_words(alert: AlertDescription) -> String {
         AlertDescription::NoApplicationProtocol => {
             "it speaks another protocol on this port (no_application_protocol)".to_owned()
         }
+        AlertDescription::UnrecognisedName => {
+            "it does not lead to what our server name says (unrecognized_name)".to_owned()
+        }
         AlertDescription::ProtocolVersion => "it does not speak TLS 1.3 (protocol_version)".to_owned(),
         other => format!("{other:?}"),
     }
@@ -112,6 +119,7 @@ impl HandshakeFailure {
             Self::Plaintext => "plaintext",
             Self::NotTls => "not_tls",
             Self::ForeignHello { .. } => "foreign_hello",
+            Self::WrongPort { .. } => "wrong_port",
             Self::TlsVersion => "tls_version",
             Self::NoCommon(_) => "no_common_parameters",
             Self::UnknownRoot { .. } => "unknown_root",

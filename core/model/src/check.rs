@@ -249,6 +249,7 @@ impl Check<'_> {
         dialled: &mut BTreeMap<(HostAddress, Port), &'a ObjectName>,
     ) {
         let endpoints = service.spec.endpoints.iter().enumerate();
+        let endpoints = endpoints.filter(|(_, endpoint)| endpoint.through_gateway.is_none());
         for (index, endpoint) in endpoints.filter(|(_, endpoint)| !endpoint.address.get().is_loopback()) {
             for name in endpoint.ports.keys() {
                 let Some(port) = service.port(name.as_str()) else { continue };
@@ -355,6 +356,28 @@ impl Check<'_> {
                 }
             }
             self.gateway_routes(gateway);
+            self.gateway_east_west(gateway);
+        }
+    }
+
+    /// A gateway passes on to sidecars of this cluster and to nothing else, so that no hello goes round in circles.
+    fn gateway_east_west(&mut self, gateway: &Gateway) {
+        let listed = gateway.spec.east_west.iter().flat_map(|east_west| &east_west.services).enumerate();
+        for (index, name) in listed {
+            let reason = match self.registry.service(name) {
+                None => format!("expected a service of the registry, got `{name}`"),
+                Some(service) if service.spec.federated_identity.is_some() => {
+                    format!("expected a service of this mesh, got `{name}`, which is federated")
+                }
+                Some(service) if service.is_elsewhere() => {
+                    format!(
+                        "expected a service with endpoints of this cluster, got `{name}`, which is behind a gateway itself"
+                    )
+                }
+                Some(_) => continue,
+            };
+            let field = format!("spec.eastWest.services[{index}]");
+            self.add(&self.origins.gateways, &gateway.name, field, reason);
         }
     }
 

@@ -37,6 +37,7 @@ pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
+pub use resources::east_west::{EastWest, ThroughGateway};
 pub use resources::external::{
     Callers, ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec, Through, TlsOrigination,
 };

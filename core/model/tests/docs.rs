@@ -40,7 +40,7 @@ fn every_example_of_the_federation_page_is_a_valid_registry() {
     let page = include_str!("../../../docs/federation.md");
     let examples: Vec<&str> =
         page.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 3);
     for text in examples {
         parse_text(Path::new("docs/federation.md"), text, &Options::default())
             .unwrap_or_else(|e| panic!("{e}\n{text}"));

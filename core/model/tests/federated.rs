@@ -156,4 +156,7 @@ spec:
   routes: [{name: all, hosts: ['*'], pathPrefix: /, service: stock.partners, port: http, auth: {anonymous: true}}]
 ";
     refused(&[PARTNER, CALLED, gateway], "spec.routes[0].service", "which is federated");
+    let route = "routes: [{name: all, hosts: ['*'], pathPrefix: /, service: stock.partners, port: http, auth: {anonymous: true}}]";
+    let passing = gateway.replace(route, "eastWest: {services: [stock.partners]}");
+    refused(&[PARTNER, CALLED, &passing], "spec.eastWest.services[0]", "which is federated");
 }

@@ -78,7 +78,7 @@ mod tests {
             address: [127, 0, 0, last].into(),
             ports: [("main".to_owned(), 80)].into(),
             identity: None,
-            through_gateway: None,
+            behind: None,
         };
         let spec = ServiceSpec {
             name: "orders.shop".into(),

@@ -12,6 +12,7 @@
 //! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided. `undeclared`: which of them, where nobody says.
 //! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
 //! * [`plaintext`]: callers without the mesh, at ports that still let them in.
+//! * `east_west`: hellos of other clusters, passed on unopened.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * `outside`, `names`: calls to places outside the mesh, and what their names resolve to.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
@@ -31,6 +32,7 @@ pub mod stage;
 pub mod state;
 
 mod balance;
+mod east_west;
 mod establish;
 mod flood;
 mod h1;

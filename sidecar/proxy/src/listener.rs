@@ -50,6 +50,8 @@ pub enum Kind {
     TransparentInbound,
     /// Peers of the mesh, over mutual TLS, that have this gateway call places outside: the server name says which.
     Egress,
+    /// Peers of other clusters, to services that the gateway passes their hellos on to.
+    EastWest,
     /// Callers from outside, to the gateway's routes.
     Edge {
         /// What it speaks where TLS does not say.

@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::{Audience, Reason, Refusal};
 use crate::establish::{Established, Nobody, establish};
+use crate::flood::PerSecond;
 use crate::listener::Kind;
 use crate::plaintext::Room;
 use crate::stage::{ConnContext, Direction, Egress, Forward, Inbound, Outbound, Role, Stage};
@@ -117,6 +118,10 @@ impl<E> Drop for Session<E> {
     }
 }
 
+/// Refusals of strangers that are logged and recorded in a second.
+const NOTED_PER_SECOND: u64 = 10;
+static NOTED: PerSecond = PerSecond::new();
+
 /// Counts, logs and records a refusal.
 pub(crate) fn note(
     shared: &crate::Shared,
@@ -126,10 +131,15 @@ pub(crate) fn note(
     refusal: &Refusal,
 ) {
     shared.metrics.refused(direction, refusal.reason.label());
+    // There a stranger can cause as many as it likes.
+    if direction == Direction::EastWest && !NOTED.admits(crate::pool::now(), NOTED_PER_SECOND) {
+        return;
+    }
     let service = match role {
         Role::Inbound { service, .. } | Role::Outbound { service, .. } => &**service,
         Role::Egress(outward) => outward.service(),
         Role::Edge => "edge",
+        Role::EastWest(passage) => &*passage.port.service,
     };
     tracing::info!(
         target: "signet::refusal",

@@ -10,6 +10,7 @@ use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
 
 use crate::decision::DecisionSink;
+use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
@@ -28,8 +29,10 @@ pub struct Limits {
     pub connections: usize,
     /// TLS handshakes under way; others wait within their time.
     pub handshakes: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake; at the gateway for other clusters, to the end of the hello.
     pub handshake_time: Duration,
+    /// Connections at the gateway for other clusters that have not sent their hello. Past it the oldest goes.
+    pub hellos: usize,
     /// From a request's first byte (or a new connection) to the end of its head.
     pub head_time: Duration,
     /// How long a connection to an endpoint or app may take, TLS included.
@@ -58,6 +61,7 @@ impl Default for Limits {
             connections: 16 * 1024,
             handshakes: 256,
             handshake_time: Duration::from_secs(5),
+            hellos: 1024,
             head_time: Duration::from_secs(15),
             connect_time: Duration::from_secs(3),
             client_idle: Duration::from_secs(300),
@@ -98,6 +102,10 @@ pub struct Shared {
     /// Names outside the mesh.
     pub(crate) names: Resolver,
     pub(crate) handshakes: Semaphore,
+    /// Who has yet to say what it wants of another cluster's service.
+    pub(crate) hellos: Hellos,
+    /// Hellos that are being passed on.
+    pub(crate) passing: Passing,
     pub(crate) open: AtomicUsize,
 }
 
@@ -128,6 +136,8 @@ impl Shared {
             plaintext: Sources::default(),
             names: Resolver::default(),
             handshakes: Semaphore::new(limits.handshakes),
+            hellos: Hellos::new(limits.hellos),
+            passing: Passing::default(),
             open: AtomicUsize::new(0),
             limits,
         }))

@@ -14,6 +14,7 @@ use signet_identity::Alpn;
 use signet_wire::first::{FirstLine, Line};
 
 use crate::answer::{Reason, Refusal};
+use crate::east_west;
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
 use crate::stage::{Role, Stage, Target};
@@ -88,6 +89,13 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
             };
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, port.timeouts))
+        }
+        (_, Role::EastWest(passage), _) => {
+            let service = passage.port.service.clone();
+            session.watch.set_recheck(move |view| view.routes.is_passed_on(&service));
+            let (conn, in_flight) = east_west::dial(worker, &session.watch, passage).await?;
+            // Whose SVIDs are under it only the two ends see.
+            Ok((conn, Some(in_flight), Timeouts { cut_on_expiry: false, ..passage.port.timeouts }))
         }
         _ => Err(Refusal::new(Reason::NotImplemented).detail("bytes at a listener for requests")),
     }

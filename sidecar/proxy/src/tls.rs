@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::AlertDescription;
 use rustls_pki_types::UnixTime;
-use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer};
-use signet_wire::hello::{self, Peek};
+use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer, RoutedName};
+use signet_wire::hello::{self, Hello, Peek};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -20,7 +20,7 @@ use crate::flood::PerSecond;
 use crate::io::{ReadAhead, Stream};
 use crate::metrics::Metrics;
 use crate::stage::Direction;
-use crate::state::{Endpoint, Tls};
+use crate::state::{Endpoint, InboundPort, Tls};
 
 /// A caller that is not one of the mesh.
 pub(crate) struct Rejected {
@@ -62,30 +62,58 @@ pub(crate) async fn hello(io: &mut ReadAhead) -> Result<Peek, HandshakeFailure> 
     }
 }
 
-/// Looks at the first bytes and, if they are a hello for the mesh, takes the connection when it is its turn. Without an
+/// A hello for the mesh, if these first bytes are one.
+pub(crate) fn ours(peeked: Peek) -> Result<Hello, HandshakeFailure> {
+    match peeked {
+        Peek::Plaintext => Err(HandshakeFailure::Plaintext),
+        Peek::Malformed(_) | Peek::Partial => Err(HandshakeFailure::NotTls),
+        Peek::Client(hello) if !hello.tls13 => Err(HandshakeFailure::TlsVersion),
+        Peek::Client(hello) if !hello.is_ours() => Err(HandshakeFailure::ForeignHello { sni: hello.sni }),
+        Peek::Client(hello) => Ok(hello),
+    }
+}
+
+/// A gateway that a hello came by may have brought it to another port than the one that it names; the caller, who sees
+/// the same identity, would not notice.
+pub(crate) fn for_this_port(hello: &Hello, port: &InboundPort) -> Result<(), HandshakeFailure> {
+    let Some(named) = hello.sni.as_deref().and_then(RoutedName::parse) else { return Ok(()) };
+    if named.service_name() == *port.service && named.port == *port.name {
+        return Ok(());
+    }
+    Err(HandshakeFailure::WrongPort {
+        expected: format!("{} of {}", port.name, port.service),
+        named: format!("{} of {}", named.port, named.service_name()),
+    })
+}
+
+/// What is said to a caller that is refused for its hello.
+pub(crate) fn alert_for(failure: &HandshakeFailure) -> Option<[u8; 7]> {
+    match failure {
+        HandshakeFailure::NotTls => alert(AlertDescription::DecodeError),
+        HandshakeFailure::TlsVersion => alert(AlertDescription::ProtocolVersion),
+        HandshakeFailure::ForeignHello { .. } | HandshakeFailure::WrongPort { .. } => unrecognised_name(),
+        _ => None,
+    }
+}
+
+/// The name in the hello is not to be had here (RFC 6066, 3).
+pub(crate) fn unrecognised_name() -> Option<[u8; 7]> {
+    alert(AlertDescription::UnrecognisedName)
+}
+
+/// Looks at the first bytes and, if they are a hello for the mesh that fits here, takes the connection when it is its turn. Without an
 /// ALPN any of the mesh's will do; which one it became comes back.
 pub(crate) async fn accept(
     mut io: ReadAhead,
     tls: &Tls,
     alpn: Option<Alpn>,
+    fits: impl Fn(&Hello) -> Result<(), HandshakeFailure>,
     turns: &Semaphore,
 ) -> Result<(Stream, Peer, Option<Alpn>), Rejected> {
-    let refused = match hello(&mut io).await? {
-        Peek::Plaintext => Some((HandshakeFailure::Plaintext, None)),
-        Peek::Malformed(_) | Peek::Partial => {
-            Some((HandshakeFailure::NotTls, alert(AlertDescription::DecodeError)))
-        }
-        Peek::Client(hello) if !hello.tls13 => {
-            Some((HandshakeFailure::TlsVersion, alert(AlertDescription::ProtocolVersion)))
-        }
-        Peek::Client(hello) if !hello.is_ours() => {
-            let failure = HandshakeFailure::ForeignHello { sni: hello.sni };
-            Some((failure, alert(AlertDescription::UnrecognisedName)))
-        }
-        Peek::Client(_) => None,
-    };
-    if let Some((failure, alert)) = refused {
+    let peeked = hello(&mut io).await?;
+    if let Err(failure) = ours(peeked).and_then(|hello| fits(&hello)) {
         let (socket, _) = io.into_parts();
+        let alert = alert_for(&failure);
         return Err(Rejected { failure, socket: Some(socket), alert });
     }
     // Closed only with the process.

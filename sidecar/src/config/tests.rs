@@ -146,6 +146,26 @@ fn a_role_has_only_the_sections_that_it_uses() {
 }
 
 #[test]
+fn a_gateway_has_a_door_for_callers_from_outside_or_for_other_clusters() {
+    let with = |more: &str| {
+        parse(&format!(
+            "role: gateway\nidentity: {{joinBundle: /j}}\ndataDir: /d\ngateway: {{resource: gw.edge{more}}}\n"
+        ))
+    };
+    assert!(with("").unwrap_err().contains("at least one listener, eastWest or egress"));
+    let passing = with(", eastWest: {listen: '127.0.0.1:9'}").unwrap();
+    assert!(!passing.has_edge(), "it mints nothing");
+    let both = with(", listeners: [{listen: '127.0.0.1:8'}], eastWest: {listen: '127.0.0.1:9'}").unwrap();
+    assert!(both.has_edge());
+    let twice =
+        with(", listeners: [{listen: '127.0.0.1:9'}], eastWest: {listen: '127.0.0.1:9'}").unwrap_err();
+    assert!(twice.contains("gateway.eastWest.listen") && twice.contains("no other listener"), "{twice}");
+    // Their TLS goes through: there is none of ours to configure.
+    let tls = with(", eastWest: {listen: '127.0.0.1:9', tls: {cert: /c, key: /k}}").unwrap_err();
+    assert!(tls.contains("unknown field `tls`"), "{tls}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Path::new("/nonexistent/sidecar.yaml")).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/sidecar.yaml"), "{error}");

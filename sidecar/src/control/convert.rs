@@ -320,7 +320,7 @@ fn external(body: &v1::External) -> Result<External, Reason> {
     let mut endpoints = Vec::with_capacity(body.gateway.len());
     for (at, body) in body.gateway.iter().enumerate() {
         let endpoint = endpoint(body).map_err(|error| format!("gateway[{at}].{error}"))?;
-        endpoints.push(EndpointSpec { through_gateway: Some(name.clone()), ..endpoint });
+        endpoints.push(EndpointSpec { behind: Some(name.clone()), ..endpoint });
     }
     // Without any identity it is for the gateway that dials, or goes through none.
     let gateway = (!identities.is_empty()).then(|| ServiceSpec {
@@ -396,11 +396,15 @@ fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {
         "" => None,
         id => Some(SpiffeId::parse(id).map_err(|error| format!("identity: {error}"))?),
     };
+    let behind = match body.gateway_service.as_str() {
+        "" => None,
+        name => Some(name.parse::<ObjectName>().map_err(|error| format!("gateway_service: {error}"))?),
+    };
     Ok(EndpointSpec {
         address: address(&body.address).map_err(|error| format!("address: {error}"))?,
         ports,
         identity,
-        through_gateway: None,
+        behind,
     })
 }
 

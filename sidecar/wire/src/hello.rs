@@ -30,6 +30,8 @@ pub struct Hello {
     pub alpn: Vec<Vec<u8>>,
     /// Whether TLS 1.3 is among the versions offered.
     pub tls13: bool,
+    /// What the client chose at random: no two hellos have the same.
+    pub random: [u8; 32],
 }
 
 impl Hello {
@@ -134,14 +136,15 @@ fn handshake_message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Peek> {
 
 fn client_hello(message: &[u8]) -> Option<Hello> {
     let mut hello = Reader(message);
-    hello.take(2 + 32)?; // legacy version, random
+    hello.take(2)?; // legacy version
+    let random = *hello.take(32)?.first_chunk()?;
     let session = hello.u8()?;
     hello.take(usize::from(session))?;
     let suites = hello.u16()?;
     hello.take(usize::from(suites))?;
     let compressions = hello.u8()?;
     hello.take(usize::from(compressions))?;
-    let mut result = Hello::default();
+    let mut result = Hello { random, ..Hello::default() };
     if hello.0.is_empty() {
         return Some(result);
     }

@@ -54,6 +54,7 @@ fn a_hello_tells_its_name_protocols_and_version() {
     let Peek::Client(hello) = peek(&records(&ours(), 1 << 14)) else { panic!("a hello") };
     assert_eq!(hello.sni.as_deref(), Some("orders.shop.signet.internal"));
     assert_eq!(hello.alpn, [b"signet-h2".to_vec(), b"h2".to_vec()]);
+    assert_eq!(hello.random, [7; 32]);
     assert!(hello.tls13 && hello.is_ours() && hello.offers(b"h2") && !hello.offers(b"h"));
 }
 

@@ -239,6 +239,47 @@ fn a_domain_of_which_nothing_is_held_has_no_bundle_and_our_own_is_never_mixed_wi
 }
 
 #[test]
+fn a_gateway_is_given_what_it_passes_on_to_and_a_caller_the_way_through_it() {
+    let more = "---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: edge, name: west}
+spec: {class: gateway}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Gateway
+metadata: {namespace: edge, name: west}
+spec: {identity: ns/edge/sa/west, eastWest: {services: [orders.shop]}}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: far}
+spec:
+  identities: [ns/shop/sa/orders]
+  ports: [{name: grpc, port: 50051, protocol: grpc}]
+  endpoints: [{address: 192.0.2.7, ports: {grpc: 15443}, throughGateway: {service: orders.shop}}]
+";
+    let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
+    let west = workload("ns/edge/sa/west");
+    let granted = catalog.view(&west, PeerClass::Gateway, &Subscriptions::default());
+    assert_eq!(names(&granted), ["gateway/west.edge", "service/orders.shop"]);
+    let posing = catalog.view(&west, PeerClass::Sidecar, &Subscriptions::default());
+    assert!(names(&posing).is_empty(), "the identity without the class");
+    let dials = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["far.shop", "orders.shop"], &[]));
+    let endpoint = |name: &str| {
+        let Some(Body::Service(service)) = &dials.view[name].resource.body else { panic!() };
+        service.endpoints[0].clone()
+    };
+    assert_eq!(endpoint("service/far.shop").gateway_service, "orders.shop");
+    assert_eq!(endpoint("service/orders.shop").gateway_service, "");
+    // Who dials the gateway's address means nothing behind it.
+    let mut by_address = Subscriptions::default();
+    by_address.addresses.insert("192.0.2.7".parse().unwrap());
+    let dialled = catalog.view(&workload(WEB), PeerClass::Sidecar, &by_address);
+    assert_eq!(dialled.refused.iter().next().unwrap().1, NotGranted::UnknownAddress);
+}
+
+#[test]
 fn everybody_is_told_mesh_bundle_revocations_and_token_roots_and_nothing_else_unasked() {
     let granted = catalog().view(&workload(WEB), PeerClass::Sidecar, &Subscriptions::default());
     assert_eq!(

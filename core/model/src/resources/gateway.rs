@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
+use crate::resources::east_west::EastWest;
 use crate::resources::{is_default, twice};
 use crate::text::host::HostPattern;
 use crate::text::http::PathPrefix;
@@ -18,9 +19,12 @@ pub type Gateway = Namespaced<GatewaySpec>;
 pub struct GatewaySpec {
     /// A workload of class gateway, of the gateway's own namespace.
     pub identity: WorkloadId,
-    /// What it lets in from outside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    /// What callers from outside the mesh reach. Absent only beside another thing that the gateway is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// What other clusters reach, whose callers prove themselves to the service and not to the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub east_west: Option<EastWest>,
     /// It calls places outside for the mesh: the ExternalServices that go through it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<GatewayEgress>,
@@ -108,6 +112,12 @@ impl Default for TransactionSettings {
 }
 
 impl GatewaySpec {
+    /// Every service that it leads to, some perhaps more than once.
+    pub fn leads_to(&self) -> impl Iterator<Item = &ObjectName> {
+        let routed = self.routes.iter().map(|route| &route.service);
+        routed.chain(self.east_west.iter().flat_map(|east_west| &east_west.services))
+    }
+
     /// The route for a request: an exact host before a wildcard (the longer suffix first) before `*`, and
     /// among those the longest path prefix. `host` without port, `path` canonical and without query.
     pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
@@ -139,8 +149,14 @@ impl Kind for GatewaySpec {
                 ),
             ));
         }
-        if self.routes.is_empty() && self.egress.is_none() {
-            problems.push(Problem::new("spec", "expected routes or egress, got neither"));
+        if self.routes.is_empty() && self.east_west.is_none() && self.egress.is_none() {
+            problems.push(Problem::new(
+                "spec.routes",
+                "expected at least one route, `eastWest` or `egress`, got none of them: the gateway would lead nowhere",
+            ));
+        }
+        if let Some(east_west) = &self.east_west {
+            east_west.check(problems);
         }
         let names: Vec<_> = self.routes.iter().map(|route| &route.name).collect();
         for (index, name) in twice(&names) {

@@ -11,6 +11,7 @@ use signet_identity::SpiffeId;
 use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
+use crate::resources::east_west::{Place, ThroughGateway};
 use crate::resources::{is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::name::is_label;
@@ -148,7 +149,7 @@ impl Protocol {
     }
 }
 
-/// Where one sidecar of the service takes mutual TLS.
+/// Where one sidecar of the service takes mutual TLS, or a gateway that leads there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Endpoint {
@@ -159,6 +160,9 @@ pub struct Endpoint {
     /// The one identity that answers there; absent means any of the service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<WorkloadId>,
+    /// The address and ports are those of another cluster's gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through_gateway: Option<ThroughGateway>,
 }
 
 /// How the user reaches this service.
@@ -184,10 +188,11 @@ impl Service {
     }
 
     /// The addresses that an app dials for it: its own, and for a single endpoint that endpoint's. A loopback address is
-    /// nobody's but the caller's own.
+    /// nobody's but the caller's own, and nobody who dials a gateway's means what is behind it.
     pub fn dialled_at(&self) -> impl Iterator<Item = IpAddr> {
         let own = self.spec.addresses.iter().map(|address| address.get());
-        own.chain(self.spec.endpoints.iter().map(|it| it.address.get()).filter(|ip| !ip.is_loopback()))
+        let endpoints = self.spec.endpoints.iter().filter(|endpoint| endpoint.through_gateway.is_none());
+        own.chain(endpoints.map(|endpoint| endpoint.address.get()).filter(|ip| !ip.is_loopback()))
     }
 
     pub fn port(&self, name: &str) -> Option<&ServicePort> {
@@ -215,6 +220,7 @@ impl Kind for ServiceSpec {
             None => self.check_identities(name, problems),
         }
         self.check_endpoints(name, problems);
+        self.check_gateways(name, problems);
         for (index, address) in twice(&self.addresses) {
             problems
                 .push(Problem::new(format!("spec.addresses[{index}]"), format!("`{address}` stands twice")));
@@ -317,7 +323,7 @@ impl ServiceSpec {
     fn check_endpoints(&self, name: &ObjectName, problems: &mut Vec<Problem>) {
         let default = [name.workload()];
         let identities = self.identities.as_deref().unwrap_or(&default);
-        let mut sockets = Vec::new();
+        let mut places: Vec<Place<'_>> = Vec::new();
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let (Some(_), Some(federated)) = (&endpoint.identity, &self.federated_identity) {
                 problems.push(Problem::new(
@@ -342,8 +348,8 @@ impl ServiceSpec {
                         format!("expected the name of a port of this service, got `{port_name}`"),
                     ));
                 }
-                let socket = (endpoint.address, *port);
-                if sockets.contains(&socket) {
+                let place = Place::new(endpoint, (port_name, *port));
+                if places.iter().any(|other| other.collides(&place)) {
                     problems.push(Problem::new(
                         field(),
                         format!(
@@ -352,7 +358,7 @@ impl ServiceSpec {
                         ),
                     ));
                 }
-                sockets.push(socket);
+                places.push(place);
             }
         }
     }

@@ -86,7 +86,7 @@ impl World {
                 address: [127, 0, 0, 1].into(),
                 ports: BTreeMap::from([("http".to_owned(), 17101)]),
                 identity: None,
-                through_gateway: None,
+                behind: None,
             }],
             addresses: Vec::new(),
             user_context: UserContext::Transaction,

@@ -138,7 +138,14 @@ pub(super) async fn of_peer<E: Stage>(
     let local = socket.local_addr().ok();
     let shared = &worker.shared;
     watch.within(Some(shared.limits.handshake_time));
-    let mut accepting = pin!(tls::accept(ReadAhead::new(socket), &view.tls, None, &shared.handshakes));
+    let mut accepting = pin!(tls::accept(
+        ReadAhead::new(socket),
+        &view.tls,
+        None,
+        // Which place it names is said to those who have proven who they are.
+        |_| Ok(()),
+        &shared.handshakes,
+    ));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),

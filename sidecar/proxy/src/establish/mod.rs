@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use crate::answer::{Audience, Dialect, Reason, Refusal};
 mod egress;
 
+use crate::east_west;
 use crate::h1;
 use crate::io::{Conn, ReadAhead, Stream};
 use crate::listener::Kind;
@@ -95,6 +96,7 @@ pub(crate) async fn establish<E: Stage>(
                 }
             }
         }
+        Kind::EastWest => Box::pin(east_west::establish(worker, watch, &view, socket, remote)).await,
         Kind::Egress => egress::of_peer(worker, watch, &view, socket, remote).await,
         Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
     }
@@ -134,8 +136,13 @@ async fn inbound<E: Stage>(
         watch.set_plaintext(None);
     }
     watch.within(Some(shared.limits.handshake_time));
-    let alpn = alpn_of(port.protocol);
-    let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, alpn, &shared.handshakes));
+    let mut accepting = std::pin::pin!(tls::accept(
+        io,
+        &view.tls,
+        alpn_of(port.protocol),
+        |hello| tls::for_this_port(hello, &port),
+        &shared.handshakes,
+    ));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
         Ok(accepted) => accepted,
         Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
@@ -249,7 +256,7 @@ fn turn_away<E>(
 }
 
 /// Last words to somebody who is refused.
-async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
+pub(crate) async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
     let mut conn = Conn::new(Stream::Tcp(socket));
     watch.within(Some(Duration::from_secs(1)));
     let mut at = 0;

@@ -19,6 +19,7 @@ use signet_identity::Peer;
 use signet_wire::{Edits, RequestView};
 
 use crate::answer::{Audience, Reason, Refusal};
+pub use crate::east_west::Passage;
 use crate::exchange::Exchange;
 use crate::metrics::RouteMetrics;
 use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
@@ -43,6 +44,8 @@ pub enum Direction {
     Outbound,
     /// From outside to a peer of the mesh.
     Edge,
+    /// From a peer of another cluster to one of this, through us.
+    EastWest,
 }
 
 impl Direction {
@@ -52,6 +55,7 @@ impl Direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
             Direction::Edge => "edge",
+            Direction::EastWest => "east-west",
         }
     }
 }
@@ -81,6 +85,8 @@ pub enum Role {
     Egress(Outward),
     /// Somebody outside calls the gateway.
     Edge,
+    /// A peer of another cluster means a service of ours, to which it proves itself: bytes, as they are.
+    EastWest(Arc<Passage>),
 }
 
 /// What is known of a connection before its first request.

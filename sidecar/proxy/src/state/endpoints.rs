@@ -241,7 +241,7 @@ mod tests {
                     address: ip.parse().unwrap(),
                     ports: BTreeMap::from([("main".to_owned(), 15006)]),
                     identity: identity.map(id),
-                    through_gateway: None,
+                    behind: None,
                 })
                 .collect(),
             ..ServiceSpec::default()

@@ -149,7 +149,7 @@ impl State {
         self.policy_changed.send_modify(|count| *count += 1);
     }
 
-    /// Open streams are decided again, as after a change of policy.
+    /// Decides again about open TCP streams, since something other than policy changed under them.
     pub fn decide_again(&self) {
         self.policy_changed.send_modify(|count| *count += 1);
     }

@@ -1,7 +1,7 @@
 //! What this process serves.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,6 +78,8 @@ pub struct Routes {
     inbound: HashMap<Arc<str>, Vec<Arc<InboundPort>>>,
     /// How many requests a service takes in how long.
     limits: HashMap<Arc<str>, Arc<Limits>>,
+    /// Services to which a gateway passes on the hellos of other clusters.
+    passed_on: Arc<HashSet<String>>,
     /// The gateway's compiled configuration. Its type belongs to the gateway, which alone reads it.
     pub gateway: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -119,6 +121,18 @@ impl Routes {
         Routes { generation: self.generation + 1, gateway, ..self.clone() }
     }
 
+    /// The next snapshot, with these as the services to which hellos of other clusters are passed on.
+    #[must_use]
+    pub fn with_passed_on(&self, services: impl IntoIterator<Item = String>) -> Self {
+        let passed_on = Arc::new(services.into_iter().collect());
+        Routes { generation: self.generation + 1, passed_on, ..self.clone() }
+    }
+
+    /// Whether hellos of other clusters are passed on to this service.
+    pub fn is_passed_on(&self, service: &str) -> bool {
+        self.passed_on.contains(service)
+    }
+
     /// The ports of a service that we serve.
     pub fn inbound_of(&self, service: &str) -> &[Arc<InboundPort>] {
         self.inbound.get(service).map_or(&[], Vec::as_slice)
@@ -143,6 +157,7 @@ impl fmt::Debug for Routes {
         f.debug_struct("Routes")
             .field("generation", &self.generation)
             .field("inbound", &self.inbound)
+            .field("passed_on", &self.passed_on)
             .field("gateway", &self.gateway.is_some())
             .finish()
     }

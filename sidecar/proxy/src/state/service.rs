@@ -74,15 +74,15 @@ pub struct Timeouts {
 /// An endpoint as the control plane tells of it.
 #[derive(Clone, Debug)]
 pub struct EndpointSpec {
-    /// The host where its sidecar takes mutual TLS.
+    /// The host where its sidecar takes mutual TLS, or another cluster's gateway.
     pub address: IpAddr,
-    /// Service port name to that sidecar's port.
+    /// Service port name to that sidecar's or gateway's port.
     pub ports: BTreeMap<String, u16>,
     /// The one identity that answers there. `None` means the service's, if it has exactly one: with
     /// several nobody could be expected, and such an endpoint is not dialled.
     pub identity: Option<SpiffeId>,
-    /// The address is a gateway's, to which the hello says the way: this service, by the port's name.
-    pub through_gateway: Option<ObjectName>,
+    /// Where the address is a gateway's: the service by its name behind it.
+    pub behind: Option<ObjectName>,
 }
 
 /// The identities that may answer for a service.
@@ -162,12 +162,14 @@ impl Manner {
 pub struct Endpoint {
     /// Never used again in this process: what pools key on.
     pub id: u64,
-    /// Where its sidecar takes mutual TLS.
+    /// Where its sidecar takes mutual TLS, or a gateway that leads there.
     pub address: SocketAddr,
     /// Who must answer.
     pub identity: SpiffeId,
-    /// The same as a TLS server name, in which the verifier reads it.
+    /// The same as a TLS server name, in which the verifier reads it; and the gateway where to lead.
     pub server_name: ServerName<'static>,
+    /// Where the address is a gateway's: the service by its name behind it.
+    pub behind: Option<ObjectName>,
     /// The client config for each protocol, with a session store of this endpoint's own, and its generation.
     configs: [ArcSwapOption<(u64, Arc<ClientConfig>)>; 3],
     /// Requests and streams under way from this process.
@@ -182,17 +184,30 @@ pub struct Endpoint {
 static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
 
 impl Endpoint {
-    fn new(address: SocketAddr, identity: SpiffeId, server_name: ServerName<'static>) -> Self {
-        Endpoint {
+    /// None where no server name can say all this.
+    fn new(address: SocketAddr, identity: SpiffeId, behind: Option<ObjectName>, port: &str) -> Option<Self> {
+        let server_name = match &behind {
+            None => signet_identity::server_name(&identity),
+            Some(service) => {
+                routed_server_name(&identity, port, service.name.as_str(), service.namespace.as_str())?
+            }
+        };
+        Some(Endpoint {
             id: NEXT_ENDPOINT.fetch_add(1, Ordering::Relaxed),
             address,
             server_name,
+            behind,
             identity,
             configs: Default::default(),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             record: Record::default(),
-        }
+        })
+    }
+
+    /// Whether it is still what this says.
+    fn is(&self, address: SocketAddr, identity: &SpiffeId, behind: Option<&ObjectName>) -> bool {
+        self.address == address && self.identity == *identity && self.behind.as_ref() == behind
     }
 
     /// Requests and streams under way.
@@ -310,7 +325,7 @@ impl Service {
         for port in spec.ports {
             let known = before.and_then(|service| service.port(&port.name));
             let mut endpoints = Vec::new();
-            // Where each is, or would be if anybody knew who answers there.
+            // Where each is, or would be if anybody knew who answers there. Nobody who dials a gateway means one.
             let mut places: Vec<(IpAddr, Option<Arc<Endpoint>>)> = Vec::new();
             let mut unidentified = 0;
             for endpoint in &spec.endpoints {
@@ -319,33 +334,26 @@ impl Service {
                 let listed = endpoint.identity.as_ref().is_none_or(|id| spec.identities.contains(id));
                 let Some(identity) = endpoint.identity.as_ref().or(only).filter(|_| listed) else {
                     unidentified += 1;
-                    places.push((endpoint.address, None));
+                    if endpoint.behind.is_none() {
+                        places.push((endpoint.address, None));
+                    }
                     continue;
                 };
                 let address = SocketAddr::new(endpoint.address, *number);
-                let server_name = match &endpoint.through_gateway {
-                    None => signet_identity::server_name(identity),
-                    Some(way) => {
-                        let (service, namespace) = (way.name.as_str(), way.namespace.as_str());
-                        match routed_server_name(identity, &port.name, service, namespace) {
-                            Some(name) => name,
-                            // The registry admits no such name; by a shorter one somebody else would answer.
-                            None => {
-                                unidentified += 1;
-                                continue;
-                            }
-                        }
-                    }
-                };
+                let behind = &endpoint.behind;
                 let kept = known.and_then(|port| {
-                    port.endpoints.iter().find(|e| {
-                        e.address == address && e.identity == *identity && e.server_name == server_name
-                    })
+                    port.endpoints.iter().find(|kept| kept.is(address, identity, behind.as_ref())).cloned()
                 });
-                let made = kept
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(Endpoint::new(address, identity.clone(), server_name)));
-                places.push((endpoint.address, Some(made.clone())));
+                let made = kept.or_else(|| {
+                    Endpoint::new(address, identity.clone(), behind.clone(), &port.name).map(Arc::new)
+                });
+                let Some(made) = made else {
+                    unidentified += 1;
+                    continue;
+                };
+                if behind.is_none() {
+                    places.push((endpoint.address, Some(made.clone())));
+                }
                 endpoints.push(made);
             }
             let traffic = Traffic::of_port(&spec.traffic, &port.name, known.map(|known| &known.traffic));

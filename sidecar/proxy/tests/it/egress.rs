@@ -520,7 +520,7 @@ fn gateway(ca: &TestCa, at: SocketAddr, name: &str, spec: serde_json::Value) -> 
             address: at.ip(),
             ports: [("main".to_owned(), at.port())].into(),
             identity: None,
-            through_gateway: Some(service.name.clone()),
+            behind: Some(service.name.clone()),
         }],
         ..Default::default()
     };

@@ -287,7 +287,7 @@ async fn nobody_is_dialled_without_an_identity() {
         address: pair.at.ip(),
         ports: [("main".to_owned(), pair.at.port())].into(),
         identity: None,
-        through_gateway: None,
+        behind: None,
     }];
     pair.web.state.update_endpoints(|endpoints| endpoints.apply([spec.clone()], [] as [&str; 0]));
     let mut client = Client::to(pair.out).await;

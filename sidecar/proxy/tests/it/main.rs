@@ -7,6 +7,7 @@ mod support;
 
 mod calls;
 mod drain;
+mod east_west;
 mod egress;
 mod federation;
 mod http1;

@@ -77,7 +77,7 @@ fn service(ca: &TestCa, at: SocketAddr, addresses: &[&str]) -> ServiceSpec {
             address: at.ip(),
             ports: [("main".to_owned(), at.port())].into(),
             identity: None,
-            through_gateway: None,
+            behind: None,
         }],
         ..Default::default()
     }
@@ -238,7 +238,7 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
                 address: at.ip(),
                 ports: [("main".to_owned(), at.port())].into(),
                 identity: Some(ca.id(&format!("ns/shop/sa/{expected}"))),
-                through_gateway: None,
+                behind: None,
             });
             nodes.push(node);
         }

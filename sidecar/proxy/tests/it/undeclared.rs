@@ -145,7 +145,7 @@ async fn where_policy_speaks_of_requests_bytes_are_refused_whatever_a_client_cal
             address: pair.at.ip(),
             ports: [("main".to_owned(), pair.at.port())].into(),
             identity: None,
-            through_gateway: None,
+            behind: None,
         }],
         user_context: UserContext::Transaction,
         ..ServiceSpec::default()

@@ -12,6 +12,7 @@ fn service(name: &str, version: &str, address: &str) -> v1::Resource {
         address: address.to_owned(),
         ports: [("http".to_owned(), 8443)].into(),
         identity: "spiffe://demo.signet/ns/shop/sa/orders".to_owned(),
+        ..Default::default()
     };
     let body = v1::Service {
         name: name.to_owned(),
@@ -55,6 +56,27 @@ fn endpoint_of(deliveries: &Deliveries, name: &str) -> Option<String> {
     match deliveries.get(name) {
         Some(Item::Service(service)) => Some(service.spec.endpoints[0].address.to_string()),
         _ => None,
+    }
+}
+
+#[test]
+fn an_endpoint_behind_a_gateway_says_what_it_is_called_there_or_is_not_taken() {
+    let behind = |name: &str| {
+        let mut service = service("orders.shop", name, "192.0.2.7");
+        let Some(Body::Service(body)) = &mut service.body else { panic!() };
+        body.endpoints[0].gateway_service = name.to_owned();
+        let mut deliveries = Deliveries::new();
+        let (_, answer) = deliveries.apply(delta(1, vec![service], &[]));
+        match deliveries.get("service/orders.shop") {
+            Some(Item::Service(service)) => Ok(service.spec.endpoints[0].behind.clone()),
+            _ => Err(format!("{answer:?}")),
+        }
+    };
+    assert_eq!(behind("stock.west").unwrap(), Some("stock.west".parse().unwrap()));
+    assert_eq!(behind("").unwrap(), None);
+    for bad in ["stock", "stock.west.", "Stock.west"] {
+        let refused = behind(bad).unwrap_err();
+        assert!(refused.contains("endpoints[0].gateway_service"), "{refused}");
     }
 }
 

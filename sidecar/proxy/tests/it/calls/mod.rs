@@ -111,7 +111,7 @@ fn service(ca: &TestCa, name: &str, protocol: Protocol, endpoints: &[SocketAddr]
                 address: at.ip(),
                 ports: [("main".to_owned(), at.port())].into(),
                 identity: None,
-                through_gateway: None,
+                behind: None,
             })
             .collect(),
         user_context: UserContext::Transaction,

@@ -190,7 +190,7 @@ impl Node {
                     address: at.ip(),
                     ports: BTreeMap::from([("main".to_owned(), at.port())]),
                     identity: None,
-                    through_gateway: None,
+                    behind: None,
                 })
                 .collect(),
             user_context: UserContext::Transaction,
