@@ -211,6 +211,7 @@ impl Credentials {
     }
 
     fn publish(&self, parts: &Parts, generation: Arc<Generation>) {
+        generation.learn(&parts.revoked);
         let tls = Tls { generation, revoked: parts.revoked.clone() };
         if let Some(state) = self.state.get() {
             state.update_tls(|_| tls.clone());

@@ -168,6 +168,7 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
         let (of_certificate, of_identity) = (Arc::clone(&of_certificate), Arc::clone(&of_identity));
         tokio::spawn(async move {
             let generation = mesh.generation.load_full();
+            generation.learn(&mesh.revocations.borrow().set);
             let shaken = handshake(stream, generation.control_plane_server_config()).await.and_then(|tls| {
                 let certificates = tls.get_ref().1.peer_certificates();
                 let peer = check(&generation, certificates, &mesh.revocations.borrow().set)?;

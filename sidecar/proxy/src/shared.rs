@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use prometheus::Registry;
+use signet_identity::Incidents;
 use signet_token::{Delegation, TokenCache};
 use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
@@ -94,6 +95,8 @@ pub struct Shared {
     pub(crate) originals: TokenCache<Verified>,
     /// Who came without the mesh.
     pub plaintext: Sources,
+    /// The latest handshakes that failed.
+    pub incidents: Incidents,
     pub(crate) handshakes: Semaphore,
     pub(crate) open: AtomicUsize,
 }
@@ -123,6 +126,7 @@ impl Shared {
             delegations: TokenCache::new(DELEGATIONS),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),
+            incidents: Incidents::default(),
             handshakes: Semaphore::new(limits.handshakes),
             open: AtomicUsize::new(0),
             limits,

@@ -5,6 +5,7 @@ use std::io;
 use signet_wire::h1::{BodyError, ResponseError};
 
 use crate::answer::{Reason, Refusal};
+use crate::io::refusal;
 use crate::worker::End;
 
 /// Whose fault it was, which says what may still be done.
@@ -46,7 +47,10 @@ impl Failure {
             Failure::ClientGone => return None,
             Failure::ClientBody(error) => Refusal::new(Reason::BadRequest(error.label())).detail(error),
             Failure::Upstream(None) => Reason::UpstreamReset.into(),
-            Failure::Upstream(Some(error)) => Refusal::new(Reason::UpstreamReset).detail(error),
+            Failure::Upstream(Some(error)) => match refusal(error) {
+                Some(failure) => Refusal::new(Reason::PeerHandshake(failure.label())).detail(failure),
+                None => Refusal::new(Reason::UpstreamReset).detail(error),
+            },
             Failure::UpstreamInvalid(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
             Failure::UpstreamBody(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
             Failure::Ended(End::TimedOut) if !uploaded => Reason::RequestTimeout.into(),
