@@ -11,6 +11,7 @@ mod edge;
 mod federation;
 mod fleet;
 mod handover;
+mod handshakes;
 mod killed;
 mod lifecycle;
 mod migrate;

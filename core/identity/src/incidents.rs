@@ -195,6 +195,17 @@ pub struct IncidentsReport {
     pub forgotten: u64,
 }
 
+impl IncidentsReport {
+    /// This and another one, as one.
+    pub fn and(mut self, other: Self) -> Self {
+        self.failures.extend(other.failures);
+        // Dates of one form and zone: in the order of their letters.
+        self.failures.sort_by(|a, b| b.last_seen.cmp(&a.last_seen));
+        self.forgotten = self.forgotten.saturating_add(other.forgotten);
+        self
+    }
+}
+
 /// Failures of one kind with one peer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::First;
+use signet_wire::hello::Peek;
 use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
@@ -344,7 +345,9 @@ async fn edge<E: Stage>(
             watch.within(Some(shared.limits.handshake_time));
             let mut accepting = std::pin::pin!(async {
                 let mut io = crate::io::ReadAhead::new(socket);
-                tls::hello(&mut io).await?;
+                if let Peek::Plaintext = tls::hello(&mut io).await? {
+                    return Err(HandshakeFailure::Plaintext);
+                }
                 let _turn = shared.handshakes.acquire().await;
                 let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
                 acceptor.accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))
