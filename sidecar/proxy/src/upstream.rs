@@ -200,6 +200,7 @@ fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
         }
         End::Revoked => Reason::Revoked.into(),
         End::UpstreamRevoked => Reason::PeerHandshake("revoked").into(),
+        End::UpstreamExpired => Reason::PeerHandshake("expired").into(),
         End::Policy => Reason::Policy.into(),
         End::Strict => Reason::Plaintext.into(),
         End::Expired => Reason::Expired.into(),

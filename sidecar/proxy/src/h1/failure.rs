@@ -56,6 +56,7 @@ impl Failure {
             Failure::Ended(End::TimedOut) if !uploaded => Reason::RequestTimeout.into(),
             Failure::Ended(End::TimedOut) => Reason::UpstreamTimeout.into(),
             Failure::Ended(End::UpstreamRevoked) => Reason::PeerHandshake("revoked").into(),
+            Failure::Ended(End::UpstreamExpired) => Reason::PeerHandshake("expired").into(),
             Failure::Ended(End::Revoked) => Reason::Revoked.into(),
             Failure::Ended(End::Expired) => Reason::Expired.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),

@@ -8,6 +8,7 @@ mod support;
 mod calls;
 mod drain;
 mod federation;
+mod governed;
 mod handshakes;
 mod http1;
 mod http2;
