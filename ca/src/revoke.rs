@@ -129,7 +129,7 @@ impl Revocation {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations {
     /// Serials (those of revoked lineages and instances among them), identities and keys, with the set's number.
-    pub set: RevocationSet,
+    pub set: Arc<RevocationSet>,
     /// Thumbprints of delegated keys.
     pub delegations: HashSet<String>,
 }
@@ -137,35 +137,35 @@ pub struct Revocations {
 impl Revocations {
     pub(crate) async fn load(store: &Store, now: i64) -> Result<Revocations, StoreError> {
         let (sequence, rows) = store.revocations(now).await?;
-        let mut all = Revocations { set: RevocationSet::new(sequence), delegations: HashSet::new() };
+        let (mut set, mut delegations) = (RevocationSet::new(sequence), HashSet::new());
         let corrupt = |what| StoreError::Corrupt { table: "revocations", what };
         for row in rows {
             let text = || String::from_utf8(row.value.clone()).map_err(|_| corrupt("text is not UTF-8"));
             match row.kind {
                 RevocationKind::Serial => {
                     let serial = Serial::from_bytes(&row.value).map_err(|_| corrupt("a serial is bad"))?;
-                    all.set.serials.insert(serial);
+                    set.serials.insert(serial);
                 }
                 RevocationKind::Identity => {
                     let id = SpiffeId::parse(&row.value).map_err(|_| corrupt("an identity is bad"))?;
-                    all.set.identities.insert(id);
+                    set.identities.insert(id);
                 }
                 RevocationKind::Key => {
                     let hash = row.value.as_slice().try_into().map_err(|_| corrupt("a key's hash is bad"))?;
-                    all.set.keys.insert(KeyId::from_bytes(hash));
+                    set.keys.insert(KeyId::from_bytes(hash));
                 }
                 RevocationKind::Delegation => {
-                    all.delegations.insert(text()?);
+                    delegations.insert(text()?);
                 }
                 RevocationKind::Member => {
                     let serial = member_serial(&row.value).and_then(|it| Serial::from_bytes(it).ok());
-                    all.set.serials.insert(serial.ok_or(corrupt("a member's serial is bad"))?);
+                    set.serials.insert(serial.ok_or(corrupt("a member's serial is bad"))?);
                 }
                 // Asked for at issuance; whoever else reads the set goes by their members.
                 RevocationKind::Lineage | RevocationKind::Instance => {}
             }
         }
-        Ok(all)
+        Ok(Revocations { set: Arc::new(set), delegations })
     }
 }
 

@@ -10,6 +10,7 @@ mod authz;
 mod backup;
 mod demo;
 mod federation;
+mod handshakes;
 mod login;
 mod mesh;
 mod operator;
@@ -64,6 +65,8 @@ enum Command {
     Status,
     /// The sidecars and gateways that are connected now.
     Sidecars,
+    /// Handshakes that failed lately: of the control plane, or of a sidecar or gateway.
+    Handshakes(handshakes::Handshakes),
     /// Let a workload join: a one-time token, and what its sidecar needs beside it.
     Join(authority::Join),
     /// The authority's log: what it issued and what it refused.
@@ -91,6 +94,7 @@ async fn main() -> ExitCode {
         Command::Approvals(command) => command.run(&context).await,
         Command::Status => mesh::status(&context).await,
         Command::Sidecars => mesh::sidecars(&context).await,
+        Command::Handshakes(handshakes) => handshakes.run(&context).await,
         Command::Join(join) => join.run(&context).await,
         Command::Ca(command) => command.run(&context).await,
         Command::Federation(command) => command.run(&context).await,

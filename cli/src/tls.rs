@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use signet_identity::{
-    Bundles, Expected, Generation, GenerationOptions, OwnSvid, RevocationSet, SpiffeId, TrustBundle,
-    TrustDomain, server_name,
+    Bundles, Expected, Generation, GenerationOptions, HandshakeFailure, OwnSvid, RevocationSet, SpiffeId,
+    TrustBundle, TrustDomain, server_name,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -60,7 +60,8 @@ async fn connect(target: &Target) -> std::io::Result<tokio_rustls::client::TlsSt
     tcp.set_nodelay(true)?;
     let tls = TlsConnector::from(Arc::clone(&target.config))
         .connect(server_name(&target.control_plane), tcp)
-        .await?;
+        .await
+        .map_err(|error| std::io::Error::other(HandshakeFailure::from_io(&error)))?;
     if let Some(generation) = &target.check {
         let certificates = tls.get_ref().1.peer_certificates();
         let expected = Expected::ControlPlane(&target.control_plane);

@@ -1,8 +1,14 @@
 //! What the control plane counts. Labels come from closed sets and from the registry, never from input.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use signet_identity::{Failed, Generation, HandshakeFailure, Incidents, Own, RevocationSet, visible};
+
+use crate::clock::unix_now;
 
 const NAMESPACE: &str = "signet_control_plane";
 
@@ -15,6 +21,8 @@ pub struct Metrics {
     pub connections_open: IntGaugeVec,
     /// Handshakes that failed, by listener and typed reason.
     pub handshake_failures: IntCounterVec,
+    /// The latest of them.
+    pub incidents: Arc<Incidents>,
     /// Connections that we ended, by reason.
     pub connections_ended: IntCounterVec,
     /// Calls refused before or beside the authority, by call and reason.
@@ -47,6 +55,41 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Keeps, logs and counts a handshake that failed at a listener. `own` is what we were there, if that was an SVID.
+    pub fn handshake_failed(
+        &self,
+        listener: &'static str,
+        address: SocketAddr,
+        failure: &HandshakeFailure,
+        own: Option<(&Generation, &RevocationSet)>,
+    ) {
+        let now = unix_now();
+        let own = own.map(|(generation, revoked)| Own::of(generation, revoked));
+        let received = failure.received();
+        tracing::info!(
+            target: "signet::listen",
+            listener,
+            %address,
+            reason = failure.label(),
+            expected = failure.expected().map(|expected| visible(&expected)),
+            expected_class = failure.expected_class().map(tracing::field::display),
+            received = received.map(|one| visible(one.id().as_str())),
+            class = received.map(|one| tracing::field::display(one.class())),
+            serial = received.map(|one| tracing::field::display(one.serial())),
+            not_before = received.map(|one| one.not_before()),
+            not_after = received.map(|one| one.not_after()),
+            now,
+            skew_seconds = failure.skew(),
+            alert = failure.alert(),
+            what_to_do = visible(&failure.what_to_do(own.as_ref(), now)),
+            "{}", visible(&failure.to_string()),
+        );
+        let remote = Some(address);
+        let failed = Failed { direction: listener, service: "", remote, dialled: false, failure, own, now };
+        self.incidents.note(failed);
+        self.handshake_failures.with_label_values(&[listener, failure.label()]).inc();
+    }
+
     /// Registers everything in a registry of its own.
     ///
     /// # Errors
@@ -74,6 +117,7 @@ impl Metrics {
             Ok::<_, prometheus::Error>(metric)
         };
         Ok(Self {
+            incidents: Arc::default(),
             connections: counters(
                 "connections_total",
                 "Connections by listener and fate",

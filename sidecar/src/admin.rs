@@ -1,7 +1,7 @@
 //! The admin socket: for whoever runs this process, and nobody else (Unix, mode 0600).
 //!
 //! `GET /ready`, `GET /metrics`, `GET /config` (what was configured and what came from the control plane, no
-//! secrets), `GET /heads` (the signed ends of the issuance log that are held), `POST /loglevel` (body or query `level=debug`), `POST /shutdown` (drains).
+//! secrets), `GET /heads` (the signed ends of the issuance log that are held), `GET /handshakes` (those that failed lately), `POST /loglevel` (body or query `level=debug`), `POST /shutdown` (drains).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ impl Admin {
     }
 
     fn routes(self) -> Routes {
-        let (ready, metrics, config, heads, level, shutdown) =
-            (self.clone(), self.clone(), self.clone(), self.clone(), self.clone(), self);
+        let (ready, metrics, config, heads, handshakes, level, shutdown) =
+            (self.clone(), self.clone(), self.clone(), self.clone(), self.clone(), self.clone(), self);
         Routes::new()
             .get("/ready", move |_| {
                 let answer = match (ready.trigger.token().is_draining(), ready.status.ready()) {
@@ -71,6 +71,10 @@ impl Admin {
             })
             .get("/heads", move |_| {
                 let answer = AdminResponse::json(&heads.status.held_log_heads());
+                async move { answer }
+            })
+            .get("/handshakes", move |_| {
+                let answer = AdminResponse::json(&handshakes.status.handshakes());
                 async move { answer }
             })
             .post("/loglevel", move |request| {

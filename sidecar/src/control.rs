@@ -9,5 +9,6 @@ pub mod delivery;
 pub mod heads;
 pub mod link;
 pub mod plane;
+pub mod refused;
 pub mod stream;
 pub mod witness;

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::{
     BundleError, Bundles, Expected, Generation, GenerationError, GenerationOptions, HandshakeFailure, KeyId,
-    OwnSvid, RevocationSet, SpiffeId, Svid, TrustBundle, TrustDomain,
+    Own, OwnSvid, RevocationSet, SpiffeId, Svid, TrustBundle, TrustDomain,
 };
 use signet_proxy::state::{State, Tls};
 use signet_token::Jwks;
 use tokio::sync::watch;
+
+use crate::control::refused::{Refusals, Told};
 
 /// Why a change was not published.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,8 @@ pub struct Credentials {
     options: GenerationOptions,
     parts: Mutex<Parts>,
     current: watch::Sender<Option<Tls>>,
+    /// Handshakes with the control plane that failed.
+    pub refusals: Refusals,
     /// Where the data plane reads; attached once there is something to read.
     state: OnceLock<Arc<State>>,
 }
@@ -68,7 +72,14 @@ impl Credentials {
             revoked: Arc::new(RevocationSet::new(0)),
         };
         let (current, _) = watch::channel(None);
-        Arc::new(Self { domain, options, parts: Mutex::new(parts), current, state: OnceLock::new() })
+        Arc::new(Self {
+            domain,
+            options,
+            parts: Mutex::new(parts),
+            current,
+            refusals: Refusals::default(),
+            state: OnceLock::new(),
+        })
     }
 
     /// Our trust domain.
@@ -189,6 +200,16 @@ impl Credentials {
         })
     }
 
+    /// For whoever dials the control plane: keeps what fails, with who we are by then.
+    pub fn told(self: &Arc<Self>) -> Told {
+        let credentials = self.clone();
+        Arc::new(move |failure, remote| {
+            let tls = credentials.current();
+            let own = tls.map(|tls| Own::of(&tls.generation, &tls.revoked));
+            credentials.refusals.note(failure, remote, own);
+        })
+    }
+
     /// Checks the certificates of a control plane that we dialled.
     pub fn check_control_plane(
         &self,
@@ -211,6 +232,7 @@ impl Credentials {
     }
 
     fn publish(&self, parts: &Parts, generation: Arc<Generation>) {
+        generation.learn(&parts.revoked);
         let tls = Tls { generation, revoked: parts.revoked.clone() };
         if let Some(state) = self.state.get() {
             state.update_tls(|_| tls.clone());

@@ -315,6 +315,7 @@ impl Identity {
             tls,
             // The pinned-root verifier has checked everything, and this connection never resumes.
             check: Arc::new(|_| Ok(())),
+            told: self.credentials.told(),
         };
         let link = Link::dial(&target).await?;
         let origin = link.origin();

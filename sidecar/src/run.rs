@@ -146,6 +146,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let metrics = Metrics::new(&registry)?;
     let options = GenerationOptions { resumption: config.tls.resumption, ..GenerationOptions::default() };
     let credentials = Credentials::new(entry.trust_domain().clone(), options);
+    credentials.refusals.count(&registry)?;
     let control_plane = entry.control_plane().clone();
     let plane = ControlPlane::new(entry.mesh_address().to_owned(), control_plane, credentials.clone());
     let identity = match &entry {

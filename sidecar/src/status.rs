@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use signet_audit::Heads;
+use signet_identity::IncidentsReport;
 use signet_proxy::Shared;
 use signet_proxy::state::{InboundPort, Snapshot};
 use tokio::sync::watch;
@@ -269,6 +270,15 @@ impl Status {
     /// Returns once everything that must arrive has arrived.
     pub async fn complete(&self) {
         let _ = self.waiting.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Handshakes that failed: of the data plane, and with the control plane.
+    pub fn handshakes(&self) -> IncidentsReport {
+        let control = self.credentials.refusals.incidents().report();
+        match self.data_plane.get() {
+            Some(shared) => shared.incidents.report().and(control),
+            None => control,
+        }
     }
 
     /// Everything, for the admin socket.

@@ -17,11 +17,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::handshakes::find;
+
 const NAME: &str = "shop.example";
 
 /// A gateway with a listener of each protocol, and behind it a service of each.
 struct Outside {
-    _mesh: Mesh,
+    mesh: Mesh,
     app: Echo,
     calls: Echo,
     http1: String,
@@ -70,7 +72,7 @@ impl Outside {
             .await;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(signed.cert.der().clone()).unwrap();
-        Self { _mesh: mesh, app, calls, http1, http2, roots: Arc::new(roots) }
+        Self { mesh, app, calls, http1, http2, roots: Arc::new(roots) }
     }
 
     /// TLS with these protocols offered.
@@ -147,4 +149,20 @@ async fn callers_from_outside_speak_http2_to_services_that_do() {
     assert_eq!(outside.ask(&outside.http2, BOTH, "/web/orders").await.status(), 501);
     assert!(outside.dial(&outside.http2, &[b"http/1.1"]).await.is_err(), "no HTTP/1.1 is offered");
     assert_eq!((outside.app.seen(), outside.calls.seen()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_fails_at_the_edge_is_told_by_the_gateway() {
+    let mut outside = Outside::start().await;
+    let answer = signet_tests::client::raw(&outside.http1, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+    // A client that does not believe the gateway's certificate.
+    outside.roots = Arc::new(rustls::RootCertStore::empty());
+    assert!(outside.dial(&outside.http1, BOTH).await.is_err());
+    for (reason, alert) in [("plaintext", None), ("alert_received", Some("unknown_ca"))] {
+        let found = || find(&outside.mesh, Some("gw"), "edge", reason);
+        let found = signet_tests::process::until(reason, found).await;
+        assert_eq!(found["alert"].as_str(), alert, "{found}");
+        assert!(found["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{found}");
+    }
 }

@@ -13,6 +13,7 @@ mod egress;
 mod federation;
 mod fleet;
 mod handover;
+mod handshakes;
 mod killed;
 mod lifecycle;
 mod migrate;

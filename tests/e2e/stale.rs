@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::handshakes::find;
+
 /// The 20 seconds in which a silent link would be noticed count from the first moment.
 const MAX: &str = "45s";
 const MAX_SECONDS: f64 = 45.0;
@@ -99,6 +101,13 @@ async fn a_view_that_is_too_old_vouches_for_nobody_and_until_then_what_stands_go
         while !greeting(&to_bytes).await.is_empty() {}
     };
     timeout(PATIENCE, refused).await.expect("nothing begins without a certificate");
+    let late = find(&mesh, Some("client"), "outbound", "expired").expect("the caller says why");
+    assert_eq!(late["received"]["identity"], "spiffe://test.signet/ns/shop/sa/page");
+    assert!(late["skewSeconds"].as_i64().is_some_and(|skew| skew > 0), "{late}");
+    let told = find(&mesh, Some("page"), "inbound", "alert_received").expect("the callee says why");
+    assert_eq!(told["alert"], "certificate_expired");
+    let what = told["whatToDo"].as_str().expect("something to do");
+    assert!(what.contains("ended by our own clock"), "{what}");
     assert!(goes_on(&mut stream).await, "the sidecar still vouches for what stands");
     let age = metric(&mesh, "bytes", AGE).await;
     assert!(age > 0.0 && age <= MAX_SECONDS, "{age}");

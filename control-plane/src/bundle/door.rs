@@ -82,8 +82,7 @@ pub async fn listen(listener: TcpListener, door: Door) {
                     }
                 }
                 Err(failure) => {
-                    door.metrics.handshake_failures.with_label_values(&["bundle", failure.label()]).inc();
-                    tracing::info!(target: "signet::listen", listener = "bundle", %address, reason = failure.label(), "{failure}");
+                    door.metrics.handshake_failed("bundle", address, &failure, None);
                 }
             }
             drop((permit, guard));

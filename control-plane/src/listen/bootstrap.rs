@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use signet_daemon::{Drain, Shutdown};
-use signet_identity::Generation;
+use signet_identity::{Generation, RevocationSet};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::service::Routes;
@@ -97,7 +97,8 @@ pub async fn listen(
             continue;
         };
         fate("accepted");
-        let config = generation.load().bootstrap_server_config();
+        let generation = generation.load_full();
+        let config = generation.bootstrap_server_config();
         let (routes, metrics, shutdown) = (routes.clone(), metrics.clone(), shutdown.clone());
         let guard = drain.guard();
         tokio::spawn(async move {
@@ -112,8 +113,8 @@ pub async fn listen(
                     serve(stream, routes, Stranger { address }, door.bounds, end).await;
                 }
                 Err(failure) => {
-                    metrics.handshake_failures.with_label_values(&[door.name, failure.label()]).inc();
-                    tracing::info!(target: "signet::listen", listener = door.name, %address, reason = failure.label(), "{failure}");
+                    let own = Some((&*generation, &RevocationSet::default()));
+                    metrics.handshake_failed(door.name, address, &failure, own);
                 }
             }
             drop((permit, guard));

@@ -168,15 +168,17 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
         let (of_certificate, of_identity) = (Arc::clone(&of_certificate), Arc::clone(&of_identity));
         tokio::spawn(async move {
             let generation = mesh.generation.load_full();
+            generation.learn(&mesh.revocations.borrow().set);
             let shaken = handshake(stream, generation.control_plane_server_config()).await.and_then(|tls| {
                 let certificates = tls.get_ref().1.peer_certificates();
                 let peer = check(&generation, certificates, &mesh.revocations.borrow().set)?;
                 let chain = certificates.unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
                 Ok((tls, peer, chain))
             });
-            drop((shaking, place, generation));
+            drop((shaking, place));
             match shaken {
                 Ok((tls, peer, chain)) => {
+                    drop(generation);
                     let held =
                         (of_certificate.take_for(peer.serial()), of_identity.take_for(peer.id().clone()));
                     let (Some(_certificate), Some(_identity)) = held else {
@@ -190,8 +192,9 @@ pub async fn listen(listener: TcpListener, mesh: Mesh) {
                     open.dec();
                 }
                 Err(failure) => {
-                    mesh.metrics.handshake_failures.with_label_values(&["mesh", failure.label()]).inc();
-                    tracing::info!(target: "signet::listen", listener = "mesh", %address, reason = failure.label(), "{failure}");
+                    let revoked = Arc::clone(&mesh.revocations.borrow().set);
+                    let own = Some((&*generation, &*revoked));
+                    mesh.metrics.handshake_failed("mesh", address, &failure, own);
                 }
             }
             drop((permit, guard));

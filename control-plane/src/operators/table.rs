@@ -80,6 +80,7 @@ use Role::{NamespaceOperator, SecurityAdmin, Viewer};
 pub static TABLE: &[Row] = &[
     row(OPERATOR, "Status", "status", Read, Viewer, plain::<v1::StatusRequest>),
     row(OPERATOR, "ListSidecars", "sidecars", Read, Viewer, plain::<v1::ListSidecarsRequest>),
+    row(OPERATOR, "ListHandshakes", "handshakes", Read, Viewer, plain::<v1::ListHandshakesRequest>),
     row(OPERATOR, "CreateJoinToken", "join", Change, NamespaceOperator, join),
     row(OPERATOR, "ListIssuances", "ca-log", Read, Viewer, plain::<v1::ListIssuancesRequest>),
     row(OPERATOR, "WatchIssuances", "ca-log-follow", Read, Viewer, plain::<v1::WatchIssuancesRequest>),

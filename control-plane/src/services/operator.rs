@@ -418,4 +418,14 @@ impl v1::operator_server::Operator for Operators {
         let call = self.call("list_sidecars", &request)?;
         call.end("", Ok(v1::ListSidecarsResponse { sidecars: self.table.list() }))
     }
+
+    async fn list_handshakes(
+        &self,
+        request: Request<v1::ListHandshakesRequest>,
+    ) -> Result<Response<v1::ListHandshakesResponse>, Status> {
+        let call = self.call("list_handshakes", &request)?;
+        let report = serde_json::to_string(&self.metrics.incidents.report());
+        let answer = report.map(|json| v1::ListHandshakesResponse { json });
+        call.end("", answer.map_err(|error| Status::internal(error.to_string())))
+    }
 }

@@ -40,7 +40,12 @@ pub fn bootstrap_client_config_with_roots(roots: TrustBundle) -> Result<Arc<Clie
     let algorithms = crypto_provider().signature_verification_algorithms;
     let home = Some(roots.trust_domain().clone());
     let chains = Arc::new(Chains::new(Arc::new(Bundles::from(roots)), home, algorithms, 1));
-    strangers_config(Arc::new(ServerVerifier { chains, algorithms, classes: ClassSet::CONTROL_PLANE }))
+    strangers_config(Arc::new(ServerVerifier {
+        chains,
+        algorithms,
+        classes: ClassSet::CONTROL_PLANE,
+        told: Arc::default(),
+    }))
 }
 
 fn strangers_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {

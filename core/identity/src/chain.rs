@@ -24,7 +24,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use crate::{
     bundle::Bundles,
     dates::{rfc3339, seconds},
-    failure::HandshakeFailure,
+    failure::{HandshakeFailure, Received},
     key_id::KeyId,
     svid::Svid,
     trust_domain::TrustDomain,
@@ -114,7 +114,10 @@ impl Chains {
         let svid = Svid::parse_parts(leaf, rest, |domain| self.home.as_ref() == Some(domain))?;
         let bundle = self.bundles.get(svid.id.trust_domain()).ok_or_else(|| {
             let trusted: Vec<_> = self.bundles.iter().map(|bundle| bundle.trust_domain().as_str()).collect();
-            HandshakeFailure::WrongTrustDomain { expected: trusted.join(" or "), received: svid.id.clone() }
+            HandshakeFailure::WrongTrustDomain {
+                expected: trusted.join(" or "),
+                received: Received::of(&svid),
+            }
         })?;
         let failed = |error| from_webpki(error, &svid, now);
         let end_entity = EndEntityCert::try_from(leaf).map_err(failed)?;
@@ -147,14 +150,14 @@ fn root_has_ended(received: &str, now: UnixTime) -> HandshakeFailure {
 fn from_webpki(error: webpki::Error, svid: &Svid, now: UnixTime) -> HandshakeFailure {
     use webpki::Error as E;
     match error {
-        E::CertExpired { not_after, .. } => HandshakeFailure::expired(&svid.id, seconds(not_after), now),
+        E::CertExpired { not_after, .. } => HandshakeFailure::expired(svid, seconds(not_after), now),
         E::CertNotValidYet { not_before, .. } => {
-            HandshakeFailure::not_yet_valid(&svid.id, seconds(not_before), now)
+            HandshakeFailure::not_yet_valid(svid, seconds(not_before), now)
         }
         // A root of the same name with another key fails on the signature.
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => HandshakeFailure::UnknownRoot {
             domain: svid.id.trust_domain().clone(),
-            received: svid.id.clone(),
+            received: Received::of(svid),
         },
         other => HandshakeFailure::BadChain(other.to_string()),
     }

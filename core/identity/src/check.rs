@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use crate::{
     chain::Verified,
     class::{ClassSet, PeerClass},
-    failure::HandshakeFailure,
+    failure::{HandshakeFailure, Received},
     generation::Generation,
     key_id::KeyId,
     revocation::{RevocationSet, RevokedBy},
@@ -133,11 +133,11 @@ impl Generation {
             return Err(HandshakeFailure::WrongClass {
                 expected: classes,
                 class: svid.class,
-                received: svid.id.clone(),
+                received: Received::of(svid),
             });
         }
         if let Some(by) = revoked.revokes(svid) {
-            return Err(HandshakeFailure::Revoked { received: svid.id.clone(), by });
+            return Err(HandshakeFailure::Revoked { received: Received::of(svid), by });
         }
         Ok(Peer(verified))
     }
@@ -157,13 +157,13 @@ impl Generation {
                 }
                 return Err(HandshakeFailure::WrongTrustDomain {
                     expected: own.to_string(),
-                    received: svid.id.clone(),
+                    received: Received::of(svid),
                 });
             }
         };
         match ours {
             true => Ok(()),
-            false => Err(HandshakeFailure::WrongIdentity { expected: names, received: svid.id.clone() }),
+            false => Err(HandshakeFailure::WrongIdentity { expected: names, received: Received::of(svid) }),
         }
     }
 }

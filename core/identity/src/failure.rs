@@ -2,21 +2,27 @@
 //!
 //! One enum, so that logs, counters and answers agree. [`HandshakeFailure::label`] is for metrics and never
 //! grows with input; `Display` is for people and says what was expected, what came, and what to do.
-//! Our verifiers put a value of it inside rustls' error, and [`HandshakeFailure::from_rustls`] takes it out
-//! again, so that nothing is lost on the way through the TLS library.
+//! Our verifiers put a value of it into rustls' error, and [`HandshakeFailure::from_rustls`] takes it out again, so
+//! that nothing is lost on the way through the TLS library (`through_rustls.rs`). What the peer's certificate says of
+//! itself goes along ([`Received`]), and [`HandshakeFailure::what_to_do`] is for whoever is woken by it.
 
-use std::{io, sync::Arc};
+mod advice;
+mod alert;
+mod received;
+mod through_rustls;
 
-use rustls::{
-    AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible, pki_types::UnixTime,
-};
+use std::io;
+
+use rustls::{AlertDescription, pki_types::UnixTime};
+
+pub use received::Received;
 
 use crate::{
     class::{ClassSet, PeerClass},
     dates::{rfc3339, seconds, span},
     revocation::RevokedBy,
     spiffe_id::SpiffeId,
-    svid::SvidError,
+    svid::{Svid, SvidError},
     trust_domain::TrustDomain,
 };
 
@@ -44,23 +50,23 @@ pub enum HandshakeFailure {
     #[error(
         "no root of trust domain {domain} vouches for the certificate of {received}; is one side's trust bundle stale?"
     )]
-    UnknownRoot { domain: TrustDomain, received: SpiffeId },
-    #[error("the certificate of {received} belongs to trust domain {}, which is not trusted here; expected {expected}", .received.trust_domain())]
-    WrongTrustDomain { expected: String, received: SpiffeId },
+    UnknownRoot { domain: TrustDomain, received: Received },
+    #[error("the certificate of {received} belongs to trust domain {}, which is not trusted here; expected {expected}", .received.id().trust_domain())]
+    WrongTrustDomain { expected: String, received: Received },
     #[error(
         "expected {expected}, but the peer is {received}; is the endpoint's address taken over, or the service's list of identities incomplete?"
     )]
-    WrongIdentity { expected: String, received: SpiffeId },
+    WrongIdentity { expected: String, received: Received },
     #[error("expected a peer of class {expected}, but {received} is of class {class}")]
-    WrongClass { expected: ClassSet, class: PeerClass, received: SpiffeId },
+    WrongClass { expected: ClassSet, class: PeerClass, received: Received },
     #[error("the certificate{} ended at {}, {} before now ({}); check its renewal and both clocks",
         of(.received), rfc3339(*.not_after), span(.now.saturating_sub(*.not_after)), rfc3339(*.now))]
-    Expired { received: Option<SpiffeId>, not_after: i64, now: i64 },
+    Expired { received: Option<Received>, not_after: i64, now: i64 },
     #[error("the certificate{} is valid only from {}, {} from now ({}); check both clocks",
         of(.received), rfc3339(*.not_before), span(.not_before.saturating_sub(*.now)), rfc3339(*.now))]
-    NotYetValid { received: Option<SpiffeId>, not_before: i64, now: i64 },
+    NotYetValid { received: Option<Received>, not_before: i64, now: i64 },
     #[error("{received} is revoked by {by}")]
-    Revoked { received: SpiffeId, by: RevokedBy },
+    Revoked { received: Received, by: RevokedBy },
     #[error("the peer presented no certificate; every caller here needs an SVID")]
     NoCertificate,
     #[error("the peer's certificate is not an SVID of ours: {0}")]
@@ -79,7 +85,7 @@ pub enum HandshakeFailure {
     Timeout,
     #[error("the peer closed the connection during the handshake")]
     Closed,
-    #[error("the peer refused the handshake: {}; its own log has the reason", alert_words(*.0))]
+    #[error("the peer refused the handshake: {}; it has the whole reason", alert::words(*.0))]
     AlertReceived(AlertDescription),
     #[error("the peer broke the TLS protocol: {0}")]
     Protocol(String),
@@ -87,29 +93,8 @@ pub enum HandshakeFailure {
     Io(io::ErrorKind),
 }
 
-fn of(id: &Option<SpiffeId>) -> String {
+fn of(id: &Option<Received>) -> String {
     id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default()
-}
-
-fn alert_words(alert: AlertDescription) -> String {
-    match alert {
-        AlertDescription::UnknownCA => "it does not know the root of our certificate (unknown_ca)".to_owned(),
-        AlertDescription::CertificateUnknown => "it refused our certificate (certificate_unknown)".to_owned(),
-        AlertDescription::CertificateExpired => {
-            "our certificate is expired or not yet valid by its clock (certificate_expired)".to_owned()
-        }
-        AlertDescription::CertificateRequired => {
-            "it wants a certificate of ours (certificate_required)".to_owned()
-        }
-        AlertDescription::NoApplicationProtocol => {
-            "it speaks another protocol on this port (no_application_protocol)".to_owned()
-        }
-        AlertDescription::UnrecognisedName => {
-            "it does not lead to what our server name says (unrecognized_name)".to_owned()
-        }
-        AlertDescription::ProtocolVersion => "it does not speak TLS 1.3 (protocol_version)".to_owned(),
-        other => format!("{other:?}"),
-    }
 }
 
 impl HandshakeFailure {
@@ -153,108 +138,53 @@ impl HandshakeFailure {
         }
     }
 
-    /// Reads a TLS error.
-    pub fn from_rustls(error: &rustls::Error) -> Self {
-        use rustls::Error as E;
-        match error {
-            E::InvalidCertificate(certificate) => Self::from_certificate(certificate),
-            E::Other(OtherError(inner)) => Self::inside(inner.as_ref()).unwrap_or_else(|| protocol(error)),
-            E::InvalidMessage(
-                InvalidMessage::InvalidContentType
-                | InvalidMessage::UnknownProtocolVersion
-                | InvalidMessage::MessageTooLarge
-                | InvalidMessage::InvalidEmptyPayload,
-            ) => Self::NotTls,
-            E::NoCertificatesPresented => Self::NoCertificate,
-            E::NoApplicationProtocol => Self::NoCommonAlpn,
-            E::AlertReceived(alert) => Self::AlertReceived(*alert),
-            E::PeerIncompatible(reason) => match reason {
-                PeerIncompatible::NoCipherSuitesInCommon => Self::NoCommon("cipher suite"),
-                PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
-                    Self::NoCommon("key exchange group")
-                }
-                PeerIncompatible::NoSignatureSchemesInCommon
-                | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
-                    Self::NoCommon("signature scheme")
-                }
-                PeerIncompatible::ServerDoesNotSupportTls12Or13
-                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-                | PeerIncompatible::SupportedVersionsExtensionRequired
-                | PeerIncompatible::Tls12NotOffered
-                | PeerIncompatible::Tls12NotOfferedOrEnabled => Self::TlsVersion,
-                _ => protocol(error),
-            },
-            _ => protocol(error),
+    /// The identity that was wanted, in words, where one was.
+    pub fn expected(&self) -> Option<String> {
+        match self {
+            Self::WrongTrustDomain { expected, .. } => Some(format!("anybody of {expected}")),
+            Self::UnknownRoot { domain, .. } => Some(format!("a certificate under a root of {domain}")),
+            Self::WrongIdentity { expected, .. } => Some(expected.clone()),
+            Self::RootNotPinned { expected } => Some(format!("a root with SHA-256 {expected}")),
+            _ => None,
         }
     }
 
-    fn from_certificate(error: &CertificateError) -> Self {
-        match error {
-            CertificateError::Other(OtherError(inner)) => {
-                Self::inside(inner.as_ref()).unwrap_or_else(|| Self::BadChain(error.to_string()))
-            }
-            CertificateError::ExpiredContext { time, not_after } => {
-                Self::Expired { received: None, not_after: seconds(*not_after), now: seconds(*time) }
-            }
-            CertificateError::NotValidYetContext { time, not_before } => {
-                Self::NotYetValid { received: None, not_before: seconds(*not_before), now: seconds(*time) }
-            }
-            CertificateError::BadSignature => Self::BadSignature,
-            _ => Self::BadChain(error.to_string()),
+    /// The classes that may stand there, where another came.
+    pub fn expected_class(&self) -> Option<ClassSet> {
+        match self {
+            Self::WrongClass { expected, .. } => Some(*expected),
+            _ => None,
         }
     }
 
-    /// Reads the error of an asynchronous handshake: a TLS error inside it, or the kind of failure.
-    pub fn from_io(error: &io::Error) -> Self {
-        if let Some(inner) = error.get_ref() {
-            if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
-                return Self::from_rustls(tls);
-            }
-            if let Some(own) = inner.downcast_ref::<Self>() {
-                return own.clone();
-            }
-        }
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Closed,
-            io::ErrorKind::TimedOut => Self::Timeout,
-            kind => Self::Io(kind),
+    /// What the refused certificate says of itself, where it could be read.
+    pub fn received(&self) -> Option<&Received> {
+        match self {
+            Self::UnknownRoot { received, .. }
+            | Self::WrongTrustDomain { received, .. }
+            | Self::WrongIdentity { received, .. }
+            | Self::WrongClass { received, .. }
+            | Self::Revoked { received, .. } => Some(received),
+            Self::Expired { received, .. } | Self::NotYetValid { received, .. } => received.as_ref(),
+            _ => None,
         }
     }
 
-    fn inside(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<Self> {
-        error.downcast_ref::<Self>().cloned()
+    /// By how many seconds our clock would have to be wrong for the certificate to be good: positive where it would be
+    /// ahead, negative where it would be behind.
+    pub fn skew(&self) -> Option<i64> {
+        match self {
+            Self::Expired { not_after, now, .. } => Some(now.saturating_sub(*not_after)),
+            Self::NotYetValid { not_before, now, .. } => Some(now.saturating_sub(*not_before)),
+            _ => None,
+        }
     }
 
-    /// Wraps it for rustls, whole. The peer then sees `certificate_unknown` whatever the reason was: rustls'
-    /// own variants would send a finer alert, but could not say in *our* log whose certificate it was.
-    pub(crate) fn into_rustls(self) -> rustls::Error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(self))))
+    pub(crate) fn expired(received: &Svid, not_after: i64, now: UnixTime) -> Self {
+        Self::Expired { received: Some(Received::of(received)), not_after, now: seconds(now) }
     }
 
-    pub(crate) fn expired(received: &SpiffeId, not_after: i64, now: UnixTime) -> Self {
-        Self::Expired { received: Some(received.clone()), not_after, now: seconds(now) }
-    }
-
-    pub(crate) fn not_yet_valid(received: &SpiffeId, not_before: i64, now: UnixTime) -> Self {
-        Self::NotYetValid { received: Some(received.clone()), not_before, now: seconds(now) }
-    }
-}
-
-fn protocol(error: &rustls::Error) -> HandshakeFailure {
-    HandshakeFailure::Protocol(error.to_string())
-}
-
-impl From<io::Error> for HandshakeFailure {
-    fn from(error: io::Error) -> Self {
-        Self::from_io(&error)
-    }
-}
-
-impl From<rustls::Error> for HandshakeFailure {
-    fn from(error: rustls::Error) -> Self {
-        Self::from_rustls(&error)
+    pub(crate) fn not_yet_valid(received: &Svid, not_before: i64, now: UnixTime) -> Self {
+        Self::NotYetValid { received: Some(Received::of(received)), not_before, now: seconds(now) }
     }
 }

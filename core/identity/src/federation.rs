@@ -23,7 +23,7 @@ use rustls::{
 use crate::{
     bundle::{Bundles, TrustBundle},
     chain::Chains,
-    failure::HandshakeFailure,
+    failure::{HandshakeFailure, Received},
     generation::Generation,
     provider::crypto_provider,
     spiffe_id::SpiffeId,
@@ -85,7 +85,7 @@ impl ServerCertVerifier for EndpointVerifier {
         if verified.svid.id != self.endpoint {
             let failure = HandshakeFailure::WrongIdentity {
                 expected: self.endpoint.to_string(),
-                received: verified.svid.id.clone(),
+                received: Received::of(&verified.svid),
             };
             return Err(failure.into_rustls());
         }

@@ -4,14 +4,14 @@
 //! dropped when its last connection goes. Verifiers, certificate resolvers, ticket keys and session stores
 //! are made fresh for each and shared with none, so a ticket of one generation means nothing to the next.
 //! Within a generation each config has its own ticket key and its own session store: a session belongs to
-//! one application protocol too.
+//! one application protocol too. News of revocation ([`Generation::learn`]) forget them as well.
 
 use std::{fmt, sync::Arc};
 
 use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
-    crypto::{WebPkiSupportedAlgorithms, ring::Ticketer},
+    crypto::WebPkiSupportedAlgorithms,
     pki_types::CertificateDer,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -29,10 +29,12 @@ use crate::{
     key_id::KeyId,
     own::OwnSvid,
     provider::crypto_provider,
+    revocation::RevocationSet,
     server_name::server_name,
     sessions::Sessions,
     spiffe_id::SpiffeId,
     svid::MAX_CHAIN,
+    told::{Tickets, Told},
     verifier::{ClientVerifier, ServerVerifier},
 };
 
@@ -87,6 +89,7 @@ pub struct Generation {
     own_verified: Arc<Verified>,
     bundles: Arc<Bundles>,
     chains: Arc<Chains>,
+    told: Arc<Told>,
     servers: [Arc<ServerConfig>; 3],
     any_server: Arc<ServerConfig>,
     clients: [Client; 3],
@@ -114,7 +117,8 @@ impl Generation {
         let home = Some(own.svid().id.trust_domain().clone());
         let chains = Arc::new(Chains::new(bundles.clone(), home, algorithms, options.verified_chains));
         let own_verified = verify_own(&own, &chains, &options)?;
-        let maker = Maker { own: &own, chains: &chains, options: &options, algorithms };
+        let told = Arc::<Told>::default();
+        let maker = Maker { own: &own, chains: &chains, told: &told, options: &options, algorithms };
         let server = |alpn: Alpn| maker.server(alpn.accepted_by_server(), ClassSet::DATA_PLANE);
         let client = |alpn: Alpn| maker.client(alpn.offered_by_client(), ClassSet::DATA_PLANE);
         let h2 = || vec![b"h2".to_vec()];
@@ -136,6 +140,7 @@ impl Generation {
             control_client,
             bootstrap_server,
             resumption: options.resumption,
+            told,
             chains,
             own,
         }))
@@ -187,7 +192,7 @@ impl Generation {
     pub fn client_config_for_endpoint(&self, alpn: Alpn) -> Arc<ClientConfig> {
         let mut config = ClientConfig::clone(&self.client(alpn).config);
         if self.resumption {
-            config.resumption = Resumption::store(Arc::new(Sessions::new(1)));
+            config.resumption = Resumption::store(Arc::new(Sessions::new(1, self.told.clone())));
         }
         Arc::new(config)
     }
@@ -207,6 +212,13 @@ impl Generation {
     /// roots at the end of the chain, so that a joining client can compare them with its join bundle.
     pub fn bootstrap_server_config(&self) -> Arc<ServerConfig> {
         self.bootstrap_server.clone()
+    }
+
+    /// Takes news of revocation. From now on the verifiers refuse whom it names, and no ticket or session from before is
+    /// taken up, whoever's it is: that peer shows its certificate anew. Older news than are known are ignored, and what
+    /// is known already costs nothing. Open connections are not its business.
+    pub fn learn(&self, revoked: &Arc<RevocationSet>) {
+        self.told.learn(revoked);
     }
 
     /// Drops every session kept for this identity: after a resumed connection failed its check.
@@ -264,13 +276,15 @@ fn verify_own(
 struct Maker<'a> {
     own: &'a OwnSvid,
     chains: &'a Arc<Chains>,
+    told: &'a Arc<Told>,
     options: &'a GenerationOptions,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Maker<'_> {
     fn server(&self, alpn: Vec<Vec<u8>>, classes: ClassSet) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let verifier = ClientVerifier { chains: self.chains.clone(), algorithms: self.algorithms, classes };
+        let (chains, told) = (self.chains.clone(), self.told.clone());
+        let verifier = ClientVerifier { chains, algorithms: self.algorithms, classes, told };
         let mut config = ServerConfig::builder_with_details(crypto_provider(), self.options.time.clone())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -278,7 +292,7 @@ impl Maker<'_> {
         config.alpn_protocols = alpn;
         settle(&mut config);
         if self.options.resumption {
-            config.ticketer = Ticketer::new()?;
+            config.ticketer = Arc::new(Tickets::new(self.told.clone())?);
         } else {
             config.send_tls13_tickets = 0;
         }
@@ -321,8 +335,9 @@ impl Maker<'_> {
     }
 
     fn client(&self, alpn: Vec<Vec<u8>>, classes: ClassSet) -> Result<Client, rustls::Error> {
-        let verifier = ServerVerifier { chains: self.chains.clone(), algorithms: self.algorithms, classes };
-        let sessions = Arc::new(Sessions::new(self.options.session_names));
+        let (chains, told) = (self.chains.clone(), self.told.clone());
+        let verifier = ServerVerifier { chains, algorithms: self.algorithms, classes, told };
+        let sessions = Arc::new(Sessions::new(self.options.session_names, self.told.clone()));
         let mut config = ClientConfig::builder_with_details(crypto_provider(), self.options.time.clone())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()

@@ -11,7 +11,7 @@
 //!   is shared between generations, so that a changed root or a renewed SVID forgets every session.
 //! * [`Generation::check`] runs after **every** handshake, resumed or not, before the first byte of the
 //!   application. rustls does not look at certificates again when it resumes; this function does.
-//! * [`HandshakeFailure`] is the one list of what can go wrong on the way.
+//! * [`HandshakeFailure`] is the one list of what can go wrong on the way, and [`Incidents`] keeps the latest.
 //!
 //! TLS is 1.3 only, on `ring`, X25519 before P-256, AES-128-GCM first; no 0-RTT.
 
@@ -36,6 +36,7 @@ mod dates;
 mod failure;
 mod federation;
 mod generation;
+mod incidents;
 mod key_id;
 mod own;
 mod provider;
@@ -46,6 +47,7 @@ mod server_name;
 mod sessions;
 mod spiffe_id;
 mod svid;
+mod told;
 mod trust_domain;
 mod verifier;
 
@@ -59,9 +61,10 @@ pub use bundle::{BundleError, Bundles, TrustBundle};
 pub use chain::CacheCounts;
 pub use check::{Expected, Peer};
 pub use class::{ARC_UUID, ClassSet, PeerClass, UnknownClass};
-pub use failure::HandshakeFailure;
+pub use failure::{HandshakeFailure, Received};
 pub use federation::bundle_client_config;
 pub use generation::{Generation, GenerationError, GenerationOptions};
+pub use incidents::{Failed, Incident, Incidents, IncidentsReport, Own, OwnReport, ReceivedReport, visible};
 pub use key_id::KeyId;
 pub use own::{OwnSvid, OwnSvidError};
 pub use provider::crypto_provider;

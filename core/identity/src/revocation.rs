@@ -38,6 +38,11 @@ impl RevocationSet {
         Self { sequence, ..Self::default() }
     }
 
+    /// Whether both revoke the same, whatever their versions.
+    pub(crate) fn names_the_same(&self, other: &Self) -> bool {
+        self.serials == other.serials && self.identities == other.identities && self.keys == other.keys
+    }
+
     /// Whether nothing is revoked.
     pub fn is_empty(&self) -> bool {
         self.serials.is_empty() && self.identities.is_empty() && self.keys.is_empty()

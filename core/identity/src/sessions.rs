@@ -1,11 +1,12 @@
 //! TLS sessions of a client, kept for resumption.
 //!
 //! rustls keys a store by server name, and our server names stand for identities, so sessions of different
-//! identities never meet. A store belongs to one config of one generation and dies with it.
+//! identities never meet. A store belongs to one config of one generation and dies with it; what it holds counts only
+//! until the next news of revocation.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustls::{
@@ -14,6 +15,8 @@ use rustls::{
     pki_types::ServerName,
 };
 
+use crate::told::Told;
+
 /// Tickets kept per server: as many as a burst of new connections uses at once. Each holds the server's
 /// chain, about 1.5 KB.
 const TICKETS: usize = 4;
@@ -21,6 +24,7 @@ const TICKETS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Sessions {
     names: usize,
+    told: Arc<Told>,
     kept: Mutex<Kept>,
 }
 
@@ -34,13 +38,14 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Server {
     group: Option<NamedGroup>,
-    tickets: VecDeque<Tls13ClientSessionValue>,
+    /// Each with how much was known of revocations when it came.
+    tickets: VecDeque<(u64, Tls13ClientSessionValue)>,
 }
 
 impl Sessions {
     /// A store for at most this many servers.
-    pub(crate) fn new(names: usize) -> Self {
-        Self { names: names.max(1), kept: Mutex::default() }
+    pub(crate) fn new(names: usize, told: Arc<Told>) -> Self {
+        Self { names: names.max(1), told, kept: Mutex::default() }
     }
 
     pub(crate) fn forget(&self, name: &ServerName<'_>) {
@@ -86,15 +91,26 @@ impl ClientSessionStore for Sessions {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, name: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let times = self.told.times();
         self.with(name, |server| {
             if server.tickets.len() >= TICKETS {
                 server.tickets.pop_front();
             }
-            server.tickets.push_back(ticket);
+            server.tickets.push_back((times, ticket));
         });
     }
 
     fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.lock().by_name.get_mut(name)?.tickets.pop_back()
+        let now = self.told.times();
+        let mut kept = self.lock();
+        let tickets = &mut kept.by_name.get_mut(name)?.tickets;
+        match tickets.pop_back()? {
+            (times, ticket) if times == now => Some(ticket),
+            // Those before it are older still.
+            _ => {
+                tickets.clear();
+                None
+            }
+        }
     }
 }

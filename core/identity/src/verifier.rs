@@ -17,10 +17,11 @@ use crate::{
     bundle::{Bundles, TrustBundle},
     chain::{Chains, Verified},
     class::ClassSet,
-    failure::HandshakeFailure,
+    failure::{HandshakeFailure, Received},
     key_id::KeyId,
     server_name::stands_for,
     spiffe_id::SpiffeId,
+    told::Told,
     trust_domain::TrustDomain,
 };
 
@@ -28,15 +29,18 @@ fn of_class(verified: &Verified, expected: ClassSet) -> Result<(), HandshakeFail
     let svid = &verified.svid;
     match expected.contains(svid.class) {
         true => Ok(()),
-        false => Err(HandshakeFailure::WrongClass { expected, class: svid.class, received: svid.id.clone() }),
+        false => {
+            Err(HandshakeFailure::WrongClass { expected, class: svid.class, received: Received::of(svid) })
+        }
     }
 }
 
-/// The client's side: chain, then the identity that the server name stands for, then the class.
+/// The client's side: chain, then the identity that the server name stands for, then the class, then revocation.
 pub(crate) struct ServerVerifier {
     pub(crate) chains: Arc<Chains>,
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
     pub(crate) classes: ClassSet,
+    pub(crate) told: Arc<Told>,
 }
 
 impl ServerVerifier {
@@ -57,10 +61,11 @@ impl ServerVerifier {
         if !matches {
             return Err(HandshakeFailure::WrongIdentity {
                 expected: name.to_str().into_owned(),
-                received: verified.svid.id.clone(),
+                received: Received::of(&verified.svid),
             });
         }
-        of_class(&verified, self.classes)
+        of_class(&verified, self.classes)?;
+        self.told.stands(&verified.svid)
     }
 }
 
@@ -106,11 +111,12 @@ impl fmt::Debug for ServerVerifier {
     }
 }
 
-/// The server's side: a certificate is required; chain, then class.
+/// The server's side: a certificate is required; chain, then class, then revocation.
 pub(crate) struct ClientVerifier {
     pub(crate) chains: Arc<Chains>,
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
     pub(crate) classes: ClassSet,
+    pub(crate) told: Arc<Told>,
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -127,7 +133,10 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.chains
             .verify(leaf, rest, now)
-            .and_then(|verified| of_class(&verified, self.classes))
+            .and_then(|verified| {
+                of_class(&verified, self.classes)?;
+                self.told.stands(&verified.svid)
+            })
             .map_err(HandshakeFailure::into_rustls)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -189,7 +198,7 @@ impl PinnedRootVerifier {
         if verified.svid.id != self.control_plane {
             return Err(HandshakeFailure::WrongIdentity {
                 expected: self.control_plane.to_string(),
-                received: verified.svid.id.clone(),
+                received: Received::of(&verified.svid),
             });
         }
         of_class(&verified, ClassSet::CONTROL_PLANE)

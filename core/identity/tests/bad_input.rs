@@ -101,13 +101,52 @@ fn an_io_error_keeps_the_tls_reason_inside_it() {
 }
 
 #[test]
-fn every_failure_has_its_own_label() {
-    let labels = [
-        HandshakeFailure::Plaintext.label(),
-        HandshakeFailure::NotTls.label(),
-        HandshakeFailure::Timeout.label(),
-        HandshakeFailure::Closed.label(),
-        HandshakeFailure::ForeignHello { sni: None }.label(),
+fn every_failure_has_a_label_of_its_own_and_something_to_do() {
+    let ca = TestCa::new("demo.signet");
+    let received = || {
+        let other = TestCa::new("demo.signet").svid_short("ns/shop/sa/web", PeerClass::Sidecar);
+        let generation = ca.generation("ns/shop/sa/orders", PeerClass::Sidecar);
+        let nobody = signet_identity::RevocationSet::new(0);
+        let now = signet_identity::testing::test_now();
+        generation
+            .check(Some(other.chain()), &signet_identity::Expected::AnyTrusted, &nobody, now)
+            .unwrap_err()
+    };
+    let HandshakeFailure::UnknownRoot { received, domain } = received() else { panic!() };
+    let expected = "spiffe://demo.signet/ns/shop/sa/orders".to_owned();
+    let all = [
+        HandshakeFailure::Plaintext,
+        HandshakeFailure::NotTls,
+        HandshakeFailure::ForeignHello { sni: Some("orders.example".into()) },
+        HandshakeFailure::TlsVersion,
+        HandshakeFailure::NoCommon("cipher suite"),
+        HandshakeFailure::UnknownRoot { domain, received: received.clone() },
+        HandshakeFailure::WrongTrustDomain { expected: "demo.signet".into(), received: received.clone() },
+        HandshakeFailure::WrongIdentity { expected, received: received.clone() },
+        HandshakeFailure::WrongClass {
+            expected: signet_identity::ClassSet::DATA_PLANE,
+            class: PeerClass::Operator,
+            received: received.clone(),
+        },
+        HandshakeFailure::Expired { received: Some(received.clone()), not_after: 1, now: 2 },
+        HandshakeFailure::NotYetValid { received: None, not_before: 2, now: 1 },
+        HandshakeFailure::Revoked { received, by: signet_identity::RevokedBy::Identity },
+        HandshakeFailure::NoCertificate,
+        HandshakeFailure::BadCertificate(signet_identity::SvidError::LeafIsCa),
+        HandshakeFailure::BadChain("unknown".into()),
+        HandshakeFailure::BadSignature,
+        HandshakeFailure::NoCommonAlpn,
+        HandshakeFailure::RootNotPinned { expected: "ab".into() },
+        HandshakeFailure::Timeout,
+        HandshakeFailure::Closed,
+        HandshakeFailure::AlertReceived(rustls::AlertDescription::InternalError),
+        HandshakeFailure::Protocol("x".into()),
+        HandshakeFailure::Io(std::io::ErrorKind::HostUnreachable),
     ];
-    assert_eq!(labels.iter().collect::<std::collections::HashSet<_>>().len(), labels.len());
+    let labels: std::collections::HashSet<_> = all.iter().map(HandshakeFailure::label).collect();
+    assert_eq!(labels.len(), all.len());
+    for failure in all {
+        let what = failure.what_to_do(None, 0);
+        assert!(what.len() > 20 && what.ends_with('.'), "{}: {what}", failure.label());
+    }
 }

@@ -90,7 +90,7 @@ fn a_wrong_server_is_refused_before_the_clients_certificate_is_sent() {
     assert!(pair.server.is_handshaking());
     assert!(matches!(
         server_failure(&outcome),
-        HandshakeFailure::AlertReceived(AlertDescription::CertificateUnknown)
+        HandshakeFailure::AlertReceived(AlertDescription::AccessDenied)
     ));
 }
 
@@ -206,7 +206,55 @@ fn an_expired_and_a_premature_certificate_are_refused_with_their_dates() {
     let late = generation(&ca, WEB, PeerClass::Sidecar, expired, &ca.bundles());
     let orders = ca.generation(ORDERS, PeerClass::Sidecar);
     let (_, outcome) = dial(&late, &orders, &ca.id(ORDERS), Alpn::H2);
-    assert_eq!(server_failure(&outcome).label(), "expired");
+    let failure = server_failure(&outcome);
+    assert_eq!((failure.label(), failure.skew()), ("expired", Some(30)));
+    assert_eq!(failure.received().unwrap().class(), PeerClass::Sidecar);
+}
+
+/// What the refused side is told, over a whole handshake: TLS' own word for it, and no more.
+#[test]
+fn a_refused_peer_is_told_the_alert_that_means_its_failure() {
+    let (ours, theirs) = (ca(), TestCa::new("other.signet"));
+    let orders = ours.generation(ORDERS, PeerClass::Sidecar);
+    let good = SvidOptions::default;
+    let both = Arc::new(Bundles::new([ours.bundle(), theirs.bundle()]).unwrap());
+    let of = |class, options| generation(&ours, WEB, class, options, &ours.bundles());
+    let revoked = of(PeerClass::Sidecar, good());
+    let mut set = RevocationSet::new(1);
+    set.keys.insert(revoked.own().svid().key);
+    orders.learn(&Arc::new(set));
+    let cases = [
+        ("expired", AlertDescription::CertificateExpired, of(PeerClass::Sidecar, good().ends_in(-30))),
+        ("not_yet_valid", AlertDescription::CertificateExpired, of(PeerClass::Sidecar, good().begins_in(30))),
+        ("wrong_class", AlertDescription::AccessDenied, of(PeerClass::Operator, good())),
+        ("revoked", AlertDescription::CertificateRevoked, revoked),
+        (
+            "wrong_trust_domain",
+            AlertDescription::UnknownCA,
+            generation(&theirs, WEB, PeerClass::Sidecar, good(), &both),
+        ),
+    ];
+    for (label, alert, web) in cases {
+        let (_, outcome) = dial(&web, &orders, &ours.id(ORDERS), Alpn::H2);
+        let failure = server_failure(&outcome);
+        assert_eq!(failure.label(), label);
+        assert_eq!(failure.received().unwrap().serial(), web.own().svid().serial);
+        let told = client_failure(&outcome);
+        assert!(matches!(told, HandshakeFailure::AlertReceived(seen) if seen == alert), "{label}: {told}");
+        // The other way round the client refuses, and the server is told.
+        let server = web.server_config(Alpn::H2);
+        let calling =
+            Generation::build(9, ours.svid_short(ORDERS, PeerClass::Sidecar), ours.bundles(), test_options());
+        let calling = calling.unwrap();
+        let mut set = RevocationSet::new(1);
+        set.serials.extend((label == "revoked").then(|| web.own().svid().serial));
+        calling.learn(&Arc::new(set));
+        let name = server_name(&web.own().svid().id);
+        let outcome = Pair::new(calling.client_config(Alpn::H2), server, name).run();
+        assert_eq!(client_failure(&outcome).label(), label);
+        let told = server_failure(&outcome);
+        assert!(matches!(told, HandshakeFailure::AlertReceived(seen) if seen == alert), "{label}: {told}");
+    }
 }
 
 #[test]
@@ -274,6 +322,8 @@ fn a_client_without_a_certificate_is_refused() {
     let mut pair = Pair::new(Arc::new(config), orders.server_config(Alpn::H2), server_name(&ca.id(ORDERS)));
     let outcome = pair.run();
     assert_eq!(server_failure(&outcome).label(), "no_certificate");
+    let told = client_failure(&outcome);
+    assert!(matches!(told, HandshakeFailure::AlertReceived(AlertDescription::CertificateRequired)), "{told}");
     assert!(pair.server.is_handshaking());
 }
 

@@ -286,3 +286,47 @@ fn without_resumption_every_connection_is_a_full_handshake() {
         assert!(!pair.resumed());
     }
 }
+
+fn revoking(sequence: u64, key: &[u8]) -> Arc<RevocationSet> {
+    let mut revoked = RevocationSet::new(sequence);
+    revoked.keys.insert(KeyId::of(key));
+    Arc::new(revoked)
+}
+
+#[test]
+fn tickets_from_before_news_of_revocation_are_not_taken_up_by_the_server() {
+    let mesh = mesh();
+    let id = mesh.ca.id(ORDERS);
+    connect(&mesh.web, &mesh.orders, &id);
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed());
+    // The client knows of no news and offers its ticket; it is somebody else who is revoked.
+    mesh.orders.learn(&revoking(1, b"somebody else"));
+    assert!(!connect(&mesh.web, &mesh.orders, &id).resumed());
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed(), "tickets given since are good");
+    mesh.orders.learn(&revoking(2, b"somebody else"));
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed(), "a new number for the same is no news");
+    mesh.orders.learn(&revoking(1, b"an older word"));
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed(), "what is older is no news");
+}
+
+#[test]
+fn sessions_from_before_news_of_revocation_are_not_offered_by_the_client() {
+    let mesh = mesh();
+    let id = mesh.ca.id(ORDERS);
+    let endpoint = mesh.web.client_config_for_endpoint(Alpn::H2);
+    let by_endpoint = || {
+        let mut pair = Pair::new(endpoint.clone(), mesh.orders.server_config(Alpn::H2), server_name(&id));
+        assert!(pair.run().is_ok());
+        pair.talk();
+        pair.resumed()
+    };
+    connect(&mesh.web, &mesh.orders, &id);
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed());
+    assert!(!by_endpoint());
+    assert!(by_endpoint());
+    mesh.web.learn(&revoking(1, b"somebody else"));
+    assert!(!connect(&mesh.web, &mesh.orders, &id).resumed());
+    assert!(!by_endpoint());
+    assert!(connect(&mesh.web, &mesh.orders, &id).resumed());
+    assert!(by_endpoint());
+}

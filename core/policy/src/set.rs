@@ -168,6 +168,39 @@ impl PolicySet {
         verdict
     }
 
+    /// Whether some request of this peer on this port could be permitted: of the facts only who calls, and where, is
+    /// looked at. `false` says that the connection is good for nothing any more, whatever is asked on it.
+    pub fn may_permit(&self, facts: &Facts<'_>) -> bool {
+        if !self.not_understood.is_empty() {
+            return false;
+        }
+        let lanes = self.lanes(facts);
+        let mut forbids = self.concerning(&lanes, facts, |lane| &lane.forbids);
+        if forbids.any(|policy| !policy.spec.speaks_of_requests(facts.port)) {
+            return false;
+        }
+        let is_permitted = self.concerning(&lanes, facts, |lane| &lane.permits).next().is_some();
+        is_permitted || self.default_allow && lanes.is_own
+    }
+
+    /// Those of a kind that speak of this peer and this port, whatever they ask besides.
+    fn concerning<'s, 'q>(
+        &'s self,
+        lanes: &'q Lanes<'s>,
+        facts: &'q Facts<'_>,
+        part: fn(&Lane) -> &Vec<usize>,
+    ) -> impl Iterator<Item = &'s Named> + use<'s, 'q> {
+        lanes
+            .all()
+            .flat_map(move |lane| part(lane).iter())
+            .filter_map(move |place| self.policies.get(*place))
+            .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
+            .filter(move |policy| {
+                let to = policy.spec.to.as_ref();
+                to.is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *facts.port))
+            })
+    }
+
     /// The lanes in which policies on this peer stand. A peer of another trust domain has those that speak of
     /// anyone, and those that name its domain, of which each is asked whether it is meant.
     fn lanes(&self, facts: &Facts<'_>) -> Lanes<'_> {

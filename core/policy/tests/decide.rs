@@ -420,3 +420,28 @@ fn somebody_without_an_identity_is_let_in_only_where_no_policy_asks_who_calls() 
     let set = PolicySet::compile(&own(), &"orders.shop".parse().unwrap(), [newer], true);
     assert_eq!(set.decide_unproven("db"), Unproven::NotUnderstood("newer.shop"));
 }
+
+#[test]
+fn a_connection_is_good_for_nothing_when_no_request_on_it_could_be_permitted() {
+    let web = peer("ns/shop/sa/web");
+    let facts = tcp(&web);
+    let may = |specs: &[Value], default: bool| set_with(specs, default).may_permit(&facts);
+    let from_web = json!({"workloads": ["ns/shop/sa/web"]});
+    let permit =
+        json!({"effect": "permit", "from": from_web, "to": {"paths": ["/a"]}, "user": {"scopes": ["s"]}});
+    let forbid_some = json!({"effect": "forbid", "from": from_web, "to": {"methods": ["POST"]}});
+    let forbid_users = json!({"effect": "forbid", "user": {"scopes": ["banned"]}, "ifAbsent": "skip"});
+    let forbid_all = json!({"effect": "forbid", "from": from_web});
+    let of_other_port = |effect: &str| json!({"effect": effect, "to": {"ports": ["other"]}});
+    assert!(!may(&[], false));
+    assert!(may(&[], true));
+    assert!(may(std::slice::from_ref(&permit), false), "some request of some user could be");
+    assert!(may(&[permit.clone(), forbid_some.clone(), forbid_users], false));
+    assert!(!may(&[permit.clone(), forbid_all.clone()], true));
+    assert!(!may(&[forbid_some], false));
+    assert!(!may(&[of_other_port("permit")], false));
+    assert!(may(&[permit, of_other_port("forbid")], false));
+    assert!(!may(&[json!({"effect": "permit", "from": {"workloads": ["ns/shop/sa/admin"]}})], false));
+    let broken = PolicySet::compile(&own(), &"orders.shop".parse().unwrap(), [("p.shop", "{")], true);
+    assert!(!broken.may_permit(&facts));
+}

@@ -388,6 +388,7 @@ proptest! {
             let enforced = specs.iter().filter(|spec| spec["mode"].is_null());
             let expected = verdict(enforced.clone(), default_allow, &facts);
             prop_assert_eq!((got.allowed, got.basis), expected);
+            prop_assert!(!got.allowed || set.may_permit(&facts), "a connection with a request that is permitted is good for something");
             prop_assert_eq!(got.shadow_allowed, verdict(specs.iter(), default_allow, &facts).0);
             let shadows = specs.iter().filter(|spec| !spec["mode"].is_null() && matches(spec, &facts)).count();
             prop_assert_eq!(got.shadow.len(), shadows.min(4));

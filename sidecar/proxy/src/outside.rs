@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::answer::{Reason, Refusal};
-use crate::io::{Conn, ReadAhead, Stream};
+use crate::io::{Conn, Dialled, ReadAhead, Stream};
 use crate::stage::Direction;
 use crate::state::{Origin, PlacePort, Protocol, Snapshot};
 use crate::tls;
@@ -180,7 +180,7 @@ async fn connect<E>(worker: &Worker<E>, view: &Snapshot, origin: &Origin) -> Res
     let Some((name, config)) = &origin.tls else { return Ok(Stream::Tcp(socket)) };
     let remote = socket.peer_addr().ok();
     let failed = |failure: HandshakeFailure| {
-        tls::report(&failure, Direction::Outbound, remote, &origin.place, &worker.shared.metrics);
+        tls::report(&worker.shared, None, &failure, Direction::Outbound, remote, &origin.place);
         Refusal::new(Reason::OutsideHandshake(failure.label()))
             .detail(format_args!("{} at {}: {failure}", origin.place, origin.host))
     };
@@ -194,7 +194,7 @@ async fn connect<E>(worker: &Worker<E>, view: &Snapshot, origin: &Origin) -> Res
     if spoken != wanted && !(spoken.is_none() && wanted != Some(b"h2")) {
         return Err(failed(HandshakeFailure::NoCommonAlpn));
     }
-    Ok(Stream::Dialled(Box::new(stream)))
+    Ok(Stream::Dialled(Box::new(Dialled::new(stream))))
 }
 
 /// Both families by turns, IPv6 first (RFC 8305, section 4).

@@ -184,6 +184,12 @@ pub(crate) async fn serve<E: Stage>(
     if session.watch.ended().is_some() {
         return;
     }
+    // Each request is decided by itself. What is under way, and what an upgrade leaves, is cut when nothing could be
+    // permitted any more; a stream of bytes has its own word on that.
+    if let (Role::Inbound { service, port, .. }, Some(peer)) = (&session.conn.role, &session.conn.peer) {
+        let (service, port, peer) = (service.clone(), port.clone(), peer.clone());
+        session.watch.set_recheck(move |view| Inbound::may_ask(view, &service, &port, &peer));
+    }
     match protocol {
         Protocol::Http1 => h1::serve(session, conn).await,
         Protocol::Tcp => tcp::serve(session, conn, app).await,

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use prometheus::Registry;
+use signet_identity::Incidents;
 use signet_token::{Delegation, TokenCache};
 use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
@@ -101,6 +102,8 @@ pub struct Shared {
     pub plaintext: Sources,
     /// Names outside the mesh.
     pub(crate) names: Resolver,
+    /// The latest handshakes that failed.
+    pub incidents: Incidents,
     pub(crate) handshakes: Semaphore,
     /// Who has yet to say what it wants of another cluster's service.
     pub(crate) hellos: Hellos,
@@ -135,6 +138,7 @@ impl Shared {
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),
             names: Resolver::default(),
+            incidents: Incidents::default(),
             handshakes: Semaphore::new(limits.handshakes),
             hellos: Hellos::new(limits.hellos),
             passing: Passing::default(),

@@ -1,44 +1,56 @@
 //! TLS at both ends of a mesh connection.
 //!
 //! Every handshake, resumed or not, is followed by [`Generation::check`] before the first application byte
-//! goes either way. What goes wrong is a [`HandshakeFailure`], logged with what was expected and what
-//! came, and counted under its label.
+//! goes either way. What goes wrong is a [`HandshakeFailure`]: counted under its label, logged, and kept for the admin
+//! socket, with what was expected and what came.
 
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::AlertDescription;
 use rustls_pki_types::UnixTime;
-use signet_identity::{Alpn, Expected, Generation, HandshakeFailure, Peer, RoutedName};
+use signet_identity::{Alpn, Expected, Failed, Generation, HandshakeFailure, Own, Peer, RoutedName, visible};
 use signet_wire::hello::{self, Hello, Peek};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::flood::PerSecond;
-use crate::io::{ReadAhead, Stream};
-use crate::metrics::Metrics;
+use crate::io::{Dialled, ReadAhead, Stream};
+use crate::shared::Shared;
 use crate::stage::Direction;
 use crate::state::{Endpoint, InboundPort, Tls};
 
 /// A caller that is not one of the mesh.
 pub(crate) struct Rejected {
     pub(crate) failure: HandshakeFailure,
-    /// Where nothing was answered yet and the protocol allows it: the socket, to say something on.
+    /// The socket, where it is still there.
     pub(crate) socket: Option<TcpStream>,
-    /// What to say on it: a TLS alert, for those who speak TLS, or nothing yet.
-    pub(crate) alert: Option<[u8; 7]>,
+    /// What is to be said on it.
+    pub(crate) word: Word,
+}
+
+/// Last words to a caller that is none of the mesh.
+pub(crate) enum Word {
+    /// Nothing, or it was said by the TLS library; it has to arrive.
+    Said,
+    /// A TLS alert.
+    Alert([u8; 7]),
+    /// That this is no place for plaintext, if the port's protocol has words for it.
+    Plaintext,
 }
 
 /// A fatal alert as a plaintext record (RFC 8446, 5.1 and 6): what a client can show its user.
-fn alert(description: AlertDescription) -> Option<[u8; 7]> {
-    Some([21, 3, 3, 0, 2, 2, description.into()])
+fn alert(description: AlertDescription) -> Word {
+    Word::Alert([21, 3, 3, 0, 2, 2, description.into()])
 }
 
 impl From<HandshakeFailure> for Rejected {
     fn from(failure: HandshakeFailure) -> Self {
-        Rejected { failure, socket: None, alert: None }
+        Rejected { failure, socket: None, word: Word::Said }
     }
 }
 
@@ -87,17 +99,18 @@ pub(crate) fn for_this_port(hello: &Hello, port: &InboundPort) -> Result<(), Han
 }
 
 /// What is said to a caller that is refused for its hello.
-pub(crate) fn alert_for(failure: &HandshakeFailure) -> Option<[u8; 7]> {
+pub(crate) fn word_for(failure: &HandshakeFailure) -> Word {
     match failure {
+        HandshakeFailure::Plaintext => Word::Plaintext,
         HandshakeFailure::NotTls => alert(AlertDescription::DecodeError),
         HandshakeFailure::TlsVersion => alert(AlertDescription::ProtocolVersion),
         HandshakeFailure::ForeignHello { .. } | HandshakeFailure::WrongPort { .. } => unrecognised_name(),
-        _ => None,
+        _ => Word::Said,
     }
 }
 
 /// The name in the hello is not to be had here (RFC 6066, 3).
-pub(crate) fn unrecognised_name() -> Option<[u8; 7]> {
+pub(crate) fn unrecognised_name() -> Word {
     alert(AlertDescription::UnrecognisedName)
 }
 
@@ -113,8 +126,8 @@ pub(crate) async fn accept(
     let peeked = hello(&mut io).await?;
     if let Err(failure) = ours(peeked).and_then(|hello| fits(&hello)) {
         let (socket, _) = io.into_parts();
-        let alert = alert_for(&failure);
-        return Err(Rejected { failure, socket: Some(socket), alert });
+        let word = word_for(&failure);
+        return Err(Rejected { failure, socket: Some(socket), word });
     }
     // Closed only with the process.
     let _turn = turns.acquire().await;
@@ -122,8 +135,13 @@ pub(crate) async fn accept(
         Some(alpn) => tls.generation.server_config(alpn),
         None => tls.generation.server_config_of_any(),
     };
-    let stream =
-        TlsAcceptor::from(config).accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))?;
+    let accepted = TlsAcceptor::from(config).accept(io).into_fallible().await;
+    let stream = accepted.map_err(|(error, io)| {
+        let failure = HandshakeFailure::from_io(&error);
+        // A close with bytes unread would be a reset, which may overtake the alert that says why.
+        let socket = matches!(error.kind(), io::ErrorKind::InvalidData).then(|| io.into_parts().0);
+        Rejected { failure, socket, word: Word::Said }
+    })?;
     let session = stream.get_ref().1;
     // rustls refuses a client whose ALPNs do not fit, but not one that sends none at all. For bytes that
     // is a client outside Signet; for HTTP the declared protocol holds, whatever the client leaves open.
@@ -156,7 +174,7 @@ pub(crate) async fn connect(
     match generation.check(session.peer_certificates(), &expected, &tls.revoked, wall_clock()) {
         // A peer of the mesh answers in the mesh's own protocol; no ALPN is somebody else's server.
         Ok(_) if session.alpn_protocol() != Some(alpn.signet()) => Err(HandshakeFailure::NoCommonAlpn),
-        Ok(peer) => Ok((Stream::Dialled(Box::new(stream)), peer)),
+        Ok(peer) => Ok((Stream::Dialled(Box::new(Dialled::new(stream))), peer)),
         Err(failure) => {
             endpoint.forget_sessions();
             generation.forget_sessions(&endpoint.identity);
@@ -169,23 +187,43 @@ pub(crate) async fn connect(
 const LOGGED_PER_SECOND: u64 = 10;
 static LOGGED: PerSecond = PerSecond::new();
 
-/// Counts a failure, and logs it unless there are too many.
+/// Counts a failure, keeps it, and logs it unless there are too many. `tls` is what we were by then; none where that
+/// has no part in it.
 pub(crate) fn report(
+    shared: &Shared,
+    tls: Option<&Tls>,
     failure: &HandshakeFailure,
     direction: Direction,
-    remote: Option<std::net::SocketAddr>,
+    remote: Option<SocketAddr>,
     service: &str,
-    metrics: &Metrics,
 ) {
-    metrics.handshake_failed(direction, failure.label());
-    if LOGGED.admits(crate::pool::now(), LOGGED_PER_SECOND) {
+    let second = crate::pool::now();
+    let now = i64::try_from(second).unwrap_or(i64::MAX);
+    let own = tls.map(|tls| Own::of(&tls.generation, &tls.revoked));
+    if LOGGED.admits(second, LOGGED_PER_SECOND) {
+        let received = failure.received();
         tracing::warn!(
             target: "signet::handshake",
             reason = failure.label(),
             direction = direction.as_str(),
             service,
             remote = remote.map(tracing::field::display),
-            "{failure}",
+            expected = failure.expected().map(|expected| visible(&expected)),
+            expected_class = failure.expected_class().map(tracing::field::display),
+            received = received.map(|one| visible(one.id().as_str())),
+            class = received.map(|one| tracing::field::display(one.class())),
+            serial = received.map(|one| tracing::field::display(one.serial())),
+            not_before = received.map(|one| one.not_before()),
+            not_after = received.map(|one| one.not_after()),
+            now,
+            skew_seconds = failure.skew(),
+            alert = failure.alert(),
+            what_to_do = visible(&failure.what_to_do(own.as_ref(), now)),
+            "{}", visible(&failure.to_string()),
         );
     }
+    let dialled = direction == Direction::Outbound;
+    let way = direction.as_str();
+    shared.incidents.note(Failed { direction: way, service, remote, dialled, failure, own, now });
+    shared.metrics.handshake_failed(direction, failure.label());
 }

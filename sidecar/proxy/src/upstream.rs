@@ -3,12 +3,13 @@
 //! Until a connection stands nothing was sent, so another endpoint may be tried; how often is a limit. Every
 //! wait is covered by the watch of the client's connection, so a revoked caller waits for nothing.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use signet_identity::{Alpn, Peer, Svid};
+use signet_identity::{Alpn, HandshakeFailure, Peer, Svid};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::answer::{Reason, Refusal};
@@ -159,27 +160,50 @@ pub(crate) async fn dial_endpoint<E>(
     endpoint: &Endpoint,
 ) -> Result<(Stream, Peer), Refusal> {
     watch.within(Some(worker.shared.limits.connect_time));
+    let connected = Cell::new(false);
     let mut dial = pin!(async {
         let socket = own_pod::dial(&worker.common, endpoint.address).await.map_err(Failed::Connect)?;
         let _ = socket.set_nodelay(true);
+        connected.set(true);
         tls::connect(socket, endpoint, &view.tls, alpn).await.map_err(Failed::Handshake)
     });
     match watch.wait(|cx| dial.as_mut().poll(cx)).await {
-        Ok(Ok(connected)) => Ok(connected),
+        Ok(Ok((mut stream, peer))) => {
+            // It may still refuse us: with TLS 1.3 it has not looked at our certificate yet.
+            let (shared, tls) = (worker.shared.clone(), view.tls.clone());
+            let (address, service) = (endpoint.address, port.service.clone());
+            stream.on_refusal(Box::new(move |failure| {
+                tls::report(&shared, Some(&tls), failure, Direction::Outbound, Some(address), &service);
+            }));
+            Ok((stream, peer))
+        }
         Ok(Err(Failed::Connect(error))) => Err(Refusal::new(Reason::ConnectFailed)
             .detail(format_args!("{} at {}: {error}", port.service, endpoint.address))),
         Ok(Err(Failed::Handshake(failure))) => {
-            let metrics = &worker.shared.metrics;
-            tls::report(&failure, Direction::Outbound, Some(endpoint.address), &port.service, metrics);
+            let at = Some(endpoint.address);
+            tls::report(&worker.shared, Some(&view.tls), &failure, Direction::Outbound, at, &port.service);
             Err(Refusal::new(Reason::PeerHandshake(failure.label())).detail(failure))
         }
-        Err(end) => Err(ended(end, format_args!("{} at {}", port.service, endpoint.address))),
+        Err(end) => {
+            if end == End::TimedOut && connected.get() {
+                let (failure, at) = (HandshakeFailure::Timeout, Some(endpoint.address));
+                tls::report(
+                    &worker.shared,
+                    Some(&view.tls),
+                    &failure,
+                    Direction::Outbound,
+                    at,
+                    &port.service,
+                );
+            }
+            Err(ended(end, format_args!("{} at {}", port.service, endpoint.address)))
+        }
     }
 }
 
 enum Failed {
     Connect(io::Error),
-    Handshake(signet_identity::HandshakeFailure),
+    Handshake(HandshakeFailure),
 }
 
 pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
@@ -189,6 +213,7 @@ pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
         }
         End::Revoked => Reason::Revoked.into(),
         End::UpstreamRevoked => Reason::PeerHandshake("revoked").into(),
+        End::UpstreamExpired => Reason::PeerHandshake("expired").into(),
         End::Policy => Reason::Policy.into(),
         End::Strict => Reason::Plaintext.into(),
         End::Expired => Reason::Expired.into(),

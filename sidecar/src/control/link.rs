@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
+use super::refused::{Heard, Told};
+
 /// TCP, TLS and HTTP/2 prefaces together. A control plane that takes longer is as good as gone: another
 /// attempt, perhaps at another replica, is worth more than waiting.
 const DIAL: Duration = Duration::from_secs(10);
@@ -77,6 +79,8 @@ pub struct Target {
     pub tls: Arc<rustls::ClientConfig>,
     /// Run after every handshake, before the first byte of HTTP.
     pub check: Check,
+    /// Told of a handshake that failed.
+    pub told: Told,
 }
 
 /// An open connection. Cloning shares it.
@@ -102,7 +106,11 @@ impl Link {
             .await
             .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
             .map_err(|source| LinkError::Connect { address: address(), source })?;
-        let refused = |failure| LinkError::Tls { address: address(), failure: Box::new(failure) };
+        let at = tcp.peer_addr().ok();
+        let refused = |failure| {
+            (target.told)(&failure, at);
+            LinkError::Tls { address: address(), failure: Box::new(failure) }
+        };
         let tls = TlsConnector::from(target.tls.clone())
             .connect(target.server_name.clone(), tcp)
             .await
@@ -114,7 +122,7 @@ impl Link {
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(tls))
+            .handshake(TokioIo::new(Heard::new(tls, target.told.clone())))
             .await
             .map_err(|source| LinkError::Http { address: address(), source })?;
         tokio::spawn(async move {

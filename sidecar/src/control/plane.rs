@@ -64,6 +64,7 @@ impl ControlPlane {
             server_name: server_name(&self.id),
             tls: tls.generation.control_plane_client_config(),
             check: Arc::new(move |certificates| credentials.check_control_plane(certificates, &id)),
+            told: self.credentials.told(),
         };
         let dialled = Link::dial(&target).await;
         if dialled.is_err() {

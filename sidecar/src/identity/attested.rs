@@ -30,6 +30,7 @@ impl Identity {
             tls: bootstrap_client_config_with_roots(self.with_delivered(roots))?,
             // The verifier has checked everything, and this connection never resumes.
             check: Arc::new(|_| Ok(())),
+            told: self.credentials.told(),
         };
         let link = Link::dial(&target).await?;
         let origin = link.origin();

@@ -95,7 +95,7 @@ fn authority() -> AuthorityState {
         roots: Vec::new(),
         tainted: Vec::new(),
         bundle_sequence: 1,
-        revocations: Arc::new(Revocations { set: RevocationSet::new(1), ..Revocations::default() }),
+        revocations: Arc::new(Revocations { set: Arc::new(RevocationSet::new(1)), ..Revocations::default() }),
         token_roots: r#"{"keys":[]}"#.into(),
         tainted_token_roots: Vec::new(),
         jwt_keys: r#"{"keys":[]}"#.into(),
@@ -476,7 +476,8 @@ fn revocations_and_keys_show_up_as_new_versions_of_their_own_resources() {
     let mut later = authority();
     let mut set = RevocationSet::new(2);
     set.identities.insert(SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap());
-    later.revocations = Arc::new(Revocations { set, delegations: ["thumb".to_owned()].into() });
+    later.revocations =
+        Arc::new(Revocations { set: Arc::new(set), delegations: ["thumb".to_owned()].into() });
     let fetched = KeyState { jwks: Some(r#"{"keys":[]}"#.into()), fetched_at: 5, ..KeyState::default() };
     let keys: Keys = Arc::new(BTreeMap::from([("demo-idp".to_owned(), fetched)]));
     let gw = workload("ns/edge/sa/gw");

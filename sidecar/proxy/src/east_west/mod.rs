@@ -33,7 +33,7 @@ use crate::session::{AnyStage, Socket, note};
 use crate::shared::Shared;
 use crate::stage::{ConnContext, Direction, Outbound, Role, Stage};
 use crate::state::{InFlight, Protocol, ServicePort, Snapshot};
-use crate::tls;
+use crate::tls::{self, Word};
 use crate::tries::{Outcome, judge};
 use crate::upstream::ended;
 use crate::worker::{End, Watch, Worker};
@@ -183,10 +183,10 @@ async fn turn_away(
     remote: Option<SocketAddr>,
     turned: Turned,
 ) {
-    let alert = match turned {
+    let word = match turned {
         Turned::Hello(failure) => {
-            tls::report(&failure, Direction::EastWest, remote, "east-west", &shared.metrics);
-            tls::alert_for(&failure)
+            tls::report(shared, None, &failure, Direction::EastWest, remote, "east-west");
+            tls::word_for(&failure)
         }
         Turned::Refused(refusal) => {
             let role = Role::Outbound { service: "east-west".into(), port: "".into(), endpoint: None };
@@ -195,11 +195,11 @@ async fn turn_away(
         }
         Turned::Crowded => {
             shared.metrics.over_limit.inc();
-            None
+            Word::Said
         }
-        Turned::Ended => None,
+        Turned::Ended => Word::Said,
     };
-    if let Some(alert) = alert {
+    if let Word::Alert(alert) = word {
         say(watch, socket, &alert).await;
     }
 }

@@ -20,7 +20,7 @@ use crate::outside::{self, Spoken, look, speaks};
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Egress, Outward, Role, Stage, engine};
 use crate::state::{PlacePort, Protocol, Snapshot};
-use crate::tls::{self, Rejected};
+use crate::tls::{self, Rejected, Word};
 use crate::upstream::part_of_life;
 use crate::worker::{Watch, Worker};
 
@@ -152,10 +152,12 @@ pub(super) async fn of_peer<E: Stage>(
     };
     let (stream, peer, spoken) = match accepted {
         Ok(accepted) => accepted,
-        Err(Rejected { failure, socket, alert }) => {
-            tls::report(&failure, Direction::Inbound, remote, "egress", &shared.metrics);
-            if let (Some(socket), Some(alert)) = (socket, alert) {
-                say(watch, socket, &alert).await;
+        Err(Rejected { failure, socket, word }) => {
+            tls::report(shared, Some(&view.tls), &failure, Direction::Inbound, remote, "egress");
+            match (socket, word) {
+                (Some(socket), Word::Said) => say(watch, socket, &[]).await,
+                (Some(socket), Word::Alert(alert)) => say(watch, socket, &alert).await,
+                _ => {}
             }
             return None;
         }
@@ -192,13 +194,8 @@ pub(super) async fn of_peer<E: Stage>(
         _ => spoken == Some(Alpn::H2),
     };
     if !fits {
-        tls::report(
-            &HandshakeFailure::NoCommonAlpn,
-            Direction::Inbound,
-            remote,
-            &port.place,
-            &shared.metrics,
-        );
+        let failure = HandshakeFailure::NoCommonAlpn;
+        tls::report(shared, Some(&view.tls), &failure, Direction::Inbound, remote, &port.place);
         return None;
     }
     of_port(worker, watch, from, port).await

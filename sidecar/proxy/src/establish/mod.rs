@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::First;
+use signet_wire::hello::Peek;
 use tokio::net::TcpStream;
 
 use crate::answer::{Audience, Dialect, Reason, Refusal};
@@ -26,7 +27,7 @@ use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
-use crate::tls::{self, Rejected};
+use crate::tls::{self, Rejected, Word};
 use crate::undeclared;
 use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
@@ -149,12 +150,13 @@ async fn inbound<E: Stage>(
     };
     let (stream, peer, spoken) = match accepted {
         Ok(accepted) => accepted,
-        Err(Rejected { failure, socket, alert }) => {
-            tls::report(&failure, Direction::Inbound, remote, &port.service, &shared.metrics);
-            match (socket, alert, port.protocol) {
-                (Some(socket), Some(alert), _) => say(watch, socket, &alert).await,
+        Err(Rejected { failure, socket, word }) => {
+            tls::report(shared, Some(&view.tls), &failure, Direction::Inbound, remote, &port.service);
+            match (socket, word, port.protocol) {
+                (Some(socket), Word::Said, _) => say(watch, socket, &[]).await,
+                (Some(socket), Word::Alert(alert), _) => say(watch, socket, &alert).await,
                 // In plaintext HTTP a caller is told what is wrong, as far as it may know.
-                (Some(socket), None, Protocol::Http1) => {
+                (Some(socket), Word::Plaintext, Protocol::Http1) => {
                     let refusal = Refusal::new(Reason::Plaintext);
                     say(watch, socket, &refusal.answer(Audience::Mesh, Dialect::Http).to_http1(true, false))
                         .await;
@@ -244,14 +246,17 @@ fn turn_away<E>(
     app: Arc<App>,
     failed: &Failed,
 ) {
-    let metrics = &worker.shared.metrics;
+    let shared = &worker.shared;
     match failed {
-        Failed::Hello(failure) => tls::report(failure, Direction::Inbound, remote, &port.service, metrics),
+        Failed::Hello(failure) => {
+            let tls = &shared.state.view().tls;
+            tls::report(shared, Some(tls), failure, Direction::Inbound, remote, &port.service);
+        }
         Failed::App(refusal) => {
             let role = Role::Inbound { service: port.service.clone(), port: port.name.clone(), app };
-            note(&worker.shared, Direction::Inbound, &role, None, refusal);
+            note(shared, Direction::Inbound, &role, None, refusal);
         }
-        Failed::Ended(end) => metrics.stream_cut(Direction::Inbound, end.label()),
+        Failed::Ended(end) => shared.metrics.stream_cut(Direction::Inbound, end.label()),
     }
 }
 
@@ -355,7 +360,9 @@ async fn edge<E: Stage>(
             watch.within(Some(shared.limits.handshake_time));
             let mut accepting = std::pin::pin!(async {
                 let mut io = crate::io::ReadAhead::new(socket);
-                tls::hello(&mut io).await?;
+                if let Peek::Plaintext = tls::hello(&mut io).await? {
+                    return Err(HandshakeFailure::Plaintext);
+                }
                 let _turn = shared.handshakes.acquire().await;
                 let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
                 acceptor.accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))
@@ -373,7 +380,7 @@ async fn edge<E: Stage>(
                 Ok(Err(failure)) => failure,
                 Err(_) => HandshakeFailure::Timeout,
             };
-            tls::report(&failure, Direction::Edge, remote, "edge", &shared.metrics);
+            tls::report(shared, None, &failure, Direction::Edge, remote, "edge");
             return None;
         }
     };

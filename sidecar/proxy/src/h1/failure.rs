@@ -5,6 +5,7 @@ use std::io;
 use signet_wire::h1::{BodyError, ResponseError};
 
 use crate::answer::{Reason, Refusal};
+use crate::io::refusal;
 use crate::worker::End;
 
 /// Whose fault it was, which says what may still be done.
@@ -46,12 +47,16 @@ impl Failure {
             Failure::ClientGone => return None,
             Failure::ClientBody(error) => Refusal::new(Reason::BadRequest(error.label())).detail(error),
             Failure::Upstream(None) => Reason::UpstreamReset.into(),
-            Failure::Upstream(Some(error)) => Refusal::new(Reason::UpstreamReset).detail(error),
+            Failure::Upstream(Some(error)) => match refusal(error) {
+                Some(failure) => Refusal::new(Reason::PeerHandshake(failure.label())).detail(failure),
+                None => Refusal::new(Reason::UpstreamReset).detail(error),
+            },
             Failure::UpstreamInvalid(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
             Failure::UpstreamBody(error) => Refusal::new(Reason::UpstreamInvalid).detail(error),
             Failure::Ended(End::TimedOut) if !uploaded => Reason::RequestTimeout.into(),
             Failure::Ended(End::TimedOut) => Reason::UpstreamTimeout.into(),
             Failure::Ended(End::UpstreamRevoked) => Reason::PeerHandshake("revoked").into(),
+            Failure::Ended(End::UpstreamExpired) => Reason::PeerHandshake("expired").into(),
             Failure::Ended(End::Revoked) => Reason::Revoked.into(),
             Failure::Ended(End::Expired) => Reason::Expired.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use signet_identity::HandshakeFailure;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::io::{BUFFER, Lent, Stream};
@@ -88,6 +89,11 @@ impl Flusher {
     /// Whether anything was read since the last call.
     pub(super) fn heard(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().heard)
+    }
+
+    /// How the peer refused us, if it did.
+    pub(super) fn refusal(&self) -> Option<HandshakeFailure> {
+        self.0.borrow().stream.refusal().cloned()
     }
 }
 

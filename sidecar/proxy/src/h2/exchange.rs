@@ -213,7 +213,7 @@ async fn run<E: Stage>(
             let mut lease = pin!(link::lease(worker, &view, &forward.target, &tried));
             unless_gone(respond, deadline, |cx| lease.as_mut().poll(cx)).await??
         };
-        let endpoint = leased.endpoint().cloned();
+        let (endpoint, end) = (leased.endpoint().cloned(), leased.end());
         if let Some(endpoint) = &endpoint {
             tries.note(endpoint.id);
         }
@@ -248,7 +248,10 @@ async fn run<E: Stage>(
             {
                 copies::send(worker, &head, &forward, upload);
             }
-            return result;
+            return result.map_err(|failure| match failure {
+                Failure::Broken => Failure::Refused(end.refusal()),
+                failure => failure,
+            });
         }
         pause(respond, &clock, deadline, tries.pause()).await?;
         if clock.is_over() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
-use signet_identity::Alpn;
+use signet_identity::{Alpn, HandshakeFailure};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ use crate::stage::{Stage, Target, check_endpoints};
 use crate::state::{App, Endpoint, InFlight, Origin, ServicePort, Snapshot};
 use crate::tries::{Outcome, judge};
 use crate::upstream::{dial_app, dial_endpoint, part_of_life};
-use crate::worker::{End, Watch, Worker};
+use crate::worker::{End as Ended, Watch, Worker};
 
 /// Links to one target at most. Past it requests wait for a stream.
 const LINKS: usize = 4;
@@ -60,6 +60,8 @@ struct Link {
     /// No further request may begin on it.
     closing: Cell<bool>,
     idle_since: Cell<Instant>,
+    /// How the peer refused us after our own handshake was over.
+    refused: RefCell<Option<HandshakeFailure>>,
     /// The driver's.
     waker: RefCell<Option<Waker>>,
 }
@@ -73,6 +75,7 @@ impl Link {
             active: Cell::new(0),
             closing: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
+            refused: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }
@@ -100,6 +103,14 @@ impl Link {
         }
     }
 
+    /// Why a request on it that was not answered failed.
+    fn broken(&self) -> Refusal {
+        match &*self.refused.borrow() {
+            Some(failure) => Refusal::new(Reason::PeerHandshake(failure.label())).detail(failure),
+            None => Reason::UpstreamReset.into(),
+        }
+    }
+
     /// Waits until it is open, or is known never to be.
     async fn opened(&self) -> Result<SendRequest<Bytes>, Refusal> {
         loop {
@@ -109,7 +120,7 @@ impl Link {
                 State::Dialling => {}
                 State::Open(sender) => return Ok(sender.clone()),
                 State::Failed(refusal) => return Err(refusal.clone()),
-                State::Closed => return Err(Reason::UpstreamReset.into()),
+                State::Closed => return Err(self.broken()),
             }
             changed.await;
         }
@@ -129,9 +140,24 @@ impl Lease {
         self.in_flight.as_ref().map(InFlight::endpoint)
     }
 
+    /// What to say once the link broke.
+    pub(super) fn end(&self) -> End {
+        End(self.place.0.clone())
+    }
+
     /// The peer said that it goes away: no request begins on this link any more.
     pub(super) fn retire(&self) {
         self.place.0.close();
+    }
+}
+
+/// What is known of a link after a request on it.
+pub(super) struct End(Rc<Link>);
+
+impl End {
+    /// Why a request that the broken link did not answer failed.
+    pub(super) fn refusal(&self) -> Refusal {
+        self.0.broken()
     }
 }
 
@@ -292,8 +318,10 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
         Ok(Ok((sender, connection))) => Ok(Opened { sender, connection, flusher, until }),
         Ok(Err(error)) => Err(Refusal::new(Reason::ConnectFailed).detail(error)),
-        Err(End::TimedOut) => Err(Refusal::new(Reason::ConnectFailed).detail("no HTTP/2 connection in time")),
-        Err(End::Revoked) => Err(Reason::Revoked.into()),
+        Err(Ended::TimedOut) => {
+            Err(Refusal::new(Reason::ConnectFailed).detail("no HTTP/2 connection in time"))
+        }
+        Err(Ended::Revoked) => Err(Reason::Revoked.into()),
         Err(_) => Err(Reason::Overloaded.into()),
     }
 }
@@ -337,9 +365,12 @@ async fn drive<E: Stage>(
                 watch.within(Some(GOODBYE));
             }
             Ok(Turn::Ended(true)) => return "closed",
-            Ok(Turn::Ended(false)) => return "broken",
-            Err(End::TimedOut) if goodbye => return "closed without an answer",
-            Err(End::TimedOut) => {
+            Ok(Turn::Ended(false)) => {
+                *link.refused.borrow_mut() = flusher.refusal();
+                return "broken";
+            }
+            Err(Ended::TimedOut) if goodbye => return "closed without an answer",
+            Err(Ended::TimedOut) => {
                 let idle = link.active.get() == 0 && link.idle_since.get().elapsed() >= limits.pool_idle;
                 let generation = worker.shared.state.view().tls.generation.number();
                 let stale = matches!(link.key, Key::Endpoint { generation: made, .. } if made != generation);

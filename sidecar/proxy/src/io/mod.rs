@@ -1,11 +1,13 @@
 //! Streams and the buffers that they borrow.
 
 mod conn;
+mod dialled;
 mod lend;
 mod record;
 mod stream;
 
 pub(crate) use conn::Conn;
+pub(crate) use dialled::{Dialled, refusal};
 pub(crate) use lend::{BUFFER, Lent};
 pub(crate) use record::ReadAhead;
 pub(crate) use stream::Stream;

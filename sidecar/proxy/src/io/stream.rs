@@ -5,11 +5,13 @@ use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use signet_identity::HandshakeFailure;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::{client, server};
+use tokio_rustls::server;
 
+use super::dialled::{Dialled, Refused};
 use super::record::ReadAhead;
 
 /// An established stream. TLS is boxed, so that a plaintext connection does not pay for its size.
@@ -21,7 +23,7 @@ pub(crate) enum Stream {
     /// We took the connection.
     Accepted(Box<server::TlsStream<ReadAhead>>),
     /// We dialled.
-    Dialled(Box<client::TlsStream<ReadAhead>>),
+    Dialled(Box<Dialled>),
 }
 
 macro_rules! each {
@@ -42,6 +44,21 @@ impl Stream {
             Stream::Unix(_) => None,
             Stream::Accepted(tls) => Some(tls.get_ref().0.socket()),
             Stream::Dialled(tls) => Some(tls.get_ref().0.socket()),
+        }
+    }
+
+    /// Whom to tell if the peer that we dialled refuses us after our own handshake is over.
+    pub(crate) fn on_refusal(&mut self, refused: Refused) {
+        if let Stream::Dialled(dialled) = self {
+            dialled.on_refusal(refused);
+        }
+    }
+
+    /// How the peer that we dialled refused us, if it did.
+    pub(crate) fn refusal(&self) -> Option<&HandshakeFailure> {
+        match self {
+            Stream::Dialled(dialled) => dialled.refusal(),
+            _ => None,
         }
     }
 

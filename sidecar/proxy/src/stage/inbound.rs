@@ -68,6 +68,24 @@ impl Inbound {
         Ok(port.clone())
     }
 
+    /// Whether policy could let this peer make any request on this port, so that its connection is still good for
+    /// something.
+    pub(crate) fn may_ask(view: &Snapshot, service: &str, port: &str, peer: &Peer) -> bool {
+        let (Some(port), Some(served)) = (view.routes.inbound(service, port), view.policy.of(service)) else {
+            return false;
+        };
+        served.policies.may_permit(&Facts {
+            peer: peer.id(),
+            peer_class: peer.class(),
+            user: None,
+            port: &port.name,
+            protocol: port.protocol,
+            method: None,
+            path: None,
+            grpc: None,
+        })
+    }
+
     /// Decides about somebody without an identity: let in as nobody, for as long as the port is permissive.
     pub(crate) fn admit_nobody(
         &self,

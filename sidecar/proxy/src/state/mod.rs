@@ -99,6 +99,7 @@ impl State {
     /// A state that knows who we are and nothing else, and the wishes that its requests will have.
     pub fn new(tls: Tls) -> (Arc<Self>, mpsc::Receiver<Wanted>) {
         let (wanted, wishes) = mpsc::channel(WISHES);
+        tls.generation.learn(&tls.revoked);
         let snapshot = Snapshot {
             tls: Arc::new(tls),
             endpoints: Arc::default(),
@@ -126,7 +127,12 @@ impl State {
     /// Replaces who we are and who is revoked. Live connections of revoked peers end at once; pooled
     /// ones of an older generation when they are idle.
     pub fn update_tls(&self, update: impl Fn(&Tls) -> Tls) {
-        self.current.rcu(|now| Snapshot { tls: Arc::new(update(&now.tls)), ..Snapshot::clone(now) });
+        self.current.rcu(|now| {
+            let tls = update(&now.tls);
+            // Before a view has them: what is older than these news is not resumed under it.
+            tls.generation.learn(&tls.revoked);
+            Snapshot { tls: Arc::new(tls), ..Snapshot::clone(now) }
+        });
         self.tls_changed.send_modify(|count| *count += 1);
     }
 

@@ -28,6 +28,8 @@ pub(crate) enum End {
     Revoked,
     /// The upstream's peer is: this exchange is over, the client's connection is not.
     UpstreamRevoked,
+    /// The upstream's SVID has ended, and nothing vouches for it any more: this exchange is over.
+    UpstreamExpired,
     /// A policy that was decided at connection turned.
     Policy,
     /// The port takes mutual TLS only from now on, and the caller is nobody.
@@ -44,6 +46,7 @@ impl End {
             End::TimedOut => "timeout",
             End::Revoked => "revoked",
             End::UpstreamRevoked => "upstream revoked",
+            End::UpstreamExpired => "upstream expired",
             End::Policy => "policy",
             End::Strict => "strict",
             End::Expired => "expired",
@@ -66,7 +69,7 @@ struct Opaque {
 struct Inner {
     id: u64,
     end: Cell<Option<End>>,
-    upstream_revoked: Cell<bool>,
+    upstream_end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
     /// Who is at the client's end, and at the upstream's.
     peers: RefCell<[Option<Peer>; 2]>,
@@ -86,9 +89,30 @@ impl Inner {
         }
     }
 
+    fn leave_upstream(&self, end: End) {
+        if self.upstream_end.get().is_none() {
+            self.upstream_end.set(Some(end));
+        }
+        self.wake();
+    }
+
+    /// Ends an exchange that goes on although a peer's SVID has ended and nothing vouches for it. No other begins then.
+    fn lapse(&self, now: i64) {
+        let ended = self
+            .peers
+            .borrow()
+            .each_ref()
+            .map(|peer| peer.as_ref().is_some_and(|peer| peer.not_after() < now));
+        let [client, upstream] = ended;
+        if client {
+            self.finish(End::Expired);
+        } else if upstream {
+            self.leave_upstream(End::UpstreamExpired);
+        }
+    }
+
     /// Whether an SVID has ended under a stream of bytes, and nothing keeps it.
-    fn has_lapsed(&self, now: i64, vouched: bool) -> bool {
-        let Some(Opaque { cut, own_end }) = self.opaque.get() else { return false };
+    fn has_lapsed(&self, Opaque { cut, own_end }: Opaque, now: i64, vouched: bool) -> bool {
         let peers = self.peers.borrow();
         let peer_ended = peers.iter().flatten().any(|peer| peer.not_after() < now);
         peer_ended && (cut || !vouched) || cut && own_end < now
@@ -126,7 +150,7 @@ impl Registry {
         let inner = Rc::new(Inner {
             id,
             end: Cell::new(None),
-            upstream_revoked: Cell::new(false),
+            upstream_end: Cell::new(None),
             waker: RefCell::new(None),
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
@@ -157,8 +181,7 @@ impl Registry {
                 inner.finish(End::Revoked);
             }
             if upstream {
-                inner.upstream_revoked.set(true);
-                inner.wake();
+                inner.leave_upstream(End::UpstreamRevoked);
             }
         });
     }
@@ -173,18 +196,19 @@ impl Registry {
         });
     }
 
-    /// Ends streams of bytes that outlived an SVID (decision 15): the mesh vouches for a peer as long as our view of it
-    /// is new enough to say that nobody revoked it.
+    /// Ends what outlived an SVID (decision 15): the mesh vouches for a peer as long as our view of it is new enough to say
+    /// that nobody revoked it. Streams of bytes have no requests after which they could have ended; an exchange may take as
+    /// long.
     pub(crate) fn enforce_expiry(&self, view: &Snapshot, age: Duration, now: u64) {
-        if self.opaque.get() == 0 {
+        let vouched = age <= view.policy.mesh.max_staleness;
+        if vouched && self.opaque.get() == 0 {
             return;
         }
-        let vouched = age <= view.policy.mesh.max_staleness;
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        self.each(|inner| {
-            if inner.has_lapsed(now, vouched) {
-                inner.finish(End::Expired);
-            }
+        self.each(|inner| match inner.opaque.get() {
+            Some(opaque) if inner.has_lapsed(opaque, now, vouched) => inner.finish(End::Expired),
+            None if !vouched => inner.lapse(now),
+            _ => {}
         });
     }
 
@@ -262,7 +286,7 @@ impl Watch {
     /// Who is at the upstream's end now.
     pub(crate) fn set_upstream(&self, peer: Option<Peer>) {
         self.inner.peers.borrow_mut()[1] = peer;
-        self.inner.upstream_revoked.set(false);
+        self.inner.upstream_end.set(None);
     }
 
     /// Asked again when policy changes; `false` ends the connection.
@@ -315,7 +339,7 @@ impl Watch {
 
     /// What ended the connection for good, or its exchange with this upstream.
     pub(crate) fn ended(&self) -> Option<End> {
-        self.inner.end.get().or(self.inner.upstream_revoked.get().then_some(End::UpstreamRevoked))
+        self.inner.end.get().or(self.inner.upstream_end.get())
     }
 
     /// Ready when the connection is over or its deadline has passed.

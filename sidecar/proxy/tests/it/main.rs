@@ -10,6 +10,8 @@ mod drain;
 mod east_west;
 mod egress;
 mod federation;
+mod governed;
+mod handshakes;
 mod http1;
 mod http2;
 mod identity;
