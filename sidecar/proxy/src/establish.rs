@@ -14,6 +14,7 @@ use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::First;
 use tokio::net::TcpStream;
 
+use crate::age::called_until;
 use crate::answer::{Audience, Dialect, Reason, Refusal};
 use crate::h1;
 use crate::io::{Conn, ReadAhead, Stream};
@@ -25,7 +26,6 @@ use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected};
 use crate::undeclared;
-use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
 
 /// A connection that is ready for its engine.
@@ -167,7 +167,7 @@ async fn inbound<E: Stage>(
     };
     Some(Established {
         nobody: None,
-        until: Some(part_of_life(peer.svid(), view, 4, 5)),
+        until: Some(called_until(peer.svid(), view)),
         conn: Conn::new(stream),
         stage: AnyStage::Inbound(Inbound::new(shared.clone())),
         context: ConnContext {

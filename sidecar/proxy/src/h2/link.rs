@@ -21,13 +21,14 @@ use tokio::time::Instant;
 
 use super::coalesce::{Flusher, coalesce};
 use super::{CONNECTION_WINDOW, GOODBYE, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, TICK};
+use crate::age::{Age, calls_until};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
-use crate::pool::{Key, now};
+use crate::pool::Key;
 use crate::stage::{Stage, Target, check_endpoints};
 use crate::state::{App, Endpoint, InFlight, ServicePort, Snapshot};
 use crate::tries::{Outcome, judge};
-use crate::upstream::{dial_app, dial_endpoint, part_of_life};
+use crate::upstream::{dial_app, dial_endpoint};
 use crate::worker::{End, Watch, Worker};
 
 /// Links to one target at most. Past it requests wait for a stream.
@@ -229,10 +230,10 @@ enum Dial {
 async fn run<E: Stage>(worker: Rc<Worker<E>>, link: Rc<Link>, dial: Dial) {
     let watch = worker.registry.watch();
     match Box::pin(open(&worker, &watch, &dial)).await {
-        Ok(Opened { sender, connection, flusher, until }) => {
+        Ok(Opened { sender, connection, flusher, age }) => {
             drop(dial);
             link.set(State::Open(sender));
-            let end = drive(&worker, &watch, &link, connection, flusher, until).await;
+            let end = drive(&worker, &watch, &link, connection, flusher, age).await;
             tracing::debug!(target: "signet::h2", key = ?link.key, end, "a link ended");
             link.set(State::Closed);
         }
@@ -254,7 +255,7 @@ struct Opened {
     sender: SendRequest<Bytes>,
     connection: Connection,
     flusher: Flusher,
-    until: Option<u64>,
+    age: Age,
 }
 
 async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> Result<Opened, Refusal> {
@@ -264,7 +265,7 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
             let dialled = dial_endpoint(worker, watch, view, port, Alpn::H2, endpoint).await;
             endpoint.connected(dialled.is_ok());
             let (stream, peer) = dialled?;
-            let until = part_of_life(peer.svid(), view, 3, 4);
+            let until = calls_until(peer.svid(), view);
             watch.set_upstream(Some(peer));
             (stream, Some(until))
         }
@@ -281,7 +282,10 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
     let mut handshake = pin!(builder.handshake(io));
     watch.within(Some(worker.shared.limits.connect_time));
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
-        Ok(Ok((sender, connection))) => Ok(Opened { sender, connection, flusher, until }),
+        Ok(Ok((sender, connection))) => {
+            let age = Age::begin(&worker.shared.limits, until);
+            Ok(Opened { sender, connection, flusher, age })
+        }
         Ok(Err(error)) => Err(Refusal::new(Reason::ConnectFailed).detail(error)),
         Err(End::TimedOut) => Err(Refusal::new(Reason::ConnectFailed).detail("no HTTP/2 connection in time")),
         Err(End::Revoked) => Err(Reason::Revoked.into()),
@@ -296,11 +300,10 @@ async fn drive<E: Stage>(
     link: &Link,
     mut connection: Connection,
     flusher: Flusher,
-    until: Option<u64>,
+    age: Age,
 ) -> &'static str {
     let limits = &worker.shared.limits;
     let tick = TICK.min(limits.pool_idle).max(Duration::from_millis(100));
-    let born = Instant::now();
     let mut pings = connection.ping_pong();
     let mut asked = false;
     let mut goodbye = false;
@@ -334,11 +337,7 @@ async fn drive<E: Stage>(
                 let idle = link.active.get() == 0 && link.idle_since.get().elapsed() >= limits.pool_idle;
                 let generation = worker.shared.state.view().tls.generation.number();
                 let stale = matches!(link.key, Key::Endpoint { generation: made, .. } if made != generation);
-                if idle
-                    || stale
-                    || born.elapsed() >= limits.pool_age
-                    || until.is_some_and(|until| now() >= until)
-                {
+                if idle || stale || age.is_over() {
                     link.closing.set(true);
                 }
                 match (flusher.heard(), link.active.get() > 0) {
