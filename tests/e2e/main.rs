@@ -5,6 +5,7 @@ mod backup;
 mod bootstrap;
 mod calls;
 mod context;
+mod crash;
 mod delivery;
 mod demo;
 mod edge;

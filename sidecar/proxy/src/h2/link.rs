@@ -121,12 +121,18 @@ pub(super) struct Lease {
     pub(super) sender: SendRequest<Bytes>,
     place: Place,
     in_flight: Option<InFlight>,
+    /// The link stood before this request came.
+    reused: bool,
 }
 
 impl Lease {
     /// Where it leads, if that is an endpoint of the mesh.
     pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.in_flight.as_ref().map(InFlight::endpoint)
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
     }
 
     /// The peer said that it goes away: no request begins on this link any more.
@@ -142,6 +148,10 @@ impl Place {
     fn on(link: &Rc<Link>) -> Self {
         link.active.set(link.active.get() + 1);
         Place(link.clone())
+    }
+
+    fn is_on_standing_link(&self) -> bool {
+        matches!(&*self.0.state.borrow(), State::Open(_))
     }
 }
 
@@ -170,8 +180,9 @@ pub(super) async fn lease<E: Stage>(
     match target {
         Target::App(app) => {
             let place = place(worker, Key::App(app.id), || Dial::App(app.clone()));
+            let reused = place.is_on_standing_link();
             let sender = place.0.opened().await?;
-            Ok(Lease { sender, place, in_flight: None })
+            Ok(Lease { sender, place, in_flight: None, reused })
         }
         Target::Service(port) => {
             check_endpoints(port)?;
@@ -190,8 +201,9 @@ pub(super) async fn lease<E: Stage>(
                     port: port.clone(),
                     endpoint: endpoint.clone(),
                 });
+                let reused = place.is_on_standing_link();
                 match place.0.opened().await {
-                    Ok(sender) => return Ok(Lease { sender, place, in_flight: Some(in_flight) }),
+                    Ok(sender) => return Ok(Lease { sender, place, in_flight: Some(in_flight), reused }),
                     Err(failed) => refusal = Some(failed),
                 }
                 judge(endpoint, port, Outcome::Reset, &worker.shared);
