@@ -14,6 +14,7 @@ mod fleet;
 mod handover;
 mod killed;
 mod lifecycle;
+mod memory;
 mod migrate;
 mod minting;
 mod pair;

@@ -3,7 +3,8 @@
 //! A connection is kept under what it was made for: the endpoint (address and expected identity), our
 //! generation, and the protocol that its port declares; or the app. No task watches it: whether it is
 //! still good is asked when it is taken, and once a second. It leaves when it is old, idle for long, of an
-//! older generation, near the end of an SVID, or when its peer is no longer believed.
+//! older generation, near the end of an SVID, or when its peer is no longer believed. What a burst has left behind goes
+//! sooner: past a few to one target, those that the last seconds have not needed.
 
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
@@ -41,6 +42,10 @@ struct Idle {
     upstream: Upstream,
     since: Instant,
 }
+
+/// Idle connections to one target that are kept for their time, and how long the others are.
+const FEW: usize = 8;
+const SURPLUS: Duration = Duration::from_secs(10);
 
 /// The pool.
 pub(crate) struct Pool {
@@ -98,9 +103,14 @@ impl Pool {
         let gauge = &self.gauge;
         self.idle.retain(|key, idle| {
             let stale = matches!(key, Key::Endpoint { generation, .. } if *generation != current);
+            // The one that was used last is at the end.
+            let mut surplus = idle.len().saturating_sub(FEW);
             idle.retain_mut(|idle| {
+                let is_surplus = surplus > 0;
+                surplus = surplus.saturating_sub(1);
+                let most = if is_surplus { SURPLUS.min(limits.pool_idle) } else { limits.pool_idle };
                 let keep = !stale
-                    && idle.since.elapsed() < limits.pool_idle
+                    && idle.since.elapsed() < most
                     && !idle.upstream.age.is_over()
                     && idle.upstream.peer.as_ref().is_none_or(|peer| is_believed(peer, view))
                     && idle.upstream.is_quiet();
@@ -109,7 +119,7 @@ impl Pool {
                 }
                 keep
             });
-            idle.shrink_to(8);
+            idle.shrink_to(FEW);
             !idle.is_empty()
         });
     }
@@ -136,6 +146,14 @@ mod tests {
 
     fn pool() -> Pool {
         Pool::new(IntGauge::new("idle", "idle").unwrap())
+    }
+
+    /// What somebody knows who knows nobody.
+    fn nobodys_view() -> std::sync::Arc<Snapshot> {
+        let ca = signet_identity::testing::TestCa::new("demo.signet");
+        let generation = ca.generation("ns/shop/sa/web", signet_identity::PeerClass::Sidecar);
+        let revoked = std::sync::Arc::new(signet_identity::RevocationSet::new(0));
+        crate::state::State::new(crate::state::Tls { generation, revoked }).0.view()
     }
 
     /// A new connection, and its other end.
@@ -165,6 +183,33 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         used.drain(..).for_each(|upstream| pool.put(upstream, &limits));
         assert!(pool.take(KEY, &limits).is_none());
+        assert_eq!(pool.gauge.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_burst_left_goes_in_seconds_and_a_few_stay_for_their_time() {
+        let limits = Limits::default();
+        let view = nobodys_view();
+        let mut pool = pool();
+        let mut others = Vec::new();
+        for _ in 0..100 {
+            let (upstream, other) = connection(&limits);
+            pool.put(upstream, &limits);
+            others.push(other);
+        }
+        // Twelve are needed all the time.
+        for _ in 0..12 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let used: Vec<_> = (0..12).map(|_| pool.take(KEY, &limits).unwrap()).collect();
+            used.into_iter().for_each(|upstream| pool.put(upstream, &limits));
+            pool.sweep(&view, &limits);
+        }
+        assert_eq!(pool.gauge.get(), 12);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        pool.sweep(&view, &limits);
+        assert_eq!(usize::try_from(pool.gauge.get()).unwrap(), FEW);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        pool.sweep(&view, &limits);
         assert_eq!(pool.gauge.get(), 0);
     }
 

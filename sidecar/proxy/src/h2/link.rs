@@ -2,7 +2,7 @@
 //! of their own.
 //!
 //! A link is offered to new requests until it is old, stale (another generation of ours, a certificate near its end),
-//! long idle, or going away by its peer's word; then it finishes what it has and closes. One link per target is the
+//! long idle, larger than what it carries needs, or going away by its peer's word; then it finishes what it has and closes. One link per target is the
 //! rule; a second one is opened only while the peer's limit of streams leaves no room on the first.
 
 use std::cell::{Cell, RefCell};
@@ -33,6 +33,8 @@ use crate::worker::{End, Watch, Worker};
 
 /// Links to one target at most. Past it requests wait for a stream.
 const LINKS: usize = 4;
+/// Requests at a time that leave a link large.
+const LARGE: usize = 128;
 /// Streams that a link is trusted with before its peer has said its limit.
 const UNTOLD: usize = 100;
 
@@ -57,6 +59,9 @@ struct Link {
     changed: Notify,
     /// Requests that have it, or wait for it.
     active: Cell<usize>,
+    /// The most that it has had at a time, in all its life and since the last look.
+    most: Cell<usize>,
+    lately: Cell<usize>,
     /// No further request may begin on it.
     closing: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -71,6 +76,8 @@ impl Link {
             state: RefCell::new(State::Dialling),
             changed: Notify::new(),
             active: Cell::new(0),
+            most: Cell::new(0),
+            lately: Cell::new(0),
             closing: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             waker: RefCell::new(None),
@@ -90,6 +97,15 @@ impl Link {
     fn set(&self, state: State) {
         *self.state.borrow_mut() = state;
         self.changed.notify_waiters();
+    }
+
+    /// Whether it is large for what it carries: the library's tables are as long for ever as a burst has made them. To be
+    /// asked at intervals.
+    fn has_outgrown(&self) -> bool {
+        let lately = self.lately.replace(self.active.get());
+        let most = self.most.get().max(lately);
+        self.most.set(most);
+        most >= LARGE && lately <= most / 8
     }
 
     /// Offers it to nobody any more.
@@ -146,7 +162,9 @@ struct Place(Rc<Link>);
 
 impl Place {
     fn on(link: &Rc<Link>) -> Self {
-        link.active.set(link.active.get() + 1);
+        let active = link.active.get() + 1;
+        link.active.set(active);
+        link.lately.set(link.lately.get().max(active));
         Place(link.clone())
     }
 
@@ -315,9 +333,10 @@ async fn drive<E: Stage>(
     age: Age,
 ) -> &'static str {
     let limits = &worker.shared.limits;
-    let tick = TICK.min(limits.pool_idle).max(Duration::from_millis(100));
+    let tick = (TICK / 2).min(limits.pool_idle).max(Duration::from_millis(100));
     let mut pings = connection.ping_pong();
-    let mut asked = false;
+    // Turns since a ping.
+    let mut asked = 0u8;
     let mut goodbye = false;
     watch.within(Some(tick));
     loop {
@@ -349,14 +368,17 @@ async fn drive<E: Stage>(
                 let idle = link.active.get() == 0 && link.idle_since.get().elapsed() >= limits.pool_idle;
                 let generation = worker.shared.state.view().tls.generation.number();
                 let stale = matches!(link.key, Key::Endpoint { generation: made, .. } if made != generation);
-                if idle || stale || age.is_over() {
+                if idle || stale || age.is_over() || link.has_outgrown() {
                     link.closing.set(true);
                 }
+                // Two turns for the answer to a ping.
                 match (flusher.heard(), link.active.get() > 0) {
-                    (true, _) | (false, false) => asked = false,
-                    (false, true) if asked => return "silent",
+                    (true, _) | (false, false) => asked = 0,
+                    (false, true) if asked > 1 => return "silent",
+                    (false, true) if asked == 1 => asked = 2,
                     (false, true) => {
-                        asked = pings.as_mut().is_some_and(|p| p.send_ping(h2::Ping::opaque()).is_ok());
+                        asked =
+                            pings.as_mut().is_some_and(|p| p.send_ping(h2::Ping::opaque()).is_ok()).into();
                     }
                 }
                 watch.within(Some(tick));

@@ -6,6 +6,6 @@ mod record;
 mod stream;
 
 pub(crate) use conn::Conn;
-pub(crate) use lend::{BUFFER, Lent};
+pub(crate) use lend::{BUFFER, Lent, tidy};
 pub(crate) use record::ReadAhead;
 pub(crate) use stream::Stream;
