@@ -73,14 +73,14 @@ mod tests {
     use super::*;
     use crate::state::{EndpointSpec, Endpoints, PortSpec, Protocol, ServiceSpec, Timeouts};
 
-    fn port(count: u8) -> Arc<ServicePort> {
+    fn spec(count: u8) -> ServiceSpec {
         let endpoint = |last| EndpointSpec {
             address: [127, 0, 0, last].into(),
             ports: [("main".to_owned(), 80)].into(),
             identity: None,
             behind: None,
         };
-        let spec = ServiceSpec {
+        ServiceSpec {
             name: "orders.shop".into(),
             ports: vec![PortSpec {
                 name: "main".into(),
@@ -92,7 +92,11 @@ mod tests {
             identities: vec![signet_identity::testing::TestCa::new("demo.signet").id("ns/shop/sa/orders")],
             endpoints: (1..=count).map(endpoint).collect(),
             ..ServiceSpec::default()
-        };
+        }
+    }
+
+    fn port(count: u8) -> Arc<ServicePort> {
+        let spec = spec(count);
         let known = Endpoints::default().apply([spec.clone()], [] as [&str; 0]);
         let before = known.service("orders.shop").unwrap().ports[0].endpoints.clone();
         let _busy = before[0].begin();
@@ -130,5 +134,58 @@ mod tests {
         assert!((0..50).all(|_| Arc::ptr_eq(pick(&port, &[]).unwrap(), &endpoints[1])));
         endpoints[0].connected(true);
         assert!((0..200).any(|_| Arc::ptr_eq(pick(&port, &[]).unwrap(), &endpoints[0])));
+    }
+
+    /// A port of so many endpoints that are left out after one failure, all of them if need be.
+    fn breaking(count: u8) -> Arc<ServicePort> {
+        let json = r#"{"apiVersion":"signet.mesh/v1alpha1","kind":"TrafficPolicy","metadata":{"namespace":"shop","name":"orders"},
+            "spec":{"target":{"service":"orders"},"outlierDetection":
+            {"consecutiveFailures":1,"baseEjection":"1h","maxEjection":"2h","maxEjectedPercent":100}}}"#;
+        let traffic = vec![signet_model::TrafficPolicy::from_json(json).unwrap().spec];
+        let known = Endpoints::default().apply([ServiceSpec { traffic, ..spec(count) }], [] as [&str; 0]);
+        known.service("orders.shop").unwrap().ports[0].clone()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_pick_is_untried_in_and_never_the_heaviest_if_it_need_not_be(
+            endpoints in proptest::collection::vec((0usize..6, proptest::bool::ANY, proptest::bool::ANY, 0u32..3), 0..6),
+        ) {
+            let port = breaking(u8::try_from(endpoints.len()).unwrap());
+            let policy = port.traffic.outlier.clone().unwrap();
+            let mut busy = Vec::new();
+            let mut tried = Vec::new();
+            for (endpoint, (load, is_out, is_tried, unreached)) in port.endpoints.iter().zip(&endpoints) {
+                busy.extend((0..*load).map(|_| endpoint.begin()));
+                if *is_out {
+                    proptest::prop_assert!(endpoint.judged(false, &policy, &port, monotonic()));
+                }
+                if *is_tried {
+                    tried.push(endpoint.id);
+                }
+                (0..*unreached).for_each(|_| endpoint.connected(false));
+            }
+            let now = monotonic();
+            let untried: Vec<_> = port.endpoints.iter().filter(|it| !tried.contains(&it.id)).collect();
+            let is_in: Vec<_> = untried.iter().copied().filter(|it| !it.is_out(now)).collect();
+            let eligible = if is_in.is_empty() { untried } else { is_in };
+            let heaviest = eligible.iter().map(|it| it.load()).max();
+            let lightest = eligible.iter().map(|it| it.load()).min();
+            for _ in 0..40 {
+                let Some(picked) = pick(&port, &tried) else {
+                    proptest::prop_assert!(eligible.is_empty());
+                    break;
+                };
+                proptest::prop_assert!(eligible.iter().any(|it| Arc::ptr_eq(it, picked)));
+                // Of two by chance the lighter one: of two in all always the lightest, and the one heaviest of more never.
+                let loads = eligible.iter().filter(|it| Some(it.load()) == heaviest).count();
+                if eligible.len() > 1 && loads == 1 && tried.len() + eligible.len() == port.endpoints.len() {
+                    proptest::prop_assert!(Some(picked.load()) != heaviest);
+                }
+                if eligible.len() == 2 && port.endpoints.len() == 2 {
+                    proptest::prop_assert_eq!(Some(picked.load()), lightest);
+                }
+            }
+        }
     }
 }

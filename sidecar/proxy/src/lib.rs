@@ -10,7 +10,7 @@
 //! * [`stage`]: decides about one request: verify, route, policy, headers. [`answer`] is the one table in
 //!   which a refusal becomes HTTP, gRPC or a closed stream.
 //! * `h1`, `h2`, `tcp`: the engines. They carry out what a stage decided. `undeclared`: which of them, where nobody says.
-//! * `tls`, `pool`, `balance`: connections to peers, every one of them checked after its handshake.
+//! * `tls`, `pool`, `balance`, `age`: connections to peers, every one of them checked after its handshake.
 //! * [`plaintext`]: callers without the mesh, at ports that still let them in.
 //! * `east_west`: hellos of other clusters, passed on unopened.
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
@@ -31,6 +31,7 @@ pub mod plaintext;
 pub mod stage;
 pub mod state;
 
+mod age;
 mod balance;
 mod east_west;
 mod establish;

@@ -3,7 +3,8 @@
 //! A connection is kept under what it was made for: the endpoint (address and expected identity), our
 //! generation, and the protocol that its port declares; or the app. No task watches it: whether it is
 //! still good is asked when it is taken, and once a second. It leaves when it is old, idle for long, of an
-//! older generation, near the end of an SVID, or when its peer is no longer believed.
+//! older generation, near the end of an SVID, or when its peer is no longer believed. What a burst has left behind goes
+//! sooner: past a few to one target, those that the last seconds have not needed.
 
 use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
@@ -13,6 +14,7 @@ use prometheus::IntGauge;
 use signet_identity::Peer;
 use tokio::time::Instant;
 
+use crate::age::Age;
 use crate::io::Conn;
 use crate::shared::Limits;
 use crate::state::Snapshot;
@@ -35,15 +37,17 @@ pub(crate) struct Upstream {
     pub(crate) key: Key,
     pub(crate) peer: Option<Peer>,
     pub(crate) reused: bool,
-    born: Instant,
-    /// After this second of the epoch no request begins on it.
-    until: Option<u64>,
+    age: Age,
 }
 
 struct Idle {
     upstream: Upstream,
     since: Instant,
 }
+
+/// Idle connections to one target that are kept for their time, and how long the others are.
+const FEW: usize = 8;
+const SURPLUS: Duration = Duration::from_secs(10);
 
 /// The pool.
 pub(crate) struct Pool {
@@ -57,13 +61,8 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Upstream {
-    pub(crate) fn new(conn: Conn, key: Key, peer: Option<Peer>, until: Option<u64>) -> Self {
-        Upstream { conn, key, peer, reused: false, born: Instant::now(), until }
-    }
-
-    /// Whether it may serve another request, judged without its bytes.
-    fn is_young(&self, limits: &Limits) -> bool {
-        self.born.elapsed() < limits.pool_age && self.until.is_none_or(|until| now() < until)
+    pub(crate) fn new(conn: Conn, key: Key, peer: Option<Peer>, age: Age) -> Self {
+        Upstream { conn, key, peer, reused: false, age }
     }
 
     /// Whether the other side is quiet: anything else than silence on an idle connection is its end.
@@ -83,7 +82,7 @@ impl Pool {
         let idle = self.idle.get_mut(&key)?;
         while let Some(Idle { mut upstream, since }) = idle.pop() {
             self.gauge.dec();
-            if since.elapsed() < limits.pool_idle && upstream.is_young(limits) && upstream.is_quiet() {
+            if since.elapsed() < limits.pool_idle && !upstream.age.is_over() && upstream.is_quiet() {
                 upstream.reused = true;
                 return Some(upstream);
             }
@@ -94,7 +93,7 @@ impl Pool {
     /// Keeps a connection whose last exchange ended cleanly.
     pub(crate) fn put(&mut self, upstream: Upstream, limits: &Limits) {
         let idle = self.idle.entry(upstream.key).or_default();
-        if idle.len() < limits.pool_per_endpoint && upstream.is_young(limits) {
+        if idle.len() < limits.pool_per_endpoint && !upstream.age.is_over() {
             self.gauge.inc();
             idle.push(Idle { upstream, since: Instant::now() });
         }
@@ -106,10 +105,15 @@ impl Pool {
         let gauge = &self.gauge;
         self.idle.retain(|key, idle| {
             let stale = matches!(key, Key::Endpoint { generation, .. } if *generation != current);
+            // The one that was used last is at the end.
+            let mut surplus = idle.len().saturating_sub(FEW);
             idle.retain_mut(|idle| {
+                let is_surplus = surplus > 0;
+                surplus = surplus.saturating_sub(1);
+                let most = if is_surplus { SURPLUS.min(limits.pool_idle) } else { limits.pool_idle };
                 let keep = !stale
-                    && idle.since.elapsed() < limits.pool_idle
-                    && idle.upstream.is_young(limits)
+                    && idle.since.elapsed() < most
+                    && !idle.upstream.age.is_over()
                     && idle.upstream.peer.as_ref().is_none_or(|peer| is_believed(peer, view))
                     && idle.upstream.is_quiet();
                 if !keep {
@@ -117,7 +121,7 @@ impl Pool {
                 }
                 keep
             });
-            idle.shrink_to(8);
+            idle.shrink_to(FEW);
             !idle.is_empty()
         });
     }
@@ -131,5 +135,101 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let left: usize = self.idle.values().map(Vec::len).sum();
         self.gauge.sub(i64::try_from(left).unwrap_or(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Stream;
+    use tokio::net::UnixStream;
+
+    const KEY: Key = Key::App(1);
+
+    fn pool() -> Pool {
+        Pool::new(IntGauge::new("idle", "idle").unwrap())
+    }
+
+    /// What somebody knows who knows nobody.
+    fn nobodys_view() -> std::sync::Arc<Snapshot> {
+        let ca = signet_identity::testing::TestCa::new("demo.signet");
+        let generation = ca.generation("ns/shop/sa/web", signet_identity::PeerClass::Sidecar);
+        let revoked = std::sync::Arc::new(signet_identity::RevocationSet::new(0));
+        crate::state::State::new(crate::state::Tls { generation, revoked }).0.view()
+    }
+
+    /// A new connection, and its other end.
+    fn connection(limits: &Limits) -> (Upstream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Upstream::new(Conn::new(Stream::Unix(ours)), KEY, None, Age::begin(limits, None)), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_is_neither_taken_nor_kept_and_those_of_one_moment_leave_apart() {
+        let limits = Limits {
+            pool_idle: Duration::from_secs(3600),
+            pool_age: Duration::from_secs(600),
+            ..Limits::default()
+        };
+        let mut pool = pool();
+        let mut others = Vec::new();
+        let mut used = Vec::new();
+        for _ in 0..100 {
+            let (upstream, other) = connection(&limits);
+            pool.put(upstream, &limits);
+            others.push(other);
+        }
+        tokio::time::advance(Duration::from_secs(570)).await;
+        used.extend(std::iter::from_fn(|| pool.take(KEY, &limits)));
+        assert!((20..80).contains(&used.len()), "{} of 100 are left in the middle of the spread", used.len());
+        tokio::time::advance(Duration::from_secs(30)).await;
+        used.drain(..).for_each(|upstream| pool.put(upstream, &limits));
+        assert!(pool.take(KEY, &limits).is_none());
+        assert_eq!(pool.gauge.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_burst_left_goes_in_seconds_and_a_few_stay_for_their_time() {
+        let limits = Limits::default();
+        let view = nobodys_view();
+        let mut pool = pool();
+        let mut others = Vec::new();
+        for _ in 0..100 {
+            let (upstream, other) = connection(&limits);
+            pool.put(upstream, &limits);
+            others.push(other);
+        }
+        // Twelve are needed all the time.
+        for _ in 0..12 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let used: Vec<_> = (0..12).map(|_| pool.take(KEY, &limits).unwrap()).collect();
+            used.into_iter().for_each(|upstream| pool.put(upstream, &limits));
+            pool.sweep(&view, &limits);
+        }
+        assert_eq!(pool.gauge.get(), 12);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        pool.sweep(&view, &limits);
+        assert_eq!(usize::try_from(pool.gauge.get()).unwrap(), FEW);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        pool.sweep(&view, &limits);
+        assert_eq!(pool.gauge.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_other_end_spoke_or_left_is_not_taken() {
+        let limits = Limits::default();
+        let mut pool = pool();
+        let (quiet, _kept) = connection(&limits);
+        pool.put(quiet, &limits);
+        let (gone, other) = connection(&limits);
+        pool.put(gone, &limits);
+        drop(other);
+        let (talks, other) = connection(&limits);
+        pool.put(talks, &limits);
+        other.try_write(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
+        // The one that was put last is asked first.
+        tokio::task::yield_now().await;
+        let taken = std::iter::from_fn(|| pool.take(KEY, &limits)).count();
+        assert_eq!(taken, 1);
     }
 }

@@ -44,7 +44,7 @@ pub struct Limits {
     /// How long an idle connection to an endpoint or app is kept. Apps close theirs from 5 s on (Node.js),
     /// which the retry of a reused connection covers.
     pub pool_idle: Duration,
-    /// The longest life of a pooled connection.
+    /// The longest life of a pooled connection; each has up to a tenth less, by chance.
     pub pool_age: Duration,
     /// Idle connections kept per endpoint and worker.
     pub pool_per_endpoint: usize,

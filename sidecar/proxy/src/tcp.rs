@@ -13,7 +13,9 @@ use std::task::{Context, Poll};
 use signet_identity::Alpn;
 use signet_wire::first::{FirstLine, Line};
 
+use crate::age::spread;
 use crate::answer::{Reason, Refusal};
+use crate::balance::random;
 use crate::east_west;
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
@@ -131,7 +133,7 @@ pub(crate) async fn tunnel<E: Stage>(
     let mut reset = None;
     let mut age = std::pin::pin!(async {
         match max_age {
-            Some(age) => tokio::time::sleep(age).await,
+            Some(most) => tokio::time::sleep(spread(most, random())).await,
             None => std::future::pending().await,
         }
     });

@@ -3,6 +3,10 @@
 //! A request that fails is tried again where its route or its port says so, as long as the whole of it can be sent once
 //! more, its method or the operator allows it, tries are left, and the budget of the port pays for one. Every answer is
 //! judged for the endpoint that gave it; one that fails often in a row is left out for a while.
+//!
+//! Without any policy a request is tried again where nothing of it can have been processed: its app's own sidecar says that
+//! it could not connect to the app ([`Tries::elsewhere`]). An idempotent one is sent again once when a connection that had
+//! been used before ended before a byte of the answer: such a one may have been dead already.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -10,9 +14,10 @@ use std::time::Duration;
 
 use signet_wire::RequestView;
 
+use crate::answer::Reason;
 use crate::balance::random;
 use crate::shared::Shared;
-use crate::stage::Forward;
+use crate::stage::{Forward, Target};
 use crate::state::{Endpoint, Retry, ServicePort, monotonic};
 
 /// What happened to a try.
@@ -70,7 +75,14 @@ pub(crate) struct Tries {
     further: Cell<u32>,
     /// Endpoints that had one.
     tried: RefCell<Vec<u64>>,
+    /// How often the request came back without having reached an app.
+    unreached: Cell<usize>,
 }
+
+/// How often a request that reached no app is tried elsewhere.
+const ELSEWHERE: usize = 2;
+/// Bytes of a body that are kept for that.
+const KEPT: usize = 16 * 1024;
 
 impl Tries {
     pub(crate) fn new(forward: &Forward, request: RequestView<'_>) -> Self {
@@ -79,12 +91,46 @@ impl Tries {
             is_idempotent: is_idempotent(request.method()),
             further: Cell::new(0),
             tried: RefCell::default(),
+            unreached: Cell::new(0),
         }
     }
 
     /// Bytes of a body that are to be kept for another try.
-    pub(crate) fn keeps(&self) -> usize {
-        self.retry.as_ref().map_or(0, |retry| retry.max_body)
+    pub(crate) fn keeps(&self, target: &Target) -> usize {
+        let elsewhere = match target {
+            Target::Service(port) if port.endpoints.len() > 1 => KEPT,
+            _ => 0,
+        };
+        self.retry.as_ref().map_or(0, |retry| retry.max_body).max(elsewhere)
+    }
+
+    /// Whether an answer means that the request reached no app and it is tried at another endpoint, which is then counted.
+    /// Nothing of it was processed, so that neither its method nor a policy is asked. The caller can send all of it again.
+    /// `says`: what the answer says of that.
+    pub(crate) fn elsewhere(
+        &self,
+        says: Option<&[u8]>,
+        target: &Target,
+        endpoint: Option<&Arc<Endpoint>>,
+        shared: &Shared,
+    ) -> bool {
+        let (Target::Service(port), Some(endpoint)) = (target, endpoint) else { return false };
+        if says != Some(Reason::ConnectFailed.label().as_bytes()) {
+            endpoint.reached();
+            return false;
+        }
+        endpoint.connected(false);
+        let mut tried = self.tried.borrow_mut();
+        if !tried.contains(&endpoint.id) {
+            tried.push(endpoint.id);
+        }
+        let is_another = port.endpoints.iter().any(|other| !tried.contains(&other.id));
+        if !is_another || self.unreached.get() >= ELSEWHERE {
+            return false;
+        }
+        self.unreached.set(self.unreached.get() + 1);
+        shared.metrics.retried("unreached");
+        true
     }
 
     /// Whether this outcome is worth a further try and one may be made, which is then counted. The caller can send all

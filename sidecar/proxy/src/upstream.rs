@@ -9,9 +9,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use signet_identity::{Alpn, HandshakeFailure, Peer, Svid};
+use signet_identity::{Alpn, HandshakeFailure, Peer};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::age::{Age, calls_until};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
 use crate::io::{Conn, Stream};
@@ -48,7 +49,10 @@ pub(crate) async fn obtain<E>(
             let pooled = if fresh { None } else { worker.pool.borrow_mut().take(key, limits) };
             let upstream = match pooled {
                 Some(upstream) => upstream,
-                None => Upstream::new(Conn::new(dial_app(worker, watch, app).await?), key, None, None),
+                None => {
+                    let conn = Conn::new(dial_app(worker, watch, app).await?);
+                    Upstream::new(conn, key, None, Age::begin(limits, None))
+                }
             };
             Ok(Obtained { upstream, in_flight: None })
         }
@@ -59,7 +63,7 @@ pub(crate) async fn obtain<E>(
                 Some(upstream) => upstream,
                 None => {
                     let stream = Box::pin(outside::dial(worker, watch, view, origin)).await?;
-                    Upstream::new(Conn::new(stream), key, None, None)
+                    Upstream::new(Conn::new(stream), key, None, Age::begin(limits, None))
                 }
             };
             Ok(Obtained { upstream, in_flight: None })
@@ -132,8 +136,8 @@ pub(crate) async fn dial_service<E>(
                 watch.set_upstream(Some(peer.clone()));
                 let generation = view.tls.generation.number();
                 let key = Key::Endpoint { id: endpoint.id, generation };
-                let until = part_of_life(peer.svid(), view, 3, 4);
-                let upstream = Upstream::new(Conn::new(stream), key, Some(peer), Some(until));
+                let age = Age::begin(limits, Some(calls_until(peer.svid(), view)));
+                let upstream = Upstream::new(Conn::new(stream), key, Some(peer), age);
                 return Ok(Obtained { upstream, in_flight: Some(in_flight) });
             }
             Err(refusal) => refusal,
@@ -219,16 +223,4 @@ pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
         End::Expired => Reason::Expired.into(),
         End::Shutdown => Reason::Overloaded.into(),
     }
-}
-
-/// The second of the epoch at which this part of a connection's certificates has been lived, the peer's or
-/// our own, whichever comes first. The calling side stops using a connection before the called side
-/// drains it.
-pub(crate) fn part_of_life(peer: &Svid, view: &Snapshot, part: i64, of: i64) -> u64 {
-    let own = view.tls.generation.own().svid();
-    let lived = |svid: &Svid| {
-        let life = svid.not_after.saturating_sub(svid.not_before);
-        svid.not_before.saturating_add(life.saturating_mul(part) / of)
-    };
-    u64::try_from(lived(peer).min(lived(own))).unwrap_or(0)
 }

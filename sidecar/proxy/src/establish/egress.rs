@@ -14,6 +14,7 @@ use signet_identity::{Alpn, HandshakeFailure, Peer, RoutedName};
 use signet_model::ExternalProtocol;
 
 use super::{Established, plain, say};
+use crate::age::called_until;
 use crate::answer::{Reason, Refusal};
 use crate::io::{Conn, ReadAhead, Stream};
 use crate::outside::{self, Spoken, look, speaks};
@@ -21,7 +22,6 @@ use crate::session::{AnyStage, Socket, note};
 use crate::stage::{ConnContext, Direction, Egress, Outward, Role, Stage, engine};
 use crate::state::{PlacePort, Protocol, Snapshot};
 use crate::tls::{self, Rejected, Word};
-use crate::upstream::part_of_life;
 use crate::worker::{Watch, Worker};
 
 /// How long an app may take to show what it speaks where it may call what is not listed, and so perhaps a server that
@@ -166,7 +166,7 @@ pub(super) async fn of_peer<E: Stage>(
         Stream::Accepted(tls) => tls.get_ref().1.server_name().and_then(RoutedName::parse),
         _ => None,
     };
-    let until = Some(part_of_life(peer.svid(), view, 4, 5));
+    let until = Some(called_until(peer.svid(), view));
     let mut from = From { conn: Conn::new(stream), remote, local, peer: Some(peer), until };
     let Some(name) = name else {
         let outward = Outward { port: None, number: 0, host: None, unlisted: None };

@@ -15,6 +15,7 @@ use signet_wire::first::First;
 use signet_wire::hello::Peek;
 use tokio::net::TcpStream;
 
+use crate::age::called_until;
 use crate::answer::{Audience, Dialect, Reason, Refusal};
 mod egress;
 
@@ -29,7 +30,6 @@ use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected, Word};
 use crate::undeclared;
-use crate::upstream::part_of_life;
 use crate::worker::{Open, Watch, Worker, tune};
 
 /// A connection that is ready for its engine.
@@ -184,7 +184,7 @@ async fn inbound<E: Stage>(
     };
     Some(Established {
         nobody: None,
-        until: Some(part_of_life(peer.svid(), view, 4, 5)),
+        until: Some(called_until(peer.svid(), view)),
         conn: Conn::new(stream),
         stage: AnyStage::Inbound(Inbound::new(shared.clone())),
         context: ConnContext {

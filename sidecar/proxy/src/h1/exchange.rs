@@ -8,7 +8,8 @@
 //! 5. The upstream connection returns to the pool if both messages ended cleanly.
 //!
 //! A request is sent again once, on a fresh connection, if a reused one died before a byte of an answer, and nothing of
-//! it had been sent or its method is idempotent; and as often as its route or port says ([`crate::tries`]). Once an answer
+//! it had been sent or its method is idempotent; elsewhere, if the other sidecar says that it reached no app; and as often
+//! as its route or port says ([`crate::tries`]). Once an answer
 //! has begun, a failure is a reset: the client must not take a cut answer for a whole one.
 
 use std::cell::RefCell;
@@ -116,7 +117,7 @@ async fn carry<E: Stage>(
     }
     let tries = Tries::new(forward, RequestView::H1(head));
     let body = Body::new(head.framing(), shared.limits.http1);
-    let body = RefCell::new(Upload::new(body, tries.keeps().max(copies::keeps(forward))));
+    let body = RefCell::new(Upload::new(body, tries.keeps(&forward.target).max(copies::keeps(forward))));
     let end = |limit: Option<Duration>| limit.and_then(|limit| began.checked_add(limit));
     let whole = end(forward.stream());
     let to_head = end(forward.timeouts.request)
@@ -140,7 +141,8 @@ async fn carry<E: Stage>(
             tries.note(in_flight.endpoint().id);
         }
         let reused = upstream.reused;
-        let asked = Asked { head, forward, body: &body, tries: &tries, whole };
+        let endpoint = in_flight.as_ref().map(InFlight::endpoint);
+        let asked = Asked { head, forward, body: &body, tries: &tries, endpoint, whole };
         let run = Run::new(session, client, upstream, asked);
         let result = run.run().await;
         let Done { upstream, status, uploaded, answered, discarded, may_retry, sent } = run.done();
@@ -185,13 +187,15 @@ async fn carry<E: Stage>(
             fresh = true;
             continue;
         }
+        if discarded {
+            session.worker().pool.borrow_mut().put(upstream, &shared.limits);
+        }
         let again = match &failure {
-            Failure::Again => {
-                if discarded {
-                    session.worker().pool.borrow_mut().put(upstream, &shared.limits);
-                }
-                true
+            Failure::Unreached => {
+                fresh = false;
+                continue;
             }
+            Failure::Again => true,
             _ if status != 0 || session.watch.is_too_late() || !body.borrow().is_replayable() => false,
             Failure::Upstream(_) | Failure::UpstreamInvalid(_) => tries.again(Outcome::Reset, shared),
             Failure::Ended(End::TimedOut) if uploaded => tries.again(Outcome::TimedOut, shared),
@@ -220,7 +224,7 @@ async fn carry<E: Stage>(
 /// What came of a try, for the endpoint that had it; none where it was not its doing.
 fn outcome(result: &Result<Finish, Failure>, answered: u16, uploaded: bool) -> Option<Outcome> {
     match result {
-        Ok(_) | Err(Failure::Again) => Some(Outcome::Status(answered)),
+        Ok(_) | Err(Failure::Again | Failure::Unreached) => Some(Outcome::Status(answered)),
         Err(Failure::Upstream(_) | Failure::UpstreamInvalid(_) | Failure::UpstreamBody(_)) => {
             Some(Outcome::Reset)
         }

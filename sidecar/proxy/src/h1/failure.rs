@@ -25,6 +25,8 @@ pub(crate) enum Failure {
     Ended(End),
     /// An answer that is thrown away for another try, which the budget has paid for.
     Again,
+    /// An answer that is thrown away, since the request reached no app: it is tried elsewhere.
+    Unreached,
 }
 
 impl From<End> for Failure {
@@ -62,7 +64,7 @@ impl Failure {
             Failure::Ended(End::Policy) => Reason::Policy.into(),
             Failure::Ended(End::Strict) => Reason::Plaintext.into(),
             Failure::Ended(End::Shutdown) => return None,
-            Failure::Again => Reason::UpstreamReset.into(),
+            Failure::Again | Failure::Unreached => Reason::UpstreamReset.into(),
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
@@ -17,11 +18,13 @@ use signet_wire::h1::{
 use super::body::{Passing, Step};
 use super::failure::Failure;
 use super::upload::Upload;
+use crate::answer::Reason;
 use crate::io::{BUFFER, Conn, Lent};
 use crate::pool::Upstream;
 use crate::session::Session;
 use crate::shared::INTERIM;
 use crate::stage::{Forward, Stage};
+use crate::state::Endpoint;
 use crate::tries::{Outcome, Tries, is_idempotent};
 
 /// How an exchange ended well.
@@ -41,6 +44,8 @@ pub(super) struct Asked<'a> {
     pub(super) forward: &'a Forward,
     pub(super) body: &'a RefCell<Upload>,
     pub(super) tries: &'a Tries,
+    /// Where this try goes, if that is an endpoint of the mesh.
+    pub(super) endpoint: Option<&'a Arc<Endpoint>>,
     /// The end of the whole exchange, if it has one.
     pub(super) whole: Option<Instant>,
 }
@@ -55,6 +60,7 @@ pub(super) struct Run<'a, E> {
     /// Of all tries.
     body: &'a RefCell<Upload>,
     tries: &'a Tries,
+    endpoint: Option<&'a Arc<Endpoint>>,
     /// The answer's status once its head is on the way to the client; 0 before.
     status: Cell<u16>,
     /// The request is on its way as a whole.
@@ -95,7 +101,7 @@ impl<'a, E: Stage> Run<'a, E> {
         session: &'a Session<E>,
         client: &'a mut Conn,
         upstream: Upstream,
-        Asked { head, forward, body, tries, whole }: Asked<'a>,
+        Asked { head, forward, body, tries, endpoint, whole }: Asked<'a>,
     ) -> Self {
         Run {
             session,
@@ -105,6 +111,7 @@ impl<'a, E: Stage> Run<'a, E> {
             forward,
             body,
             tries,
+            endpoint,
             status: Cell::new(0),
             uploaded: Cell::new(false),
             upload_broken: Cell::new(false),
@@ -220,15 +227,26 @@ impl<'a, E: Stage> Run<'a, E> {
         Ok(())
     }
 
-    /// Whether this answer is thrown away for another try. Its connection is kept if all of it is here already.
-    fn is_tried_again(&self, answer: &ResponseHead) -> bool {
+    /// Why this answer is thrown away for another try, if it is.
+    fn thrown_away(&self, answer: &ResponseHead) -> Option<Failure> {
         let shared = &self.session.worker().shared;
-        if answer.framing() == Framing::Tunnel
-            || !self.body.borrow().is_replayable()
-            || !self.tries.again(Outcome::Status(answer.status()), shared)
-        {
-            return false;
+        if answer.framing() == Framing::Tunnel {
+            return None;
         }
+        let says = (answer.status() == Reason::ConnectFailed.status())
+            .then(|| answer.get_all("signet-deny-reason").next())
+            .flatten();
+        let replayable = self.body.borrow().is_replayable();
+        // Asked in any case: it also notes how the endpoint stands.
+        if self.tries.elsewhere(says, &self.forward.target, self.endpoint, shared) && replayable {
+            return Some(Failure::Unreached);
+        }
+        (replayable && self.tries.again(Outcome::Status(answer.status()), shared)).then_some(Failure::Again)
+    }
+
+    /// Keeps the connection of an answer that is thrown away, if all of it is here already.
+    fn discard(&self, answer: &ResponseHead) {
+        let shared = &self.session.worker().shared;
         let mut upstream = self.upstream.borrow_mut();
         let mut rest = Passing::new(Body::new(answer.framing(), shared.limits.http1), false);
         let mut nowhere = Lent::take();
@@ -241,7 +259,6 @@ impl<'a, E: Stage> Run<'a, E> {
         }
         let whole = rest.is_done() && upstream.conn.input().is_empty();
         self.discarded.set(whole && answer.keep_alive() && self.uploaded.get());
-        true
     }
 
     /// Brings the answer back.
@@ -268,8 +285,9 @@ impl<'a, E: Stage> Run<'a, E> {
                 }
                 Some(answer) => {
                     self.answered.set(answer.status());
-                    if self.is_tried_again(&answer) {
-                        return Err(Failure::Again);
+                    if let Some(why) = self.thrown_away(&answer) {
+                        self.discard(&answer);
+                        return Err(why);
                     }
                     break answer;
                 }

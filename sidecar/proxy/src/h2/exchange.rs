@@ -2,7 +2,8 @@
 //!
 //! 1. The head is checked by the same rules as an HTTP/1 one, and the stage decides.
 //! 2. A place on a link is taken and the request sent; body and answer pass each other from then on.
-//! 3. A request that the other side never processed is sent again on another link.
+//! 3. A request that the other side never processed is sent again on another link, and so is, once, an idempotent one whose
+//!    link ended without a word.
 //! 4. A failure before the answer's head is an answer of ours (trailers only, for gRPC); after it, a reset.
 //!
 //! The client's reset ends everything at once, whatever is waited for.
@@ -30,7 +31,7 @@ use crate::answer::{Dialect, Reason, Refusal};
 use crate::metrics::RouteMetrics;
 use crate::shared::Shared;
 use crate::stage::{Forward, Stage, Target};
-use crate::tries::{Outcome, Tries, judge};
+use crate::tries::{Outcome, Tries, is_idempotent, judge};
 use crate::worker::Deadline;
 
 /// Links tried for a request that nobody has processed.
@@ -45,12 +46,16 @@ pub(super) enum Failure {
     Reset(Code),
     /// The other side never processed it.
     Unprocessed(Code),
-    /// The other side's connection broke.
+    /// The other side's connection broke the rules.
     Broken,
+    /// The other side's connection ended without a word.
+    Died,
     /// A deadline passed.
     TimedOut,
     /// An answer was thrown away for another try, which the budget has paid for.
     Again,
+    /// An answer was thrown away, since the request reached no app: it is tried elsewhere.
+    Unreached,
     /// We refuse.
     Refused(Refusal),
 }
@@ -202,14 +207,16 @@ async fn run<E: Stage>(
         return Err(Failure::Refused(reason.into()));
     }
     let tries = Tries::new(&forward, RequestView::H2(&head));
-    upload.remember_up_to(tries.keeps());
+    upload.remember_up_to(tries.keeps(&forward.target));
+    let is_idempotent = is_idempotent(head.method().as_str());
     let copy = (!forward.copies().is_empty()).then(|| head.clone());
     let mut outgoing = Some(outgoing(head, &forward.edits, &forward.target, shared)?);
     let mut unprocessed = 0;
+    let mut died = false;
     loop {
         clock.start(deadline);
         let tried = tries.tried();
-        let leased = {
+        let mut leased = {
             let mut lease = pin!(link::lease(worker, &view, &forward.target, &tried));
             unless_gone(respond, deadline, |cx| lease.as_mut().poll(cx)).await??
         };
@@ -217,12 +224,15 @@ async fn run<E: Stage>(
         if let Some(endpoint) = &endpoint {
             tries.note(endpoint.id);
         }
+        let reused = leased.is_reused();
         let replayable = upload.is_replayable();
         let this = if replayable { outgoing.clone() } else { outgoing.take() };
         let Some(this) = this else { return Err(Failure::Broken) };
         progress.outcome = None;
         let result =
-            relay(leased, this, respond, upload, deadline, &clock, &forward, shared, progress, &tries).await;
+            relay(&mut leased, this, respond, upload, deadline, &clock, &forward, shared, progress, &tries)
+                .await;
+        drop(leased);
         if let (Some(endpoint), Target::Service(port)) = (&endpoint, &forward.target)
             && let Some(outcome) = outcome(&result, progress, upload, &clock)
         {
@@ -231,12 +241,21 @@ async fn run<E: Stage>(
         let replayable = upload.is_replayable() && progress.status == 0;
         let again = match &result {
             Err(Failure::Again) => true,
+            Err(Failure::Unreached) => continue,
+            // A link that had stood may have been dead already, as a reused connection of HTTP/1.
+            Err(Failure::Died) if replayable && reused && is_idempotent && !died => {
+                died = true;
+                shared.metrics.retried("reused");
+                continue;
+            }
             Err(Failure::Unprocessed(_)) if replayable && unprocessed + 1 < TRIES => {
                 unprocessed += 1;
                 shared.metrics.retried("unprocessed");
                 continue;
             }
-            Err(Failure::Broken | Failure::Reset(_)) if replayable => tries.again(Outcome::Reset, shared),
+            Err(Failure::Broken | Failure::Died | Failure::Reset(_)) if replayable => {
+                tries.again(Outcome::Reset, shared)
+            }
             Err(Failure::TimedOut) if replayable && upload.is_done() && !clock.is_over() => {
                 tries.again(Outcome::TimedOut, shared)
             }
@@ -284,8 +303,8 @@ fn outcome(
     clock: &Clock,
 ) -> Option<Outcome> {
     match result {
-        Ok(()) | Err(Failure::Again) => progress.outcome,
-        Err(Failure::Broken) => Some(Outcome::Reset),
+        Ok(()) | Err(Failure::Again | Failure::Unreached) => progress.outcome,
+        Err(Failure::Broken | Failure::Died) => Some(Outcome::Reset),
         Err(Failure::Reset(code)) => (*code != Code::NO_ERROR).then_some(Outcome::Reset),
         // How long its caller would wait is not the endpoint's fault, nor is a body that does not come.
         Err(Failure::TimedOut) => {

@@ -2,7 +2,7 @@
 //! of their own.
 //!
 //! A link is offered to new requests until it is old, stale (another generation of ours, a certificate near its end),
-//! long idle, or going away by its peer's word; then it finishes what it has and closes. One link per target is the
+//! long idle, larger than what it carries needs, or going away by its peer's word; then it finishes what it has and closes. One link per target is the
 //! rule; a second one is opened only while the peer's limit of streams leaves no room on the first.
 
 use std::cell::{Cell, RefCell};
@@ -21,18 +21,21 @@ use tokio::time::Instant;
 
 use super::coalesce::{Flusher, coalesce};
 use super::{CONNECTION_WINDOW, GOODBYE, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, TICK};
+use crate::age::{Age, calls_until};
 use crate::answer::{Reason, Refusal};
 use crate::balance;
 use crate::outside;
-use crate::pool::{Key, now};
+use crate::pool::Key;
 use crate::stage::{Stage, Target, check_endpoints};
 use crate::state::{App, Endpoint, InFlight, Origin, ServicePort, Snapshot};
 use crate::tries::{Outcome, judge};
-use crate::upstream::{dial_app, dial_endpoint, part_of_life};
+use crate::upstream::{dial_app, dial_endpoint};
 use crate::worker::{End as Ended, Watch, Worker};
 
 /// Links to one target at most. Past it requests wait for a stream.
 const LINKS: usize = 4;
+/// Requests at a time that leave a link large.
+const LARGE: usize = 128;
 /// Streams that a link is trusted with before its peer has said its limit.
 const UNTOLD: usize = 100;
 
@@ -57,6 +60,9 @@ struct Link {
     changed: Notify,
     /// Requests that have it, or wait for it.
     active: Cell<usize>,
+    /// The most that it has had at a time, in all its life and since the last look.
+    most: Cell<usize>,
+    lately: Cell<usize>,
     /// No further request may begin on it.
     closing: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -73,6 +79,8 @@ impl Link {
             state: RefCell::new(State::Dialling),
             changed: Notify::new(),
             active: Cell::new(0),
+            most: Cell::new(0),
+            lately: Cell::new(0),
             closing: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             refused: RefCell::new(None),
@@ -93,6 +101,15 @@ impl Link {
     fn set(&self, state: State) {
         *self.state.borrow_mut() = state;
         self.changed.notify_waiters();
+    }
+
+    /// Whether it is large for what it carries: the library's tables are as long for ever as a burst has made them. To be
+    /// asked at intervals.
+    fn has_outgrown(&self) -> bool {
+        let lately = self.lately.replace(self.active.get());
+        let most = self.most.get().max(lately);
+        self.most.set(most);
+        most >= LARGE && lately <= most / 8
     }
 
     /// Offers it to nobody any more.
@@ -132,6 +149,8 @@ pub(super) struct Lease {
     pub(super) sender: SendRequest<Bytes>,
     place: Place,
     in_flight: Option<InFlight>,
+    /// The link stood before this request came.
+    reused: bool,
 }
 
 impl Lease {
@@ -143,6 +162,10 @@ impl Lease {
     /// What to say once the link broke.
     pub(super) fn end(&self) -> End {
         End(self.place.0.clone())
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
     }
 
     /// The peer said that it goes away: no request begins on this link any more.
@@ -166,8 +189,14 @@ struct Place(Rc<Link>);
 
 impl Place {
     fn on(link: &Rc<Link>) -> Self {
-        link.active.set(link.active.get() + 1);
+        let active = link.active.get() + 1;
+        link.active.set(active);
+        link.lately.set(link.lately.get().max(active));
         Place(link.clone())
+    }
+
+    fn is_on_standing_link(&self) -> bool {
+        matches!(&*self.0.state.borrow(), State::Open(_))
     }
 }
 
@@ -196,14 +225,16 @@ pub(super) async fn lease<E: Stage>(
     match target {
         Target::App(app) => {
             let place = place(worker, Key::App(app.id), || Dial::App(app.clone()));
+            let reused = place.is_on_standing_link();
             let sender = place.0.opened().await?;
-            Ok(Lease { sender, place, in_flight: None })
+            Ok(Lease { sender, place, in_flight: None, reused })
         }
         Target::Outside(origin) => {
             let dial = || Dial::Outside { view: view.clone(), origin: origin.clone() };
             let place = place(worker, Key::Outside(origin.id), dial);
+            let reused = place.is_on_standing_link();
             let sender = place.0.opened().await?;
-            Ok(Lease { sender, place, in_flight: None })
+            Ok(Lease { sender, place, in_flight: None, reused })
         }
         Target::Service(port) => {
             check_endpoints(port)?;
@@ -222,8 +253,9 @@ pub(super) async fn lease<E: Stage>(
                     port: port.clone(),
                     endpoint: endpoint.clone(),
                 });
+                let reused = place.is_on_standing_link();
                 match place.0.opened().await {
-                    Ok(sender) => return Ok(Lease { sender, place, in_flight: Some(in_flight) }),
+                    Ok(sender) => return Ok(Lease { sender, place, in_flight: Some(in_flight), reused }),
                     Err(failed) => refusal = Some(failed),
                 }
                 judge(endpoint, port, Outcome::Reset, &worker.shared);
@@ -263,10 +295,10 @@ enum Dial {
 async fn run<E: Stage>(worker: Rc<Worker<E>>, link: Rc<Link>, dial: Dial) {
     let watch = worker.registry.watch();
     match Box::pin(open(&worker, &watch, &dial)).await {
-        Ok(Opened { sender, connection, flusher, until }) => {
+        Ok(Opened { sender, connection, flusher, age }) => {
             drop(dial);
             link.set(State::Open(sender));
-            let end = drive(&worker, &watch, &link, connection, flusher, until).await;
+            let end = drive(&worker, &watch, &link, connection, flusher, age).await;
             tracing::debug!(target: "signet::h2", key = ?link.key, end, "a link ended");
             link.set(State::Closed);
         }
@@ -288,7 +320,7 @@ struct Opened {
     sender: SendRequest<Bytes>,
     connection: Connection,
     flusher: Flusher,
-    until: Option<u64>,
+    age: Age,
 }
 
 async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> Result<Opened, Refusal> {
@@ -299,7 +331,7 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
             let dialled = dial_endpoint(worker, watch, view, port, Alpn::H2, endpoint).await;
             endpoint.connected(dialled.is_ok());
             let (stream, peer) = dialled?;
-            let until = part_of_life(peer.svid(), view, 3, 4);
+            let until = calls_until(peer.svid(), view);
             watch.set_upstream(Some(peer));
             (stream, Some(until))
         }
@@ -316,7 +348,10 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
     let mut handshake = pin!(builder.handshake(io));
     watch.within(Some(worker.shared.limits.connect_time));
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
-        Ok(Ok((sender, connection))) => Ok(Opened { sender, connection, flusher, until }),
+        Ok(Ok((sender, connection))) => {
+            let age = Age::begin(&worker.shared.limits, until);
+            Ok(Opened { sender, connection, flusher, age })
+        }
         Ok(Err(error)) => Err(Refusal::new(Reason::ConnectFailed).detail(error)),
         Err(Ended::TimedOut) => {
             Err(Refusal::new(Reason::ConnectFailed).detail("no HTTP/2 connection in time"))
@@ -333,13 +368,13 @@ async fn drive<E: Stage>(
     link: &Link,
     mut connection: Connection,
     flusher: Flusher,
-    until: Option<u64>,
+    age: Age,
 ) -> &'static str {
     let limits = &worker.shared.limits;
-    let tick = TICK.min(limits.pool_idle).max(Duration::from_millis(100));
-    let born = Instant::now();
+    let tick = (TICK / 2).min(limits.pool_idle).max(Duration::from_millis(100));
     let mut pings = connection.ping_pong();
-    let mut asked = false;
+    // Turns since a ping.
+    let mut asked = 0u8;
     let mut goodbye = false;
     watch.within(Some(tick));
     loop {
@@ -374,18 +409,17 @@ async fn drive<E: Stage>(
                 let idle = link.active.get() == 0 && link.idle_since.get().elapsed() >= limits.pool_idle;
                 let generation = worker.shared.state.view().tls.generation.number();
                 let stale = matches!(link.key, Key::Endpoint { generation: made, .. } if made != generation);
-                if idle
-                    || stale
-                    || born.elapsed() >= limits.pool_age
-                    || until.is_some_and(|until| now() >= until)
-                {
+                if idle || stale || age.is_over() || link.has_outgrown() {
                     link.closing.set(true);
                 }
+                // Two turns for the answer to a ping.
                 match (flusher.heard(), link.active.get() > 0) {
-                    (true, _) | (false, false) => asked = false,
-                    (false, true) if asked => return "silent",
+                    (true, _) | (false, false) => asked = 0,
+                    (false, true) if asked > 1 => return "silent",
+                    (false, true) if asked == 1 => asked = 2,
                     (false, true) => {
-                        asked = pings.as_mut().is_some_and(|p| p.send_ping(h2::Ping::opaque()).is_ok());
+                        asked =
+                            pings.as_mut().is_some_and(|p| p.send_ping(h2::Ping::opaque()).is_ok()).into();
                     }
                 }
                 watch.within(Some(tick));

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,13 +22,14 @@ use super::pump::{self, Broken, Pump};
 use crate::answer::{Reason, Refusal};
 use crate::shared::{INTERIM, Shared};
 use crate::stage::Forward;
+use crate::state::Endpoint;
 use crate::tries::{Outcome, Tries};
 use crate::worker::Deadline;
 
 /// Sends the request on a link and brings the answer back.
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn relay(
-    mut lease: Lease,
+    lease: &mut Lease,
     request: http::Request<()>,
     respond: &mut SendResponse<Bytes>,
     upload: &mut Pump,
@@ -38,12 +40,13 @@ pub(super) async fn relay(
     progress: &mut Progress,
     tries: &Tries,
 ) -> Result<(), Failure> {
-    unless_gone(respond, deadline, |cx| lease.sender.poll_ready(cx)).await?.map_err(|_| gone(&lease))?;
+    unless_gone(respond, deadline, |cx| lease.sender.poll_ready(cx)).await?.map_err(|_| gone(lease))?;
     let is_grpc = request.headers().get(http::header::CONTENT_TYPE);
     let is_grpc = is_grpc.is_some_and(|kind| grpc::is_grpc(kind.as_bytes()));
     let ended = upload.is_empty();
-    let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(&lease))?;
+    let (response, stream) = lease.sender.send_request(request, ended).map_err(|_| gone(lease))?;
     upload.aim(stream, ended);
+    let endpoint = lease.endpoint();
     let mut relay = Relay {
         response,
         respond,
@@ -54,6 +57,7 @@ pub(super) async fn relay(
         interim: 0,
         done: progress,
         tries,
+        endpoint,
         is_grpc,
     };
     let result = poll_fn(|cx| {
@@ -100,6 +104,8 @@ struct Relay<'a> {
     interim: u32,
     done: &'a mut Progress,
     tries: &'a Tries,
+    /// Where the request went, if that is an endpoint of the mesh.
+    endpoint: Option<&'a Arc<Endpoint>>,
     is_grpc: bool,
 }
 
@@ -182,7 +188,13 @@ impl Relay<'_> {
         let code = pump::grpc_status(&parts.headers).filter(|_| self.is_grpc && body.is_end_stream());
         let outcome = code.map_or(Outcome::Status(parts.status.as_u16()), Outcome::Grpc);
         self.done.outcome = Some(outcome);
-        if self.upload.is_replayable() && self.tries.again(outcome, self.shared) {
+        let says = parts.headers.get("signet-deny-reason").map(http::HeaderValue::as_bytes);
+        let replayable = self.upload.is_replayable();
+        // Asked in any case: it also notes how the endpoint stands.
+        if self.tries.elsewhere(says, &self.forward.target, self.endpoint, self.shared) && replayable {
+            return Poll::Ready(Err(Failure::Unreached));
+        }
+        if replayable && self.tries.again(outcome, self.shared) {
             return Poll::Ready(Err(Failure::Again));
         }
         if self.forward.copies().is_empty() {
@@ -220,6 +232,7 @@ fn upstream_failure(error: &h2::Error) -> Failure {
         // The library gives this error to streams above the GOAWAY's last one only.
         (true, _, true) => Failure::Unprocessed(code),
         (true, true, _) => Failure::Reset(code),
+        _ if error.is_io() => Failure::Died,
         _ => Failure::Broken,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An idle connection holds no buffer at all. A read borrows one from its thread's shelf, tries the
 //! read, and gives the buffer back when there was nothing to read; it keeps it only while it holds
-//! bytes. The shelf is small: after a burst the rest goes back to the allocator.
+//! bytes. The shelf is small, and what nobody has borrowed for a second is given back to the allocator by and by.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -22,12 +22,46 @@ const SHELF: usize = 32;
 const LARGE_SHELF: usize = 4;
 
 thread_local! {
-    static FREE: RefCell<Shelves> = const { RefCell::new(Shelves { usual: Vec::new(), large: Vec::new() }) };
+    static FREE: RefCell<Shelves> = const { RefCell::new(Shelves { usual: Shelf::new(), large: Shelf::new() }) };
 }
 
 struct Shelves {
-    usual: Vec<BytesMut>,
-    large: Vec<BytesMut>,
+    usual: Shelf,
+    large: Shelf,
+}
+
+struct Shelf {
+    buffers: Vec<BytesMut>,
+    /// As few were there since the last look: so many nobody needed.
+    spare: usize,
+}
+
+impl Shelf {
+    const fn new() -> Self {
+        Shelf { buffers: Vec::new(), spare: 0 }
+    }
+
+    fn pop(&mut self) -> Option<BytesMut> {
+        let buffer = self.buffers.pop();
+        self.spare = self.spare.min(self.buffers.len());
+        buffer
+    }
+
+    /// Gives back half of what nobody needed, but for one.
+    fn tidy(&mut self) {
+        let keep = self.buffers.len() - self.spare / 2;
+        self.buffers.truncate(keep);
+        self.spare = keep;
+    }
+}
+
+/// Gives back buffers of this thread that nobody has borrowed since the last call. Called by the clock.
+pub(crate) fn tidy() {
+    let _ = FREE.try_with(|free| {
+        let mut free = free.borrow_mut();
+        free.usual.tidy();
+        free.large.tidy();
+    });
 }
 
 impl Shelves {
@@ -43,8 +77,8 @@ impl Shelves {
             // One that grew for a large head was an exception.
             _ => return,
         };
-        if shelf.len() < most {
-            shelf.push(buffer);
+        if shelf.buffers.len() < most {
+            shelf.buffers.push(buffer);
         }
     }
 }
@@ -140,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_grew_or_is_still_referred_to_is_not_kept() {
-        FREE.with(|free| free.borrow_mut().usual.clear());
+        FREE.with(|free| free.borrow_mut().usual.buffers.clear());
         let mut grown = Lent::take();
         grown.reserve(10 * BUFFER);
         drop(grown);
@@ -148,13 +182,13 @@ mod tests {
         shared.extend_from_slice(b"head");
         let head = shared.split_to(4).freeze();
         drop(shared);
-        assert!(FREE.with(|free| free.borrow().usual.is_empty() && free.borrow().large.is_empty()));
+        assert!(FREE.with(|free| free.borrow().usual.buffers.is_empty() && free.borrow().large.buffers.is_empty()));
         assert_eq!(&head[..], b"head");
     }
 
     #[test]
     fn a_buffer_for_bulk_is_lent_again_for_bulk_only() {
-        FREE.with(|free| free.borrow_mut().large.clear());
+        FREE.with(|free| free.borrow_mut().large.buffers.clear());
         let mut bulk = Lent::take();
         bulk.make_room(BULK);
         let place = bulk.as_ptr();
@@ -169,6 +203,26 @@ mod tests {
         assert_eq!(again.as_ptr(), place);
         let more: Vec<Lent> = (0..2 * LARGE_SHELF).map(|_| Lent::with_room(BULK)).collect();
         drop(more);
-        assert_eq!(FREE.with(|free| free.borrow().large.len()), LARGE_SHELF);
+        assert_eq!(FREE.with(|free| free.borrow().large.buffers.len()), LARGE_SHELF);
+    }
+
+    #[test]
+    fn buffers_that_nobody_borrows_are_given_back_and_those_in_use_stay() {
+        let on_shelf = || FREE.with(|free| free.borrow().usual.buffers.len());
+        let many: Vec<Lent> = (0..SHELF).map(|_| Lent::take()).collect();
+        drop(many);
+        assert_eq!(on_shelf(), SHELF);
+        tidy();
+        for _ in 0..20 {
+            // Ten are needed all the time.
+            let ten: Vec<Lent> = (0..10).map(|_| Lent::take()).collect();
+            drop(ten);
+            tidy();
+        }
+        assert!((10..=11).contains(&on_shelf()), "{}", on_shelf());
+        for _ in 0..20 {
+            tidy();
+        }
+        assert_eq!(on_shelf(), 1);
     }
 }

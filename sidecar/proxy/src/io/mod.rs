@@ -8,6 +8,6 @@ mod stream;
 
 pub(crate) use conn::Conn;
 pub(crate) use dialled::{Dialled, refusal};
-pub(crate) use lend::{BUFFER, Lent};
+pub(crate) use lend::{BUFFER, Lent, tidy};
 pub(crate) use record::ReadAhead;
 pub(crate) use stream::Stream;

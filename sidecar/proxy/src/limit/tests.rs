@@ -103,3 +103,74 @@ fn a_flood_of_callers_has_bounded_memory_and_no_more_than_the_limit() {
     let late = 3 * 3600 * SECOND;
     assert!(limits.take("http", caller("web", Some("new")), RequestView::H1(&head), late).is_ok());
 }
+
+/// A bucket of tokens, in nanoseconds: a nanosecond fills it by one, a request takes what one costs.
+struct Bucket {
+    interval: u128,
+    size: u128,
+    level: u128,
+    seen: u64,
+}
+
+impl Bucket {
+    fn new(requests: u32, per: Duration, burst: u32) -> Self {
+        let interval = (per.as_nanos() / u128::from(requests)).max(1);
+        let size = interval * u128::from(burst);
+        Bucket { interval, size, level: size, seen: 0 }
+    }
+
+    fn fill(&mut self, now: u64) {
+        self.level = (self.level + u128::from(now - self.seen)).min(self.size);
+        self.seen = now;
+    }
+
+    /// What is left after it, or how long to wait.
+    fn take(&mut self, now: u64) -> Result<u64, Duration> {
+        self.fill(now);
+        if self.level < self.interval {
+            return Err(Duration::from_nanos(u64::try_from(self.interval - self.level).unwrap()));
+        }
+        self.level -= self.interval;
+        Ok(u64::try_from(self.level / self.interval).unwrap())
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_limit_lets_pass_what_a_bucket_of_tokens_lets_pass(
+        requests in 1u32..200,
+        per_ms in proptest::prop_oneof![1u64..5_000, 1u64..100_000_000],
+        burst in proptest::option::of(1u32..200),
+        steps in proptest::collection::vec((0usize..3, 0u64..100, 0u64..=2), 1..300),
+    ) {
+        let json = match burst {
+            Some(burst) => format!(
+                r#"[{{"name":"each","key":["workload"],"requests":{requests},"per":"{per_ms}ms","burst":{burst}}}]"#
+            ),
+            None => format!(r#"[{{"name":"each","key":["workload"],"requests":{requests},"per":"{per_ms}ms"}}]"#),
+        };
+        let limits = Limits::new(&[policy(&json)]).unwrap();
+        let head = get("/");
+        let per = Duration::from_millis(per_ms);
+        let mut buckets = [(); 3].map(|()| Bucket::new(requests, per, burst.unwrap_or(requests)));
+        let interval = u64::try_from(buckets[0].interval).unwrap();
+        let mut now = SECOND;
+        for (who, part, intervals) in steps {
+            // Waits of about an interval are where the two could differ.
+            now += interval * intervals + interval * part / 100;
+            let name = ["web", "batch", "edge"][who];
+            let taken = limits.take("http", caller(name, None), RequestView::H1(&head), now);
+            match (taken, buckets[who].take(now)) {
+                (Ok(standing), Ok(left)) => proptest::prop_assert_eq!(standing.unwrap().remaining, left),
+                (Err(exceeded), Err(wait)) => {
+                    proptest::prop_assert_eq!(exceeded.retry_after, wait);
+                    // What was refused cost nothing, and when it is told to come it passes.
+                    now += u64::try_from(wait.as_nanos()).unwrap();
+                    let again = limits.take("http", caller(name, None), RequestView::H1(&head), now);
+                    proptest::prop_assert!(again.is_ok() && buckets[who].take(now).is_ok());
+                }
+                (limit, bucket) => proptest::prop_assert!(false, "{:?}, but {:?}", limit, bucket),
+            }
+        }
+    }
+}

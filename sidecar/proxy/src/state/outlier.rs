@@ -136,4 +136,83 @@ mod tests {
         assert!((0..100).all(|_| !record.bad(&policy(), || false, 1)));
         assert!(record.bad(&policy(), || true, 1), "as soon as there is room");
     }
+
+    /// One endpoint's standing, told from all that has happened to it.
+    #[derive(Default)]
+    struct Slow {
+        /// Failures since the last success or ejection.
+        in_a_row: u32,
+        /// When each ejection that is not forgotten began, and how long it was.
+        ejected: Vec<(u64, u64)>,
+    }
+
+    impl Slow {
+        fn is_out(&self, now: u64) -> bool {
+            self.ejected.last().is_some_and(|(from, length)| now < from + length)
+        }
+
+        fn good(&mut self, now: u64) {
+            self.in_a_row = 0;
+            if self.ejected.last().is_some_and(|(from, length)| now > from + 2 * length) {
+                self.ejected.clear();
+            }
+        }
+
+        fn bad(&mut self, policy: &OutlierPolicy, has_room: bool, now: u64) -> bool {
+            self.in_a_row += 1;
+            let enough = if self.ejected.is_empty() { policy.consecutive_failures } else { 1 };
+            if self.in_a_row < enough || self.is_out(now) || !has_room {
+                return false;
+            }
+            let times = u64::try_from(self.ejected.len()).unwrap() + 1;
+            let length =
+                (policy.base_ejection.get().as_secs() * times).min(policy.max_ejection.get().as_secs());
+            self.ejected.push((now, length * SECOND));
+            self.in_a_row = 0;
+            true
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn endpoints_are_left_out_as_their_history_says_and_never_more_than_allowed(
+            count in 1usize..7,
+            consecutive_failures in 1u32..5,
+            (base, most) in (1u64..20, 1u64..60),
+            max_ejected_percent in 0u8..=100,
+            steps in proptest::collection::vec((0usize..7, proptest::bool::weighted(0.7), 0u64..15), 1..300),
+        ) {
+            let policy = OutlierPolicy {
+                consecutive_failures,
+                base_ejection: Period::from_secs(base),
+                max_ejection: Period::from_secs(most),
+                max_ejected_percent,
+            };
+            let records: Vec<_> = (0..count).map(|_| Record::default()).collect();
+            let mut slow: Vec<_> = (0..count).map(|_| Slow::default()).collect();
+            let mut now = 1;
+            for (which, fails, wait) in steps {
+                let which = which % count;
+                // Also within one moment, and at the very end of an ejection.
+                now += wait * SECOND / 2;
+                let out = |now| records.iter().filter(|record| record.is_out(now)).count();
+                let before = out(now);
+                if fails {
+                    let may_leave = || has_room(&policy, count, out(now));
+                    let left = records[which].bad(&policy, may_leave, now);
+                    let room = (before + 1) * 100 <= usize::from(max_ejected_percent) * count;
+                    proptest::prop_assert_eq!(left, slow[which].bad(&policy, room, now));
+                    proptest::prop_assert_eq!(out(now), before + usize::from(left));
+                } else {
+                    records[which].good(now);
+                    slow[which].good(now);
+                }
+                for (record, slow) in records.iter().zip(&slow) {
+                    proptest::prop_assert_eq!(record.is_out(now), slow.is_out(now));
+                }
+                let most_out = usize::from(max_ejected_percent) * count / 100;
+                proptest::prop_assert!(out(now) <= most_out, "{} of {}", out(now), count);
+            }
+        }
+    }
 }

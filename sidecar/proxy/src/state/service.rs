@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use signet_identity::{Alpn, Generation, SpiffeId, routed_server_name};
 use signet_model::{ObjectName, OutlierPolicy, Protocol, TrafficPolicySpec, UserContext};
 
-use super::outlier::{Record, has_room};
+use super::outlier::{Record, has_room, monotonic};
 use super::traffic::Traffic;
 
 /// The ALPN of a port's connections in the mesh. The receiver's declaration decides, never the client's
@@ -174,11 +174,18 @@ pub struct Endpoint {
     configs: [ArcSwapOption<(u64, Arc<ClientConfig>)>; 3],
     /// Requests and streams under way from this process.
     in_flight: AtomicUsize,
-    /// Connects that failed since the last that did not.
+    /// Times in a row that nobody was reached there: neither its sidecar, nor its app through it.
     failures: AtomicU32,
+    /// Until then these weigh.
+    shunned_until: AtomicU64,
     /// What is held against it.
     record: Record,
 }
+
+/// Nanoseconds for which an endpoint weighs more after nobody was reached there: twice as long each time in a row, up to
+/// what a restart may take.
+const SHUNNED: u64 = 250_000_000;
+const SHUNNED_MOST: u64 = 10_000_000_000;
 
 /// Ids of endpoints, of this process.
 static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
@@ -201,6 +208,7 @@ impl Endpoint {
             configs: Default::default(),
             in_flight: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
+            shunned_until: AtomicU64::new(0),
             record: Record::default(),
         })
     }
@@ -215,10 +223,18 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What balancing compares: what is under way, and a penalty for connects that fail.
+    /// What balancing compares: what is under way, and for a while a penalty where nobody was reached. Who is back is
+    /// found by the next call after that, which costs it a further connect at the most.
     pub(crate) fn load(&self) -> usize {
-        let failures = usize::try_from(self.failures.load(Ordering::Relaxed)).unwrap_or(0).min(16);
-        self.in_flight().saturating_add(failures.saturating_mul(64))
+        match self.failures.load(Ordering::Relaxed) {
+            0 => self.in_flight(),
+            failures => self.load_at(failures, monotonic()),
+        }
+    }
+
+    fn load_at(&self, failures: u32, now: u64) -> usize {
+        let weight = if now < self.shunned_until.load(Ordering::Relaxed) { failures.min(16) } else { 0 };
+        self.in_flight().saturating_add(usize::try_from(weight).unwrap_or(0).saturating_mul(64))
     }
 
     /// The TLS config to dial with. Sessions are this endpoint's: replicas of one service share an
@@ -246,10 +262,24 @@ impl Endpoint {
     /// Notes that a connect failed or did not.
     pub(crate) fn connected(&self, worked: bool) {
         if worked {
-            self.failures.store(0, Ordering::Relaxed);
+            self.reached();
         } else {
-            self.failures.fetch_add(1, Ordering::Relaxed);
+            self.unreached(monotonic());
         }
+    }
+
+    /// Somebody answered for its app.
+    pub(crate) fn reached(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Nobody did.
+    fn unreached(&self, now: u64) {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let shunned = SHUNNED.saturating_mul(1 << before.min(16)).min(SHUNNED_MOST);
+        self.shunned_until.store(now.saturating_add(shunned), Ordering::Relaxed);
     }
 
     /// Whether it is left out now, since it failed too often.

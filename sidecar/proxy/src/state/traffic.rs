@@ -241,4 +241,65 @@ mod tests {
             }
         }
     }
+
+    /// The budget written down again, slowly: hundredths of tries as they are paid, and a bucket that a nanosecond fills
+    /// by one, of which a try of the guaranteed kind takes what lies between two of them.
+    struct Reference {
+        percent: i64,
+        account: i64,
+        interval: u128,
+        bucket: u128,
+        seen: u64,
+    }
+
+    impl Reference {
+        fn take(&mut self, now: u64) -> bool {
+            if self.account >= 100 {
+                self.account -= 100;
+                return true;
+            }
+            if self.interval == 0 {
+                return false;
+            }
+            self.bucket = (self.bucket + u128::from(now - self.seen)).min(u128::from(SECOND));
+            self.seen = now;
+            let has = self.bucket >= self.interval;
+            if has {
+                self.bucket -= self.interval;
+            }
+            has
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_budget_grants_what_a_slow_account_grants(
+            percent in 0u8..=100,
+            min_per_second in proptest::prop_oneof![0u32..=20, 0u32..=1_000],
+            steps in proptest::collection::vec((0u8..4, 0u64..400_000_000), 1..400),
+        ) {
+            let budget = budget(percent, min_per_second);
+            let interval = if min_per_second == 0 { 0 } else { u128::from(SECOND) / u128::from(min_per_second) };
+            let mut slow = Reference {
+                percent: percent.into(),
+                account: 0,
+                interval,
+                bucket: SECOND.into(),
+                seen: 1,
+            };
+            let mut now = 1;
+            for (what, wait) in steps {
+                match what {
+                    0 => {
+                        budget.pay_in();
+                        if slow.account < 100 * 100 {
+                            slow.account += slow.percent;
+                        }
+                    }
+                    1 => now += wait,
+                    _ => proptest::prop_assert_eq!(budget.take(now), slow.take(now), "at {}", now),
+                }
+            }
+        }
+    }
 }

@@ -335,7 +335,7 @@ async fn serve<E: Stage>(start: Start<E>) -> Option<(oneshot::Sender<usize>, usi
 /// How often the pool is looked through, and streams that may have outlived an SVID.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Carries news of identity and policy to live connections, and sweeps the pool.
+/// Carries news of identity and policy to live connections, and sweeps the pool and the shelf of buffers.
 async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
     let state = &worker.shared.state;
     let mut tls = state.watch_tls();
@@ -369,6 +369,7 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
                 if !pool.is_empty() {
                     pool.sweep(&state.view(), &worker.shared.limits);
                 }
+                crate::io::tidy();
             }
         }
     }

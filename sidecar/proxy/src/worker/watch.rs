@@ -381,9 +381,10 @@ impl Drop for Watch {
         live.remove(&self.inner.id);
         if live.is_empty() {
             self.registry.empty.notify_one();
-            if live.capacity() > 1024 {
-                live.shrink_to_fit();
-            }
+        }
+        if live.capacity() > 1024 && live.len() < live.capacity() / 8 {
+            let room = 2 * live.len();
+            live.shrink_to(room);
         }
     }
 }

@@ -4,6 +4,9 @@
 //! comes. So setting one is a store into a cell; the wheel looks at the cell when the slot where it
 //! last filed the deadline comes up, and files it anew if it has been moved. The grain is 100 ms: a
 //! deadline fires up to one grain late, never early. With nothing filed the wheel does not tick.
+//!
+//! A deadline that is dropped stays filed, since taking it out would cost more than its life did. When most of what is
+//! filed is of that kind all of it is thrown out: each request of HTTP/2 has a deadline, and leaves one.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,6 +20,8 @@ use tokio::time::Instant;
 const GRAIN: Duration = Duration::from_millis(100);
 /// Slots of the wheel: 51 s a turn. Later deadlines stay in their slot for more turns.
 const SLOTS: usize = 512;
+/// So many dropped ones are nothing to look for.
+const LEFTOVERS: usize = 4096;
 const NEVER: u64 = u64::MAX;
 
 thread_local! {
@@ -26,6 +31,8 @@ thread_local! {
 struct Wheel {
     slots: RefCell<Vec<Vec<Filed>>>,
     filed: Cell<usize>,
+    /// Deadlines that there are, filed or not.
+    live: Cell<usize>,
     start: Cell<Option<Instant>>,
     now: Cell<u64>,
     wake: Notify,
@@ -51,6 +58,7 @@ impl Wheel {
         Wheel {
             slots: RefCell::new((0..SLOTS).map(|_| Vec::new()).collect()),
             filed: Cell::new(0),
+            live: Cell::new(0),
             start: Cell::new(None),
             now: Cell::new(0),
             wake: Notify::new(),
@@ -100,6 +108,22 @@ impl Wheel {
             }
         }
         self.now.set(target.max(self.now.get()));
+        if self.filed.get() > LEFTOVERS && self.filed.get() / 4 > self.live.get() {
+            self.throw_out();
+        }
+    }
+
+    /// Throws out what was dropped.
+    fn throw_out(&self) {
+        let mut filed = 0;
+        for slot in self.slots.borrow_mut().iter_mut() {
+            slot.retain(|filed| {
+                Rc::strong_count(&filed.timer) > 1 && filed.timer.filed_at.get() == filed.tick
+            });
+            slot.shrink_to(2 * slot.len());
+            filed += slot.len();
+        }
+        self.filed.set(filed);
     }
 
     fn look(&self, filed: Filed, now: u64) {
@@ -149,6 +173,7 @@ impl Deadline {
         let timer = Timer::default();
         timer.at.set(NEVER);
         timer.filed_at.set(NEVER);
+        WHEEL.with(|wheel| wheel.live.set(wheel.live.get() + 1));
         Deadline(Rc::new(timer))
     }
 
@@ -201,6 +226,8 @@ impl Drop for Deadline {
     fn drop(&mut self) {
         self.0.at.set(NEVER);
         self.0.waker.borrow_mut().take();
+        // At the end of a thread the wheel may be gone already.
+        let _ = WHEEL.try_with(|wheel| wheel.live.set(wheel.live.get() - 1));
     }
 }
 
@@ -244,6 +271,27 @@ mod tests {
             poll_fn(|cx| deadline.poll(cx)).await;
             assert!(begin.elapsed() >= Duration::from_secs(120));
             assert!(begin.elapsed() <= Duration::from_secs(121));
+        });
+    }
+
+    #[test]
+    fn deadlines_that_were_dropped_do_not_pile_up() {
+        paused(async {
+            tokio::task::spawn_local(turn());
+            let kept = Deadline::new();
+            let begin = Instant::now();
+            kept.set(Some(Duration::from_secs(20)));
+            for _ in 0..100 {
+                for _ in 0..1000 {
+                    Deadline::new().set(Some(Duration::from_secs(300)));
+                }
+                tokio::time::sleep(GRAIN).await;
+            }
+            let filed = WHEEL.with(|wheel| wheel.filed.get());
+            assert!(filed <= LEFTOVERS + 2000, "{filed} of a hundred thousand");
+            assert_eq!(WHEEL.with(|wheel| wheel.live.get()), 1);
+            poll_fn(|cx| kept.poll(cx)).await;
+            assert!(begin.elapsed() >= Duration::from_secs(20) && begin.elapsed() < Duration::from_secs(21));
         });
     }
 

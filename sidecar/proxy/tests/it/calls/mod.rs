@@ -4,6 +4,7 @@ mod grpc;
 mod http;
 mod limits;
 mod retries;
+mod unreached;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
