@@ -126,6 +126,7 @@ pub(super) fn external(
         Some(v1::Endpoint {
             address: endpoint.address.get().to_string(),
             ports: external.spec.ports.iter().map(|declared| (declared.name.to_string(), port)).collect(),
+            gateway_service: external.name.to_string(),
             identity: endpoint.identity.as_ref().map(|id| uri(trust_domain, id)).unwrap_or_default(),
         })
     });

@@ -319,8 +319,7 @@ fn external(body: &v1::External) -> Result<External, Reason> {
     }
     let mut endpoints = Vec::with_capacity(body.gateway.len());
     for (at, body) in body.gateway.iter().enumerate() {
-        let endpoint = endpoint(body).map_err(|error| format!("gateway[{at}].{error}"))?;
-        endpoints.push(EndpointSpec { behind: Some(name.clone()), ..endpoint });
+        endpoints.push(endpoint(body).map_err(|error| format!("gateway[{at}].{error}"))?);
     }
     // Without any identity it is for the gateway that dials, or goes through none.
     let gateway = (!identities.is_empty()).then(|| ServiceSpec {

@@ -268,7 +268,7 @@ async fn run<E: Stage>(
                 copies::send(worker, &head, &forward, upload);
             }
             return result.map_err(|failure| match failure {
-                Failure::Broken => Failure::Refused(end.refusal()),
+                Failure::Broken | Failure::Died => Failure::Refused(end.refusal()),
                 failure => failure,
             });
         }

@@ -260,6 +260,7 @@ pub(super) fn knows(node: &Node, ca: &TestCa, carried: Carried, timeouts: Timeou
             address: at.ip(),
             ports: [("main".to_owned(), at.port())].into(),
             identity: None,
+            behind: None,
         }],
         ..ServiceSpec::default()
     };
