@@ -67,7 +67,7 @@ async fn the_apps_own_tls_is_refused_unanswered() {
     let name = ServerName::try_from("orders.example").unwrap();
     let refused = within(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
     let refused = signet_identity::HandshakeFailure::from_io(&refused.unwrap_err());
-    assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
+    assert!(refused.to_string().contains("unrecognized_name"), "{refused}");
     failed(&pair, "foreign_hello", 1).await;
 }
 
