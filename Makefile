@@ -20,6 +20,7 @@ setup:
 # Builds what the end-to-end tests start, then runs every test there is.
 test: setup build
 	$(CARGO) nextest run --cargo-profile $(PROFILE) --locked --workspace
+	$(CARGO) test --quiet --manifest-path tests/models/Cargo.toml --profile ci --locked --target-dir target/models
 
 lint: setup
 	$(CARGO) fmt --all --check

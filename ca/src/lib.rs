@@ -96,6 +96,9 @@ pub use store::{
 };
 pub use vouched::{Asked, Judge, Vouched};
 
+#[cfg(test)]
+mod fuzzed;
+
 /// For the fuzzer alone.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {

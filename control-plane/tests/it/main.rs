@@ -5,6 +5,7 @@ mod audit;
 mod delivery;
 mod docs;
 mod federation;
+mod fuzzed;
 mod harness;
 mod istio;
 mod joining;

@@ -6,11 +6,12 @@
 //! worker and the app's own call go out through another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use ring::digest;
 use tokio::sync::mpsc::UnboundedSender;
+
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// SHA-256 of a token as it came over the wire.
 pub type TokenHash = [u8; 32];
@@ -81,17 +82,16 @@ impl Exchanges {
         let open = shard.entry(token).or_insert(Open { own: 0, others: 0, until });
         let count = if own { &mut open.own } else { &mut open.others };
         *count += 1;
-        let is_first = own && *count == 1;
-        drop(shard);
-        if is_first {
+        if own && *count == 1 {
             self.tell(Change::Opened(token, until));
         }
+        drop(shard);
         Exchange { open: Some((self.clone(), token, own)) }
     }
 
-    /// From now on every change is told here, after everything that is open now.
+    /// From now on every change is told here, and everything that is open now; what opens meanwhile perhaps twice.
     pub fn tell_of_changes(&self, to: UnboundedSender<Change>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(to.clone());
         self.is_told.store(true, Ordering::SeqCst);
         for shard in self.shards.iter() {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,9 +99,10 @@ impl Exchanges {
                 let _ = to.send(Change::Opened(*token, open.until));
             }
         }
-        *told = Some(to);
     }
 
+    /// Under the lock of the token's shard, so that what is told of a token comes in the order in which it happened. The
+    /// lock that is taken here is the inner one everywhere, and sending waits for nobody.
     fn tell(&self, change: Change) {
         if self.is_told.load(Ordering::SeqCst)
             && let Some(to) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,22 +123,18 @@ impl Exchanges {
 
     fn leave(&self, token: &TokenHash, own: bool) {
         let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
-        let mut was_last = false;
         if let Some(open) = shard.get_mut(token) {
             let count = if own { &mut open.own } else { &mut open.others };
             *count -= 1;
-            was_last = own && *count == 0;
+            if own && *count == 0 {
+                self.tell(Change::Closed(*token));
+            }
             if open.own == 0 && open.others == 0 {
                 shard.remove(token);
             }
         }
         if shard.is_empty() && shard.capacity() > 64 {
             shard.shrink_to_fit();
-        }
-        // Never told under the lock of a shard, which the one who is told may take.
-        drop(shard);
-        if was_last {
-            self.tell(Change::Closed(*token));
         }
     }
 }

@@ -46,6 +46,7 @@ mod own_pod;
 mod pool;
 mod session;
 mod shared;
+mod sync;
 mod tcp;
 mod tls;
 mod tries;

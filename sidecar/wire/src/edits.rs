@@ -135,7 +135,8 @@ impl Edits {
                 let known = Known::of(bytes);
                 let verdict = self.verdict(bytes, known, protected::is_protected(bytes), extra);
                 if matches!(verdict, Verdict::Protected) {
-                    dropped = dropped.saturating_add(1);
+                    let count = headers.get_all(*name).iter().count();
+                    dropped = dropped.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
                 }
                 !matches!(verdict, Verdict::Forwarded)
             })

@@ -1,16 +1,7 @@
 //! No bytes panic the peek, and more bytes never take back what a hello said.
 #![no_main]
 
-use signet_wire::hello::{LIMIT, Peek, peek};
+#[path = "../bodies/client_hello.rs"]
+mod body;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let whole = peek(bytes);
-    for end in [bytes.len() / 2, bytes.len().saturating_sub(1)] {
-        match peek(&bytes[..end]) {
-            Peek::Partial => assert!(end < LIMIT),
-            Peek::Client(hello) => assert_eq!(whole, Peek::Client(hello)),
-            Peek::Plaintext => assert_eq!(whole, Peek::Plaintext),
-            Peek::Malformed(_) => assert!(matches!(whole, Peek::Malformed(_))),
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::body(bytes));

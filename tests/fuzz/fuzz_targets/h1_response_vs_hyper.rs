@@ -1,18 +1,10 @@
 //! Whatever answer we accept, hyper reads the same, as it came and as we forward it. The first byte says what was asked.
 #![no_main]
 
+#[path = "../bodies/h1_response_vs_hyper.rs"]
+mod body;
 #[allow(dead_code)]
 #[path = "../../../sidecar/wire/tests/differential/readers.rs"]
 mod readers;
 
-use signet_wire::h1::Asked;
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    let Some((kind, wire)) = input.split_first() else { return };
-    // Letters, so that a corpus file of an answer alone (`HTTP...`) is a plain question.
-    let asked = Asked { head: *kind == b'h', connect: *kind == b'c', websocket: *kind == b'w' };
-    let wire = if matches!(kind, b'h' | b'c' | b'w') { wire } else { input };
-    if wire.len() <= 16 * 1024 {
-        readers::compare_response(wire, asked);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::body(bytes));

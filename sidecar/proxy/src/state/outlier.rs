@@ -6,12 +6,13 @@
 //! was left out.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(test)]
 use std::time::Duration;
 use std::time::Instant;
 
 use signet_model::OutlierPolicy;
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Nanoseconds since the process first asked.
 pub fn monotonic() -> u64 {
@@ -50,24 +51,38 @@ impl Record {
         }
     }
 
-    /// A try failed; whether that is one too many. `others_out`: how many more may be left out beside those that are.
-    pub(crate) fn bad(&self, policy: &OutlierPolicy, may_leave: impl Fn() -> bool, now: u64) -> bool {
+    /// The same, for a decision that threads make together: this sees what any of them has written before.
+    fn is_out_for_all(&self, now: u64) -> bool {
+        self.until.fetch_add(0, Ordering::AcqRel) > now
+    }
+
+    /// A try failed; whether that is one too many. `may_leave`: whether there is room for one more that is left out; asked
+    /// again, with `true`, when it is already.
+    fn bad(&self, policy: &OutlierPolicy, may_leave: impl Fn(bool) -> bool, now: u64) -> bool {
+        let before = self.until.load(Ordering::Relaxed);
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let on_probation = self.ejections.load(Ordering::Relaxed) > 0;
         let enough = if on_probation { 1 } else { policy.consecutive_failures };
-        if failures < enough || self.is_out(now) || !may_leave() {
+        if failures < enough || before > now || !may_leave(false) {
             return false;
         }
-        let times = self.ejections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let times = self.ejections.load(Ordering::Relaxed).saturating_add(1);
         let length = policy.base_ejection.get().saturating_mul(times).min(policy.max_ejection.get());
         let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        // Only once: two failures at a time are one ejection.
+        let until = now.saturating_add(length);
+        if self.until.compare_exchange(before, until, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // Another one may have gone at the same moment, on another thread: who sees too many comes back.
+        if !may_leave(true) {
+            self.until.swap(before, Ordering::AcqRel);
+            return false;
+        }
         self.length.store(length, Ordering::Relaxed);
+        self.ejections.store(times, Ordering::Relaxed);
         self.failures.store(0, Ordering::Relaxed);
-        // Last, and only once: two failures at a time are one ejection.
-        let before = self.until.load(Ordering::Relaxed);
-        self.until
-            .compare_exchange(before, now.saturating_add(length), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        true
     }
 
     /// How long it is left out still.
@@ -78,8 +93,26 @@ impl Record {
     }
 }
 
+/// A try failed at the one of these endpoints whose record this is; whether it is left out from now on.
+pub(crate) fn bad_among<'a, All: Iterator<Item = &'a Record>>(
+    record: &Record,
+    all: impl Fn() -> All,
+    policy: &OutlierPolicy,
+    now: u64,
+) -> bool {
+    let may_leave = |is_out_itself| {
+        let (mut count, mut out) = (0usize, 0usize);
+        for one in all() {
+            count += 1;
+            out += usize::from(one.is_out_for_all(now));
+        }
+        has_room(policy, count, out.saturating_sub(usize::from(is_out_itself)))
+    };
+    record.bad(policy, may_leave, now)
+}
+
 /// Whether one more of `all` may be left out, while `out` are.
-pub(crate) fn has_room(policy: &OutlierPolicy, all: usize, out: usize) -> bool {
+fn has_room(policy: &OutlierPolicy, all: usize, out: usize) -> bool {
     (out + 1) * 100 <= usize::from(policy.max_ejected_percent) * all
 }
 
@@ -102,7 +135,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_leave_it_out_and_a_success_between_them_does_not() {
         let record = Record::default();
-        let bad = |now| record.bad(&policy(), || true, now);
+        let bad = |now| record.bad(&policy(), |_| true, now);
         assert!(!bad(1) && !bad(1));
         record.good(1);
         assert!(!bad(1) && !bad(1) && bad(1));
@@ -114,17 +147,17 @@ mod tests {
         let record = Record::default();
         let mut now = 1;
         for _ in 0..2 {
-            assert!(!record.bad(&policy(), || true, now));
+            assert!(!record.bad(&policy(), |_| true, now));
         }
         for seconds in [10, 20, 25, 25] {
-            assert!(record.bad(&policy(), || true, now));
+            assert!(record.bad(&policy(), |_| true, now));
             assert_eq!(record.left(now), Some(Duration::from_secs(seconds)));
             now += seconds * SECOND;
             assert!(!record.is_out(now));
         }
         // Good for as long as it was out, and all is forgotten.
         record.good(now + 26 * SECOND);
-        assert!(!record.bad(&policy(), || true, now + 27 * SECOND));
+        assert!(!record.bad(&policy(), |_| true, now + 27 * SECOND));
     }
 
     #[test]
@@ -133,8 +166,8 @@ mod tests {
         assert!(has_room(&policy(), 2, 0) && !has_room(&policy(), 2, 1));
         assert!(has_room(&policy(), 3, 0) && !has_room(&policy(), 3, 1));
         let record = Record::default();
-        assert!((0..100).all(|_| !record.bad(&policy(), || false, 1)));
-        assert!(record.bad(&policy(), || true, 1), "as soon as there is room");
+        assert!((0..100).all(|_| !record.bad(&policy(), |_| false, 1)));
+        assert!(record.bad(&policy(), |_| true, 1), "as soon as there is room");
     }
 
     /// One endpoint's standing, told from all that has happened to it.
@@ -198,8 +231,7 @@ mod tests {
                 let out = |now| records.iter().filter(|record| record.is_out(now)).count();
                 let before = out(now);
                 if fails {
-                    let may_leave = || has_room(&policy, count, out(now));
-                    let left = records[which].bad(&policy, may_leave, now);
+                    let left = bad_among(&records[which], || records.iter(), &policy, now);
                     let room = (before + 1) * 100 <= usize::from(max_ejected_percent) * count;
                     proptest::prop_assert_eq!(left, slow[which].bad(&policy, room, now));
                     proptest::prop_assert_eq!(out(now), before + usize::from(left));

@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use signet_identity::{Alpn, Generation, SpiffeId, routed_server_name};
 use signet_model::{ObjectName, OutlierPolicy, Protocol, TrafficPolicySpec, UserContext};
 
-use super::outlier::{Record, has_room, monotonic};
+use super::outlier::{Record, bad_among, monotonic};
 use super::traffic::Traffic;
 
 /// The ALPN of a port's connections in the mesh. The receiver's declaration decides, never the client's
@@ -293,11 +293,7 @@ impl Endpoint {
             self.record.good(now);
             return false;
         }
-        let may_leave = || {
-            let out = port.endpoints.iter().filter(|endpoint| endpoint.is_out(now)).count();
-            has_room(policy, port.endpoints.len(), out)
-        };
-        self.record.bad(policy, may_leave, now)
+        bad_among(&self.record, || port.endpoints.iter().map(|endpoint| &endpoint.record), policy, now)
     }
 
     /// Counts one request until the guard is dropped.
