@@ -17,10 +17,12 @@ demo: build
 setup:
 	@tests/setup/install.sh
 
-# Builds what the end-to-end tests start, then runs every test there is.
-test: setup build
-	$(CARGO) nextest run --cargo-profile $(PROFILE) --locked --workspace
+# Builds every program and every test at once, so that nothing is compiled twice with other features, then runs all tests.
+WHOLE := --locked --workspace --features signet-control-plane/pkcs11
+test: setup
+	$(CARGO) build --profile $(PROFILE) $(WHOLE) --bins --tests
 	$(CARGO) test --quiet --manifest-path tests/models/Cargo.toml --profile ci --locked --target-dir target/models
+	$(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE)
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -281,7 +281,7 @@ impl Scene {
             }
         }
         assert!(lost.len() <= CLIENTS, "more than were under way: {lost:?}");
-        println!("{} requests, {} of them lost: {lost:?}", seen.len(), lost.len());
+        eprintln!("{} requests, {} of them lost: {lost:?}", seen.len(), lost.len());
     }
 }
 

@@ -182,7 +182,7 @@ async fn memory_comes_back(protocol: &'static str, burst: &tokio::sync::Mutex<()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        println!(
+        eprintln!(
             "{name}, {protocol}: {:.1} MiB at rest, {:.1} MiB in the burst, {:.1} MiB after {:.1} s",
             mib(idle[at]),
             mib(peak[at]),

@@ -37,7 +37,7 @@ async fn expiry(carried: Carried, whose: &str, stale: &[&str], cut_on_expiry: bo
     let timeouts = Timeouts { cut_on_expiry, ..Timeouts::default() };
     let scene = Scene::with(carried, timeouts, |node| {
         let mesh = MeshSettings { max_staleness: Duration::from_secs(3600), ..Default::default() };
-        node.state.update_policy(|policy| policy.with_mesh(mesh.clone()));
+        node.state.update_policy(|policy| policy.with_mesh(mesh));
     })
     .await;
     let node = if whose == "web" { &scene.web } else { &scene.orders };
@@ -91,7 +91,7 @@ async fn old_news_end_nothing_whose_svids_are_good() {
     for carried in ALL {
         let scene = Scene::with(carried, Timeouts::default(), |node| {
             let mesh = MeshSettings { max_staleness: Duration::from_secs(3600), ..Default::default() };
-            node.state.update_policy(|policy| policy.with_mesh(mesh.clone()));
+            node.state.update_policy(|policy| policy.with_mesh(mesh));
         })
         .await;
         all_live(&scene, "old news", async |scene| {
