@@ -5,6 +5,7 @@
 
 mod churn;
 mod headless;
+mod outside;
 mod pair;
 mod permissive;
 mod pods;

@@ -57,7 +57,10 @@ class Served(End):
             self.close()
 
     def serve(self, stream, path):
-        if path.startswith("/neighbour"):
+        if path.startswith("/neighbour") and not self.app.first(path):
+            # Its connection died under it, and it may be repeated.
+            self.answer(stream, path)
+        elif path.startswith("/neighbour"):
             # Until the case is over, or the connection is.
             self.waiting.append((stream, path))
             self.app.waits.set()

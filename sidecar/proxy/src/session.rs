@@ -190,6 +190,14 @@ pub(crate) async fn serve<E: Stage>(
         let (service, port, peer) = (service.clone(), port.clone(), peer.clone());
         session.watch.set_recheck(move |view| Inbound::may_ask(view, &service, &port, &peer));
     }
+    if let Role::Egress(outward) = &session.conn.role {
+        let (outward, peer) = (outward.clone(), session.conn.peer.clone());
+        session.watch.set_recheck(move |view| {
+            // What leads to the address itself is no place of ours.
+            let bytes = protocol == Protocol::Tcp && outward.port.is_none();
+            if bytes { outward.may_leave(view) } else { Egress::may_ask(view, &outward, peer.as_ref()) }
+        });
+    }
     match protocol {
         Protocol::Http1 => h1::serve(session, conn).await,
         Protocol::Tcp => tcp::serve(session, conn, app).await,

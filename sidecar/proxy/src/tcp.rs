@@ -19,7 +19,7 @@ use crate::balance::random;
 use crate::east_west;
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
-use crate::stage::{Role, Stage, Target};
+use crate::stage::{Egress, Role, Stage, Target};
 use crate::state::{InFlight, Protocol, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
@@ -73,15 +73,12 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
-        (AnyStage::Egress(stage), Role::Egress(outward), peer) => {
-            let Some(port) = stage.port(&view, outward, peer.as_ref())? else {
-                let place = outward.unlisted.as_ref().ok_or(Reason::EgressDenied)?;
-                let stream = dial_app(worker, &session.watch, place).await?;
-                session.watch.set_recheck(|view| view.policy.mesh.egress_allow);
+        (AnyStage::Egress(_), Role::Egress(outward), peer) => {
+            let Some(port) = Egress::port(&view, outward, peer.as_ref())? else {
+                let place = outward.unlisted.as_ref().filter(|_| outward.may_leave(&view));
+                let stream = dial_app(worker, &session.watch, place.ok_or(Reason::EgressDenied)?).await?;
                 return Ok((Conn::new(stream), None, Timeouts::default()));
             };
-            let again = (crate::stage::Egress::new(worker.shared.clone()), outward.clone(), peer.clone());
-            session.watch.set_recheck(move |view| again.0.port(view, &again.1, again.2.as_ref()).is_ok());
             let target = match &port.through {
                 Some(gateway) => Target::Service(gateway.clone()),
                 None => {

@@ -15,7 +15,7 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::metrics::Via;
 use crate::outside::speaks;
 use crate::shared::Shared;
-use crate::state::{App, PlacePort, Protocol, Snapshot};
+use crate::state::{App, AppAddress, PlacePort, Protocol, Snapshot};
 
 /// What a connection to the outside means, as far as its beginning says.
 #[derive(Clone, Debug)]
@@ -31,6 +31,16 @@ pub struct Outward {
 }
 
 impl Outward {
+    /// Whether it may go where the app dialled, although that is not listed.
+    pub(crate) fn may_leave(&self, view: &Snapshot) -> bool {
+        // What was nobody's may have become the mesh's since.
+        let is_nobodys = |app: &Arc<App>| match app.address {
+            AppAddress::Tcp(address) => !view.endpoints.is_of_the_mesh(address),
+            AppAddress::Unix(_) => false,
+        };
+        view.policy.mesh.egress_allow && self.unlisted.as_ref().is_some_and(is_nobodys)
+    }
+
     /// How it is called in logs.
     pub fn service(&self) -> &str {
         self.port.as_ref().map_or("outside", |(place, _)| place)
@@ -50,7 +60,6 @@ impl Egress {
 
     /// The port that is meant by name, if its place lists the peer that calls.
     pub(crate) fn port(
-        &self,
         view: &Snapshot,
         outward: &Outward,
         peer: Option<&Peer>,
@@ -69,9 +78,16 @@ impl Egress {
         }
     }
 
+    /// Whether anything could be called on this connection any more.
+    pub(crate) fn may_ask(view: &Snapshot, outward: &Outward, peer: Option<&Peer>) -> bool {
+        match &outward.port {
+            Some(_) => Egress::port(view, outward, peer).is_ok(),
+            None => outward.may_leave(view) || !view.endpoints.places().at(outward.number).is_empty(),
+        }
+    }
+
     /// Where a request goes: the port, and the name that it is called by.
     fn place(
-        &self,
         conn: &ConnContext,
         view: &Snapshot,
         outward: &Outward,
@@ -81,7 +97,7 @@ impl Egress {
         let named = authority.map(|host| host.name().to_ascii_lowercase());
         // A port that is not the one that was dialled is another place.
         let number = authority.and_then(signet_wire::canon::Host::port);
-        let port = self.port(view, outward, conn.peer.as_ref())?;
+        let port = Egress::port(view, outward, conn.peer.as_ref())?;
         if let Some(port) = &port {
             let listed = named.as_deref().filter(|host| port.rank(host).is_some());
             let fits = |number: u16| number == port.port || number == port.target();
@@ -99,7 +115,7 @@ impl Egress {
         {
             return Ok(Some((port.clone(), Named::Asked(host.as_str().into()))));
         }
-        if outward.unlisted.is_some() {
+        if outward.may_leave(view) {
             return Ok(None);
         }
         let shown = named.as_deref().unwrap_or("(none)");
@@ -139,7 +155,7 @@ impl Stage for Egress {
         } else {
             Via::None
         });
-        let Some((port, named)) = self.place(conn, view, outward, head)? else {
+        let Some((port, named)) = Egress::place(conn, view, outward, head)? else {
             let app = outward.unlisted.clone().ok_or(Reason::Internal)?;
             return Ok(Forward::to(Target::App(app), crate::state::Timeouts::default()));
         };

@@ -135,11 +135,48 @@ async fn a_listener_for_one_place_calls_it_by_its_name_and_nothing_of_the_mesh_g
     let answer = Client::to(out[1]).await.get("/").await;
     assert_eq!((answer.header("x-own"), answer.header("signet-deny-reason")), (Some("1"), None));
 
-    // Not listed any more: the next request on the same connection is refused.
+    // Not listed any more: there is nothing to be called on this connection.
     knows(&web, "pay", None);
-    let answer = client.get("/").await;
-    assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some("egress-denied")));
-    web.counts("signet_refusals_total", &[("direction", "outbound"), ("reason", "egress-denied")], 1).await;
+    assert_ne!(client.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn what_an_upgrade_leaves_goes_both_ways_and_ends_with_its_entry_alone() {
+    let ca = TestCa::new("demo.signet");
+    let mut web = web(&ca);
+    let app = scripted(|mut socket| async move {
+        let _ = crate::support::app::read_head(&mut socket).await;
+        let switching =
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        socket.write_all(switching).await.unwrap();
+        let mut buffer = [0; 64];
+        while let Ok(count @ 1..) = socket.read(&mut buffer).await {
+            socket.write_all(&buffer[..count]).await.unwrap();
+        }
+    })
+    .await;
+    for name in ["pay", "other"] {
+        knows(&web, name, Some(place(name, at(app, "http1"))));
+    }
+    let out = web.start(vec![listener("pay"), listener("other")]);
+    let mut clients = Vec::new();
+    for at in out {
+        let mut client = Client::to(at).await;
+        let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13";
+        client
+            .send(format!(
+                "GET / HTTP/1.1\r\nhost: o\r\nconnection: upgrade\r\nupgrade: websocket\r\n{key}\r\n\r\n"
+            ))
+            .await;
+        assert!(client.head().await.starts_with("HTTP/1.1 101"));
+        client.send("ping").await;
+        assert_eq!(client.take(4).await, b"ping");
+        clients.push(client);
+    }
+    knows(&web, "pay", None);
+    assert_ne!(clients[0].ended().await, Some(false));
+    clients[1].send("ping").await;
+    assert_eq!(clients[1].take(4).await, b"ping");
 }
 
 #[tokio::test]
@@ -487,6 +524,27 @@ fn where_the_mesh_lets_apps_call_out_what_is_not_listed_goes_where_it_was_dialle
             assert_eq!(ask("192.0.2.7:80", "any.example.com").await, (200, "any.example.com".to_owned()));
             // Its server speaks first, and it is not kept waiting for a name for ever.
             assert_eq!(call("192.0.2.8:80").await.take(11).await, b"220 ready\r\n", "{listed}");
+            if listed {
+                // The default turns under a connection that stands.
+                let mut standing = call("192.0.2.7:80").await;
+                let mut allowed = call("192.0.2.7:80").await;
+                for (client, host) in [(&mut standing, "any.example.com"), (&mut allowed, "api.example.com")]
+                {
+                    client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+                    assert_eq!(client.answer().await.status, 200);
+                }
+                let mut bytes = call("192.0.2.8:80").await;
+                assert_eq!(bytes.take(11).await, b"220 ready\r\n");
+                web.state.update_policy(|policy| policy.with_mesh(MeshSettings::default()));
+                assert_eq!(bytes.ended().await, None, "bytes to an address that is not listed");
+                for (client, host, status) in
+                    [(&mut standing, "any.example.com", 403), (&mut allowed, "api.example.com", 200)]
+                {
+                    client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+                    assert_eq!(client.answer().await.status, status, "{host}");
+                }
+                web.state.update_policy(|policy| policy.with_mesh(mesh));
+            }
             for inward in ["169.254.169.254:80", "10.7.7.7:80"] {
                 assert_eq!(
                     ask(inward, "any.example.com").await,

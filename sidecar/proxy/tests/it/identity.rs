@@ -310,6 +310,8 @@ async fn a_name_that_nobody_expects_is_not_answered_for() {
 async fn a_request_that_comes_after_its_peers_svid_has_ended_is_not_served() {
     let (app, connections) = counted_echo().await;
     let pair = Pair::http(app);
+    // With a stale view the connection itself would be cut.
+    pair.orders.state.freshness.live();
     let options = SvidOptions::default().ends_in(1);
     let short = generation_with(&pair.ca, "ns/shop/sa/web", PeerClass::Sidecar, options);
     let mut client = peer(pair.at, &short, Alpn::Http1, &pair.ca.id("ns/shop/sa/orders")).await.unwrap();
