@@ -300,7 +300,7 @@ impl Publisher {
         });
         let places: Vec<_> = places.collect();
         self.state.update_endpoints(|endpoints| {
-            places.iter().fold(endpoints.clone(), |next, (name, place)| next.with_place(name, place.clone()))
+            endpoints.with_places(places.iter().map(|(name, place)| (name.as_str(), place.clone())))
         });
         // Streams to a place that may not be called any more end.
         self.state.decide_again();

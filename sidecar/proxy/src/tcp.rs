@@ -79,13 +79,7 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
                 let stream = dial_app(worker, &session.watch, place.ok_or(Reason::EgressDenied)?).await?;
                 return Ok((Conn::new(stream), None, Timeouts::default()));
             };
-            let target = match &port.through {
-                Some(gateway) => Target::Service(gateway.clone()),
-                None => {
-                    let host = outward.host.as_deref().ok_or(Reason::EgressDenied)?;
-                    Target::Outside(port.origin(host).ok_or(Reason::EgressDenied)?)
-                }
-            };
+            let target = port.target_of(outward.host.as_deref())?;
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, port.timeouts))
         }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
 use signet_model::{
-    AnyRoute, ExternalPort, ExternalProtocol, ExternalService, Gateway, MeshPolicy, ObjectName,
-    TrafficPolicy, TrafficPolicySpec,
+    AnyRoute, ExternalPort, ExternalService, Gateway, MeshPolicy, ObjectName, TrafficPolicy,
+    TrafficPolicySpec,
 };
 use signet_proto::v1;
 use signet_proxy::state::{
@@ -335,17 +335,11 @@ fn external(body: &v1::External) -> Result<External, Reason> {
 
 /// A port of a place as its egress gateway takes it.
 fn through(port: &ExternalPort) -> PortSpec {
-    let protocol = match port.protocol {
-        ExternalProtocol::Http1 => Protocol::Http1,
-        ExternalProtocol::Http2 => Protocol::Http2,
-        ExternalProtocol::Grpc => Protocol::Grpc,
-        ExternalProtocol::Tls | ExternalProtocol::Tcp => Protocol::Tcp,
-    };
     let period = |period: Option<signet_model::Period>| period.map(|period| period.get());
     PortSpec {
         name: port.name.to_string(),
         port: port.port.get(),
-        protocol,
+        protocol: port.protocol.carried(),
         timeouts: Timeouts {
             request: period(port.request_timeout),
             idle: period(port.idle_timeout),

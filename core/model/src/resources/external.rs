@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
-use crate::resources::{is_default, twice};
+use crate::resources::{each_port_once, is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::host::HostPattern;
 use crate::text::name::is_label;
 use crate::text::network::Network;
-use crate::{Label, ObjectName, Period, Port, WorkloadId, WorkloadPattern};
+use crate::{Label, ObjectName, Period, Port, Protocol, WorkloadId, WorkloadPattern};
 
 pub type ExternalService = Namespaced<ExternalServiceSpec>;
 
@@ -129,6 +129,16 @@ impl ExternalProtocol {
             ExternalProtocol::Grpc => "grpc",
             ExternalProtocol::Tls => "tls",
             ExternalProtocol::Tcp => "tcp",
+        }
+    }
+
+    /// The same as of a service's port; the app's own TLS is bytes.
+    pub fn carried(self) -> Protocol {
+        match self {
+            ExternalProtocol::Http1 => Protocol::Http1,
+            ExternalProtocol::Http2 => Protocol::Http2,
+            ExternalProtocol::Grpc => Protocol::Grpc,
+            ExternalProtocol::Tls | ExternalProtocol::Tcp => Protocol::Tcp,
         }
     }
 
@@ -275,20 +285,7 @@ impl ExternalServiceSpec {
     }
 
     fn check_ports(&self, problems: &mut Vec<Problem>) {
-        let names: Vec<_> = self.ports.iter().map(|port| &port.name).collect();
-        for (index, name) in twice(&names) {
-            problems.push(Problem::new(
-                format!("spec.ports[{index}].name"),
-                format!("expected a name of its own for each port, got `{name}` twice"),
-            ));
-        }
-        let numbers: Vec<_> = self.ports.iter().map(|port| port.port).collect();
-        for (index, number) in twice(&numbers) {
-            problems.push(Problem::new(
-                format!("spec.ports[{index}].port"),
-                format!("expected each port once, got {number} twice"),
-            ));
-        }
+        each_port_once(self.ports.iter().map(|port| (&port.name, port.port)), problems);
         for (index, port) in self.ports.iter().enumerate() {
             self.check_port(port, &|field: &str| format!("spec.ports[{index}].{field}"), problems);
         }

@@ -12,7 +12,7 @@ use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
 use crate::resources::east_west::{Place, ThroughGateway};
-use crate::resources::{is_default, twice};
+use crate::resources::{each_port_once, is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::name::is_label;
 use crate::{Label, Moment, ObjectName, Period, Port, WorkloadId};
@@ -230,20 +230,7 @@ impl Kind for ServiceSpec {
 
 impl ServiceSpec {
     fn check_ports(&self, problems: &mut Vec<Problem>) {
-        let names: Vec<_> = self.ports.iter().map(|port| &port.name).collect();
-        for (index, name) in twice(&names) {
-            problems.push(Problem::new(
-                format!("spec.ports[{index}].name"),
-                format!("expected a name of its own for each port, got `{name}` twice"),
-            ));
-        }
-        let numbers: Vec<_> = self.ports.iter().map(|port| port.port).collect();
-        for (index, number) in twice(&numbers) {
-            problems.push(Problem::new(
-                format!("spec.ports[{index}].port"),
-                format!("expected each port once, got {number} twice"),
-            ));
-        }
+        each_port_once(self.ports.iter().map(|port| (&port.name, port.port)), problems);
         for (index, port) in self.ports.iter().enumerate() {
             if port.protocol == Protocol::Tcp && port.request_timeout.is_some() {
                 problems.push(Problem::new(

@@ -17,9 +17,9 @@ use super::{Established, plain, say};
 use crate::age::called_until;
 use crate::answer::{Reason, Refusal};
 use crate::io::{Conn, ReadAhead, Stream};
-use crate::outside::{self, Spoken, look, speaks};
+use crate::outside::{self, Spoken, look};
 use crate::session::{AnyStage, Socket, note};
-use crate::stage::{ConnContext, Direction, Egress, Outward, Role, Stage, engine};
+use crate::stage::{ConnContext, Direction, Egress, Outward, Role, Stage};
 use crate::state::{PlacePort, Protocol, Snapshot};
 use crate::tls::{self, Rejected, Word};
 use crate::worker::{Watch, Worker};
@@ -188,7 +188,7 @@ pub(super) async fn of_peer<E: Stage>(
         return None;
     };
     // The port's declaration decides, and a peer that spoke otherwise is none of ours.
-    let fits = match engine(&port) {
+    let fits = match port.protocol.carried() {
         Protocol::Http1 => spoken == Some(Alpn::Http1),
         Protocol::Tcp => spoken == Some(Alpn::Tcp),
         _ => spoken == Some(Alpn::H2),
@@ -238,8 +238,7 @@ async fn of_port<E: Stage>(
         refuse(worker, &mut from.conn, from.peer.as_ref(), outward, refusal);
         return None;
     }
-    let protocol = engine(&port);
-    debug_assert!(!port.protocol.is_http() || speaks(port.protocol, protocol));
+    let protocol = port.protocol.carried();
     Some(established(worker, from, protocol, outward))
 }
 

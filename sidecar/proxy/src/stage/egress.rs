@@ -15,7 +15,7 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::metrics::Via;
 use crate::outside::speaks;
 use crate::shared::Shared;
-use crate::state::{App, AppAddress, PlacePort, Protocol, Snapshot};
+use crate::state::{App, AppAddress, PlacePort, Snapshot};
 
 /// What a connection to the outside means, as far as its beginning says.
 #[derive(Clone, Debug)]
@@ -160,18 +160,14 @@ impl Stage for Egress {
             return Ok(Forward::to(Target::App(app), crate::state::Timeouts::default()));
         };
         let (Named::Asked(host) | Named::Sole(host)) = &named;
-        let origin = port.origin(host).ok_or_else(|| {
-            Refusal::new(Reason::EgressDenied).detail(format_args!("{host} is no name that TLS can ask for"))
-        })?;
-        let target = match &port.through {
-            Some(gateway) => Target::Service(gateway.clone()),
-            None => Target::Outside(origin),
-        };
+        let target = port.target_of(Some(host))?;
         let mut forward = Forward::to(target, port.timeouts);
         if let Named::Sole(host) = &named {
             forward.edits.set_authority(authority(host, &port));
         }
-        forward.metrics = Some(self.shared.metrics.route(Direction::Outbound, &port.place));
+        if outward.port.is_none() {
+            forward.metrics = Some(self.shared.metrics.route(Direction::Outbound, &port.place));
+        }
         Ok(forward)
     }
 }
@@ -186,13 +182,16 @@ fn authority(host: &str, port: &PlacePort) -> Bytes {
     }
 }
 
-/// What the engine of a place's port is.
-pub(crate) fn engine(port: &PlacePort) -> Protocol {
-    use signet_model::ExternalProtocol as E;
-    match port.protocol {
-        E::Http1 => Protocol::Http1,
-        E::Http2 => Protocol::Http2,
-        E::Grpc => Protocol::Grpc,
-        E::Tls | E::Tcp => Protocol::Tcp,
+impl PlacePort {
+    /// Where it is called by this name: at its egress gateway, or there.
+    pub(crate) fn target_of(&self, host: Option<&str>) -> Result<Target, Refusal> {
+        if let Some(gateway) = &self.through {
+            return Ok(Target::Service(gateway.clone()));
+        }
+        let origin = host.and_then(|host| self.origin(host));
+        origin.map(Target::Outside).ok_or_else(|| {
+            let detail = format_args!("{} is no name that can be called", host.unwrap_or("(none)"));
+            Refusal::new(Reason::EgressDenied).detail(detail)
+        })
     }
 }

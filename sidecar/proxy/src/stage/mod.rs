@@ -26,7 +26,6 @@ use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts
 
 pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
-pub(crate) use egress::engine;
 pub use egress::{Egress, Outward};
 pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;

@@ -99,10 +99,10 @@ impl Endpoints {
         next
     }
 
-    /// The next snapshot, with this place outside; `None`: we may not call it any more.
+    /// The next snapshot, with these places outside; `None`: we may not call it any more.
     #[must_use]
-    pub fn with_place(&self, name: &str, place: Option<PlaceSpec>) -> Self {
-        let places = Arc::new(self.places.with(name, place));
+    pub fn with_places<'a>(&self, places: impl IntoIterator<Item = (&'a str, Option<PlaceSpec>)>) -> Self {
+        let places = Arc::new(self.places.with(places));
         Endpoints { generation: self.generation + 1, places, ..self.clone() }
     }
 

@@ -247,19 +247,18 @@ pub struct Places {
 }
 
 impl Places {
-    /// With this place put in, replaced, or taken out.
+    /// With these places put in, replaced, or taken out.
     #[must_use]
-    pub fn with(&self, name: &str, spec: Option<PlaceSpec>) -> Places {
+    pub fn with<'a>(&self, places: impl IntoIterator<Item = (&'a str, Option<PlaceSpec>)>) -> Places {
         let mut by_name = self.by_name.clone();
-        let name: Arc<str> = name.into();
-        match spec {
-            Some(spec) => {
-                let place = Place::build(&name, spec, by_name.get(&name).map(|place| &**place));
-                by_name.insert(name, Arc::new(place));
-            }
-            None => {
-                by_name.remove(&name);
-            }
+        for (name, spec) in places {
+            let Some(spec) = spec else {
+                by_name.remove(name);
+                continue;
+            };
+            let name: Arc<str> = name.into();
+            let place = Place::build(&name, spec, by_name.get(&name).map(|place| &**place));
+            by_name.insert(name, Arc::new(place));
         }
         let mut by_port: HashMap<u16, Vec<Arc<PlacePort>>> = HashMap::new();
         for port in by_name.values().flat_map(|place| &place.ports) {
