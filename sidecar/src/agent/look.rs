@@ -24,6 +24,8 @@ use super::host::Names;
 const MAX_PROGRAM: u64 = 1024 * 1024 * 1024;
 /// Longer paths can stand in no entry.
 const MAX_PATH: usize = 1024;
+/// How often a program is looked at whose file changes its state meanwhile.
+const LOOKS: usize = 3;
 /// Digests that are remembered.
 const MAX_DIGESTS: usize = 256;
 /// Processes of one user that are looked at at the same time.
@@ -129,7 +131,8 @@ impl Eyes {
 
     fn see(&self, caller: &Caller, process: &Process, digest: bool) -> Result<Seen, Blind> {
         let pid = process.pid();
-        let seen = self.read(pid, digest);
+        // A program that is renamed, linked or deleted meanwhile, as by an upgrade, is still the program that runs.
+        let seen = (0..LOOKS).find_map(|_| self.read(pid, digest).transpose()).unwrap_or(Err(Blind::Moving));
         // Whatever was read or could not be read is of the held process only if that has not ended.
         if process.has_ended() || process::started(pid).ok() != Some(process.started()) {
             return Err(Blind::Ended);
@@ -141,7 +144,8 @@ impl Eyes {
         Ok(seen)
     }
 
-    fn read(&self, pid: i32, digest: bool) -> Result<Seen, Blind> {
+    /// `None` if the program's file changed its state while this was read, and is to be looked at again.
+    fn read(&self, pid: i32, digest: bool) -> Result<Option<Seen>, Blind> {
         let hidden = |_: std::io::Error| Blind::Hidden;
         let link = format!("/proc/{pid}/exe");
         let file = File::open(&link).map_err(hidden)?;
@@ -156,8 +160,11 @@ impl Eyes {
         let sha256 = if digest { self.digest(file, program) } else { None };
         // It may have become another program between two of these.
         let after = File::open(&link).and_then(|file| Program::of(&file)).map_err(hidden)?;
-        if after != program {
+        if !after.is_file_of(&program) {
             return Err(Blind::Moving);
+        }
+        if after != program {
+            return Ok(None);
         }
         let facts = ProcessFacts {
             uid: status.uid,
@@ -168,7 +175,7 @@ impl Eyes {
             path,
             sha256,
         };
-        Ok(Seen { facts, program })
+        Ok(Some(Seen { facts, program }))
     }
 
     /// The digest of a program, read once for each state of the file.

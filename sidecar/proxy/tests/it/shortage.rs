@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use signet_proxy::Limits;
 use signet_proxy::state::Protocol;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::Pair;
 use crate::support::app::echo;
@@ -56,13 +56,15 @@ async fn in_a_process_of_its_own() {
     let pair = Pair::http(echo().await);
     let mut kept = Client::to(pair.out).await;
     assert_eq!(kept.get("/").await.status, 200);
+    let (last, mut hoard) = (TcpSocket::new_v4().unwrap(), Vec::new());
     let limit = libc::rlimit { rlim_cur: open_descriptors() + 16, rlim_max: open_descriptors() + 16 };
     // SAFETY: passes a valid structure by reference; this process has no other test.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-    let mut hoard = Vec::new();
     while let Ok(stream) = TcpStream::connect(pair.out).await {
         hoard.push(stream);
     }
+    // Whoever took the last one: this caller has its own already, and there is none for the other end.
+    hoard.push(last.connect(pair.out).await.unwrap());
     within(async {
         while pair.web.counter("signet_accept_errors_total", &[]) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
