@@ -19,6 +19,7 @@ use crate::{
     provider::crypto_provider,
     spiffe_id::SpiffeId,
     trust_domain::TrustDomain,
+    verified::Verifying,
     verifier::{PinnedRootVerifier, ServerVerifier},
 };
 
@@ -31,7 +32,8 @@ pub fn bootstrap_client_config(
     control_plane: SpiffeId,
 ) -> Result<Arc<ClientConfig>, Error> {
     let algorithms = crypto_provider().signature_verification_algorithms;
-    strangers_config(Arc::new(PinnedRootVerifier { domain, root, control_plane, algorithms }))
+    let judge = PinnedRootVerifier { domain, root, control_plane, algorithms };
+    strangers_config(Arc::new(Verifying { judge, algorithms }))
 }
 
 /// The same for a client that has the roots of its trust domain: the server's chain must lead to one of them.
@@ -40,12 +42,8 @@ pub fn bootstrap_client_config_with_roots(roots: TrustBundle) -> Result<Arc<Clie
     let algorithms = crypto_provider().signature_verification_algorithms;
     let home = Some(roots.trust_domain().clone());
     let chains = Arc::new(Chains::new(Arc::new(Bundles::from(roots)), home, algorithms, 1));
-    strangers_config(Arc::new(ServerVerifier {
-        chains,
-        algorithms,
-        classes: ClassSet::CONTROL_PLANE,
-        told: Arc::default(),
-    }))
+    let judge = ServerVerifier { chains, classes: ClassSet::CONTROL_PLANE, told: Arc::default() };
+    strangers_config(Arc::new(Verifying { judge, algorithms }))
 }
 
 fn strangers_config(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {

@@ -8,12 +8,8 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, ServerConfig, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    ClientConfig, Error, ServerConfig,
+    client::Resumption,
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::NoServerSessionStorage,
     sign::SingleCertAndKey,
@@ -27,6 +23,7 @@ use crate::{
     generation::Generation,
     provider::crypto_provider,
     spiffe_id::SpiffeId,
+    verified::{ServerJudge, Verifying},
 };
 
 /// HTTP/1.1 is what every client of a bundle endpoint speaks.
@@ -54,7 +51,7 @@ pub fn bundle_client_config(bundle: TrustBundle, endpoint: SpiffeId) -> Result<A
     let algorithms = provider.signature_verification_algorithms;
     // Nobody here is of our own trust domain: what the standard demands of an SVID is all that is demanded.
     let chains = Chains::new(Arc::new(Bundles::from(bundle)), None, algorithms, 1);
-    let verifier = EndpointVerifier { chains, endpoint, algorithms };
+    let verifier = Verifying { judge: EndpointVerifier { chains, endpoint }, algorithms };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -69,49 +66,24 @@ pub fn bundle_client_config(bundle: TrustBundle, endpoint: SpiffeId) -> Result<A
 struct EndpointVerifier {
     chains: Chains,
     endpoint: SpiffeId,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for EndpointVerifier {
-    fn verify_server_cert(
+impl ServerJudge for EndpointVerifier {
+    fn judge_server(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         _name: &ServerName<'_>,
-        _ocsp: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.chains.verify(leaf, rest, now).map_err(HandshakeFailure::into_rustls)?;
+    ) -> Result<(), HandshakeFailure> {
+        let verified = self.chains.verify(leaf, rest, now)?;
         if verified.svid.id != self.endpoint {
-            let failure = HandshakeFailure::WrongIdentity {
+            return Err(HandshakeFailure::WrongIdentity {
                 expected: self.endpoint.to_string(),
                 received: Received::of(&verified.svid),
-            };
-            return Err(failure.into_rustls());
+            });
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        Ok(())
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     spiffe_id::SpiffeId,
     svid::MAX_CHAIN,
     told::{Tickets, Told},
+    verified::Verifying,
     verifier::{ClientVerifier, ServerVerifier},
 };
 
@@ -284,7 +285,8 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn server(&self, alpn: Vec<Vec<u8>>, classes: ClassSet) -> Result<Arc<ServerConfig>, rustls::Error> {
         let (chains, told) = (self.chains.clone(), self.told.clone());
-        let verifier = ClientVerifier { chains, algorithms: self.algorithms, classes, told };
+        let judge = ClientVerifier { chains, classes, told };
+        let verifier = Verifying { judge, algorithms: self.algorithms };
         let mut config = ServerConfig::builder_with_details(crypto_provider(), self.options.time.clone())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
@@ -336,7 +338,8 @@ impl Maker<'_> {
 
     fn client(&self, alpn: Vec<Vec<u8>>, classes: ClassSet) -> Result<Client, rustls::Error> {
         let (chains, told) = (self.chains.clone(), self.told.clone());
-        let verifier = ServerVerifier { chains, algorithms: self.algorithms, classes, told };
+        let judge = ServerVerifier { chains, classes, told };
+        let verifier = Verifying { judge, algorithms: self.algorithms };
         let sessions = Arc::new(Sessions::new(self.options.session_names, self.told.clone()));
         let mut config = ClientConfig::builder_with_details(crypto_provider(), self.options.time.clone())
             .with_protocol_versions(&[&TLS13])?

@@ -49,6 +49,7 @@ mod spiffe_id;
 mod svid;
 mod told;
 mod trust_domain;
+mod verified;
 mod verifier;
 
 #[cfg(any(test, feature = "testing"))]

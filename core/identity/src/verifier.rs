@@ -6,11 +6,8 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    crypto::WebPkiSupportedAlgorithms,
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use crate::{
@@ -23,6 +20,7 @@ use crate::{
     spiffe_id::SpiffeId,
     told::Told,
     trust_domain::TrustDomain,
+    verified::{ClientJudge, ServerJudge},
 };
 
 fn of_class(verified: &Verified, expected: ClassSet) -> Result<(), HandshakeFailure> {
@@ -38,13 +36,12 @@ fn of_class(verified: &Verified, expected: ClassSet) -> Result<(), HandshakeFail
 /// The client's side: chain, then the identity that the server name stands for, then the class, then revocation.
 pub(crate) struct ServerVerifier {
     pub(crate) chains: Arc<Chains>,
-    pub(crate) algorithms: WebPkiSupportedAlgorithms,
     pub(crate) classes: ClassSet,
     pub(crate) told: Arc<Told>,
 }
 
-impl ServerVerifier {
-    fn verify(
+impl ServerJudge for ServerVerifier {
+    fn judge_server(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
@@ -69,42 +66,6 @@ impl ServerVerifier {
     }
 }
 
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, rest, name, now).map_err(HandshakeFailure::into_rustls)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerVerifier").field("classes", &self.classes).finish_non_exhaustive()
@@ -114,53 +75,20 @@ impl fmt::Debug for ServerVerifier {
 /// The server's side: a certificate is required; chain, then class, then revocation.
 pub(crate) struct ClientVerifier {
     pub(crate) chains: Arc<Chains>,
-    pub(crate) algorithms: WebPkiSupportedAlgorithms,
     pub(crate) classes: ClassSet,
     pub(crate) told: Arc<Told>,
 }
 
-impl ClientCertVerifier for ClientVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // No hints: they tell a stranger who our authorities are, and our peers have one certificate anyway.
-        &[]
-    }
-
-    fn verify_client_cert(
+impl ClientJudge for ClientVerifier {
+    fn judge_client(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.chains
-            .verify(leaf, rest, now)
-            .and_then(|verified| {
-                of_class(&verified, self.classes)?;
-                self.told.stands(&verified.svid)
-            })
-            .map_err(HandshakeFailure::into_rustls)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+    ) -> Result<(), HandshakeFailure> {
+        let verified = self.chains.verify(leaf, rest, now)?;
+        of_class(&verified, self.classes)?;
+        self.told.stands(&verified.svid)
     }
 }
 
@@ -179,11 +107,12 @@ pub(crate) struct PinnedRootVerifier {
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl PinnedRootVerifier {
-    fn verify(
+impl ServerJudge for PinnedRootVerifier {
+    fn judge_server(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), HandshakeFailure> {
         let root = rest
@@ -202,42 +131,6 @@ impl PinnedRootVerifier {
             });
         }
         of_class(&verified, ClassSet::CONTROL_PLANE)
-    }
-}
-
-impl ServerCertVerifier for PinnedRootVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, rest, now).map_err(HandshakeFailure::into_rustls)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
 
