@@ -54,5 +54,6 @@ mod undeclared;
 mod upstream;
 mod worker;
 
+pub use io::Dialled;
 pub use shared::{Limits, Shared};
 pub use worker::{Proxy, Running, StartError};

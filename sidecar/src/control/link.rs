@@ -14,11 +14,12 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use signet_identity::HandshakeFailure;
+use signet_proxy::Dialled;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
-use super::refused::{Heard, Told};
+use super::refused::Told;
 
 /// TCP, TLS and HTTP/2 prefaces together. A control plane that takes longer is as good as gone: another
 /// attempt, perhaps at another replica, is worth more than waiting.
@@ -117,12 +118,15 @@ impl Link {
             .map_err(|error| refused(HandshakeFailure::from_io(&error)))?;
         (target.check)(tls.get_ref().1.peer_certificates()).map_err(refused)?;
 
+        let mut tls: Dialled<TcpStream, dyn Fn(&HandshakeFailure) + Send + Sync> = Dialled::new(tls);
+        let told = target.told.clone();
+        tls.on_refusal(Box::new(move |failure| told(failure, at)));
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(Heard::new(tls, target.told.clone())))
+            .handshake(TokioIo::new(tls))
             .await
             .map_err(|source| LinkError::Http { address: address(), source })?;
         tokio::spawn(async move {

@@ -12,26 +12,23 @@ use signet_identity::HandshakeFailure;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-use super::record::ReadAhead;
-
-/// Told of the peer's refusal.
-pub(crate) type Refused = Box<dyn Fn(&HandshakeFailure)>;
-
-pub(crate) struct Dialled {
-    tls: TlsStream<ReadAhead>,
+/// See the module's story. `R` is told of the peer's refusal.
+pub struct Dialled<S, R: ?Sized> {
+    tls: TlsStream<S>,
     /// Gone with the first byte that came.
-    refused: Option<Refused>,
+    refused: Option<Box<R>>,
     /// The refusal that came.
     refusal: Option<HandshakeFailure>,
 }
 
-impl Dialled {
-    pub(crate) fn new(tls: TlsStream<ReadAhead>) -> Self {
+impl<S, R: ?Sized> Dialled<S, R> {
+    /// A connection whose handshake is over on our side. Nobody is told of a refusal yet.
+    pub fn new(tls: TlsStream<S>) -> Self {
         Dialled { tls, refused: None, refusal: None }
     }
 
     /// Whom to tell if the peer refuses us.
-    pub(crate) fn on_refusal(&mut self, refused: Refused) {
+    pub fn on_refusal(&mut self, refused: Box<R>) {
         self.refused = Some(refused);
     }
 
@@ -40,10 +37,16 @@ impl Dialled {
         self.refusal.as_ref()
     }
 
-    pub(super) fn get_ref(&self) -> (&ReadAhead, &tokio_rustls::rustls::ClientConnection) {
+    pub(super) fn get_ref(&self) -> (&S, &tokio_rustls::rustls::ClientConnection) {
         self.tls.get_ref()
     }
+}
 
+impl<S, R> Dialled<S, R>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: Fn(&HandshakeFailure) + ?Sized,
+{
     /// Tells of a refusal, if that is what the error is.
     fn look(&mut self, error: &io::Error) {
         if let Some(alert) = refusal(error)
@@ -85,12 +88,12 @@ pub(crate) fn refusal(error: &io::Error) -> Option<HandshakeFailure> {
 }
 
 /// What can be read without waiting.
-struct Now<'a, 'b, 'c> {
-    io: &'a mut ReadAhead,
+struct Now<'a, 'b, 'c, S> {
+    io: &'a mut S,
     cx: &'b mut Context<'c>,
 }
 
-impl io::Read for Now<'_, '_, '_> {
+impl<S: AsyncRead + Unpin> io::Read for Now<'_, '_, '_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut buf = ReadBuf::new(buf);
         match Pin::new(&mut *self.io).poll_read(self.cx, &mut buf) {
@@ -100,7 +103,11 @@ impl io::Read for Now<'_, '_, '_> {
     }
 }
 
-impl AsyncRead for Dialled {
+impl<S, R> AsyncRead for Dialled<S, R>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: Fn(&HandshakeFailure) + ?Sized,
+{
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -117,7 +124,11 @@ impl AsyncRead for Dialled {
     }
 }
 
-impl AsyncWrite for Dialled {
+impl<S, R> AsyncWrite for Dialled<S, R>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: Fn(&HandshakeFailure) + ?Sized,
+{
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.tls).poll_write(cx, buf);
         self.wrote(cx, wrote)

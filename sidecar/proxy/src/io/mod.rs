@@ -7,7 +7,8 @@ mod record;
 mod stream;
 
 pub(crate) use conn::Conn;
-pub(crate) use dialled::{Dialled, refusal};
+pub use dialled::Dialled;
+pub(crate) use dialled::refusal;
 pub(crate) use lend::{BUFFER, Lent, tidy};
 pub(crate) use record::ReadAhead;
 pub(crate) use stream::Stream;

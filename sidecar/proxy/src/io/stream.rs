@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server;
 
-use super::dialled::{Dialled, Refused};
+use super::dialled::Dialled;
 use super::record::ReadAhead;
 
 /// An established stream. TLS is boxed, so that a plaintext connection does not pay for its size.
@@ -23,7 +23,7 @@ pub(crate) enum Stream {
     /// We took the connection.
     Accepted(Box<server::TlsStream<ReadAhead>>),
     /// We dialled.
-    Dialled(Box<Dialled>),
+    Dialled(Box<Dialled<ReadAhead, dyn Fn(&HandshakeFailure)>>),
 }
 
 macro_rules! each {
@@ -48,7 +48,7 @@ impl Stream {
     }
 
     /// Whom to tell if the peer that we dialled refuses us after our own handshake is over.
-    pub(crate) fn on_refusal(&mut self, refused: Refused) {
+    pub(crate) fn on_refusal(&mut self, refused: Box<dyn Fn(&HandshakeFailure)>) {
         if let Stream::Dialled(dialled) = self {
             dialled.on_refusal(refused);
         }
