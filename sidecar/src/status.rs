@@ -11,7 +11,6 @@ use serde::Serialize;
 use signet_audit::Heads;
 use signet_identity::IncidentsReport;
 use signet_proxy::Shared;
-use signet_proxy::state::{InboundPort, Snapshot};
 use tokio::sync::watch;
 
 use crate::clock::{self, rfc3339};
@@ -58,70 +57,6 @@ pub struct Report {
     pub control: ControlReport,
     /// What the data plane goes by.
     pub data_plane: Option<DataPlaneReport>,
-}
-
-/// The snapshots that requests see: their numbers, whom we call and whom we serve.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DataPlaneReport {
-    endpoints_generation: u64,
-    routes_generation: u64,
-    policy_generation: u64,
-    keys_generation: u64,
-    default_allow: bool,
-    egress_allow: bool,
-    issuers: BTreeMap<String, bool>,
-    minting: bool,
-    services: BTreeMap<String, Vec<PeerReport>>,
-    places: BTreeMap<String, Vec<PlaceReport>>,
-    served: BTreeMap<String, ServedReport>,
-}
-
-/// One port of a place outside the mesh that we may call.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PlaceReport {
-    port: String,
-    number: u16,
-    protocol: &'static str,
-    /// The endpoints of the egress gateway that it goes through.
-    through: Option<Vec<String>>,
-}
-
-/// One endpoint of a service that we call.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PeerReport {
-    port: String,
-    address: String,
-    identity: String,
-    /// Where the address is another cluster's gateway: the service by its name behind it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    behind_gateway: Option<String>,
-    in_flight: usize,
-}
-
-/// A service that we serve.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServedReport {
-    /// Policies that cannot be understood, with the reason: everything is denied for their sake.
-    not_understood: BTreeMap<String, String>,
-    /// Its ports that are declared permissive.
-    permissive: BTreeMap<String, PermissiveReport>,
-}
-
-/// A port that lets callers in without the mesh, or would.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PermissiveReport {
-    until: String,
-    /// Why it does not, or not any more.
-    strict: Option<String>,
-    /// Connections without the mesh that were let in, by address.
-    sources: BTreeMap<std::net::IpAddr, u64>,
-    /// Those from further addresses.
-    other_sources: u64,
 }
 
 /// The certificate in force.
@@ -311,61 +246,13 @@ impl Status {
                 rejected: known.rejected.clone(),
                 refused: known.refused.clone(),
             },
-            data_plane: self.data_plane(),
+            data_plane: self.data_plane.get().map(|shared| DataPlaneReport::of(shared, self.served())),
         }
     }
 
-    fn data_plane(&self) -> Option<DataPlaneReport> {
-        let shared = self.data_plane.get()?;
-        let view = shared.state.view();
-        let mut services: BTreeMap<String, Vec<PeerReport>> = BTreeMap::new();
-        for service in view.endpoints.services() {
-            let peers = services.entry(service.name.to_string()).or_default();
-            for port in &service.ports {
-                peers.extend(port.endpoints.iter().map(|endpoint| PeerReport {
-                    port: port.name.to_string(),
-                    address: endpoint.address.to_string(),
-                    identity: endpoint.identity.to_string(),
-                    behind_gateway: endpoint.behind.as_ref().map(ToString::to_string),
-                    in_flight: endpoint.in_flight(),
-                }));
-            }
-        }
-        let mut places: BTreeMap<String, Vec<PlaceReport>> = BTreeMap::new();
-        for port in view.endpoints.places().ports() {
-            let gateway = |gateway: &std::sync::Arc<signet_proxy::state::ServicePort>| {
-                gateway.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
-            };
-            places.entry(port.place.to_string()).or_default().push(PlaceReport {
-                port: port.name.to_string(),
-                number: port.port,
-                protocol: port.protocol.as_str(),
-                through: port.through.as_ref().map(gateway),
-            });
-        }
-        let served = self.needed.iter().filter_map(|name| {
-            let service = name.strip_prefix("inbound/")?;
-            let served = view.policy.of(service)?;
-            let not_understood = served.policies.not_understood().iter();
-            let not_understood = not_understood.map(|one| (one.policy.clone(), one.reason.clone())).collect();
-            let ports = view.routes.inbound_of(service).iter().filter(|port| port.permissive_until.is_some());
-            let permissive =
-                ports.map(|port| (port.name.to_string(), permissive(shared, &view, port))).collect();
-            Some((service.to_owned(), ServedReport { not_understood, permissive }))
-        });
-        Some(DataPlaneReport {
-            endpoints_generation: view.endpoints.generation,
-            routes_generation: view.routes.generation,
-            policy_generation: view.policy.generation,
-            keys_generation: view.keys.generation,
-            default_allow: view.policy.mesh.default_allow,
-            egress_allow: view.policy.mesh.egress_allow,
-            issuers: view.keys.issuers.iter().map(|one| (one.alias().to_owned(), one.has_keys())).collect(),
-            minting: view.keys.minter.is_some(),
-            services,
-            places,
-            served: served.collect(),
-        })
+    /// Services that we serve.
+    fn served(&self) -> impl Iterator<Item = &str> {
+        self.needed.iter().filter_map(|name| name.strip_prefix("inbound/"))
     }
 
     fn judge(&self, known: &Known) {
@@ -409,16 +296,9 @@ impl Status {
     }
 }
 
-fn permissive(shared: &Shared, view: &Snapshot, port: &InboundPort) -> PermissiveReport {
-    let seen = shared.plaintext.seen(&port.service, &port.name);
-    let now = u64::try_from(clock::now()).unwrap_or_default();
-    PermissiveReport {
-        until: rfc3339(port.permissive_until.and_then(|until| i64::try_from(until).ok()).unwrap_or_default()),
-        strict: view.lets_in_plaintext(port, now).err().map(|why| why.to_string()),
-        sources: seen.connections,
-        other_sources: seen.others,
-    }
-}
+mod data_plane;
+
+pub use data_plane::DataPlaneReport;
 
 #[cfg(test)]
 mod tests;

@@ -81,6 +81,26 @@ async fn a_route_of_the_registry_takes_effect_changes_and_goes_without_a_restart
     assert_eq!((&seen["path"], &seen["query"]), (&"/next/a".into(), &"b=c".into()));
     assert!(get(&scene.entry, "/a", &[]).await.status() == 200 && scene.server.seen() == 1);
 
+    // In the order in which a request meets them.
+    let shown = scene.mesh.admin("client", "/config")["dataPlane"]["routes"]["server.shop"].clone();
+    let [first, second] = shown.as_array().map(Vec::as_slice).expect("routes") else { panic!("{shown}") };
+    assert_eq!(
+        (&first["rule"], &first["requests"], &first["rewrites"], &first["backends"][0]["service"]),
+        (
+            &"HTTPRoute/server.shop/0".into(),
+            &"any path, header x-canary".into(),
+            &true.into(),
+            &"canary.shop".into()
+        ),
+        "{shown}"
+    );
+    assert_eq!(
+        (&second["requests"], &second["backends"][0]["share"]),
+        (&"any path".into(), &1.into()),
+        "{shown}"
+    );
+    assert!(!shown.to_string().contains("yes"), "what a header must hold may be a secret: {shown}");
+
     let moved = "filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.example.com}}]";
     let redirect = format!("{ROUTE}  rules:\n    - {moved}\n");
     // Among equals the first by name counts.
@@ -101,6 +121,7 @@ metadata: {namespace: shop, name: server}
 spec:
   target: {service: server}
   retry: {attempts: 1, statuses: [503], backoff: 1ms}
+  outlierDetection: {consecutiveFailures: 2, baseEjection: 1h, maxEjection: 1h, maxEjectedPercent: 100}
   rateLimits: [{name: puts, key: [workload], to: {methods: [PUT]}, requests: 2, per: 1h}]
   faults: [{to: {paths: [/broken]}, abort: {percent: 100, status: 503}}]
 ";
@@ -116,5 +137,14 @@ spec:
     assert_eq!((answer.status().as_u16(), header(&answer, "signet-deny-reason")), (429, "too-many-requests"));
     assert_eq!(get(&scene.entry, "/", &[]).await.status(), 200);
     assert_eq!(scene.server.seen(), 3);
+    // Two tries that fail are what it takes, and the sidecar says so.
+    let left_out = |scene: &Scene| {
+        let config = scene.mesh.admin("client", "/config");
+        config["dataPlane"]["services"]["server.shop"][0]["leftOutMs"].as_u64()
+    };
+    assert_eq!(left_out(&scene), None);
+    assert_eq!(get(&scene.entry, "/", &[("x-answer", "503")]).await.status(), 503);
+    assert_eq!(scene.server.seen(), 5);
+    assert!(left_out(&scene).is_some_and(|left| left > 3_000_000), "{:?}", left_out(&scene));
     scene.mesh.assert_unharmed();
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
-use signet_tests::Mesh;
+use signet_tests::apps::Echo;
 use signet_tests::client::get;
+use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
 use signet_tests::process::until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -43,12 +44,12 @@ async fn client(address: String, stop: Arc<AtomicBool>, good: Arc<AtomicUsize>) 
 }
 
 /// Lets the sidecar pass on, and waits until its successor is ready; its process.
-async fn pass_on(pair: &mut Pair, name: &str, before: u32) -> u32 {
-    let process = pair.mesh.sidecar(name);
+async fn pass_on(mesh: &Mesh, name: &str, before: u32) -> u32 {
+    let process = mesh.sidecar(name);
     let told = process.log().matches("a successor accepts").count();
     // SAFETY: the process group is this test's own, and the process is a member of it.
     unsafe { libc::kill(i32::try_from(before).unwrap(), libc::SIGUSR2) };
-    let log = || pair.mesh.sidecar(name).log();
+    let log = || mesh.sidecar(name).log();
     until(&format!("a successor of {name}"), || {
         (log().matches("a successor accepts").count() > told).then_some(())
     })
@@ -78,8 +79,8 @@ async fn both_sidecars_restart_again_and_again_under_load_and_of_fifty_thousand_
     let mut restarts = 0;
     while good.load(Ordering::SeqCst) < 50_000 || restarts < 6 {
         if restarts < 6 {
-            caller = pass_on(&mut pair, "client", caller).await;
-            called = pass_on(&mut pair, "server", called).await;
+            caller = pass_on(&pair.mesh, "client", caller).await;
+            called = pass_on(&pair.mesh, "server", called).await;
             restarts += 2;
         } else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -105,13 +106,93 @@ async fn both_sidecars_restart_again_and_again_under_load_and_of_fifty_thousand_
     assert_eq!(pair.mesh.addresses("client")["outbound/server.shop/main"], pair.entry);
 }
 
+/// What a gateway does without routes: it passes on what other clusters call, and calls out.
+#[tokio::test]
+async fn a_gateway_of_other_clusters_and_of_the_way_out_restarts_under_load_and_no_request_fails() {
+    let app = Echo::start().await;
+    let (inbound, east_west, egress) = (free_address(), free_address(), free_address());
+    let (far, bank) = (free_address(), free_address());
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    let endpoint =
+        |listen: &str| format!("endpoints: [{{address: 127.0.0.1, ports: {{main: {}}}", port(listen));
+    let documents = [
+        service("server", "shop", "main", "http", &inbound),
+        permit("client-may", "shop", "server", "ns/shop/sa/client", ""),
+        format!(
+            "kind: Service\nmetadata: {{namespace: shop, name: far}}\nspec:\n  identities: [ns/shop/sa/server]\n  \
+             ports: [{{name: main, port: 80, protocol: http}}]\n  {}, throughGateway: {{service: server.shop}}}}]\n",
+            endpoint(&east_west)
+        ),
+        format!(
+            "kind: Service\nmetadata: {{namespace: infra, name: door}}\nspec:\n  \
+             ports: [{{name: main, port: 15008, protocol: tcp}}]\n  {}}}]\n",
+            endpoint(&egress)
+        ),
+        "kind: Gateway\nmetadata: {namespace: infra, name: door}\nspec:\n  identity: ns/infra/sa/door\n  \
+         eastWest: {services: [server.shop]}\n  egress: {}\n"
+            .to_owned(),
+        format!(
+            "kind: ExternalService\nmetadata: {{namespace: shop, name: bank}}\nspec:\n  hosts: [bank.example.com]\n  \
+             addresses: [127.0.0.1]\n  ports: [{{name: main, port: 80, targetPort: {}}}]\n  \
+             through: {{service: door.infra, port: main}}\n",
+            port(&app.address)
+        ),
+    ];
+    let mut mesh = Mesh::builder()
+        .registry(documents.join("---\n"))
+        .sidecar(Sidecar::new(
+            "server.shop",
+            format!(
+                "inbound: [{{service: server.shop, port: main, listen: '{inbound}', app: 'tcp:{}'}}]\n",
+                app.address
+            ),
+        ))
+        .sidecar(Sidecar::new(
+            "client.shop",
+            format!(
+                "outbound:\n- {{listen: '{far}', service: far.shop, port: main}}\n\
+                 - {{listen: '{bank}', service: bank.shop, port: main}}\n"
+            ),
+        ))
+        .sidecar(Sidecar::gateway(
+            "door.infra",
+            format!(
+                "gateway: {{resource: door.infra, eastWest: {{listen: '{east_west}'}}, egress: {{listen: '{egress}'}}}}\n"
+            ),
+        ))
+        .start()
+        .await;
+    mesh.adopt_successors();
+    let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    for entry in [&far, &bank] {
+        while get(entry, "/", &[]).await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let clients: Vec<_> = [&far, &bank, &far, &bank]
+        .map(|entry| tokio::spawn(client(entry.clone(), stop.clone(), good.clone())))
+        .into();
+    let mut process = mesh.sidecar("door").pid();
+    for _ in 0..3 {
+        let before = good.load(Ordering::SeqCst);
+        process = pass_on(&mesh, "door", process).await;
+        until("requests by the successor", || (good.load(Ordering::SeqCst) > before + 500).then_some(()))
+            .await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        assert_eq!(client.await.unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(mesh.sidecar("door").log().matches("svid taken over").count(), 3);
+}
+
 #[tokio::test]
 async fn a_stream_lives_through_a_restart_and_the_successor_renews() {
     let greeter = signet_tests::apps::greeter().await;
-    let (entry, inbound) = (signet_tests::mesh::free_address(), signet_tests::mesh::free_address());
+    let (entry, inbound) = (free_address(), free_address());
     let builder = pair(Mesh::builder().svid_seconds(20), "tcp", &greeter, &entry, &inbound);
     let mesh = builder.start().await;
-    let mut pair = Pair { mesh, app: signet_tests::apps::Echo::start().await, entry };
+    let mut pair = Pair { mesh, app: Echo::start().await, entry };
     pair.mesh.adopt_successors();
     let mut stream = TcpStream::connect(&pair.entry).await.unwrap();
     let mut byte = [0];
@@ -141,7 +222,7 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     // And with the file mended it works.
     std::fs::write(&config, text).unwrap();
     let before = pair.mesh.sidecar("client").pid();
-    pass_on(&mut pair, "client", before).await;
+    pass_on(&pair.mesh, "client", before).await;
     assert_eq!(get(&pair.entry, "/", &[]).await.status(), 200);
     // Nobody is a successor by saying so.
     let program = signet_tests::process::binary("signet-sidecar");

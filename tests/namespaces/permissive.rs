@@ -2,14 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use signet_proto::v1::StatusRequest;
 use signet_tests::mesh::{Mesh, Sidecar, permit};
 use signet_tests::peers::{run, said};
 use signet_tests::process::{PATIENCE, binary};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::pods::{APP_UID, OUTSIDE, Pods, SERVER, SIDECAR_UID, command, dials, line, names_itself, reaches};
+use crate::pods::{APP_UID, OUTSIDE, Pods, SERVER, SIDECAR_UID, dials, line, names_itself, reaches};
 
 const STORE: [&str; 2] = ["10.96.2.1", "fd96::2:1"];
 const PORT: u16 = 7000;
@@ -106,10 +105,7 @@ async fn from_outside_the_mesh_strict_refuses_and_permissive_lets_in_until_its_d
         let told = said(&run(cli).await);
         assert!(told.contains("store.shop") && told.contains("lets plaintext in"), "{told}");
         let report = || {
-            let socket = mesh.path("server").join("admin.sock").display().to_string();
-            let text =
-                command(&pods.server, &format!("curl -sS --unix-socket {socket} http://localhost/config"));
-            let config: Value = serde_json::from_str(&text).expect("a report");
+            let config = mesh.admin("server", "/config");
             config["dataPlane"]["served"]["store.shop"]["permissive"]["main"].clone()
         };
         let seen = report();

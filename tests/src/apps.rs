@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-/// An HTTP app (HTTP/1.1 and prior-knowledge HTTP/2) that answers each request with a JSON document of it.
+/// An HTTP app (HTTP/1.1 and prior-knowledge HTTP/2) that answers each request with a JSON document of it, under the
+/// status that its header `x-answer` asks for.
 pub struct Echo {
     pub address: String,
     seen: Arc<AtomicUsize>,
@@ -34,10 +35,16 @@ impl Echo {
                     let service = service_fn(move |request| {
                         let (count, keep) = (count.clone(), keep.clone());
                         async move {
+                            let status =
+                                request.headers().get("x-answer").and_then(|status| status.to_str().ok());
+                            let status =
+                                status.and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
                             let answer = describe(request).await;
                             count.fetch_add(1, Ordering::SeqCst);
                             *keep.lock().expect("the last request") = answer.clone();
-                            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer.to_string()))))
+                            let mut answer = Response::new(Full::new(Bytes::from(answer.to_string())));
+                            *answer.status_mut() = status;
+                            Ok::<_, Infallible>(answer)
                         }
                     });
                     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());

@@ -483,6 +483,15 @@ impl Mesh {
         String::from_utf8(answer.body().to_vec()).expect("metrics are text")
     }
 
+    /// What the admin socket of a sidecar, gateway or agent says there.
+    pub fn admin(&self, process: &str, path: &str) -> Value {
+        let mut curl = Command::new("curl");
+        curl.arg("-sSf").arg("--unix-socket").arg(self.path(process).join("admin.sock"));
+        let done = curl.arg(format!("http://localhost{path}")).output().expect("curl runs");
+        assert!(done.status.success(), "{process}{path}: {}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).expect("JSON")
+    }
+
     /// Everything that any process of the mesh has written.
     pub fn logs(&self) -> String {
         let processes = self.sidecars.values().chain(self.replicas.values()).chain(&self.control_plane);

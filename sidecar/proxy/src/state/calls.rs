@@ -19,6 +19,8 @@ use signet_wire::RequestView;
 
 use super::traffic::Retry;
 
+mod shown;
+
 /// The routes of one service.
 #[derive(Debug, Default)]
 pub struct Calls {
@@ -27,7 +29,7 @@ pub struct Calls {
 
 /// One match of one rule under one hostname.
 #[derive(Debug)]
-struct Entry {
+pub struct Entry {
     parents: Arc<[ParentRef]>,
     host: HostPattern,
     matcher: Matcher,

@@ -111,6 +111,11 @@ impl Endpoints {
         &self.places
     }
 
+    /// Services whose requests do not simply go to them, and where they go.
+    pub fn routed(&self) -> impl Iterator<Item = (&str, &Calls)> {
+        self.calls.iter().map(|(service, calls)| (&**service, &**calls))
+    }
+
     /// Where the requests to this service go, if not simply to it.
     pub fn calls(&self, service: &str) -> Option<&Arc<Calls>> {
         self.calls.get(service)

@@ -30,7 +30,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-pub use calls::{Backend, Calls, Copied, Found, HeaderOps, RouteRule, modified};
+pub use calls::{Backend, Calls, Copied, Entry, Found, HeaderOps, RouteRule, modified};
 pub use endpoints::{Dialled, Endpoints};
 pub use freshness::Freshness;
 pub use keys::{Keys, Minter};

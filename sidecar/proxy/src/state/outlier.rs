@@ -6,9 +6,7 @@
 //! was left out.
 
 use std::sync::OnceLock;
-#[cfg(test)]
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use signet_model::OutlierPolicy;
 
@@ -86,7 +84,6 @@ impl Record {
     }
 
     /// How long it is left out still.
-    #[cfg(test)]
     pub(crate) fn left(&self, now: u64) -> Option<Duration> {
         let until = self.until.load(Ordering::Relaxed);
         (until > now).then(|| Duration::from_nanos(until - now))

@@ -287,6 +287,11 @@ impl Endpoint {
         self.record.is_out(now)
     }
 
+    /// How long it is left out still, if it is.
+    pub fn left_out(&self) -> Option<Duration> {
+        self.record.left(monotonic())
+    }
+
     /// A try of a request of this port succeeded here, or failed. True: it is left out from now on.
     pub(crate) fn judged(&self, good: bool, policy: &OutlierPolicy, port: &ServicePort, now: u64) -> bool {
         if good {
