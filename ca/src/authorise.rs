@@ -265,6 +265,10 @@ fn revoked(kind: RevocationKind) -> Refusal {
         RevocationKind::Serial | RevocationKind::Member | RevocationKind::Delegation => {
             Refusal::SerialRevoked
         }
+        // Never asked for: a user gets no certificate.
+        RevocationKind::User | RevocationKind::Logout | RevocationKind::Session | RevocationKind::Token => {
+            Refusal::IdentityRevoked
+        }
     }
 }
 

@@ -86,7 +86,7 @@ pub use profile::ProfileError;
 pub use record::{Event, Record};
 pub use recover::{Recovered, Recovery};
 pub use refusal::{Outward, Refusal};
-pub use revoke::{InstanceName, LineageId, NameError, Revocation, Revocations};
+pub use revoke::{InstanceName, LineageId, NameError, Revocation, Revocations, UserName};
 pub use rotation::{Kind, Phase, Published, RotationConfig, SlotStatus};
 pub use seal::{Argon2Cost, SealConfig, SealError, SealSource};
 pub use spread::{SpreadNote, Told};

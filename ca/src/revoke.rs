@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use signet_identity::{KeyId, RevocationSet, Serial, SpiffeId};
+use signet_token::RevokedUsers;
 use tokio::sync::watch;
 
 use crate::authorise::Stop;
@@ -25,6 +26,11 @@ use crate::store::{RevocationKind, RevocationRow, Store, StoreError, Writer, mem
 
 /// A delegation lives an hour at most, and is believed a little longer by a clock that is behind.
 const DELEGATION: i64 = 2 * 3600;
+
+/// How long a user's credential may live, unless its Issuer says otherwise (`maxLifetime`).
+const CREDENTIAL: i64 = 24 * 3600;
+/// By how much clocks may differ at both of its ends.
+const SKEW: i64 = 120;
 
 /// What is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +45,14 @@ pub enum Revocation {
     Lineage(LineageId),
     /// What was attested, likewise.
     Instance(InstanceName),
+    /// A user, whatever they sign in with.
+    User(UserName),
+    /// What was issued to a user until now.
+    Logout(UserName),
+    /// A session, by its issuer's `sid`.
+    Session(UserName),
+    /// An access token, by its issuer's `jti`.
+    Token(UserName),
 }
 
 /// A chain of renewals, as the issuance log names it.
@@ -61,7 +75,52 @@ impl fmt::Display for LineageId {
     }
 }
 
-/// Why a text names no lineage or instance.
+/// `<alias>|<name>`: what the Issuer of that alias calls a user, a session or a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UserName {
+    text: String,
+    lifetime: i64,
+}
+
+impl UserName {
+    /// As long as the subject of a transaction token may be.
+    const MAX: usize = 1024;
+
+    /// The Issuer's alias.
+    pub fn alias(&self) -> &str {
+        self.text.split_once('|').map_or("", |(alias, _)| alias)
+    }
+
+    /// Its Issuer's credentials live so many seconds at most: as long a revocation has to stand.
+    #[must_use]
+    pub fn of_issuer(self, lifetime: i64) -> Self {
+        Self { lifetime, ..self }
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for UserName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let is_alias = |alias: &str| {
+            !alias.is_empty()
+                && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let named = text.split_once('|').is_some_and(|(alias, name)| is_alias(alias) && !name.is_empty());
+        match named && text.len() <= UserName::MAX && !text.chars().any(char::is_control) {
+            true => Ok(UserName { text: text.to_owned(), lifetime: CREDENTIAL }),
+            false => Err(NameError::User(text.chars().take(64).collect())),
+        }
+    }
+}
+
+/// Why a text names no lineage, instance or user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("expected a lineage as 32 hex digits, as `signet ca log` shows it, got {0:?}")]
@@ -70,6 +129,10 @@ pub enum NameError {
         "expected an instance as <cluster>/<pod uid>, as in the log's words on an attested pod, got {0:?}"
     )]
     Instance(String),
+    #[error(
+        "expected <alias of an Issuer>|<its sub, sid or jti>, 1024 bytes at most and no control characters, got {0:?}"
+    )]
+    User(String),
 }
 
 impl FromStr for LineageId {
@@ -121,6 +184,21 @@ impl Revocation {
             }
             Revocation::Lineage(LineageId(id)) => (RevocationKind::Lineage, id.to_vec()),
             Revocation::Instance(InstanceName(name)) => (RevocationKind::Instance, name.as_bytes().to_vec()),
+            Revocation::User(name) => (RevocationKind::User, name.text.as_bytes().to_vec()),
+            Revocation::Logout(name) => (RevocationKind::Logout, name.text.as_bytes().to_vec()),
+            Revocation::Session(name) => (RevocationKind::Session, name.text.as_bytes().to_vec()),
+            Revocation::Token(name) => (RevocationKind::Token, name.text.as_bytes().to_vec()),
+        }
+    }
+
+    /// For the log of the process: who a user is stands in the issuance log and nowhere else.
+    fn shown(&self) -> String {
+        match self {
+            Revocation::User(_) => "a user".into(),
+            Revocation::Logout(_) => "a logout".into(),
+            Revocation::Session(_) => "a session".into(),
+            Revocation::Token(_) => "a token".into(),
+            other => format!("{other:?}"),
         }
     }
 }
@@ -132,14 +210,17 @@ pub struct Revocations {
     pub set: Arc<RevocationSet>,
     /// Thumbprints of delegated keys.
     pub delegations: HashSet<String>,
+    /// Users, their sessions and tokens.
+    pub users: RevokedUsers,
 }
 
 impl Revocations {
     pub(crate) async fn load(store: &Store, now: i64) -> Result<Revocations, StoreError> {
         let (sequence, rows) = store.revocations(now).await?;
         let (mut set, mut delegations) = (RevocationSet::new(sequence), HashSet::new());
+        let mut users = RevokedUsers::default();
         let corrupt = |what| StoreError::Corrupt { table: "revocations", what };
-        for row in rows {
+        for (row, revoked_at) in rows {
             let text = || String::from_utf8(row.value.clone()).map_err(|_| corrupt("text is not UTF-8"));
             match row.kind {
                 RevocationKind::Serial => {
@@ -161,11 +242,18 @@ impl Revocations {
                     let serial = member_serial(&row.value).and_then(|it| Serial::from_bytes(it).ok());
                     set.serials.insert(serial.ok_or(corrupt("a member's serial is bad"))?);
                 }
+                RevocationKind::User => drop(users.users.insert(text()?.into())),
+                RevocationKind::Session => drop(users.sessions.insert(text()?.into())),
+                RevocationKind::Token => drop(users.tokens.insert(text()?.into())),
+                RevocationKind::Logout => {
+                    let since = u64::try_from(revoked_at).map_err(|_| corrupt("a moment is negative"))?;
+                    users.logouts.insert(text()?.into(), since);
+                }
                 // Asked for at issuance; whoever else reads the set goes by their members.
                 RevocationKind::Lineage | RevocationKind::Instance => {}
             }
         }
-        Ok(Revocations { set: Arc::new(set), delegations })
+        Ok(Revocations { set: Arc::new(set), delegations, users })
     }
 }
 
@@ -204,7 +292,11 @@ impl Authority {
             // Unknown to this store: it may be another replica's, and ends within the longest life.
             let longest = now.saturating_add(seconds(MAX_SVID_TTL));
             let expires_at = match &what {
-                Revocation::Identity(_) | Revocation::Instance(_) => None,
+                Revocation::Identity(_) | Revocation::Instance(_) | Revocation::User(_) => None,
+                // Whatever they speak of has ended by then.
+                Revocation::Logout(name) | Revocation::Session(name) | Revocation::Token(name) => {
+                    Some(now.saturating_add(name.lifetime).saturating_add(SKEW))
+                }
                 Revocation::Lineage(_) => lineage.as_ref().map(|lineage| lineage.ends_at),
                 Revocation::Delegation(_) => Some(now.saturating_add(DELEGATION)),
                 Revocation::Serial(serial) => {
@@ -235,7 +327,7 @@ impl Authority {
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
             inner.metrics.revoked.with_label_values(&[kind.as_str()]).inc();
-            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, certificates, vouched_for = vouched.len(), delegations, "revoked");
+            tracing::warn!(target: "signet::ca", what = what.shown(), reason, actor, sequence, certificates, vouched_for = vouched.len(), delegations, "revoked");
             inner.publish_revocations(now).await?;
             Ok(sequence)
         })
@@ -263,7 +355,7 @@ impl Authority {
             let entry = Entry::new(now, Event::Reinstated, &actor).because(&reason);
             writer.record(describe(entry, &what)).await?;
             writer.commit().await?;
-            tracing::warn!(target: "signet::ca", what = ?what, reason, actor, sequence, "lifted a revocation");
+            tracing::warn!(target: "signet::ca", what = what.shown(), reason, actor, sequence, "lifted a revocation");
             inner.publish_revocations(now).await?;
             Ok(Some(sequence))
         })
@@ -326,6 +418,10 @@ fn describe(mut entry: Entry, what: &Revocation) -> Entry {
         Revocation::Instance(InstanceName(name)) => {
             entry.reason = format!("instance {name}: {}", entry.reason);
         }
+        Revocation::User(name) => entry.reason = format!("user {name}: {}", entry.reason),
+        Revocation::Logout(name) => entry.reason = format!("logout {name}: {}", entry.reason),
+        Revocation::Session(name) => entry.reason = format!("session {name}: {}", entry.reason),
+        Revocation::Token(name) => entry.reason = format!("token {name}: {}", entry.reason),
     }
     entry
 }

@@ -143,6 +143,18 @@ struct Target {
     /// An attested pod, <cluster>/<pod uid>: its certificates end, and it is not attested again.
     #[arg(long)]
     instance: Option<String>,
+    /// A user, <alias of the Issuer>|<sub>: shut out whatever they sign in with, until `signet ca reinstate`.
+    #[arg(long)]
+    user: Option<String>,
+    /// What was issued to a user until now, <alias>|<sub>; they may sign in again.
+    #[arg(long)]
+    logout: Option<String>,
+    /// A session, <alias>|<sid>.
+    #[arg(long)]
+    session: Option<String>,
+    /// An access token, <alias>|<jti>.
+    #[arg(long)]
+    token: Option<String>,
 }
 
 #[derive(Args)]
@@ -169,7 +181,7 @@ pub(crate) struct Reinstate {
 
 impl Target {
     fn what(self) -> anyhow::Result<What> {
-        let Target { serial, identity, key, delegation, lineage, instance } = self;
+        let Target { serial, identity, key, delegation, lineage, instance, .. } = self;
         let named = [
             serial.map(What::Serial),
             identity.map(What::SpiffeId),
@@ -177,9 +189,16 @@ impl Target {
             delegation.map(What::Delegation),
             lineage.map(What::Lineage),
             instance.map(What::Instance),
+            self.user.map(What::User),
+            self.logout.map(What::Logout),
+            self.session.map(What::Session),
+            self.token.map(What::Token),
         ];
         let Some(what) = named.into_iter().flatten().next() else {
-            bail!("name one of --serial, --identity, --key, --delegation, --lineage and --instance")
+            bail!(
+                "name one of --serial, --identity, --key, --delegation, --lineage, --instance, --user, --logout, \
+                 --session and --token"
+            )
         };
         Ok(what)
     }
@@ -227,6 +246,10 @@ impl Reinstate {
             What::Delegation(thumbprint) => Lifted::Delegation(thumbprint),
             What::Lineage(id) => Lifted::Lineage(id),
             What::Instance(name) => Lifted::Instance(name),
+            What::User(name) => Lifted::User(name),
+            What::Logout(name) => Lifted::Logout(name),
+            What::Session(name) => Lifted::Session(name),
+            What::Token(name) => Lifted::Token(name),
         };
         let request = ReinstateRequest { what: Some(what), reason: self.reason };
         let sequence = context

@@ -55,7 +55,10 @@ impl Publisher {
         {
             self.credentials.revoke(revocations.peers.clone());
         }
-        if changed.keys || changed.mesh || changed.revocations {
+        if changed.revocations {
+            self.revoked_users(deliveries);
+        }
+        if changed.keys || changed.mesh || changed.revocations && self.delegations_turned(deliveries) {
             self.keys(deliveries);
         }
         if changed.mesh || !changed.inbound.is_empty() {
@@ -179,6 +182,22 @@ impl Publisher {
             *news = next;
             modified
         });
+    }
+
+    fn revoked_users(&self, deliveries: &Deliveries) {
+        if let Some(Item::Revocations(revocations)) = deliveries.get("revocations")
+            && *self.state.view().keys.revoked_users != *revocations.users
+        {
+            self.state.update_revoked_users(&revocations.users);
+        }
+    }
+
+    /// Whether news of revocation touch what was verified before: those of users do not, each request asks for them anew.
+    fn delegations_turned(&self, deliveries: &Deliveries) -> bool {
+        let keys = &self.state.view().keys;
+        matches!(deliveries.get("revocations"), Some(Item::Revocations(revocations))
+            if revocations.delegations != keys.revoked_delegations
+                || revocations.unenforced().as_deref() != keys.refuse_users.as_deref())
     }
 
     fn keys(&self, deliveries: &Deliveries) {

@@ -249,3 +249,90 @@ async fn no_token_stands_in_any_log() {
     let logs = chain.mesh.logs();
     assert!(!logs.contains("eyJ"), "{}", logs.lines().find(|line| line.contains("eyJ")).unwrap_or_default());
 }
+
+/// `signet ca …` with its words; what it said.
+fn ca(chain: &Chain, words: &[&str]) -> (bool, String) {
+    let mut command = std::process::Command::new(signet_tests::process::binary("signet"));
+    command.arg("--socket").arg(chain.mesh.operator_socket("cp")).arg("ca").args(words);
+    let done = command.output().expect("the CLI runs");
+    let said = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test]
+async fn a_revoked_user_session_or_token_counts_nowhere_any_more_and_a_logout_only_until_the_next_sign_in() {
+    let mut chain = Chain::start("transaction").await;
+    let of = |jti: &str| json!({"sid": "s-1", "jti": jti});
+    let token = chain.issuer.token_with("alice", "read", &of("t-1"));
+    assert_eq!(chain.ask(&token).await.status(), 200);
+    let kinds = [("--user", "idp|alice"), ("--session", "idp|s-1"), ("--token", "idp|t-1")];
+    for (kind, name) in kinds {
+        let (good, said) = ca(&chain, &["revoke", kind, name, "--reason", "stolen", "--wait"]);
+        assert!(good, "{said}");
+        let answer = chain.ask(&token).await;
+        assert_eq!(answer.status(), 401, "{kind}: {}", text(&answer));
+        assert!(Chain::challenge(&answer).contains("invalid_token"));
+        assert_eq!(chain.ask(&chain.issuer.token("bob", "read")).await.status(), 200, "{kind}");
+        let other = chain.issuer.token_with("alice", "read", &json!({"jti": "t-2"}));
+        let expected = if kind == "--user" { 401 } else { 200 };
+        assert_eq!(chain.ask(&other).await.status(), expected, "{kind}: another session of alice's");
+        let (good, said) = ca(&chain, &["reinstate", kind, name, "--reason", "found"]);
+        assert!(good, "{said}");
+        while chain.ask(&token).await.status() != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    let (good, said) = ca(&chain, &["revoke", "--logout", "idp|alice", "--reason", "left", "--wait"]);
+    assert!(good, "{said}");
+    assert_eq!(chain.ask(&token).await.status(), 401);
+    let next = chain.issuer.token_with("alice", "read", &json!({"iat": now() + 2}));
+    assert_eq!(chain.ask(&next).await.status(), 200, "who signs in again");
+    // An alias that is none would revoke nobody, and what is no name at all says what it should be.
+    let (good, said) = ca(&chain, &["revoke", "--user", "ipd|alice", "--reason", "x"]);
+    assert!(!good && said.contains("no Issuer `ipd`") && said.contains("idp"), "{said}");
+    let (good, said) = ca(&chain, &["revoke", "--user", "alice", "--reason", "x"]);
+    assert!(!good && said.contains("<alias of an Issuer>|"), "{said}");
+    // The process logs name nobody; the issuance log does, to those who may read it.
+    assert!(!chain.mesh.logs().lines().any(|line| line.contains("signet::ca") && line.contains("alice")));
+    assert!(ca(&chain, &["log"]).1.contains("idp|alice"));
+    chain.mesh.assert_unharmed();
+}
+
+#[tokio::test]
+async fn what_a_revoked_user_has_open_through_the_gateway_ends_within_the_call_that_waits_for_it() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let chain = Chain::start("transaction").await;
+    let mut open = Vec::new();
+    for user in ["alice", "bob"] {
+        let mut stream = tokio::net::TcpStream::connect(&chain.gateway).await.unwrap();
+        let token = chain.issuer.token(user, "read");
+        // The app answers when the body is whole, which it never is.
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: shop\r\nauthorization: Bearer {token}\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    // Both have come as far as the front's sidecar.
+    let context = "signet_user_context_total{direction=\"inbound\"";
+    let inbound = || async {
+        let metrics = chain.mesh.metrics("front").await;
+        let lines = metrics.lines().filter(|line| line.starts_with(context) && line.contains("forwarded"));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = chain.front.seen();
+    while inbound().await < before as u64 + 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let (good, said) = ca(&chain, &["revoke", "--user", "idp|alice", "--reason", "fired", "--wait"]);
+    assert!(good, "{said}");
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(signet_tests::process::PATIENCE, open[0].read_to_end(&mut answer)).await;
+    ended.expect("alice's request ends").ok();
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 403"), "{}", String::from_utf8_lossy(&answer));
+    open[1].write_all(b"0\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(signet_tests::process::PATIENCE, open[1].read_exact(&mut answer)).await;
+    read.expect("bob is answered").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}

@@ -51,6 +51,10 @@ impl Writer {
         let (of, value) = match revoked {
             // It is one.
             Revocation::Delegation(_) => return Ok(Vec::new()),
+            // Users mint nothing.
+            Revocation::User(_) | Revocation::Logout(_) | Revocation::Session(_) | Revocation::Token(_) => {
+                return Ok(Vec::new());
+            }
             Revocation::Identity(id) => ("spiffe_id = $1".to_owned(), Value::from(id.as_str().to_owned())),
             Revocation::Serial(serial) => (
                 format!("EXISTS (SELECT 1 FROM (SELECT $1 AS serial) named WHERE {OF_HOLDER})"),

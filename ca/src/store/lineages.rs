@@ -134,6 +134,10 @@ impl Writer {
             Revocation::Delegation(_) | Revocation::Lineage(_) | Revocation::Instance(_) => {
                 return Ok(Vec::new());
             }
+            // No agent vouches for users.
+            Revocation::User(_) | Revocation::Logout(_) | Revocation::Session(_) | Revocation::Token(_) => {
+                return Ok(Vec::new());
+            }
         };
         let text = format!(
             "SELECT svids.serial, svids.not_after FROM svids JOIN lineages ON lineages.id = svids.lineage \

@@ -31,10 +31,18 @@ pub(crate) enum RevocationKind {
     Instance,
     /// A certificate of a revoked lineage or instance: SHA-256 of what that is named, then the serial.
     Member,
+    /// A user: `<alias>|<sub>`.
+    User,
+    /// What was issued to a user until it was revoked.
+    Logout,
+    /// A session: `<alias>|<sid>`.
+    Session,
+    /// An access token: `<alias>|<jti>`.
+    Token,
 }
 
 impl RevocationKind {
-    const ALL: [RevocationKind; 7] = [
+    const ALL: [RevocationKind; 11] = [
         RevocationKind::Serial,
         RevocationKind::Identity,
         RevocationKind::Key,
@@ -42,6 +50,10 @@ impl RevocationKind {
         RevocationKind::Lineage,
         RevocationKind::Instance,
         RevocationKind::Member,
+        RevocationKind::User,
+        RevocationKind::Logout,
+        RevocationKind::Session,
+        RevocationKind::Token,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -53,6 +65,10 @@ impl RevocationKind {
             RevocationKind::Lineage => "lineage",
             RevocationKind::Instance => "instance",
             RevocationKind::Member => "member",
+            RevocationKind::User => "user",
+            RevocationKind::Logout => "logout",
+            RevocationKind::Session => "session",
+            RevocationKind::Token => "token",
         }
     }
 
@@ -339,13 +355,16 @@ impl Writer {
 impl Store {
     /// The number of the set and all that is in force, in one consistent view. A set that is older than one that
     /// was read here before is an error.
-    pub(crate) async fn revocations(&self, now: i64) -> Result<(u64, Vec<RevocationRow>), StoreError> {
+    /// Each with when it was last revoked.
+    pub(crate) async fn revocations(&self, now: i64) -> Result<(u64, Vec<(RevocationRow, i64)>), StoreError> {
         let seen = self.set_seen();
         let mut tx = self.desk.pool.view().await?;
         let (head, rows) = read(&mut tx, &self.desk.mac, seen).await?;
         self.set_seen.fetch_max(head.sequence, Ordering::SeqCst);
-        let in_force =
-            |stored: StoredRow| stored.row.expires_at.is_none_or(|end| end > now).then_some(stored.row);
+        let in_force = |stored: StoredRow| {
+            let stands = stored.row.expires_at.is_none_or(|end| end > now);
+            stands.then_some((stored.row, stored.revoked_at))
+        };
         Ok((head.sequence, rows.into_iter().filter_map(in_force).collect()))
     }
 

@@ -45,7 +45,13 @@ impl Store {
                         .bind(serial)
                 }
                 // No certificate has the first; of the others each certificate is a row of its own.
-                RevocationKind::Delegation | RevocationKind::Lineage | RevocationKind::Instance => continue,
+                RevocationKind::Delegation
+                | RevocationKind::Lineage
+                | RevocationKind::Instance
+                | RevocationKind::User
+                | RevocationKind::Logout
+                | RevocationKind::Session
+                | RevocationKind::Token => continue,
             };
             for row in found.bind(issuer).bind(now).fetch_all(&mut tx).await? {
                 let since = revoked.entry(row.try_get::<Vec<u8>>(0)?).or_insert(stored.revoked_at);

@@ -6,7 +6,7 @@ use signet_model::{
     Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
-use signet_token::{Jwk, Jwks};
+use signet_token::{Jwk, Jwks, RevokedUsers};
 
 use crate::federation::held::Held;
 use crate::issuers::KeyState;
@@ -78,8 +78,24 @@ pub(super) fn revocations(authority: &AuthorityState) -> v1::Revocations {
     identities.sort();
     keys.sort();
     delegations.sort();
-    // Every kind that there is now has a field of its own.
-    v1::Revocations { sequence: set.sequence, serials, identities, keys, delegations, others: Vec::new() }
+    let others = revoked_users(&authority.revocations.users);
+    v1::Revocations { sequence: set.sequence, serials, identities, keys, delegations, others }
+}
+
+/// Whoever cannot tell these from others believes no user.
+fn revoked_users(users: &RevokedUsers) -> Vec<v1::OtherRevocation> {
+    let other = |kind: &str, name: &str, issued_until: u64| v1::OtherRevocation {
+        kind: kind.into(),
+        value: name.as_bytes().to_vec(),
+        if_unknown: v1::IfUnknown::RefuseUsers.into(),
+        issued_until: i64::try_from(issued_until).unwrap_or(i64::MAX),
+    };
+    let mut others: Vec<_> = users.users.iter().map(|name| other("user", name, 0)).collect();
+    others.extend(users.logouts.iter().map(|(name, until)| other("logout", name, *until)));
+    others.extend(users.sessions.iter().map(|name| other("session", name, 0)));
+    others.extend(users.tokens.iter().map(|name| other("token", name, 0)));
+    others.sort_by(|a, b| (&a.kind, &a.value).cmp(&(&b.kind, &b.value)));
+    others
 }
 
 pub(super) fn token_roots(authority: &AuthorityState) -> v1::TokenRoots {

@@ -149,6 +149,10 @@ fn revoke(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
         }
         Some(What::Lineage(id)) => (Need::of(Role::Operator), format!("lineage={id:?}")),
         Some(What::Instance(name)) => (Need::of(Role::Operator), format!("instance={name:?}")),
+        Some(What::User(name)) => (Need::of(Role::Operator), format!("user={name:?}")),
+        Some(What::Logout(name)) => (Need::of(Role::Operator), format!("logout={name:?}")),
+        Some(What::Session(name)) => (Need::of(Role::Operator), format!("session={name:?}")),
+        Some(What::Token(name)) => (Need::of(Role::Operator), format!("token={name:?}")),
         None => (Need::of(Role::Operator), "nothing".into()),
     };
     Ok(Ask { need, words: format!("{what} reason={:?}", asked.reason) })
@@ -166,6 +170,10 @@ fn reinstate(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
         }
         Some(What::Lineage(id)) => (Need::of(Role::Operator), format!("lineage={id:?}")),
         Some(What::Instance(name)) => (Need::of(Role::Operator), format!("instance={name:?}")),
+        Some(What::User(name)) => (Need::of(Role::Operator), format!("user={name:?}")),
+        Some(What::Logout(name)) => (Need::of(Role::Operator), format!("logout={name:?}")),
+        Some(What::Session(name)) => (Need::of(Role::Operator), format!("session={name:?}")),
+        Some(What::Token(name)) => (Need::of(Role::Operator), format!("token={name:?}")),
         None => (Need::of(Role::Operator), "nothing".into()),
     };
     Ok(Ask { need, words: format!("{what} reason={:?}", asked.reason) })

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_ca::{Authority, NameError, Revocation};
+use signet_ca::{Authority, NameError, Revocation, UserName};
 use signet_identity::{KeyId, PeerClass, Serial, SpiffeId, TrustDomain};
 use signet_model::WorkloadId;
 use signet_proto::v1::{self, reinstate_request, revoke_request::What};
@@ -195,12 +195,40 @@ impl Operators {
 
     async fn revoke_what(&self, asked: v1::RevokeRequest, actor: &str) -> Result<v1::RevokeResponse, Status> {
         let what = revocation(asked.what, &asked.reason)?;
+        let what = self.with_lifetime(what)?;
         let sequence = self
             .authority
             .revoke(what, &asked.reason, actor)
             .await
             .map_err(|error| convert::operator_status(&error))?;
         Ok(v1::RevokeResponse { sequence })
+    }
+
+    /// A session or token stays revoked as long as its Issuer's tokens may live. An alias that no Issuer has would revoke
+    /// nothing, and whoever mistyped it believe it did.
+    fn with_lifetime(&self, what: Revocation) -> Result<Revocation, Status> {
+        let registry = &self.registry.borrow().registry;
+        let of_issuer = |name: UserName| match registry.issuer(name.alias()) {
+            Some(issuer) => {
+                let lifetime = issuer.spec.max_lifetime.seconds();
+                Ok(name.of_issuer(i64::try_from(lifetime).unwrap_or(i64::MAX)))
+            }
+            None => {
+                let known: Vec<_> = registry.issuers().map(|issuer| issuer.name.as_str()).collect();
+                Err(Status::invalid_argument(format!(
+                    "the registry has no Issuer `{}`; expected one of: {}",
+                    name.alias(),
+                    known.join(", ")
+                )))
+            }
+        };
+        Ok(match what {
+            Revocation::User(name) => Revocation::User(of_issuer(name)?),
+            Revocation::Logout(name) => Revocation::Logout(of_issuer(name)?),
+            Revocation::Session(name) => Revocation::Session(of_issuer(name)?),
+            Revocation::Token(name) => Revocation::Token(of_issuer(name)?),
+            other => other,
+        })
     }
 
     async fn reinstate_what(
@@ -247,6 +275,7 @@ impl Operators {
 /// What is named to be revoked or reinstated.
 fn revocation(what: Option<What>, reason: &str) -> Result<Revocation, Status> {
     let bad = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+    let user = |name: &str| name.parse::<UserName>().map_err(|error| bad(&error));
     if reason.len() > MAX_REASON {
         return Err(Status::invalid_argument("the reason is too long"));
     }
@@ -257,9 +286,11 @@ fn revocation(what: Option<What>, reason: &str) -> Result<Revocation, Status> {
         Some(What::Delegation(thumbprint)) => Revocation::Delegation(thumbprint),
         Some(What::Lineage(id)) => Revocation::Lineage(id.parse().map_err(|e: NameError| bad(&e))?),
         Some(What::Instance(name)) => Revocation::Instance(name.parse().map_err(|e: NameError| bad(&e))?),
-        None => {
-            return Err(Status::invalid_argument("expected a serial, a SPIFFE ID, a key or a delegation"));
-        }
+        Some(What::User(name)) => Revocation::User(user(&name)?),
+        Some(What::Logout(name)) => Revocation::Logout(user(&name)?),
+        Some(What::Session(name)) => Revocation::Session(user(&name)?),
+        Some(What::Token(name)) => Revocation::Token(user(&name)?),
+        None => return Err(Status::invalid_argument("expected what is meant: a serial, a SPIFFE ID, a user …")),
     })
 }
 
@@ -272,6 +303,10 @@ fn same(what: reinstate_request::What) -> What {
         reinstate_request::What::Delegation(thumbprint) => What::Delegation(thumbprint),
         reinstate_request::What::Lineage(id) => What::Lineage(id),
         reinstate_request::What::Instance(name) => What::Instance(name),
+        reinstate_request::What::User(name) => What::User(name),
+        reinstate_request::What::Logout(name) => What::Logout(name),
+        reinstate_request::What::Session(name) => What::Session(name),
+        reinstate_request::What::Token(name) => What::Token(name),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::error::TokenError;
 use crate::issuer::{IssuerKeys, Issuers, KEYS_STALE_AFTER};
 use crate::jwks::KeyLookup;
 use crate::jws::Compact;
+use crate::revoked::Subject;
 
 const MAX_BYTES: usize = AccessToken::MAX_BYTES;
 
@@ -30,8 +31,8 @@ pub struct AccessToken {
     pub scopes: Vec<String>,
     /// `client_id`, or `azp` of issuers that predate RFC 9068.
     pub client_id: Option<String>,
-    pub token_id: Option<String>,
-    pub session_id: Option<String>,
+    /// Whom a revocation may name.
+    pub revocable: Arc<Subject>,
     pub acr: Option<String>,
     pub amr: Vec<String>,
     pub auth_time: Option<u64>,
@@ -52,7 +53,7 @@ impl AccessToken {
 
     /// `<alias>|<sub>`: two issuers that know a subject "1" never merge.
     pub fn principal(&self) -> String {
-        format!("{}|{}", self.alias, self.subject)
+        self.revocable.user.clone()
     }
 }
 
@@ -176,6 +177,13 @@ impl IssuerKeys {
         if claims.has("cnf") {
             return Err(TokenError::Unproven);
         }
+        let revocable = Subject {
+            // Two issuers that know a subject "1" never merge.
+            user: format!("{}|{subject}", self.alias),
+            session: claims.text("sid")?.map(str::to_owned),
+            token: claims.text("jti")?.map(str::to_owned),
+            issued_at: issued_at.unwrap_or_default(),
+        };
         Ok(AccessToken {
             alias: self.alias.clone(),
             issuer: issuer.to_owned(),
@@ -185,8 +193,7 @@ impl IssuerKeys {
             issued_at,
             scopes: self.scopes(claims)?,
             client_id: client_id(claims)?.map(str::to_owned),
-            token_id: claims.text("jti")?.map(str::to_owned),
-            session_id: claims.text("sid")?.map(str::to_owned),
+            revocable: Arc::new(revocable),
             acr: claims.text("acr")?.map(str::to_owned),
             amr: claims.list("amr")?.into_iter().map(str::to_owned).collect(),
             auth_time: claims.date("auth_time")?,

@@ -4,6 +4,7 @@
 use crate::algorithm::Algorithm;
 use crate::claims::ClaimError;
 use crate::jws::JoseError;
+use crate::revoked::UserRevokedBy;
 
 /// Why an access token was refused, or could not be judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +45,8 @@ pub enum TokenError {
     TooLongLived { alias: String, lifetime: u64, max: u64 },
     #[error("bound to a key (cnf) whose possession was not proven")]
     Unproven,
+    #[error("revoked: {}", .0.label())]
+    Revoked(UserRevokedBy),
 }
 
 impl TokenError {
@@ -68,6 +71,7 @@ impl TokenError {
             TokenError::IssuedInFuture { .. } => "issued_in_future",
             TokenError::TooLongLived { .. } => "too_long_lived",
             TokenError::Unproven => "unproven_cnf",
+            TokenError::Revoked(by) => by.label(),
         }
     }
 

@@ -15,6 +15,7 @@
 //! - [`RelyingParty`]: ID tokens of a provider for one client, yielding an [`IdToken`]
 //! - [`delegation`], [`TokenRoots`]: who may mint; [`txn`], [`DelegatedMinter`]: what is minted
 //! - [`jwt_svid`]: workloads' identities as tokens, ours and those of federated trust domains
+//! - [`RevokedUsers`]: who is not believed any more
 //! - [`TokenCache`]: verified tokens by SHA-256, bounded, dropped when what they rest on changes
 #![cfg_attr(
     not(test),
@@ -42,6 +43,7 @@ pub mod jws;
 pub mod jwt_svid;
 mod key;
 mod minter;
+mod revoked;
 mod secret;
 pub mod txn;
 
@@ -63,5 +65,6 @@ pub use jwks::{Dropped, Jwks, JwksError, KeyLookup};
 pub use jws::JoseError;
 pub use key::{KeyError, SigningKey};
 pub use minter::{DelegatedMinter, Minted};
+pub use revoked::{RevokedUsers, Subject, UserRevokedBy};
 pub use secret::Secret;
 pub use txn::{MintError, TxnClaims, TxnError};

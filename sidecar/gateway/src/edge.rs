@@ -9,7 +9,7 @@ use signet_proxy::answer::{Audience, Reason, Refusal};
 use signet_proxy::stage::{Asked, ConnContext, Direction, Forward, Outbound, Stage};
 use signet_proxy::state::{Protocol, ServicePort, Snapshot, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
-use signet_token::{AccessToken, Minted, TokenCache, TokenError};
+use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError};
 use signet_wire::{Known, RequestView};
 
 use crate::auth::{self, Caller, Evidence, Failure};
@@ -48,7 +48,7 @@ impl Edge {
         conn: &ConnContext,
         view: &Snapshot,
         request: RequestView<'_>,
-    ) -> Result<Option<Minted>, Refusal> {
+    ) -> Result<Option<(Minted, Arc<Subject>)>, Refusal> {
         let keys = &*view.keys;
         let now = u64::try_from(self.clock.now_unix()).unwrap_or_default();
         let realm = &*keys.trust_domain;
@@ -80,7 +80,7 @@ impl Edge {
                 refuse(method, error.label(), Some(&caller), challenge::unminted(&error, realm))
             })?;
         self.events.allowed(method, route, Some((&caller, &minted.claims)));
-        Ok(Some(minted))
+        Ok(Some((minted, caller.token.revocable.clone())))
     }
 
     /// A token that names a key which its issuer did not have: the issuer may have rotated. Whether to fetch
@@ -128,7 +128,7 @@ impl Stage for Edge {
             );
         };
 
-        let minted = self.authenticate(route, conn, &seen, request)?;
+        let (minted, subject) = self.authenticate(route, conn, &seen, request)?.unzip();
         let port = self.outbound.find(view, &place.service, &place.port, None).await?;
         fits(conn, &port)?;
         let way = self.outbound.way(view, port, request, Asked { tls: conn.tls }).await?;
@@ -151,6 +151,7 @@ impl Stage for Edge {
             // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
             forward.edits.set_authority(place.service.as_bytes().to_vec().into());
         }
+        subject.into_iter().for_each(|subject| forward.subjects.add(subject));
         forward.metrics = Some(metrics);
         // A sidecar's refusal keeps its id, which the caller may quote; its reason stays inside.
         forward.answer_edits.keep(Known::SignetDecisionId);

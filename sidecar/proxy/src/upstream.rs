@@ -218,6 +218,7 @@ pub(crate) fn ended(end: End, whom: std::fmt::Arguments<'_>) -> Refusal {
         End::Revoked => Reason::Revoked.into(),
         End::UpstreamRevoked => Reason::PeerHandshake("revoked").into(),
         End::UpstreamExpired => Reason::PeerHandshake("expired").into(),
+        End::UserRevoked(by) => Reason::ContextInvalid(by.label()).into(),
         End::Policy => Reason::Policy.into(),
         End::Strict => Reason::Plaintext.into(),
         End::Expired => Reason::Expired.into(),

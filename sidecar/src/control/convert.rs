@@ -21,7 +21,7 @@ use signet_proxy::state::{
 };
 
 use crate::credentials::Delivered;
-use signet_token::{IssuerKeys, IssuerSettings, Jwks, TokenRoots};
+use signet_token::{IssuerKeys, IssuerSettings, Jwks, RevokedUsers, TokenRoots};
 
 /// A resource of the delivery stream, read.
 #[derive(Debug, Clone)]
@@ -87,6 +87,8 @@ pub struct Revocations {
     pub peers: Arc<RevocationSet>,
     /// Thumbprints of delegated keys.
     pub delegations: Arc<HashSet<String>>,
+    /// Users, sessions and tokens.
+    pub users: Arc<RevokedUsers>,
     /// Kinds that this version does not know, and whose entries it must not pass over: while they stand it believes
     /// no user context.
     pub unknown: BTreeSet<String>,
@@ -251,18 +253,34 @@ fn revocations(body: &v1::Revocations) -> Result<Revocations, Reason> {
             .map_err(|_| format!("keys[{at}]: expected a SHA-256 of 32 bytes, got {}", key.len()))?;
         peers.keys.insert(KeyId::from_bytes(digest));
     }
+    let (users, unknown) = revoked_users(&body.others);
     Ok(Revocations {
         peers: Arc::new(peers),
         delegations: Arc::new(body.delegations.iter().cloned().collect()),
-        unknown: body
-            .others
-            .iter()
-            .filter(|other| other.if_unknown() == v1::IfUnknown::RefuseUsers)
-            // Shown to people: printable and short.
-            .map(|other| other.kind.chars().filter(char::is_ascii_graphic).take(MAX_KIND).collect())
-            .take(MAX_KINDS)
-            .collect(),
+        users: Arc::new(users),
+        unknown,
     })
+}
+
+/// Those that this version can tell from others, and the kinds of the rest that it must not pass over.
+fn revoked_users(others: &[v1::OtherRevocation]) -> (RevokedUsers, BTreeSet<String>) {
+    let (mut users, mut unknown) = (RevokedUsers::default(), BTreeSet::new());
+    for other in others {
+        let name = std::str::from_utf8(&other.value).ok().filter(|name| name.contains('|'));
+        let until = u64::try_from(other.issued_until).ok();
+        match (other.kind.as_str(), name, until) {
+            ("user", Some(name), Some(0)) => drop(users.users.insert(name.into())),
+            ("session", Some(name), Some(0)) => drop(users.sessions.insert(name.into())),
+            ("token", Some(name), Some(0)) => drop(users.tokens.insert(name.into())),
+            ("logout", Some(name), Some(until @ 1..)) => drop(users.logouts.insert(name.into(), until)),
+            _ if other.if_unknown() != v1::IfUnknown::RefuseUsers || unknown.len() >= MAX_KINDS => {}
+            // Shown to people: printable and short.
+            (kind, ..) => {
+                unknown.insert(kind.chars().filter(char::is_ascii_graphic).take(MAX_KIND).collect());
+            }
+        }
+    }
+    (users, unknown)
 }
 
 fn issuer(body: &v1::Issuer) -> Result<IssuerKeys, Reason> {

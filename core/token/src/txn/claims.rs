@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::claims::{ClaimError, Claims};
+use crate::revoked::Subject;
 
 /// A transaction token's claims.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +47,10 @@ pub struct Rctx {
     pub client_id: Option<String>,
     /// When the caller's own credential ends. The token never outlives it.
     pub src_exp: Option<u64>,
+    /// When it was issued; a credential that does not say so is older than any logout.
+    pub src_iat: Option<u64>,
+    /// What its issuer calls it (`jti`).
+    pub src_jti: Option<String>,
     pub acr: Option<String>,
     pub amr: Vec<String>,
     pub auth_time: Option<u64>,
@@ -61,6 +66,16 @@ impl TxnClaims {
     /// Until when (seconds, exclusive) it is good, with the mesh's leeway.
     pub fn good_until(&self) -> u64 {
         self.expires_at.saturating_add(super::LEEWAY)
+    }
+
+    /// Whom a revocation may name.
+    pub fn revocable(&self) -> Subject {
+        Subject {
+            user: self.subject.clone(),
+            session: self.rctx.session_id.clone(),
+            token: self.rctx.src_jti.clone(),
+            issued_at: self.rctx.src_iat.unwrap_or_default(),
+        }
     }
 
     /// The part of `sub` before the bar: which issuer knows this subject.
@@ -144,6 +159,7 @@ impl Rctx {
             ("client_id", &self.client_id),
             ("acr", &self.acr),
             ("sid", &self.session_id),
+            ("src_jti", &self.src_jti),
             ("req_ip", &self.req_ip),
         ];
         for (name, value) in texts {
@@ -151,7 +167,9 @@ impl Rctx {
                 map.insert(name.into(), value.as_str().into());
             }
         }
-        for (name, value) in [("src_exp", self.src_exp), ("auth_time", self.auth_time)] {
+        let dates =
+            [("src_exp", self.src_exp), ("src_iat", self.src_iat), ("auth_time", self.auth_time)];
+        for (name, value) in dates {
             if let Some(value) = value {
                 map.insert(name.into(), value.into());
             }
@@ -170,6 +188,8 @@ impl Rctx {
             issuer: text("iss")?,
             client_id: text("client_id")?,
             src_exp: claims.date("src_exp")?,
+            src_iat: claims.date("src_iat")?,
+            src_jti: text("src_jti")?,
             acr: text("acr")?,
             amr: claims.list("amr")?.into_iter().map(str::to_owned).collect(),
             auth_time: claims.date("auth_time")?,

@@ -17,7 +17,8 @@ fn a_good_token_yields_its_subject_scopes_and_allowed_claims() {
     assert_eq!(token.principal(), "idp|248289761001");
     assert_eq!(token.scopes, ["orders:read", "orders:write"]);
     assert_eq!(token.client_id.as_deref(), Some("web"));
-    assert_eq!(token.token_id.as_deref(), Some("t-1"));
+    assert_eq!(token.revocable.token.as_deref(), Some("t-1"));
+    assert_eq!((&*token.revocable.user, token.revocable.issued_at), ("idp|248289761001", NOW - 10));
     assert_eq!((token.expires_at, token.issued_at), (NOW + 300, Some(NOW - 10)));
     assert_eq!(Value::Object(token.claims), json!({"email": "alice@example.com", "groups": ["staff"]}));
 }

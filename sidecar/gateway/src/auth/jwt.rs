@@ -24,6 +24,9 @@ pub(crate) fn verify(
         error if error.is_unavailable() => Failure::Unavailable(error),
         error => Failure::Refused(error),
     })?;
+    if let Some(by) = evidence.keys.revoked_users.revokes(&verified.revocable) {
+        return Err(Failure::Refused(TokenError::Revoked(by)));
+    }
     let rctx = describe(&verified, token);
     Ok(Caller { token: verified, rctx })
 }
@@ -55,10 +58,12 @@ fn describe(verified: &AccessToken, token: &str) -> Rctx {
         issuer: Some(verified.issuer.clone()),
         client_id: verified.client_id.clone(),
         src_exp: Some(verified.expires_at),
+        src_iat: Some(verified.revocable.issued_at),
+        src_jti: verified.revocable.token.clone(),
         acr: verified.acr.clone(),
         amr: verified.amr.clone(),
         auth_time: verified.auth_time,
-        session_id: verified.session_id.clone(),
+        session_id: verified.revocable.session.clone(),
         req_ip: None,
     }
 }

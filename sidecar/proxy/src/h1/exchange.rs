@@ -79,8 +79,15 @@ pub(crate) async fn exchange<E: Stage>(
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
-    let next = carry(session, client, &view, &head, &mut forward, began).await;
+    let known = session.watch.set_subjects(forward.subjects.clone(), &shared.state.view());
+    let next = match known {
+        Ok(()) => carry(session, client, &view, &head, &mut forward, began).await,
+        Err(by) => Err((Reason::ContextInvalid(by.label()).into(), head.framing() == Framing::None)),
+    };
     session.watch.no_later_than(None);
+    if !matches!(next, Ok(Next::Tunnel(_))) {
+        session.watch.clear_exchange();
+    }
     match next {
         Ok(next) => next,
         Err((refusal, uploaded)) => {

@@ -60,6 +60,7 @@ impl Failure {
             Failure::Ended(End::UpstreamRevoked) => Reason::PeerHandshake("revoked").into(),
             Failure::Ended(End::UpstreamExpired) => Reason::PeerHandshake("expired").into(),
             Failure::Ended(End::Revoked) => Reason::Revoked.into(),
+            Failure::Ended(End::UserRevoked(by)) => Reason::ContextInvalid(by.label()).into(),
             Failure::Ended(End::Expired) => Reason::Expired.into(),
             Failure::Ended(End::Policy) => Reason::Policy.into(),
             Failure::Ended(End::Strict) => Reason::Plaintext.into(),

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::{HeaderName, HeaderValue, Response, Uri};
+use signet_token::UserRevokedBy;
 use signet_wire::h2::{HeadError, RequestHead};
 use signet_wire::{Edits, Known, RequestView, grpc};
 use tokio::time::Instant;
@@ -52,6 +53,8 @@ pub(super) enum Failure {
     Died,
     /// A deadline passed.
     TimedOut,
+    /// The user for whom it is made is revoked.
+    UserRevoked(UserRevokedBy),
     /// An answer was thrown away for another try, which the budget has paid for.
     Again,
     /// An answer was thrown away, since the request reached no app: it is tried elsewhere.
@@ -129,6 +132,7 @@ pub(super) async fn exchange<E: Stage>(
     }
     let refusal = match failure {
         Failure::Refused(refusal) => refusal,
+        Failure::UserRevoked(by) => Reason::ContextInvalid(by.label()).into(),
         Failure::TimedOut => Reason::UpstreamTimeout.into(),
         _ => Reason::UpstreamReset.into(),
     };
@@ -196,6 +200,10 @@ async fn run<E: Stage>(
     if let Some(of_route) = &forward.metrics {
         *metrics = of_route.clone();
     }
+    let _held = worker
+        .registry
+        .hold(&forward.subjects, deadline, &shared.state.view())
+        .map_err(|by| Refusal::new(Reason::ContextInvalid(by.label())))?;
     let clock = Clock::new(&head, &forward, shared);
     if let Some(delay) = forward.delay() {
         pause(respond, &clock, deadline, delay).await?;
@@ -279,6 +287,11 @@ async fn run<E: Stage>(
     }
 }
 
+/// What it is that a deadline came for.
+pub(super) fn came(deadline: &Deadline) -> Failure {
+    deadline.struck().map_or(Failure::TimedOut, Failure::UserRevoked)
+}
+
 /// Waits for so long, unless the client goes or its time is over.
 async fn pause(
     respond: &mut SendResponse<Bytes>,
@@ -310,7 +323,12 @@ fn outcome(
         Err(Failure::TimedOut) => {
             (progress.status == 0 && upload.is_done() && !clock.is_callers_end()).then_some(Outcome::TimedOut)
         }
-        Err(Failure::ClientGone(_) | Failure::Unprocessed(_) | Failure::Refused(_)) => None,
+        Err(
+            Failure::ClientGone(_)
+            | Failure::Unprocessed(_)
+            | Failure::Refused(_)
+            | Failure::UserRevoked(_),
+        ) => None,
     }
 }
 
@@ -418,13 +436,16 @@ pub(super) async fn unless_gone<T>(
     mut ready: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Result<T, Failure> {
     poll_fn(|cx| {
+        if let Some(by) = deadline.struck() {
+            return Poll::Ready(Err(Failure::UserRevoked(by)));
+        }
         if let Poll::Ready(done) = ready(cx) {
             return Poll::Ready(Ok(done));
         }
         if let Poll::Ready(reset) = respond.poll_reset(cx) {
             return Poll::Ready(Err(Failure::ClientGone(reset.unwrap_or(Code::CANCEL))));
         }
-        deadline.poll(cx).map(|()| Err(Failure::TimedOut))
+        deadline.poll(cx).map(|()| Err(came(deadline)))
     })
     .await
 }

@@ -16,7 +16,7 @@ use signet_wire::grpc;
 use signet_wire::h1::ResponseError;
 use signet_wire::h2::check_answer;
 
-use super::exchange::{Clock, Failure, Progress, unless_gone};
+use super::exchange::{Clock, Failure, Progress, came, unless_gone};
 use super::link::Lease;
 use super::pump::{self, Broken, Pump};
 use crate::answer::{Reason, Refusal};
@@ -61,13 +61,16 @@ pub(super) async fn relay(
         is_grpc,
     };
     let result = poll_fn(|cx| {
+        if let Some(by) = deadline.struck() {
+            return Poll::Ready(Err(Failure::UserRevoked(by)));
+        }
         let before = relay.moved();
         let step = relay.poll(cx);
         if step.is_pending() {
             if relay.moved() != before {
                 clock.progressed(deadline, relay.done.status != 0);
             }
-            return deadline.poll(cx).map(|()| Err(Failure::TimedOut));
+            return deadline.poll(cx).map(|()| Err(came(deadline)));
         }
         step
     })
@@ -78,7 +81,7 @@ pub(super) async fn relay(
     if let (Some(down), Err(failure)) = (&mut relay.down, &result) {
         down.reset(match failure {
             Failure::Reset(code) | Failure::Unprocessed(code) if *code != Code::NO_ERROR => *code,
-            Failure::TimedOut => Code::CANCEL,
+            Failure::TimedOut | Failure::UserRevoked(_) => Code::CANCEL,
             _ => Code::INTERNAL_ERROR,
         });
     }

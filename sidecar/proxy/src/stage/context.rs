@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_policy::{Context, User};
 use signet_token::txn::{self, Remembered, Trust};
-use signet_token::{AccessToken, TxnClaims};
+use signet_token::{AccessToken, Subject, TxnClaims};
 
 use crate::answer::{Reason, Refusal};
 use crate::shared::Shared;
@@ -30,6 +30,8 @@ pub(crate) struct Verified {
     pub(crate) until: u64,
     /// The issuer's alias, for JWTs of outside issuers.
     alias: Option<Arc<str>>,
+    /// Whom a revocation may name.
+    pub(crate) subject: Arc<Subject>,
 }
 
 impl Verified {
@@ -40,7 +42,16 @@ impl Verified {
         self.attached.get_or_init(|| User { context: Context::Attached, ..self.user.clone() })
     }
 
+    /// Genuine is not enough: whom it is about may have been revoked since.
+    fn unless_revoked(self: Arc<Self>, keys: &Keys) -> Result<Arc<Self>, Refusal> {
+        match keys.revoked_users.revokes(&self.subject) {
+            None => Ok(self),
+            Some(by) => Err(Reason::ContextInvalid(by.label()).into()),
+        }
+    }
+
     fn of_txn(claims: TxnClaims) -> Self {
+        let subject = Arc::new(claims.revocable());
         let header = claims_header(
             &claims.subject,
             &claims.scope,
@@ -54,6 +65,7 @@ impl Verified {
             until: claims.expires_at,
             attached: OnceLock::new(),
             alias: None,
+            subject,
             user: User {
                 sub: claims.subject,
                 scopes,
@@ -71,6 +83,7 @@ impl Verified {
             until: token.expires_at.saturating_add(token.skew),
             attached: OnceLock::new(),
             alias: Some(token.alias),
+            subject: token.revocable,
             user: User {
                 sub,
                 scopes: token.scopes,
@@ -125,7 +138,7 @@ pub(crate) fn transaction(
         return Err(Reason::ContextInvalid("txn_malformed").into());
     };
     if let Some(known) = shared.tokens.get(keys.generation, token, now) {
-        return Ok(known);
+        return known.unless_revoked(keys);
     }
     let trust = Trust {
         trust_domain: &keys.trust_domain,
@@ -138,7 +151,7 @@ pub(crate) fn transaction(
         Ok(claims) => {
             let verified = Arc::new(Verified::of_txn(claims));
             shared.tokens.insert(keys.generation, token, verified.clone(), verified.until);
-            Ok(verified)
+            verified.unless_revoked(keys)
         }
         Err(error) if error.is_unavailable() => Err(Refusal::new(Reason::ContextUnavailable).detail(error)),
         Err(error) => Err(Refusal::new(Reason::ContextInvalid(error.label())).detail(error)),
@@ -164,13 +177,13 @@ pub(crate) fn original(
     if let Some(known) = shared.originals.get(keys.generation, token, now)
         && known.alias.as_deref().is_some_and(accepts)
     {
-        return Ok(known);
+        return known.unless_revoked(keys);
     }
     match keys.issuers.verify_from(token, now, accepts) {
         Ok(access) => {
             let verified = Arc::new(Verified::of_access(access));
             shared.originals.insert(keys.generation, token, verified.clone(), verified.until);
-            Ok(verified)
+            verified.unless_revoked(keys)
         }
         Err(error) => {
             if let signet_token::TokenError::UnknownKey { alias, .. } = &error {

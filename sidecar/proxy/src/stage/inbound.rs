@@ -185,6 +185,7 @@ impl Stage for Inbound {
             let attached = head.get(Known::SignetContext).is_none_or(|how| how != b"forwarded");
             via = if attached { Via::Attached } else { Via::Forwarded };
             user = Some(txn.user(attached));
+            forward.subjects.add(txn.subject.clone());
             forward.edits.keep(Known::TxnToken);
             forward.edits.set(self.shared.user_header.clone(), txn.header.clone());
             // A call that this pod made to itself brings nothing that it did not have.
@@ -197,6 +198,7 @@ impl Stage for Inbound {
             jwt = context::original(&self.shared, &view.keys, head.get(Known::Authorization), aliases, now)?;
             via = Via::Original;
             user = Some(jwt.user(false));
+            forward.subjects.add(jwt.subject.clone());
             forward.edits.set(self.shared.user_header.clone(), jwt.header.clone());
         }
         conn.metrics.context(via);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_identity::Peer;
+use signet_token::{RevokedUsers, Subject, UserRevokedBy};
 use signet_wire::{Edits, RequestView};
 
 use crate::answer::{Audience, Reason, Refusal};
@@ -135,10 +136,35 @@ pub struct Forward {
     pub timeouts: Timeouts,
     /// Keeps its transaction token presentable while it is open.
     pub exchange: Option<Exchange>,
+    /// For whom it is made: it ends when they are revoked.
+    pub subjects: Subjects,
     /// Metrics of its service, where the connection did not know it.
     pub metrics: Option<Arc<RouteMetrics>>,
     /// What routes and traffic policies ask for; few requests have any of it.
     pub calling: Option<Box<Calling>>,
+}
+
+/// The users of one request: nearly always none or one. With the original mode there are two words on it, either of which
+/// may be revoked.
+#[derive(Debug, Clone, Default)]
+pub struct Subjects([Option<Arc<Subject>>; 2]);
+
+impl Subjects {
+    /// One more.
+    pub fn add(&mut self, subject: Arc<Subject>) {
+        let [first, second] = &mut self.0;
+        *(if first.is_none() { first } else { second }) = Some(subject);
+    }
+
+    /// Whether it is made for nobody.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// What revokes one of them, if anything does.
+    pub fn revoked_by(&self, revoked: &RevokedUsers) -> Option<UserRevokedBy> {
+        self.0.iter().flatten().find_map(|subject| revoked.revokes(subject))
+    }
 }
 
 /// How a request is called, where that is not simply once.
@@ -192,6 +218,7 @@ impl Forward {
             answer_edits: Edits::new(),
             timeouts,
             exchange: None,
+            subjects: Subjects::default(),
             metrics: None,
             calling: None,
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use signet_token::{DelegatedMinter, Issuers, TokenRoots};
+use signet_token::{DelegatedMinter, Issuers, RevokedUsers, TokenRoots};
 
 /// The key of a gateway and the delegation under which it mints.
 pub type Minter = Arc<DelegatedMinter>;
@@ -25,6 +25,8 @@ pub struct Keys {
     pub issuers: Arc<Issuers>,
     /// Thumbprints of delegated keys that are revoked.
     pub revoked_delegations: Arc<HashSet<String>>,
+    /// Users, sessions and tokens that are revoked. Asked for each request, also of one whose token is remembered.
+    pub revoked_users: Arc<RevokedUsers>,
     /// Why nobody's user context is believed now: something is revoked that this version cannot tell from others.
     pub refuse_users: Option<Arc<str>>,
     /// At the edge: what transaction tokens are minted with.

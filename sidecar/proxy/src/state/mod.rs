@@ -70,6 +70,7 @@ pub struct State {
     /// One counter per kind of news; its value is how often that changed.
     tls_changed: watch::Sender<u64>,
     endpoints_changed: watch::Sender<u64>,
+    users_changed: watch::Sender<u64>,
     policy_changed: watch::Sender<u64>,
     wanted: mpsc::Sender<Wanted>,
     missed: Mutex<Missed>,
@@ -113,6 +114,7 @@ impl State {
             tls_changed: watch::Sender::new(0),
             endpoints_changed: watch::Sender::new(0),
             policy_changed: watch::Sender::new(0),
+            users_changed: watch::Sender::new(0),
             wanted,
             missed: Mutex::default(),
         };
@@ -163,6 +165,21 @@ impl State {
     /// Replaces the keys of user context.
     pub fn update_keys(&self, update: impl Fn(&Keys) -> Keys) {
         self.current.rcu(|now| Snapshot { keys: Arc::new(update(&now.keys)), ..Snapshot::clone(now) });
+    }
+
+    /// Replaces who of the users is revoked. Exchanges that are under way for one of them end at once; what was verified
+    /// stays so, since each request asks anew.
+    pub fn update_revoked_users(&self, revoked: &Arc<RevokedUsers>) {
+        self.current.rcu(|now| {
+            let keys = Keys { revoked_users: revoked.clone(), ..Keys::clone(&now.keys) };
+            Snapshot { keys: Arc::new(keys), ..Snapshot::clone(now) }
+        });
+        self.users_changed.send_modify(|count| *count += 1);
+    }
+
+    /// Told whenever [`State::update_revoked_users`] ran.
+    pub fn watch_users(&self) -> watch::Receiver<u64> {
+        self.users_changed.subscribe()
     }
 
     /// Told whenever [`State::update_tls`] ran.

@@ -340,6 +340,7 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
     let state = &worker.shared.state;
     let mut tls = state.watch_tls();
     let mut policy = state.watch_policy();
+    let mut users = state.watch_users();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -359,6 +360,12 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
                 let view = state.view();
                 worker.registry.enforce_policy(&view);
                 worker.registry.enforce_strict(&view, crate::pool::now());
+            }
+            changed = users.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                worker.registry.enforce_users(&state.view());
             }
             _ = tick.tick() => {
                 let now = crate::pool::now();

@@ -14,9 +14,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use signet_identity::Peer;
+use signet_token::UserRevokedBy;
 use tokio::time::Instant;
 
-use super::wheel::Deadline;
+use super::wheel::{Deadline, Strike};
+use crate::stage::Subjects;
 use crate::state::Snapshot;
 
 /// Why a wait ended before what it waited for.
@@ -34,6 +36,8 @@ pub(crate) enum End {
     Policy,
     /// The port takes mutual TLS only from now on, and the caller is nobody.
     Strict,
+    /// The user for whom the exchange is made is revoked: it is over, the client's connection is not.
+    UserRevoked(UserRevokedBy),
     /// A peer's SVID has ended and nothing vouches for it any more, or the port wants no more than the SVID.
     Expired,
     /// The process ends.
@@ -49,6 +53,7 @@ impl End {
             End::UpstreamExpired => "upstream expired",
             End::Policy => "policy",
             End::Strict => "strict",
+            End::UserRevoked(by) => by.label(),
             End::Expired => "expired",
             End::Shutdown => "shutdown",
         }
@@ -74,6 +79,8 @@ struct Inner {
     /// Who is at the client's end, and at the upstream's.
     peers: RefCell<[Option<Peer>; 2]>,
     recheck: RefCell<Option<Recheck>>,
+    /// For whom its exchange is made.
+    subjects: RefCell<Subjects>,
     opaque: Cell<Option<Opaque>>,
     /// The service and port that a caller without the mesh is at.
     plaintext: RefCell<Option<(Arc<str>, Arc<str>)>>,
@@ -138,6 +145,8 @@ pub(crate) struct Registry {
     opaque: Cell<usize>,
     /// How many of them are nobody's.
     plaintext: Cell<usize>,
+    /// Exchanges for users that share a connection with others.
+    held: RefCell<HashMap<u64, (Subjects, Strike)>>,
     /// Told when the last connection of a draining worker is gone.
     empty: tokio::sync::Notify,
 }
@@ -154,6 +163,7 @@ impl Registry {
             waker: RefCell::new(None),
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
+            subjects: RefCell::default(),
             opaque: Cell::new(None),
             plaintext: RefCell::new(None),
             deadline: Deadline::new(),
@@ -184,6 +194,44 @@ impl Registry {
                 inner.leave_upstream(End::UpstreamRevoked);
             }
         });
+    }
+
+    /// Ends every exchange for a user who is revoked.
+    pub(crate) fn enforce_users(&self, view: &Snapshot) {
+        let revoked = &view.keys.revoked_users;
+        if revoked.is_empty() {
+            return;
+        }
+        self.each(|inner| {
+            if let Some(by) = inner.subjects.borrow().revoked_by(revoked) {
+                inner.leave_upstream(End::UserRevoked(by));
+            }
+        });
+        for (subjects, strike) in self.held.borrow().values() {
+            if let Some(by) = subjects.revoked_by(revoked) {
+                strike.strike(by);
+            }
+        }
+    }
+
+    /// From now on, and until the guard is dropped, the deadline comes when one of these is revoked. The error: one is.
+    pub(crate) fn hold(
+        self: &Rc<Self>,
+        subjects: &Subjects,
+        deadline: &Deadline,
+        view: &Snapshot,
+    ) -> Result<Option<Held>, UserRevokedBy> {
+        if subjects.is_empty() {
+            return Ok(None);
+        }
+        // News may have come while the exchange was being admitted.
+        if let Some(by) = subjects.revoked_by(&view.keys.revoked_users) {
+            return Err(by);
+        }
+        let id = self.next.get();
+        self.next.set(id + 1);
+        self.held.borrow_mut().insert(id, (subjects.clone(), deadline.striker()));
+        Ok(Some(Held { id, registry: self.clone() }))
     }
 
     /// Decides again about streams that were admitted once for all their life.
@@ -271,6 +319,23 @@ pub(crate) fn is_believed(peer: &Peer, view: &Snapshot) -> bool {
             .is_some_and(|bundle| bundle.contains(&peer.root()))
 }
 
+/// An exchange for a user that shares a connection with others.
+pub(crate) struct Held {
+    id: u64,
+    registry: Rc<Registry>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.registry.held.borrow_mut();
+        held.remove(&self.id);
+        if held.capacity() > 1024 && held.len() < held.capacity() / 8 {
+            let room = 2 * held.len();
+            held.shrink_to(room);
+        }
+    }
+}
+
 /// One connection's place in the registry.
 pub(crate) struct Watch {
     inner: Rc<Inner>,
@@ -286,6 +351,19 @@ impl Watch {
     /// Who is at the upstream's end now.
     pub(crate) fn set_upstream(&self, peer: Option<Peer>) {
         self.inner.peers.borrow_mut()[1] = peer;
+        self.inner.upstream_end.set(None);
+    }
+
+    /// For whom the exchange on it is made from now on. The error: one of them is revoked.
+    pub(crate) fn set_subjects(&self, subjects: Subjects, view: &Snapshot) -> Result<(), UserRevokedBy> {
+        let revoked = subjects.revoked_by(&view.keys.revoked_users);
+        *self.inner.subjects.borrow_mut() = subjects;
+        revoked.map_or(Ok(()), Err)
+    }
+
+    /// The exchange is over, and what ended it.
+    pub(crate) fn clear_exchange(&self) {
+        *self.inner.subjects.borrow_mut() = Subjects::default();
         self.inner.upstream_end.set(None);
     }
 

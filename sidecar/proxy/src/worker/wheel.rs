@@ -9,10 +9,11 @@
 //! filed is of that kind all of it is thrown out: each request of HTTP/2 has a deadline, and leaves one.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use signet_token::UserRevokedBy;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -50,6 +51,8 @@ struct Timer {
     /// The earliest slot in which it is filed; `NEVER` when in none.
     filed_at: Cell<u64>,
     fired: Cell<bool>,
+    /// It came for another reason than time, and stays.
+    struck: Cell<Option<UserRevokedBy>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -207,18 +210,41 @@ impl Deadline {
         self.0.fired.get()
     }
 
+    /// What makes it come at once, whatever it is set to.
+    pub(crate) fn striker(&self) -> Strike {
+        Strike(Rc::downgrade(&self.0))
+    }
+
+    /// Why, if that happened.
+    pub(crate) fn struck(&self) -> Option<UserRevokedBy> {
+        self.0.struck.get()
+    }
+
     /// Ready once it has come; otherwise the task is woken then.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.0.fired.get() {
+        if self.0.fired.get() || self.struck().is_some() {
             return Poll::Ready(());
         }
-        if self.0.at.get() != NEVER {
-            let mut kept = self.0.waker.borrow_mut();
-            if !kept.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *kept = Some(cx.waker().clone());
-            }
+        let mut kept = self.0.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *kept = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+/// Makes a deadline come; it does not keep it alive.
+pub(crate) struct Strike(Weak<Timer>);
+
+impl Strike {
+    /// Now, and for good.
+    pub(crate) fn strike(&self, by: UserRevokedBy) {
+        if let Some(timer) = self.0.upgrade() {
+            timer.struck.set(Some(by));
+            if let Some(waker) = timer.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
     }
 }
 

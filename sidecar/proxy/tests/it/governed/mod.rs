@@ -6,6 +6,7 @@
 mod expiry;
 mod scene;
 mod tickets;
+mod users;
 
 use signet_identity::{KeyId, Serial};
 

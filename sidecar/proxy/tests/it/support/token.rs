@@ -63,7 +63,13 @@ impl Mint {
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             ttl: 60,
             tctx: Tctx { route: "shop".into(), method: "GET".into(), claims },
-            rctx: Rctx { cred: "jwt".into(), ..Rctx::default() },
+            rctx: Rctx {
+                cred: "jwt".into(),
+                session_id: Some(format!("s-{user}")),
+                src_jti: Some(format!("t-{user}")),
+                src_iat: Some(now()),
+                ..Rctx::default()
+            },
         };
         self.minter.mint(request, now()).unwrap().token
     }
