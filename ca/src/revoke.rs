@@ -110,7 +110,7 @@ impl FromStr for UserName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let is_alias = |alias: &str| {
             !alias.is_empty()
-                && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && alias.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/'))
         };
         let named = text.split_once('|').is_some_and(|(alias, name)| is_alias(alias) && !name.is_empty());
         match named && text.len() <= UserName::MAX && !text.chars().any(char::is_control) {

@@ -290,7 +290,9 @@ fn revocation(what: Option<What>, reason: &str) -> Result<Revocation, Status> {
         Some(What::Logout(name)) => Revocation::Logout(user(&name)?),
         Some(What::Session(name)) => Revocation::Session(user(&name)?),
         Some(What::Token(name)) => Revocation::Token(user(&name)?),
-        None => return Err(Status::invalid_argument("expected what is meant: a serial, a SPIFFE ID, a user …")),
+        None => {
+            return Err(Status::invalid_argument("expected what is meant: a serial, a SPIFFE ID, a user …"));
+        }
     })
 }
 

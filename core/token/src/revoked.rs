@@ -67,10 +67,7 @@ pub struct RevokedUsers {
 impl RevokedUsers {
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
-            && self.logouts.is_empty()
-            && self.sessions.is_empty()
-            && self.tokens.is_empty()
+        self.users.is_empty() && self.logouts.is_empty() && self.sessions.is_empty() && self.tokens.is_empty()
     }
 
     /// What revokes this one, if anything does.
@@ -127,7 +124,8 @@ mod tests {
         for (fill, name, by) in kinds {
             let revoked = one(|all| fill(all, &format!("idp|{name}")));
             assert_eq!(revoked.revokes(&alice()), Some(by));
-            for other in [format!("other|{name}"), format!("idp|{name}x"), name.to_owned(), "idp|".to_owned()] {
+            for other in [format!("other|{name}"), format!("idp|{name}x"), name.to_owned(), "idp|".to_owned()]
+            {
                 assert_eq!(one(|all| fill(all, &other)).revokes(&alice()), None, "{other}");
             }
             let stranger = Subject { user: "other|bob".into(), ..alice() };

@@ -167,8 +167,7 @@ impl Rctx {
                 map.insert(name.into(), value.as_str().into());
             }
         }
-        let dates =
-            [("src_exp", self.src_exp), ("src_iat", self.src_iat), ("auth_time", self.auth_time)];
+        let dates = [("src_exp", self.src_exp), ("src_iat", self.src_iat), ("auth_time", self.auth_time)];
         for (name, value) in dates {
             if let Some(value) = value {
                 map.insert(name.into(), value.into());

@@ -324,10 +324,7 @@ fn outcome(
             (progress.status == 0 && upload.is_done() && !clock.is_callers_end()).then_some(Outcome::TimedOut)
         }
         Err(
-            Failure::ClientGone(_)
-            | Failure::Unprocessed(_)
-            | Failure::Refused(_)
-            | Failure::UserRevoked(_),
+            Failure::ClientGone(_) | Failure::Unprocessed(_) | Failure::Refused(_) | Failure::UserRevoked(_),
         ) => None,
     }
 }
