@@ -242,9 +242,9 @@ impl Revocations {
                     let serial = member_serial(&row.value).and_then(|it| Serial::from_bytes(it).ok());
                     set.serials.insert(serial.ok_or(corrupt("a member's serial is bad"))?);
                 }
-                RevocationKind::User => drop(users.users.insert(text()?.into())),
-                RevocationKind::Session => drop(users.sessions.insert(text()?.into())),
-                RevocationKind::Token => drop(users.tokens.insert(text()?.into())),
+                RevocationKind::User => _ = users.users.insert(text()?.into()),
+                RevocationKind::Session => _ = users.sessions.insert(text()?.into()),
+                RevocationKind::Token => _ = users.tokens.insert(text()?.into()),
                 RevocationKind::Logout => {
                     let since = u64::try_from(revoked_at).map_err(|_| corrupt("a moment is negative"))?;
                     users.logouts.insert(text()?.into(), since);

@@ -116,10 +116,10 @@ mod tests {
         assert_eq!(RevokedUsers::default().revokes(&alice()), None);
         type Fill = fn(&mut RevokedUsers, &str);
         let kinds: [(Fill, &str, UserRevokedBy); 4] = [
-            (|all, name| drop(all.users.insert(name.into())), "alice", UserRevokedBy::User),
-            (|all, name| drop(all.logouts.insert(name.into(), 100)), "alice", UserRevokedBy::Logout),
-            (|all, name| drop(all.sessions.insert(name.into())), "s1", UserRevokedBy::Session),
-            (|all, name| drop(all.tokens.insert(name.into())), "t1", UserRevokedBy::Token),
+            (|all, name| _ = all.users.insert(name.into()), "alice", UserRevokedBy::User),
+            (|all, name| _ = all.logouts.insert(name.into(), 100), "alice", UserRevokedBy::Logout),
+            (|all, name| _ = all.sessions.insert(name.into()), "s1", UserRevokedBy::Session),
+            (|all, name| _ = all.tokens.insert(name.into()), "t1", UserRevokedBy::Token),
         ];
         for (fill, name, by) in kinds {
             let revoked = one(|all| fill(all, &format!("idp|{name}")));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn who_signs_in_after_a_logout_is_believed_again() {
-        let revoked = one(|all| drop(all.logouts.insert("idp|alice".into(), 100)));
+        let revoked = one(|all| _ = all.logouts.insert("idp|alice".into(), 100));
         assert_eq!(revoked.revokes(&Subject { issued_at: 101, ..alice() }), None);
         assert_eq!(revoked.revokes(&Subject { issued_at: 99, ..alice() }), Some(UserRevokedBy::Logout));
     }

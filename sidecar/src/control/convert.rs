@@ -269,10 +269,10 @@ fn revoked_users(others: &[v1::OtherRevocation]) -> (RevokedUsers, BTreeSet<Stri
         let name = std::str::from_utf8(&other.value).ok().filter(|name| name.contains('|'));
         let until = u64::try_from(other.issued_until).ok();
         match (other.kind.as_str(), name, until) {
-            ("user", Some(name), Some(0)) => drop(users.users.insert(name.into())),
-            ("session", Some(name), Some(0)) => drop(users.sessions.insert(name.into())),
-            ("token", Some(name), Some(0)) => drop(users.tokens.insert(name.into())),
-            ("logout", Some(name), Some(until @ 1..)) => drop(users.logouts.insert(name.into(), until)),
+            ("user", Some(name), Some(0)) => _ = users.users.insert(name.into()),
+            ("session", Some(name), Some(0)) => _ = users.sessions.insert(name.into()),
+            ("token", Some(name), Some(0)) => _ = users.tokens.insert(name.into()),
+            ("logout", Some(name), Some(until @ 1..)) => _ = users.logouts.insert(name.into(), until),
             _ if other.if_unknown() != v1::IfUnknown::RefuseUsers || unknown.len() >= MAX_KINDS => {}
             // Shown to people: printable and short.
             (kind, ..) => {

@@ -476,8 +476,11 @@ fn revocations_and_keys_show_up_as_new_versions_of_their_own_resources() {
     let mut later = authority();
     let mut set = RevocationSet::new(2);
     set.identities.insert(SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").unwrap());
-    later.revocations =
-        Arc::new(Revocations { set: Arc::new(set), delegations: ["thumb".to_owned()].into() });
+    later.revocations = Arc::new(Revocations {
+        set: Arc::new(set),
+        delegations: ["thumb".to_owned()].into(),
+        ..Default::default()
+    });
     let fetched = KeyState { jwks: Some(r#"{"keys":[]}"#.into()), fetched_at: 5, ..KeyState::default() };
     let keys: Keys = Arc::new(BTreeMap::from([("demo-idp".to_owned(), fetched)]));
     let gw = workload("ns/edge/sa/gw");

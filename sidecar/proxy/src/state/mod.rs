@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use signet_token::RevokedUsers;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 

@@ -245,9 +245,10 @@ fn a_set_with_a_kind_of_a_later_version_is_taken_whole_and_no_user_is_believed_w
         resource("revocations", &sequence.to_string(), Body::Revocations(body))
     };
     let other = |if_unknown: i32| v1::OtherRevocation {
-        kind: "user".into(),
-        value: b"idp|alice".to_vec(),
+        kind: "api-key".into(),
+        value: b"orders".to_vec(),
         if_unknown,
+        issued_until: 0,
     };
     let unenforced = |deliveries: &Deliveries| match deliveries.get("revocations") {
         Some(Item::Revocations(revocations)) => {
@@ -258,7 +259,7 @@ fn a_set_with_a_kind_of_a_later_version_is_taken_whole_and_no_user_is_believed_w
     };
     let mut deliveries = Deliveries::new();
     let (changed, answer) = deliveries.apply(delta(1, vec![set(1, vec![other(0)])], &[]));
-    assert!(changed.revocations && unenforced(&deliveries).unwrap().contains("user"));
+    assert!(changed.revocations && unenforced(&deliveries).unwrap().contains("api-key"));
     assert!(matches!(answer, Message::Nack(nack) if nack.rejected[0].reason.contains("no user context")));
     // What to do with it may be new as well.
     deliveries.apply(delta(2, vec![set(2, vec![other(77)])], &[]));
@@ -267,6 +268,49 @@ fn a_set_with_a_kind_of_a_later_version_is_taken_whole_and_no_user_is_believed_w
     let (_, answer) = deliveries.apply(delta(3, vec![set(3, vec![other(v1::IfUnknown::Carry.into())])], &[]));
     assert_eq!((unenforced(&deliveries), matches!(answer, Message::Ack(_))), (None, true));
     assert!(deliveries.rejected().is_empty());
+}
+
+#[test]
+fn revoked_users_are_told_from_others_and_what_cannot_be_read_refuses_all() {
+    let other = |kind: &str, value: &[u8], issued_until: i64| v1::OtherRevocation {
+        kind: kind.into(),
+        value: value.to_vec(),
+        if_unknown: 0,
+        issued_until,
+    };
+    let taken = |others: Vec<v1::OtherRevocation>| {
+        let body = v1::Revocations { sequence: 1, others, ..Default::default() };
+        let mut deliveries = Deliveries::new();
+        deliveries.apply(delta(1, vec![resource("revocations", "1", Body::Revocations(body))], &[]));
+        match deliveries.get("revocations") {
+            Some(Item::Revocations(revocations)) => ((*revocations.users).clone(), revocations.unenforced()),
+            _ => panic!("the set is taken"),
+        }
+    };
+    let (users, unenforced) = taken(vec![
+        other("logout", b"idp|alice", 7),
+        other("session", b"idp|s", 0),
+        other("token", b"idp|t", 0),
+        other("user", b"idp|bob", 0),
+    ]);
+    assert_eq!((users.users.len(), users.sessions.len(), users.tokens.len()), (1, 1, 1));
+    assert_eq!((users.logouts.get("idp|alice"), unenforced), (Some(&7), None));
+    // No name, no text, no date, or one that a later version may mean something by.
+    let odd: [(&str, &[u8], i64); 6] = [
+        ("user", b"alice", 0),
+        ("user", b"idp|\xff", 0),
+        ("logout", b"idp|alice", 0),
+        ("logout", b"idp|alice", -1),
+        ("user", b"idp|alice", 7),
+        ("session", b"", 0),
+    ];
+    for (kind, value, until) in odd {
+        let (users, unenforced) = taken(vec![other(kind, value, until)]);
+        assert!(
+            users.is_empty() && unenforced.is_some_and(|why| why.contains(kind)),
+            "{kind} {value:?} {until}"
+        );
+    }
 }
 
 #[test]

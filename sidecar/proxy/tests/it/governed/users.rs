@@ -45,10 +45,10 @@ async fn who_is_revoked_by_user_logout_session_or_token_is_refused_although_the_
     let (alice, bob) = (mint.token("alice", &[]), mint.token("bob", &[]));
     type Fill = fn(&mut RevokedUsers);
     let kinds: [(Fill, &str); 4] = [
-        (|all| drop(all.users.insert("idp|alice".into())), "user_revoked"),
-        (|all| drop(all.logouts.insert("idp|alice".into(), now())), "signed_out"),
-        (|all| drop(all.sessions.insert("idp|s-alice".into())), "session_revoked"),
-        (|all| drop(all.tokens.insert("idp|t-alice".into())), "token_revoked"),
+        (|all| _ = all.users.insert("idp|alice".into()), "user_revoked"),
+        (|all| _ = all.logouts.insert("idp|alice".into(), now()), "signed_out"),
+        (|all| _ = all.sessions.insert("idp|s-alice".into()), "session_revoked"),
+        (|all| _ = all.tokens.insert("idp|t-alice".into()), "token_revoked"),
     ];
     for (fill, reason) in kinds {
         assert_eq!(asks(&pair, &alice).await.0, 200, "not yet {reason}");
@@ -63,7 +63,7 @@ async fn who_is_revoked_by_user_logout_session_or_token_is_refused_although_the_
         revoke(&pair.orders.state, |_| {});
     }
     // Whoever signed in again after the logout.
-    revoke(&pair.orders.state, |all| drop(all.logouts.insert("idp|alice".into(), now() - 60)));
+    revoke(&pair.orders.state, |all| _ = all.logouts.insert("idp|alice".into(), now() - 60));
     assert_eq!(asks(&pair, &mint.token("alice", &[])).await.0, 200);
 }
 
@@ -107,7 +107,7 @@ async fn an_exchange_and_a_websocket_of_a_revoked_user_end_and_those_of_others_g
         mint.trusted_by(&pair.orders.state);
         let mut alice = begun(&pair, carried, &mint.token("alice", &[])).await;
         let mut bob = begun(&pair, carried, &mint.token("bob", &[])).await;
-        revoke(&pair.orders.state, |all| drop(all.sessions.insert("idp|s-alice".into())));
+        revoke(&pair.orders.state, |all| _ = all.sessions.insert("idp|s-alice".into()));
         let mut rest = Vec::new();
         let _ = within(alice.stream.read_to_end(&mut rest)).await;
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{carried:?}: what was cut must not look whole");
@@ -120,7 +120,7 @@ async fn of_the_calls_on_one_connection_only_those_for_the_revoked_user_end() {
     let pair = Pair::new(Protocol::Grpc, Carried::Grpc.app().await, signet_proxy::Limits::default());
     let mint = Mint::new();
     mint.trusted_by(&pair.orders.state);
-    let (mut client, connection) = h2::client::handshake(web(&pair, Alpn::Http2).await.stream).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(web(&pair, Alpn::H2).await.stream).await.unwrap();
     tokio::spawn(connection);
     let mut calls = Vec::new();
     for user in ["alice", "bob"] {
@@ -135,7 +135,7 @@ async fn of_the_calls_on_one_connection_only_those_for_the_revoked_user_end() {
         assert_eq!(within(body.data()).await.unwrap().unwrap(), "ping");
         calls.push((send, body));
     }
-    revoke(&pair.orders.state, |all| drop(all.users.insert("idp|alice".into())));
+    revoke(&pair.orders.state, |all| _ = all.users.insert("idp|alice".into()));
     let (mut of_bob, mut of_alice) = (calls.pop().unwrap(), calls.pop().unwrap());
     assert!(within(of_alice.1.data()).await.is_none_or(|part| part.is_err()), "alice's call goes on");
     assert!(within(of_alice.1.trailers()).await.is_err(), "a call that is cut must not look answered");
@@ -171,7 +171,7 @@ async fn a_request_that_waits_for_its_answer_is_refused_and_the_connection_serve
         ))
         .await;
     coming.recv().await.unwrap();
-    revoke(&pair.orders.state, |all| drop(all.tokens.insert("idp|t-alice".into())));
+    revoke(&pair.orders.state, |all| _ = all.tokens.insert("idp|t-alice".into()));
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some("token_revoked")));
     assert_eq!(client.get("/").await.status, 204, "the next request on it is somebody else's");
