@@ -6,6 +6,7 @@
 
 mod backup;
 mod bundle;
+mod intake;
 mod jwt_svid;
 mod keys;
 
@@ -29,6 +30,7 @@ mod rotation;
 
 pub use backup::Backup;
 pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
+pub use intake::Intake;
 pub use rotation::Rotation;
 
 /// Longest life of an SVID that the authority is ever asked for: a day, as the design says.
@@ -96,6 +98,8 @@ pub struct Config {
     pub allow_http: bool,
     /// Where other trust domains fetch our bundle.
     pub bundle: Option<Bundle>,
+    /// Where tokens are revoked and users logged out by who is no operator.
+    pub intake: Option<Intake>,
     /// Whether bundle endpoints may be in private networks.
     pub federation_private_addresses: bool,
     pub system_namespace: Label,
@@ -192,6 +196,8 @@ struct Raw {
     #[serde(default)]
     issuers: RawIssuers,
     bundle: Option<bundle::RawBundle>,
+    #[serde(default)]
+    intake: Option<intake::RawIntake>,
     #[serde(default)]
     federation: bundle::RawFederation,
     #[serde(default)]
@@ -374,6 +380,7 @@ impl Raw {
             allow_private_addresses: self.issuers.allow_private_addresses,
             allow_http: self.issuers.allow_http,
             bundle: self.bundle.map(bundle::RawBundle::check).transpose()?,
+            intake: self.intake.map(intake::RawIntake::check).transpose()?,
             federation_private_addresses: self.federation.allow_private_addresses,
             system_namespace,
             attestation,

@@ -22,6 +22,7 @@ pub mod decisions;
 pub mod delivery;
 pub mod federation;
 pub mod fetch;
+pub mod intake;
 pub mod issuers;
 pub mod istio;
 pub mod listen;

@@ -45,6 +45,7 @@ pub struct Metrics {
     pub jwks_keys: IntGaugeVec,
     pub jwks_up: IntGaugeVec,
     pub bundle_requests: IntCounterVec,
+    pub intake_requests: IntCounterVec,
     pub federation_fetches: IntCounterVec,
     pub federation_confirmed_at: IntGaugeVec,
     pub federation_roots: IntGaugeVec,
@@ -181,6 +182,11 @@ impl Metrics {
                 "bundle_requests_total",
                 "Requests answered by the bundle endpoint, by status",
                 &["code"],
+            )?,
+            intake_requests: counters(
+                "intake_requests_total",
+                "Requests to revoke a token or to log a user out that were handed in, by what came of them",
+                &["endpoint", "result"],
             )?,
             federation_fetches: counters(
                 "federation_fetches_total",

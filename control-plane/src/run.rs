@@ -30,7 +30,7 @@ use crate::backup;
 use crate::bundle::certificate::{Certificate, CertificateError};
 use crate::bundle::door;
 use crate::bundle::page::Pages;
-use crate::config::{Config, Seal};
+use crate::config::{Config, Seal, WebTls};
 use crate::decisions::Decisions;
 use crate::delivery::acks::Acks;
 use crate::delivery::spread::Spread;
@@ -42,7 +42,8 @@ use crate::issuers::Issuers;
 use crate::issuers::fetch::Source;
 use crate::istio;
 use crate::istio::config::Istio as IstioConfig;
-use crate::listen::{bootstrap, mesh, unix};
+use crate::intake::Intake;
+use crate::listen::{bootstrap, mesh, public, unix};
 use crate::metrics::Metrics;
 use crate::operators::guard::{Desk, Guarded};
 use crate::operators::login::Logins;
@@ -311,23 +312,29 @@ pub async fn start(
         let bound = local(&listener, bundle.listen)?;
         addresses.push(("bundle", bound));
         bundle_at = Some(bound);
-        let certificate = match &bundle.tls {
-            None => Certificate::own(own.current()),
-            Some(files) => {
-                let (certificate, follow) = Certificate::files(files.clone()).await?;
-                background.spawn(follow);
-                certificate
-            }
-        };
-        let door = door::Door {
-            certificate,
-            pages,
-            path: bundle.path.as_str().into(),
+        let documents = door::Documents { pages, path: bundle.path.as_str().into(), metrics: metrics.clone() };
+        let public = public::Public {
+            name: "bundle",
+            certificate: presented(bundle.tls.as_ref(), &own, &mut background).await?,
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             drain: connections.clone(),
         };
-        doors.spawn(door::listen(listener, door));
+        doors.spawn(public::listen(listener, public, documents));
+    }
+    if let Some(at) = &config.intake {
+        let listener = bind("the intake", at.listen).await?;
+        addresses.push(("intake", local(&listener, at.listen)?));
+        let intake =
+            Intake::new(authority.clone(), registry.clone(), Arc::clone(&issuers), metrics.clone());
+        let public = public::Public {
+            name: "intake",
+            certificate: presented(at.tls.as_ref(), &own, &mut background).await?,
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            drain: connections.clone(),
+        };
+        doors.spawn(public::listen(listener, public, intake));
     }
 
     doors.spawn(bootstrap::listen(
@@ -559,6 +566,18 @@ fn operator_routes(
         .add_service(Guarded::new(recovery, Arc::clone(desk)))
         .add_service(Guarded::new(federation, Arc::clone(desk)))
         .prepare()
+}
+
+/// What a public door presents: a certificate from files, which are followed, or our own SVID.
+async fn presented(
+    files: Option<&WebTls>,
+    own: &Own,
+    background: &mut JoinSet<()>,
+) -> Result<Certificate, CertificateError> {
+    let Some(files) = files else { return Ok(Certificate::own(own.current())) };
+    let (certificate, follow) = Certificate::files(files.clone()).await?;
+    background.spawn(follow);
+    Ok(certificate)
 }
 
 /// What the registry is checked against.

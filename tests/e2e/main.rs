@@ -15,6 +15,7 @@ mod federation;
 mod fleet;
 mod handover;
 mod handshakes;
+mod intake;
 mod killed;
 mod lifecycle;
 mod memory;

@@ -44,9 +44,16 @@ pub(super) struct RawBundle {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawTls {
+pub(super) struct RawTls {
     cert_file: PathBuf,
     key_file: PathBuf,
+}
+
+impl RawTls {
+    /// The names are those of its two members in the configuration.
+    pub(super) fn check(self, cert: &'static str, key: &'static str) -> Result<WebTls, Refused> {
+        Ok(WebTls { cert_file: absolute(cert, self.cert_file)?, key_file: absolute(key, self.key_file)? })
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -84,13 +91,7 @@ impl RawBundle {
                 format!("expected {least} to {most} seconds, found {}", self.refresh_hint_seconds),
             ));
         }
-        let tls = match self.tls {
-            None => None,
-            Some(tls) => Some(WebTls {
-                cert_file: absolute("bundle.tls.certFile", tls.cert_file)?,
-                key_file: absolute("bundle.tls.keyFile", tls.key_file)?,
-            }),
-        };
+        let tls = self.tls.map(|tls| tls.check("bundle.tls.certFile", "bundle.tls.keyFile")).transpose()?;
         Ok(Bundle {
             listen: self.listen,
             path: self.path,

@@ -1,4 +1,5 @@
-//! The three doors: [`bootstrap`] for strangers, [`mesh`] for peers with an SVID, [`unix`] for operators.
+//! The doors: [`bootstrap`] for who wants to join, [`mesh`] for peers with an SVID, [`unix`] for operators, [`public`] for
+//! strangers who read what is published or hand something in.
 //!
 //! Limits stand in front of parsing: connections at once, attempts per address, the time of a
 //! handshake, then HTTP/2's own bounds. Every refusal is counted with a typed reason.
@@ -6,6 +7,7 @@
 pub mod bootstrap;
 pub mod limit;
 pub mod mesh;
+pub mod public;
 pub mod serve;
 pub mod unix;
 

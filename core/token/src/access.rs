@@ -81,7 +81,7 @@ impl Issuers {
         issuer.check_claims(claims, now)
     }
 
-    fn select(&self, iss: &str, accepts: impl Fn(&str) -> bool) -> Result<&IssuerKeys, TokenError> {
+    pub(crate) fn select(&self, iss: &str, accepts: impl Fn(&str) -> bool) -> Result<&IssuerKeys, TokenError> {
         let known = self.of(iss);
         let mut welcome = known.iter().filter(|issuer| accepts(issuer.alias()));
         match (welcome.next(), welcome.next(), known.first()) {
@@ -101,7 +101,7 @@ impl IssuerKeys {
         self.alias.to_string()
     }
 
-    fn verify_signature(&self, compact: &Compact<'_>, now: u64) -> Result<(), TokenError> {
+    pub(crate) fn verify_signature(&self, compact: &Compact<'_>, now: u64) -> Result<(), TokenError> {
         let algorithm = compact.algorithm();
         if !self.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed { alias: self.name(), algorithm });

@@ -45,6 +45,8 @@ pub enum TokenError {
     TooLongLived { alias: String, lifetime: u64, max: u64 },
     #[error("bound to a key (cnf) whose possession was not proven")]
     Unproven,
+    #[error("no logout token: {what}")]
+    NotLogout { what: &'static str },
     #[error("revoked: {}", .0.label())]
     Revoked(UserRevokedBy),
 }
@@ -71,6 +73,7 @@ impl TokenError {
             TokenError::IssuedInFuture { .. } => "issued_in_future",
             TokenError::TooLongLived { .. } => "too_long_lived",
             TokenError::Unproven => "unproven_cnf",
+            TokenError::NotLogout { .. } => "not_logout",
             TokenError::Revoked(by) => by.label(),
         }
     }

@@ -37,6 +37,10 @@ pub struct IssuerSpec {
     /// A token that lives longer, from `iat` to `exp`, is refused.
     #[serde(default = "day")]
     pub max_lifetime: Period,
+    /// The client ids by which the issuer knows the mesh: its logout tokens (OpenID Connect Back-Channel Logout 1.0) are for
+    /// one of these. None: it logs nobody out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logout_clients: Vec<ClaimValue>,
     /// Claims that may travel on inside the mesh.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimName>,

@@ -8,6 +8,7 @@ mod delegations;
 mod id_tokens;
 mod jwt_svids;
 mod keys;
+mod logouts;
 mod mutations;
 mod remembered;
 mod support;
