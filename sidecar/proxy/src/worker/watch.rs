@@ -75,6 +75,8 @@ struct Inner {
     id: u64,
     end: Cell<Option<End>>,
     upstream_end: Cell<Option<End>>,
+    /// Of the exchange at hand, whatever upstream it has.
+    exchange_end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
     /// Who is at the client's end, and at the upstream's.
     peers: RefCell<[Option<Peer>; 2]>,
@@ -160,6 +162,7 @@ impl Registry {
             id,
             end: Cell::new(None),
             upstream_end: Cell::new(None),
+            exchange_end: Cell::new(None),
             waker: RefCell::new(None),
             peers: RefCell::new([None, None]),
             recheck: RefCell::new(None),
@@ -204,7 +207,8 @@ impl Registry {
         }
         self.each(|inner| {
             if let Some(by) = inner.subjects.borrow().revoked_by(revoked) {
-                inner.leave_upstream(End::UserRevoked(by));
+                inner.exchange_end.set(Some(End::UserRevoked(by)));
+                inner.wake();
             }
         });
         for (subjects, strike) in self.held.borrow().values() {
@@ -364,7 +368,7 @@ impl Watch {
     /// The exchange is over, and what ended it.
     pub(crate) fn clear_exchange(&self) {
         *self.inner.subjects.borrow_mut() = Subjects::default();
-        self.inner.upstream_end.set(None);
+        self.inner.exchange_end.set(None);
     }
 
     /// Asked again when policy changes; `false` ends the connection.
@@ -415,9 +419,9 @@ impl Watch {
         self.registry.hurried.get()
     }
 
-    /// What ended the connection for good, or its exchange with this upstream.
+    /// What ended the connection for good, or its exchange, or that with this upstream.
     pub(crate) fn ended(&self) -> Option<End> {
-        self.inner.end.get().or(self.inner.upstream_end.get())
+        self.inner.end.get().or(self.inner.exchange_end.get()).or(self.inner.upstream_end.get())
     }
 
     /// Ready when the connection is over or its deadline has passed.
