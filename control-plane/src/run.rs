@@ -38,11 +38,11 @@ use crate::delivery::stream::{self, Delivery};
 use crate::delivery::table::Table;
 use crate::federation::Federation;
 use crate::fetch;
+use crate::intake::Intake;
 use crate::issuers::Issuers;
 use crate::issuers::fetch::Source;
 use crate::istio;
 use crate::istio::config::Istio as IstioConfig;
-use crate::intake::Intake;
 use crate::listen::{bootstrap, mesh, public, unix};
 use crate::metrics::Metrics;
 use crate::operators::guard::{Desk, Guarded};
@@ -312,7 +312,8 @@ pub async fn start(
         let bound = local(&listener, bundle.listen)?;
         addresses.push(("bundle", bound));
         bundle_at = Some(bound);
-        let documents = door::Documents { pages, path: bundle.path.as_str().into(), metrics: metrics.clone() };
+        let documents =
+            door::Documents { pages, path: bundle.path.as_str().into(), metrics: metrics.clone() };
         let public = public::Public {
             name: "bundle",
             certificate: presented(bundle.tls.as_ref(), &own, &mut background).await?,
@@ -325,8 +326,7 @@ pub async fn start(
     if let Some(at) = &config.intake {
         let listener = bind("the intake", at.listen).await?;
         addresses.push(("intake", local(&listener, at.listen)?));
-        let intake =
-            Intake::new(authority.clone(), registry.clone(), Arc::clone(&issuers), metrics.clone());
+        let intake = Intake::new(authority.clone(), registry.clone(), Arc::clone(&issuers), metrics.clone());
         let public = public::Public {
             name: "intake",
             certificate: presented(at.tls.as_ref(), &own, &mut background).await?,

@@ -165,7 +165,10 @@ impl Intake {
             return Outcome::Bad("unauthorized_client", "the token was issued to another client");
         }
         let Some(id) = &access.revocable.token else {
-            return Outcome::Bad("unsupported_token_type", "the token has no jti by which it could be revoked");
+            return Outcome::Bad(
+                "unsupported_token_type",
+                "the token has no jti by which it could be revoked",
+            );
         };
         self.carry_out("revoke", &registry, &access.alias, Revocation::Token, id, &access.revocable).await
     }
@@ -180,7 +183,8 @@ impl Intake {
         let registry = self.registry.borrow().registry.clone();
         let is_client = |alias: &str, client: &str| {
             let issuer = registry.issuer(alias);
-            issuer.is_some_and(|issuer| issuer.spec.logout_clients.iter().any(|known| known.as_str() == client))
+            issuer
+                .is_some_and(|issuer| issuer.spec.logout_clients.iter().any(|known| known.as_str() == client))
         };
         let issuers = believed(&registry, &self.fetched.states());
         let logout = match issuers.verify_logout(token, seconds(), is_client) {

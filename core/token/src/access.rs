@@ -81,7 +81,11 @@ impl Issuers {
         issuer.check_claims(claims, now)
     }
 
-    pub(crate) fn select(&self, iss: &str, accepts: impl Fn(&str) -> bool) -> Result<&IssuerKeys, TokenError> {
+    pub(crate) fn select(
+        &self,
+        iss: &str,
+        accepts: impl Fn(&str) -> bool,
+    ) -> Result<&IssuerKeys, TokenError> {
         let known = self.of(iss);
         let mut welcome = known.iter().filter(|issuer| accepts(issuer.alias()));
         match (welcome.next(), welcome.next(), known.first()) {

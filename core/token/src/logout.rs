@@ -63,7 +63,8 @@ impl IssuerKeys {
         if !typ.as_deref().is_none_or(|typ| matches!(typ, "logout+jwt" | "jwt")) || !compact.typ_is_text() {
             return not("its typ is that of another kind of token");
         }
-        let is_logout = claims.0.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object);
+        let is_logout =
+            claims.0.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object);
         if !is_logout {
             return not("its events do not name a back-channel logout");
         }

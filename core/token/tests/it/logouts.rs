@@ -29,7 +29,8 @@ fn judged(forger: &Forger, typ: &Value, claims: &Value) -> Result<Logout, TokenE
         header.remove("typ");
     }
     let token = forger.raw(&Value::Object(header).to_string(), &claims.to_string());
-    issuers(forger, settings()).verify_logout(&token, NOW, |alias, client| alias == "idp" && client == "portal")
+    issuers(forger, settings())
+        .verify_logout(&token, NOW, |alias, client| alias == "idp" && client == "portal")
 }
 
 #[test]
@@ -57,7 +58,9 @@ fn what_is_no_logout_token_logs_nobody_out() {
         assert_eq!(label(typ, &logout()), "not_logout", "{typ}");
     }
     assert_eq!(judged(&forger, &json!(7), &logout()).unwrap_err().label(), "not_logout");
-    for events in [None, Some(json!({})), Some(json!({EVENT: true})), Some(json!([EVENT])), Some(json!(EVENT))] {
+    for events in
+        [None, Some(json!({})), Some(json!({EVENT: true})), Some(json!([EVENT])), Some(json!(EVENT))]
+    {
         assert_eq!(refused("events", events.clone()), "not_logout", "{events:?}");
     }
     assert_eq!(refused("nonce", Some(json!("n"))), "not_logout", "an ID token");
