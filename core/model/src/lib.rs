@@ -32,6 +32,7 @@ pub mod reach;
 mod registry;
 mod resources;
 mod text;
+pub mod when;
 
 pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
@@ -83,3 +84,4 @@ pub use text::period::Period;
 pub use text::port::Port;
 pub use text::unix::{AccountName, BinaryPath, Sha256};
 pub use text::{Invalid, address::HostAddress};
+pub use when::When;

@@ -8,14 +8,14 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use signet_identity::TrustDomain;
-use signet_model::{ClaimMatch, Effect, Mode};
+use signet_model::{ClaimMatch, Effect, Mode, PolicySpec};
 
-use crate::condition::{Condition, Truth, from, walk};
+use crate::condition::{Condition, Truth, from, visible_user, walk};
 use crate::facts::{Context, Facts};
 use crate::narrate::visible;
 use crate::set::{Named, PolicySet};
 use crate::verdict::Basis;
+use crate::when;
 
 const NEAR_MISSES: usize = 5;
 const TEXT: usize = 200;
@@ -154,11 +154,7 @@ impl PolicySet {
             basis: verdict.basis,
             default_allow: self.default_allow && facts.peer.is_in(&self.own),
             deciding,
-            near_misses: near
-                .iter()
-                .filter_map(|o| o.near_miss(facts, &self.own))
-                .take(NEAR_MISSES)
-                .collect(),
+            near_misses: near.iter().filter_map(|o| o.near_miss(facts, self)).take(NEAR_MISSES).collect(),
             shadow,
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
@@ -202,7 +198,7 @@ impl<'s> Outcome<'s> {
             failed.push(Condition::From(patterns));
         }
         // Goes through to the end.
-        let _ = walk(spec, facts, |condition, truth| {
+        let _ = walk(spec, facts, &set.service, |condition, truth| {
             if !truth.holds_for(spec) {
                 failed.push(condition);
             } else if truth == Truth::Absent {
@@ -218,9 +214,9 @@ impl<'s> Outcome<'s> {
         self.failed.iter().all(Condition::is_on_user)
     }
 
-    fn near_miss(&self, facts: &Facts<'_>, own: &TrustDomain) -> Option<NearMiss> {
+    fn near_miss(&self, facts: &Facts<'_>, set: &PolicySet) -> Option<NearMiss> {
         let (first, others) = self.failed.split_first()?;
-        let had = first.had(facts, own);
+        let had = first.had(&self.policy.spec, facts, set);
         Some(NearMiss {
             policy: self.policy.name.to_string(),
             failed: first.name(),
@@ -245,6 +241,7 @@ impl Condition<'_> {
             | Condition::Credential(_)
             | Condition::Scopes(_)
             | Condition::Claim(..) => true,
+            Condition::When(when, _) => when.reads().user,
         }
     }
 
@@ -262,6 +259,7 @@ impl Condition<'_> {
             Condition::Credential(_) => "user.cred".into(),
             Condition::Scopes(_) => "user.scopes".into(),
             Condition::Claim(name, _) => format!("user.claims.{name}"),
+            Condition::When(..) => "when".into(),
         }
     }
 
@@ -284,10 +282,12 @@ impl Condition<'_> {
             Condition::Credential(list) => any(&list.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()),
             Condition::Scopes(list) => join(list, " and "),
             Condition::Claim(_, claim) => claim_text(claim),
+            Condition::When(when, _) => when.as_str().split_whitespace().collect::<Vec<_>>().join(" "),
         }
     }
 
-    fn had(&self, facts: &Facts<'_>, own: &TrustDomain) -> String {
+    fn had(&self, spec: &PolicySpec, facts: &Facts<'_>, set: &PolicySet) -> String {
+        let own = &set.own;
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
         match self {
             Condition::From([]) => facts.peer.as_str().to_owned(),
@@ -321,6 +321,7 @@ impl Condition<'_> {
                 }
                 Some(_) => "a claim that is neither a text nor a list of texts".to_owned(),
             },
+            Condition::When(when, _) => when::had(when, spec, facts, &set.service, visible_user(spec, facts)),
         }
     }
 }

@@ -46,10 +46,11 @@ mod facts;
 mod narrate;
 mod set;
 mod verdict;
+mod when;
 
 pub use explain::{
     Answer, Deciding, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary,
 };
-pub use facts::{Context, Facts, User};
+pub use facts::{Context, Facts, Headers, User};
 pub use set::PolicySet;
-pub use verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};
+pub use verdict::{Basis, Failed, Few, ShadowOutcome, Unproven, Verdict};

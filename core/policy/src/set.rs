@@ -1,14 +1,15 @@
 //! The policies of one service, indexed by caller.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use signet_identity::TrustDomain;
 use signet_model::{Effect, MeshPolicy, Mode, ObjectName, PolicySpec, WorkloadPattern};
 
-use crate::condition::{Truth, from, holds};
+use crate::condition::{Truth, from, holds, holds_when};
 use crate::explain::NotUnderstood;
 use crate::facts::Facts;
-use crate::verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};
+use crate::verdict::{Basis, Failed, Few, ShadowOutcome, Unproven, Verdict};
 
 /// A policy under the name by which it is reported.
 #[derive(Debug)]
@@ -99,6 +100,11 @@ impl PolicySet {
         &self.not_understood
     }
 
+    /// Whether the same facts may be decided otherwise at another time.
+    pub fn depends_on_time(&self) -> bool {
+        self.policies.iter().any(|policy| policy.spec.when.as_ref().is_some_and(|when| when.reads().time))
+    }
+
     /// Whether bytes without requests cannot be judged on this port, since a policy speaks of requests there.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
         self.policies.iter().any(|policy| policy.spec.speaks_of_requests(port))
@@ -110,15 +116,8 @@ impl PolicySet {
         if let Some(policy) = self.not_understood.first() {
             return Unproven::NotUnderstood(&policy.policy);
         }
-        let concerns = |policy: &Named| {
-            policy
-                .spec
-                .to
-                .as_ref()
-                .is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *port))
-        };
         let (mut permitted, mut forbidden) = (self.default_allow, false);
-        for policy in self.policies.iter().filter(|policy| concerns(policy)) {
+        for policy in self.policies.iter().filter(|policy| policy.spec.is_on(port)) {
             if let Some(field) = policy.spec.asks_on(port) {
                 return Unproven::Asked { policy: &policy.name, field };
             }
@@ -139,16 +138,18 @@ impl PolicySet {
             deciding: Few::new(),
             shadow: Few::new(),
             shadow_allowed: false,
+            failed: Few::new(),
         };
         if !self.not_understood.is_empty() {
             return verdict;
         }
+        let failed = Cell::new(Few::new());
         let lanes = self.lanes(facts);
-        for policy in self.matching(&lanes, facts, |lane| &lane.forbids) {
+        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.forbids) {
             verdict.deciding.push(&*policy.name);
         }
         let is_forbidden = !verdict.deciding.is_empty();
-        let permit = self.matching(&lanes, facts, |lane| &lane.permits).next();
+        let permit = self.matching(&lanes, facts, &failed, |lane| &lane.permits).next();
         (verdict.allowed, verdict.basis) = match permit {
             _ if is_forbidden => (false, Basis::Forbid),
             Some(policy) => {
@@ -159,16 +160,17 @@ impl PolicySet {
             None => (self.default_allow && lanes.is_own, Basis::Default),
         };
         let (mut shadow_forbids, mut shadow_permits) = (false, false);
-        for policy in self.matching(&lanes, facts, |lane| &lane.shadows) {
+        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.shadows) {
             let would_allow = policy.spec.effect == Effect::Permit;
             *(if would_allow { &mut shadow_permits } else { &mut shadow_forbids }) = true;
             verdict.shadow.push(ShadowOutcome { policy: &policy.name, would_allow });
         }
         verdict.shadow_allowed = !shadow_forbids && (verdict.allowed || (shadow_permits && !is_forbidden));
+        verdict.failed = failed.get();
         verdict
     }
 
-    /// Whether some request of this peer on this port could be permitted: of the facts only who calls, and where, is
+    /// Whether some request of this peer on this port could be permitted: of the facts only who calls, where and when is
     /// looked at. `false` says that the connection is good for nothing any more, whatever is asked on it.
     pub fn may_permit(&self, facts: &Facts<'_>) -> bool {
         if !self.not_understood.is_empty() {
@@ -195,9 +197,10 @@ impl PolicySet {
             .flat_map(move |lane| part(lane).iter())
             .filter_map(move |place| self.policies.get(*place))
             .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
+            .filter(move |policy| policy.spec.is_on(facts.port))
+            // What its `when` says of requests and users is not known yet; what it says of the caller and the time is.
             .filter(move |policy| {
-                let to = policy.spec.to.as_ref();
-                to.is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *facts.port))
+                policy.spec.speaks_of_requests(facts.port) || holds_when(&policy.spec, facts, &self.service)
             })
     }
 
@@ -226,6 +229,7 @@ impl PolicySet {
         &'s self,
         lanes: &'q Lanes<'s>,
         facts: &'q Facts<'_>,
+        failed: &'q Cell<Few<Failed<'s>>>,
         part: fn(&Lane) -> &Vec<usize>,
     ) -> impl Iterator<Item = &'s Named> + use<'s, 'q> {
         lanes
@@ -235,7 +239,13 @@ impl PolicySet {
             // The lanes of our own say all of `from`. A permit without it is for our own trust domain, and
             // whether a federated peer is the one that is named, the policy itself says.
             .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
-            .filter(move |policy| holds(&policy.spec, facts))
+            .filter(move |policy| {
+                holds(&policy.spec, facts, &self.service, |failure| {
+                    let mut names = failed.get();
+                    names.push(Failed { policy: &policy.name, why: failure.label() });
+                    failed.set(names);
+                })
+            })
     }
 
     fn index(&mut self, place: usize, spec: &PolicySpec) {

@@ -70,6 +70,15 @@ pub struct ShadowOutcome<'s> {
     pub would_allow: bool,
 }
 
+/// A `when` that had no value, since something was absent or of another type than it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Failed<'s> {
+    /// `name.namespace`
+    pub policy: &'s str,
+    /// `absent` or `type`.
+    pub why: &'static str,
+}
+
 /// The answer. Names are borrowed from the set that gave it.
 #[derive(Debug, Clone, Copy)]
 pub struct Verdict<'s> {
@@ -82,6 +91,8 @@ pub struct Verdict<'s> {
     pub shadow: Few<ShadowOutcome<'s>>,
     /// What the verdict would be were every shadow policy enforced.
     pub shadow_allowed: bool,
+    /// Policies whose `when` could not be evaluated: a permit did not match for it, a forbid did. At most four.
+    pub failed: Few<Failed<'s>>,
 }
 
 /// What becomes of somebody without an identity, at a port that would let one in.

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub ejections: IntCounter,
     copies: IntCounterVec,
     limited: IntCounterVec,
+    condition_errors: IntCounterVec,
     /// Idle upstream connections.
     pub pooled: IntGauge,
     routes: RwLock<Routes>,
@@ -139,6 +140,11 @@ impl Metrics {
     /// A request met a rate limit.
     pub fn limited(&self, service: &str, limit: &str) {
         self.limited.with_label_values(&[service, limit]).inc();
+    }
+
+    /// A policy's `when` could not be evaluated. The name is of a policy of ours, the other word one of two.
+    pub fn condition_failed(&self, policy: &str, why: &str) {
+        self.condition_errors.with_label_values(&[policy, why]).inc();
     }
 
     /// Makes all metrics and registers them.
@@ -263,6 +269,12 @@ impl Metrics {
                 "signet_rate_limited_total",
                 "Requests refused by a rate limit, by service and the limit's name",
                 &["service", "limit"],
+            )?,
+            condition_errors: counters(
+                registry,
+                "signet_policy_condition_errors_total",
+                "Conditions of policies that could not be evaluated: permits did not match, forbids did",
+                &["policy", "why"],
             )?,
             pooled,
             routes: RwLock::default(),

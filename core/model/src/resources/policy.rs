@@ -14,7 +14,7 @@ use crate::object::{Kind, Name, Namespaced};
 use crate::resources::is_default;
 use crate::text::http::{GrpcPattern, HttpMethod, PathTemplate};
 use crate::text::jose::{ClaimName, ClaimValue, Scope};
-use crate::{Label, ObjectName, WorkloadPattern};
+use crate::{Label, ObjectName, When, WorkloadPattern};
 
 pub type MeshPolicy = Namespaced<PolicySpec>;
 
@@ -36,6 +36,9 @@ pub struct PolicySpec {
     /// Absent: any request or connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<ToMatch>,
+    /// What the other fields cannot say. Absent: nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
     /// Only on a forbid: whether it matches where something that it asks for is absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub if_absent: IfAbsent,
@@ -165,13 +168,19 @@ pub struct ToMatch {
 }
 
 impl PolicySpec {
-    /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user. A trial
-    /// counts as well.
+    /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user, or its
+    /// `when` reads something of them. A trial counts as well.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
-        let Some(to) = &self.to else { return self.user.is_some() };
-        let is_here = to.ports.is_empty() || to.ports.iter().any(|name| *name == *port);
+        let by_when = self.when.as_ref().is_some_and(|when| when.reads().request || when.reads().user);
+        let asks_user = self.user.is_some() || by_when;
+        let Some(to) = &self.to else { return asks_user };
         let asks = !(to.methods.is_empty() && to.paths.is_empty() && to.grpc.is_empty());
-        is_here && (asks || self.user.is_some())
+        self.is_on(port) && (asks || asks_user)
+    }
+
+    /// Whether it speaks of this port of its target.
+    pub fn is_on(&self, port: &str) -> bool {
+        self.to.as_ref().is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *port))
     }
 }
 
@@ -188,7 +197,7 @@ impl PolicySpec {
     /// has that comes in plaintext. In whichever mode: what is tried out in shadow is to be enforced.
     pub fn asks_on(&self, port: &str) -> Option<&'static str> {
         let to = self.to.as_ref();
-        if to.is_some_and(|to| !to.ports.is_empty() && !to.ports.iter().any(|one| *one == *port)) {
+        if !self.is_on(port) {
             return None;
         }
         let asked = |asked: bool, field| asked.then_some(field);
@@ -197,6 +206,7 @@ impl PolicySpec {
             .or(asked(to.is_some_and(|to| !to.methods.is_empty()), "spec.to.methods"))
             .or(asked(to.is_some_and(|to| !to.paths.is_empty()), "spec.to.paths"))
             .or(asked(to.is_some_and(|to| !to.grpc.is_empty()), "spec.to.grpc"))
+            .or(asked(self.when.is_some(), "spec.when"))
     }
 }
 
@@ -220,6 +230,17 @@ impl Kind for PolicySpec {
                 "spec.to",
                 "expected ports, methods, paths or grpc, got none: leave `to` out for any request",
             );
+        }
+        for name in self.when.iter().flat_map(When::params) {
+            let mut templates = self.to.iter().flat_map(|to| &to.paths);
+            if !templates.any(|template| template.names_segment(name)) {
+                problem(
+                    "spec.when",
+                    &format!(
+                        "expected a name that `to.paths` gives to one segment, as in `/orders/{{{name}}}`, got `{name}`"
+                    ),
+                );
+            }
         }
         let Some(user) = &self.user else { return };
         if user.required.is_none() && !user.has_conditions() {

@@ -11,11 +11,13 @@
 //! 5. Limits count what passed so far.
 //! 6. The app sees the token, the verified claims and the caller's certificate, all set by us.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use signet_identity::{Peer, PeerClass};
-use signet_policy::{Facts, User};
+use signet_policy::{Facts, Headers, User};
 use signet_wire::{Edits, Known, RequestView};
 
 use super::context;
@@ -63,6 +65,8 @@ impl Inbound {
             method: None,
             path: None,
             grpc: None,
+            headers: None,
+            now_ms: now_ms(),
         };
         self.decide(view, port, &facts)?;
         Ok(port.clone())
@@ -83,6 +87,8 @@ impl Inbound {
             method: None,
             path: None,
             grpc: None,
+            headers: None,
+            now_ms: now_ms(),
         })
     }
 
@@ -125,6 +131,9 @@ impl Inbound {
             return Err(Reason::PolicyUnavailable.into());
         };
         let verdict = served.policies.decide(facts);
+        for failed in verdict.failed.iter() {
+            self.shared.metrics.condition_failed(failed.policy, failed.why);
+        }
         if verdict.allowed {
             return Ok(());
         }
@@ -139,6 +148,28 @@ impl Inbound {
         refusal.recorded = true;
         Err(refusal)
     }
+}
+
+/// The header fields of a request, for policies that look at one.
+struct Lines<'a>(RequestView<'a>);
+
+impl Headers for Lines<'_> {
+    fn any_line(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.0.get_all(name).any(|line| test(line.trim_ascii()))
+    }
+}
+
+impl fmt::Debug for Lines<'_> {
+    /// Values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+/// Milliseconds since the epoch. A clock before it decides as at it.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether this peer's word on users and callers counts.
@@ -202,6 +233,7 @@ impl Stage for Inbound {
         conn.metrics.context(via);
 
         let grpc = head.is_grpc().then(|| head.path().strip_prefix('/')).flatten();
+        let lines = Lines(head);
         let facts = Facts {
             peer: peer.id(),
             peer_class: peer.class(),
@@ -211,6 +243,8 @@ impl Stage for Inbound {
             method: Some(head.method()),
             path: Some(head.path()),
             grpc,
+            headers: Some(&lines),
+            now_ms: now_ms(),
         };
         self.decide(view, port, &facts)?;
         let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };

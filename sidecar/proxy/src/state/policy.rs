@@ -55,6 +55,11 @@ impl Policy {
         Policy { generation: self.generation + 1, mesh, ..self.clone() }
     }
 
+    /// Whether time alone may change what was decided.
+    pub fn depends_on_time(&self) -> bool {
+        self.served.values().any(|served| served.policies.depends_on_time())
+    }
+
     /// The policy of a service. `None` means that it has not arrived: everything is denied.
     pub fn of(&self, service: &str) -> Option<&Arc<Served>> {
         self.served.get(service)
