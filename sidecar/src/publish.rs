@@ -315,6 +315,7 @@ impl Publisher {
                 documents,
                 default_allow,
             ),
+            samples: inbound.samples,
             issuer_aliases: inbound.issuers.iter().map(|alias| alias.as_str().into()).collect(),
         }
     }

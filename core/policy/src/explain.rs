@@ -3,6 +3,7 @@
 //! An explanation is kept and shown to operators: it holds names, identities, the user's `sub` and what
 //! the policies compared, never a token. Texts are shortened, as some of them were chosen by a caller.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 use signet_model::{ClaimMatch, Effect, Mode, PolicySpec};
 
 use crate::condition::{Condition, Truth, from, visible_user, walk};
-use crate::facts::{Context, Facts};
+use crate::facts::{Context, Facts, User};
 use crate::narrate::visible;
 use crate::set::{Named, PolicySet};
 use crate::verdict::Basis;
@@ -19,6 +20,8 @@ use crate::when;
 
 const NEAR_MISSES: usize = 5;
 const TEXT: usize = 200;
+/// Of a claim or a header's line, as it is written.
+const VALUE: usize = 512;
 
 /// The whole story of one decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub struct Explanation {
     pub near_misses: Vec<NearMiss>,
     /// Shadow policies that matched.
     pub shadow: Vec<ShadowLine>,
+    /// Forbids that would have decided, but for an exception.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excepted: Vec<Excepted>,
     /// Policies for whose sake the whole target denies.
     pub not_understood: Vec<NotUnderstood>,
     pub facts: FactsSummary,
@@ -77,6 +83,19 @@ pub struct NearMiss {
 pub struct ShadowLine {
     pub policy: String,
     pub would_allow: bool,
+    /// Enforced alone beside the others, it would have turned the verdict.
+    #[serde(default)]
+    pub would_change: bool,
+}
+
+/// A forbid that matched and spared this request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Excepted {
+    pub policy: String,
+    pub owner: String,
+    /// RFC 3339.
+    pub until: String,
 }
 
 /// A document that could not be understood.
@@ -100,6 +119,9 @@ pub struct FactsSummary {
     pub method: Option<String>,
     pub path: Option<String>,
     pub grpc: Option<String>,
+    /// Each header that a policy of the service looks at, line by line; without lines, it was not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +130,11 @@ pub struct UserSummary {
     pub sub: String,
     pub cred: String,
     pub context: Context,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// Each claim that a policy of the service looks at; `null` for one that was not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, Value>,
 }
 
 impl PolicySet {
@@ -126,7 +153,17 @@ impl PolicySet {
             Basis::Permit => Some(Effect::Permit),
             Basis::Default | Basis::NotUnderstood => None,
         };
-        let matching = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
+        let matched = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
+        let excepted = matched().filter(|o| o.policy.spec.mode == Mode::Enforce).filter_map(|o| {
+            let exception = self.spared(o.policy, facts)?;
+            Some(Excepted {
+                policy: o.policy.name.to_string(),
+                owner: exception.owner.to_string(),
+                until: exception.until.to_string(),
+            })
+        });
+        let excepted = excepted.collect();
+        let matching = || matched().filter(|o| self.spared(o.policy, facts).is_none());
         let deciding = matching()
             .filter(|o| o.policy.spec.mode == Mode::Enforce && Some(o.policy.spec.effect) == wanted)
             .map(|o| Deciding {
@@ -140,6 +177,10 @@ impl PolicySet {
             .map(|o| ShadowLine {
                 policy: o.policy.name.to_string(),
                 would_allow: o.policy.spec.effect == Effect::Permit,
+                would_change: match o.policy.spec.effect {
+                    Effect::Permit => !verdict.allowed && is_default,
+                    Effect::Forbid => verdict.allowed,
+                },
             })
             .collect();
         let mut near: Vec<&Outcome<'_>> = outcomes
@@ -156,6 +197,7 @@ impl PolicySet {
             deciding,
             near_misses: near.iter().filter_map(|o| o.near_miss(facts, self)).take(NEAR_MISSES).collect(),
             shadow,
+            excepted,
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
         };
@@ -171,6 +213,8 @@ impl PolicySet {
                 sub: short(&user.sub),
                 cred: short(&user.cred),
                 context: user.context,
+                scopes: user.scopes.iter().map(short).collect(),
+                claims: self.claims_of(user),
             }),
             service: self.service.to_string(),
             port: short(facts.port),
@@ -178,7 +222,31 @@ impl PolicySet {
             method: facts.method.map(short),
             path: facts.path.map(short),
             grpc: facts.grpc.map(short),
+            headers: self.headers_of(facts),
         }
+    }
+
+    /// What is too long to keep is left out, and unknown to whoever reads the summary.
+    fn claims_of(&self, user: &User) -> BTreeMap<String, Value> {
+        let claim =
+            |name: &Box<str>| (name.to_string(), user.claims.get(&**name).cloned().unwrap_or(Value::Null));
+        let is_short = |(_, value): &(String, Value)| value.to_string().len() <= VALUE;
+        self.reads.claims.iter().map(claim).filter(is_short).collect()
+    }
+
+    fn headers_of(&self, facts: &Facts<'_>) -> BTreeMap<String, Vec<String>> {
+        let Some(headers) = facts.headers else { return BTreeMap::new() };
+        let lines_of = |name: &Box<str>| {
+            let (mut lines, mut whole) = (Vec::new(), true);
+            headers.any_line(name, &mut |line| {
+                let text = std::str::from_utf8(line).ok().filter(|text| text.len() <= VALUE);
+                whole &= text.is_some();
+                lines.extend(text.map(str::to_owned));
+                !whole
+            });
+            whole.then(|| (name.to_string(), lines))
+        };
+        self.reads.headers.iter().filter_map(lines_of).collect()
     }
 }
 

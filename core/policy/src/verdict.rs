@@ -68,6 +68,8 @@ pub struct ShadowOutcome<'s> {
     pub policy: &'s str,
     /// A permit that matched would allow, a forbid would deny.
     pub would_allow: bool,
+    /// Enforced alone beside what is enforced now, it would have turned the verdict.
+    pub changes: bool,
 }
 
 /// A `when` that had no value, since something was absent or of another type than it takes.
@@ -93,6 +95,8 @@ pub struct Verdict<'s> {
     pub shadow_allowed: bool,
     /// Policies whose `when` could not be evaluated: a permit did not match for it, a forbid did. At most four.
     pub failed: Few<Failed<'s>>,
+    /// Forbids that matched and did not forbid, by an exception. At most four.
+    pub excepted: Few<&'s str>,
 }
 
 /// What becomes of somebody without an identity, at a port that would let one in.

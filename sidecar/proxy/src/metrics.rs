@@ -42,6 +42,8 @@ pub struct Metrics {
     copies: IntCounterVec,
     limited: IntCounterVec,
     condition_errors: IntCounterVec,
+    shadow: IntCounterVec,
+    exceptions: IntCounterVec,
     /// Idle upstream connections.
     pub pooled: IntGauge,
     routes: RwLock<Routes>,
@@ -145,6 +147,21 @@ impl Metrics {
     /// A policy's `when` could not be evaluated. The name is of a policy of ours, the other word one of two.
     pub fn condition_failed(&self, policy: &str, why: &str) {
         self.condition_errors.with_label_values(&[policy, why]).inc();
+    }
+
+    /// A shadow policy matched.
+    pub fn shadowed(&self, policy: &str, would_allow: bool, changes: bool) {
+        let would = match (changes, would_allow) {
+            (false, _) => "same",
+            (true, true) => "allow",
+            (true, false) => "deny",
+        };
+        self.shadow.with_label_values(&[policy, would]).inc();
+    }
+
+    /// A forbid spared a request.
+    pub fn excepted(&self, policy: &str) {
+        self.exceptions.with_label_values(&[policy]).inc();
     }
 
     /// Makes all metrics and registers them.
@@ -275,6 +292,18 @@ impl Metrics {
                 "signet_policy_condition_errors_total",
                 "Conditions of policies that could not be evaluated: permits did not match, forbids did",
                 &["policy", "why"],
+            )?,
+            shadow: counters(
+                registry,
+                "signet_policy_shadow_total",
+                "Decisions on which a shadow policy matched, by what enforcing it would have made of them",
+                &["policy", "would"],
+            )?,
+            exceptions: counters(
+                registry,
+                "signet_policy_exceptions_total",
+                "Decisions on which a forbid matched and an exception spared the caller",
+                &["policy"],
             )?,
             pooled,
             routes: RwLock::default(),

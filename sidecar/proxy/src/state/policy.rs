@@ -23,6 +23,8 @@ pub struct MeshSettings {
 pub struct Served {
     /// Compiled policies.
     pub policies: PolicySet,
+    /// How many permitted requests a second are recorded.
+    pub samples: u32,
     /// Aliases of the issuers whose JWTs the service takes in the `original` mode; empty is all.
     pub issuer_aliases: Vec<Arc<str>>,
 }
