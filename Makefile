@@ -22,6 +22,7 @@ WHOLE := --locked --workspace --features signet-control-plane/pkcs11
 test: setup
 	$(CARGO) build --profile $(PROFILE) $(WHOLE) --bins --tests
 	$(CARGO) test --quiet --manifest-path tests/models/Cargo.toml --profile ci --locked --target-dir target/models
+	$(CARGO) test --quiet --manifest-path tests/cedar/Cargo.toml --profile ci --locked --target-dir target/cedar
 	$(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE)
 
 lint: setup

@@ -1,4 +1,4 @@
-//! `signet authz`: why a request was refused.
+//! `signet authz`: why a request was refused, and what would be.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::operator::{Context, one_line, refused, table, when};
+use crate::policies;
 
 /// How long a decision may take from its sidecar to the control plane.
 const ON_ITS_WAY: Duration = Duration::from_secs(3);
@@ -19,19 +20,30 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Subcommand)]
 pub(crate) enum Authz {
     /// Why the decision with this id was what it was.
-    Explain { id: String },
+    Explain {
+        id: String,
+    },
     /// The latest decisions that are kept.
     List {
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        /// Also those by which nobody was refused: samples, and what a shadow policy would have refused.
+        #[arg(long)]
+        all: bool,
     },
+    Can(policies::Can),
+    Simulate(policies::Simulate),
+    Exceptions(policies::Exceptions),
 }
 
 impl Authz {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Explain { id } => explain(context, id).await,
-            Self::List { limit } => list(context, limit).await,
+            Self::List { limit, all } => list(context, limit, all).await,
+            Self::Can(can) => can.run(context).await,
+            Self::Simulate(simulate) => simulate.run(context).await,
+            Self::Exceptions(exceptions) => exceptions.run(context).await,
         }
     }
 }
@@ -62,11 +74,11 @@ async fn ask(client: &mut OperatorClient<Channel>, id: &str) -> anyhow::Result<E
     }
 }
 
-async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
+async fn list(context: &Context, limit: u32, all: bool) -> anyhow::Result<()> {
     let decisions = context
         .client()
         .await?
-        .list_decisions(ListDecisionsRequest { limit })
+        .list_decisions(ListDecisionsRequest { limit, since_ms: 0, beside: all })
         .await
         .map_err(|it| refused(&it))?
         .into_inner()
@@ -103,6 +115,12 @@ fn sentence(explanation: &Value) -> (&'static str, String) {
         None => "refused",
     };
     let mut reason = text(&explanation["reason"]);
+    for line in
+        explanation["shadow"].as_array().into_iter().flatten().filter(|line| line["wouldChange"] == true)
+    {
+        let would = if line["wouldAllow"] == true { "allow" } else { "deny" };
+        reason = format!("{reason}; {} would {would}", text(&line["policy"]));
+    }
     for (open, name, close) in [(" (", "fine", ")"), (": ", "detail", "")] {
         let more = text(&explanation[name]);
         if !more.is_empty() {
@@ -149,6 +167,9 @@ fn story(explanation: &Value, id: &str, made: &str) -> String {
     section(&mut lines, "shadow policies", &explanation["shadow"], |it| {
         let would = if it["wouldAllow"] == true { "allow" } else { "deny" };
         format!("{} would {would}", text(&it["policy"]))
+    });
+    section(&mut lines, "spared by exceptions", &explanation["excepted"], |it| {
+        format!("{} until {}, says {}", text(&it["policy"]), text(&it["until"]), text(&it["owner"]))
     });
     section(&mut lines, "policies that cannot be read", &explanation["notUnderstood"], |it| {
         format!("{}: {}", text(&it["policy"]), text(&it["reason"]))

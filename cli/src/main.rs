@@ -15,6 +15,7 @@ mod login;
 mod mesh;
 mod operator;
 mod place;
+mod policies;
 mod recover;
 mod roots;
 mod rotation;
@@ -75,9 +76,12 @@ enum Command {
     /// Other trust domains whose workloads are believed.
     #[command(subcommand)]
     Federation(federation::Federation),
-    /// Why a request was refused.
+    /// Why a request was refused, and whether one would be.
     #[command(subcommand)]
     Authz(authz::Authz),
+    /// Policies in a folder, before anybody goes by them.
+    #[command(subcommand)]
+    Policy(policies::PolicyCommand),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -99,9 +103,13 @@ async fn main() -> ExitCode {
         Command::Ca(command) => command.run(&context).await,
         Command::Federation(command) => command.run(&context).await,
         Command::Authz(command) => command.run(&context).await,
+        Command::Policy(command) => command.run(&context),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<policies::Exit>() => {
+            ExitCode::from(error.downcast_ref::<policies::Exit>().map_or(1, |exit| exit.0))
+        }
         Err(error) => {
             eprintln!("signet: {error:#}");
             ExitCode::FAILURE

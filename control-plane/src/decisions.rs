@@ -72,6 +72,8 @@ pub enum Found {
 #[derive(Debug, Default)]
 pub struct Decisions {
     ring: Mutex<Ring>,
+    /// Decisions by which nobody was refused, in bounds of their own.
+    beside: Mutex<Ring>,
 }
 
 #[derive(Debug, Default)]
@@ -93,11 +95,11 @@ struct Share {
 }
 
 impl Decisions {
-    /// Keeps a record that the peer `reporter` sent.
+    /// Keeps a record that the peer `reporter` sent. `beside`: nobody was refused.
     ///
     /// # Errors
     /// [`Refused`] says why it was not kept.
-    pub fn report(&self, reporter: &str, record: Record) -> Result<(), Refused> {
+    pub fn report(&self, reporter: &str, record: Record, beside: bool) -> Result<(), Refused> {
         if record.workload != reporter {
             return Err(Refused::Foreign);
         }
@@ -109,16 +111,19 @@ impl Decisions {
         if !id_good || serde_json::from_str::<serde::de::IgnoredAny>(&record.json).is_err() {
             return Err(Refused::Malformed);
         }
-        self.lock().push(Arc::new(record))
+        lock(if beside { &self.beside } else { &self.ring }).push(Arc::new(record))
     }
 
     /// What is known of `id`.
     #[must_use]
     pub fn find(&self, id: &str) -> Found {
-        match self.lock().by_id.get(id).map(Vec::as_slice) {
-            None | Some([]) => Found::None,
-            Some([one]) => Found::One(Arc::clone(one)),
-            Some(many) => {
+        let in_ring = |ring| lock(ring).by_id.get(id).cloned().unwrap_or_default();
+        let mut found = in_ring(&self.ring);
+        found.extend(in_ring(&self.beside));
+        match found.as_slice() {
+            [] => Found::None,
+            [one] => Found::One(Arc::clone(one)),
+            many => {
                 let mut workloads: Vec<String> = many.iter().map(|r| r.workload.clone()).collect();
                 workloads.sort();
                 Found::Disputed(workloads)
@@ -126,27 +131,37 @@ impl Decisions {
         }
     }
 
-    /// The newest `limit` records, newest first.
+    /// The newest `limit` records since then, newest first; with `beside` also those by which nobody was refused.
     #[must_use]
-    pub fn newest(&self, limit: usize) -> Vec<Arc<Record>> {
-        self.lock().order.values().rev().take(limit).cloned().collect()
+    pub fn newest(&self, limit: usize, since_ms: i64, beside: bool) -> Vec<Arc<Record>> {
+        let of = |ring| -> Vec<Arc<Record>> {
+            let ring = lock(ring);
+            ring.order.values().rev().filter(|record| record.at_ms >= since_ms).take(limit).cloned().collect()
+        };
+        let mut records = of(&self.ring);
+        if beside {
+            records.extend(of(&self.beside));
+            records.sort_by_key(|record| std::cmp::Reverse(record.at_ms));
+            records.truncate(limit);
+        }
+        records
     }
 
     /// Records kept now.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().order.len()
+        lock(&self.ring).order.len()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Ring> {
-        // A panic elsewhere cannot leave the ring half changed in a way that matters: take it.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
+    // A panic elsewhere cannot leave the ring half changed in a way that matters: take it.
+    ring.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ring {
@@ -214,8 +229,8 @@ mod tests {
     #[test]
     fn a_record_is_kept_only_under_the_reporters_own_identity() {
         let decisions = Decisions::default();
-        assert_eq!(decisions.report(WEB, record("a", ORDERS)), Err(Refused::Foreign));
-        assert_eq!(decisions.report(ORDERS, record("a", ORDERS)), Ok(()));
+        assert_eq!(decisions.report(WEB, record("a", ORDERS), false), Err(Refused::Foreign));
+        assert_eq!(decisions.report(ORDERS, record("a", ORDERS), false), Ok(()));
         assert!(matches!(decisions.find("a"), Found::One(r) if r.workload == ORDERS));
         assert_eq!(decisions.find("b"), Found::None);
     }
@@ -223,10 +238,10 @@ mod tests {
     #[test]
     fn a_refused_caller_cannot_put_its_own_story_in_place_of_the_real_one() {
         let decisions = Decisions::default();
-        decisions.report(WEB, record("a", WEB)).unwrap();
-        decisions.report(ORDERS, record("a", ORDERS)).unwrap();
+        decisions.report(WEB, record("a", WEB), false).unwrap();
+        decisions.report(ORDERS, record("a", ORDERS), false).unwrap();
         assert_eq!(decisions.find("a"), Found::Disputed(vec![ORDERS.into(), WEB.into()]));
-        assert_eq!(decisions.report(WEB, record("a", WEB)), Err(Refused::Repeated));
+        assert_eq!(decisions.report(WEB, record("a", WEB), false), Err(Refused::Repeated));
     }
 
     #[test]
@@ -234,44 +249,61 @@ mod tests {
         let decisions = Decisions::default();
         let mut large = record("a", WEB);
         large.json = format!("\"{}\"", "x".repeat(MAX_RECORD));
-        assert_eq!(decisions.report(WEB, large), Err(Refused::TooLarge));
-        assert_eq!(decisions.report(WEB, record("", WEB)), Err(Refused::Malformed));
-        assert_eq!(decisions.report(WEB, record("a\nb", WEB)), Err(Refused::Malformed));
+        assert_eq!(decisions.report(WEB, large, false), Err(Refused::TooLarge));
+        assert_eq!(decisions.report(WEB, record("", WEB), false), Err(Refused::Malformed));
+        assert_eq!(decisions.report(WEB, record("a\nb", WEB), false), Err(Refused::Malformed));
         let mut broken = record("a", WEB);
         broken.json = "{".into();
-        assert_eq!(decisions.report(WEB, broken), Err(Refused::Malformed));
+        assert_eq!(decisions.report(WEB, broken, false), Err(Refused::Malformed));
         assert!(decisions.is_empty());
     }
 
     #[test]
     fn a_workload_that_floods_pushes_out_its_own_records_only() {
         let decisions = Decisions::default();
-        decisions.report(ORDERS, record("real", ORDERS)).unwrap();
+        decisions.report(ORDERS, record("real", ORDERS), false).unwrap();
         for i in 0..2 * MAX_RECORDS {
-            decisions.report(WEB, record(&format!("d{i}"), WEB)).unwrap();
+            decisions.report(WEB, record(&format!("d{i}"), WEB), false).unwrap();
         }
         assert!(matches!(decisions.find("real"), Found::One(r) if r.workload == ORDERS));
         assert_eq!(decisions.len(), MAX_RECORDS);
         // The same by bytes: few records, each as large as one may be.
         let decisions = Decisions::default();
-        decisions.report(ORDERS, record("real", ORDERS)).unwrap();
+        decisions.report(ORDERS, record("real", ORDERS), false).unwrap();
         for i in 0..2 * MAX_BYTES / MAX_RECORD {
             let json = format!("\"{}\"", "x".repeat(MAX_RECORD - 2));
-            decisions.report(WEB, Record { json, ..record(&format!("d{i}"), WEB) }).unwrap();
+            decisions.report(WEB, Record { json, ..record(&format!("d{i}"), WEB) }, false).unwrap();
         }
         assert!(matches!(decisions.find("real"), Found::One(_)));
-        assert!(decisions.lock().bytes <= MAX_BYTES);
+        assert!(lock(&decisions.ring).bytes <= MAX_BYTES);
+    }
+
+    #[test]
+    fn decisions_that_refused_nobody_push_out_no_refusal() {
+        let decisions = Decisions::default();
+        decisions.report(WEB, record("refused", WEB), false).unwrap();
+        for i in 0..MAX_RECORDS + 5 {
+            decisions.report(WEB, Record { at_ms: 2, ..record(&format!("d{i}"), WEB) }, true).unwrap();
+        }
+        assert!(matches!(decisions.find("refused"), Found::One(_)));
+        assert!(matches!(decisions.find("d7"), Found::One(_)));
+        assert_eq!(decisions.newest(9, 0, false).len(), 1);
+        assert_eq!(decisions.newest(usize::MAX, 0, true).len(), MAX_RECORDS + 1);
+        assert_eq!(decisions.newest(usize::MAX, 2, true).len(), MAX_RECORDS);
+        // One id told of a refusal and of none is a dispute as well.
+        decisions.report(ORDERS, record("refused", ORDERS), true).unwrap();
+        assert!(matches!(decisions.find("refused"), Found::Disputed(_)));
     }
 
     #[test]
     fn the_oldest_records_leave_first() {
         let decisions = Decisions::default();
         for i in 0..MAX_RECORDS + 5 {
-            decisions.report(WEB, record(&format!("d{i}"), WEB)).unwrap();
+            decisions.report(WEB, record(&format!("d{i}"), WEB), false).unwrap();
         }
         assert_eq!(decisions.len(), MAX_RECORDS);
         assert_eq!(decisions.find("d4"), Found::None);
         assert!(matches!(decisions.find("d5"), Found::One(_)));
-        assert_eq!(decisions.newest(1)[0].id, format!("d{}", MAX_RECORDS + 4));
+        assert_eq!(decisions.newest(1, 0, false)[0].id, format!("d{}", MAX_RECORDS + 4));
     }
 }

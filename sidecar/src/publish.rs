@@ -334,6 +334,7 @@ impl Publisher {
                 documents,
                 default_allow,
             ),
+            samples: inbound.samples,
             issuer_aliases: inbound.issuers.iter().map(|alias| alias.as_str().into()).collect(),
         }
     }

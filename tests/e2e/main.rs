@@ -23,6 +23,7 @@ mod migrate;
 mod minting;
 mod pair;
 mod pods;
+mod policy;
 mod readme;
 mod recovery;
 mod revocation;

@@ -89,6 +89,7 @@ pub struct MeshBuilder {
     svid_seconds: u32,
     default_action: &'static str,
     max_staleness: &'static str,
+    decision_samples: u32,
     log_level: &'static str,
     control_plane: String,
     /// The namespace of the control plane and the address that it takes there.
@@ -142,6 +143,13 @@ impl MeshBuilder {
         self
     }
 
+    /// How many permitted requests a second sidecars record.
+    #[must_use]
+    pub fn decision_samples(mut self, per_second: u32) -> Self {
+        self.decision_samples = per_second;
+        self
+    }
+
     /// What the control plane writes; tests look for secrets in all that there is.
     #[must_use]
     pub fn log_level(mut self, level: &'static str) -> Self {
@@ -171,8 +179,8 @@ impl MeshBuilder {
         let registry = mesh.path("registry");
         fs::create_dir(&registry).expect("the registry folder");
         let mut documents = vec![format!(
-            "kind: Mesh\nmetadata: {{name: default}}\nspec: {{defaultAction: {}, maxStaleness: {}}}\n",
-            self.default_action, self.max_staleness
+            "kind: Mesh\nmetadata: {{name: default}}\nspec: {{defaultAction: {}, maxStaleness: {}, decisionSamples: {}}}\n",
+            self.default_action, self.max_staleness, self.decision_samples
         )];
         documents.extend(self.sidecars.iter().map(|it| {
             let opts_in = if it.workload_api && it.class != "agent" { ", workloadApi: true" } else { "" };
@@ -227,6 +235,7 @@ impl Mesh {
             svid_seconds: 3600,
             default_action: "deny",
             max_staleness: "10m",
+            decision_samples: 0,
             log_level: "debug",
             control_plane: String::new(),
             place: (None, "127.0.0.1".into()),

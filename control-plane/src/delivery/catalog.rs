@@ -202,7 +202,7 @@ impl Catalog {
             for address in service.dialled_at() {
                 by_address.entry(address).or_default().insert(name.clone());
             }
-            let policies: Vec<_> = registry.policies_for(&service.name).collect();
+            let policies = registry.governing(&service.name);
             let traffic: Vec<_> = registry.traffic_for(&service.name).collect();
             let original = service.spec.user_context == UserContext::Original;
             let aliases = if original { issuers.keys().cloned().collect() } else { Vec::new() };
@@ -214,11 +214,17 @@ impl Catalog {
                 routes: routes_of(registry, &service.name),
                 inbound: versioned(
                     format!("inbound/{name}"),
-                    Body::Inbound(convert::inbound(service, &policies, &traffic, aliases)),
+                    Body::Inbound(convert::inbound(
+                        service,
+                        &policies,
+                        &traffic,
+                        aliases,
+                        registry.mesh().spec.decision_samples,
+                    )),
                 ),
                 identities: service.identities().iter().cloned().collect(),
                 original,
-                callers: policies.iter().flat_map(|policy| permitted(policy)).cloned().collect(),
+                callers: registry.policies_for(&service.name).flat_map(permitted).cloned().collect(),
                 answers: service.spec.federated_identity.as_ref().map(|id| id.trust_domain().clone()),
             };
             services.insert(name, entry);

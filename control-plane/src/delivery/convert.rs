@@ -2,7 +2,7 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    AnyRoute, ExternalService, Issuer, MeshPolicy, ObjectName, OnExpiry, ProcessSelector, Protocol,
+    AnyRoute, ExternalService, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector, Protocol,
     Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
@@ -161,7 +161,7 @@ pub(super) fn external_of_gateway(external: &ExternalService) -> v1::External {
 pub(super) fn service(
     trust_domain: &TrustDomain,
     service: &Service,
-    policies: &[&MeshPolicy],
+    policies: &[PolicyDocument],
     traffic: &[&TrafficPolicy],
 ) -> v1::Service {
     let spec = &service.spec;
@@ -207,9 +207,10 @@ fn documents(traffic: &[&TrafficPolicy]) -> Vec<v1::PolicyDocument> {
 
 pub(super) fn inbound(
     service: &Service,
-    policies: &[&MeshPolicy],
+    policies: &[PolicyDocument],
     traffic: &[&TrafficPolicy],
     issuers: Vec<String>,
+    samples: u32,
 ) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
@@ -217,21 +218,22 @@ pub(super) fn inbound(
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
-            .map(|p| v1::PolicyDocument { name: p.name.to_string(), json: p.canonical_json() })
+            .map(|p| v1::PolicyDocument { name: p.reported_name(), json: p.canonical_json() })
             .collect(),
         issuer_aliases: issuers,
         traffic: documents(traffic),
+        samples_per_second: samples,
     }
 }
 
 /// A port as who serves it needs it. Callers always come over mutual TLS.
-fn served_port(declared: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
+fn served_port(declared: &ServicePort, policies: &[PolicyDocument]) -> v1::ServicePort {
     let permissive_until = declared.permissive.map_or(0, |permissive| permissive.until.unix());
     v1::ServicePort { permissive_until, ..port(declared, policies) }
 }
 
 /// `policies`: those of its service.
-fn port(port: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
+fn port(port: &ServicePort, policies: &[PolicyDocument]) -> v1::ServicePort {
     let protocol = match port.protocol {
         Protocol::Http1 => v1::Protocol::Http1,
         Protocol::Http2 => v1::Protocol::Http2,
@@ -247,7 +249,7 @@ fn port(port: &ServicePort, policies: &[&MeshPolicy]) -> v1::ServicePort {
         idle_timeout_ms: port.idle_timeout.map_or(0, millis),
         cut_on_expiry: port.on_expiry == OnExpiry::Cut,
         requests_only: port.protocol == Protocol::Auto
-            && policies.iter().any(|policy| policy.spec.speaks_of_requests(port.name.as_str())),
+            && policies.iter().any(|policy| policy.speaks_of_requests(port.name.as_str())),
         permissive_until: 0,
     }
 }

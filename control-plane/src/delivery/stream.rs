@@ -407,9 +407,9 @@ impl Stream {
             "flood"
         } else {
             self.decision_tokens -= 1.0;
-            let v1::Decision { id, at_ms, workload, json } = decision;
+            let v1::Decision { id, at_ms, workload, json, beside } = decision;
             let record = Record { id, at_ms, workload, json };
-            self.delivery.decisions.report(&self.peer, record).map_or_else(|r| r.label(), |()| "kept")
+            self.delivery.decisions.report(&self.peer, record, beside).map_or_else(|r| r.label(), |()| "kept")
         };
         self.delivery.metrics.decisions.with_label_values(&[result]).inc();
     }

@@ -90,6 +90,7 @@ pub static TABLE: &[Row] = &[
     row(OPERATOR, "VerifyLog", "ca-verify", Read, Viewer, plain::<v1::VerifyLogRequest>),
     row(OPERATOR, "ExplainDecision", "authz-explain", Read, Viewer, explain),
     row(OPERATOR, "ListDecisions", "authz-list", Read, Viewer, plain::<v1::ListDecisionsRequest>),
+    row(OPERATOR, "ListPolicies", "authz-policies", Read, Viewer, plain::<v1::ListPoliciesRequest>),
     row(AUDIT, "Search", "ca-audit-search", Read, Viewer, search),
     row(AUDIT, "Export", "ca-audit-export", Read, Viewer, plain::<v1::ExportLogRequest>),
     row(AUDIT, "Key", "ca-audit-key", Read, Viewer, plain::<v1::AuditKeyRequest>),

@@ -256,6 +256,36 @@ impl Operators {
         })
     }
 
+    /// What the control plane's registry says of a service, or of each.
+    fn policies(&self, service: &str) -> Result<v1::ListPoliciesResponse, Status> {
+        let registry = Arc::clone(&self.registry.borrow().registry);
+        let services = registry.services().filter(|it| service.is_empty() || it.name.to_string() == service);
+        let services: Vec<_> = services
+            .map(|service| v1::GovernedService {
+                service: service.name.to_string(),
+                ports: service
+                    .spec
+                    .ports
+                    .iter()
+                    .map(|port| (port.name.to_string(), port.protocol.as_str().to_owned()))
+                    .collect(),
+                documents: registry
+                    .governing(&service.name)
+                    .iter()
+                    .map(signet_model::PolicyDocument::canonical_json)
+                    .collect(),
+            })
+            .collect();
+        if services.is_empty() && !service.is_empty() {
+            return Err(Status::not_found(format!("expected a service of the registry, got {service:?}")));
+        }
+        Ok(v1::ListPoliciesResponse {
+            trust_domain: self.trust_domain.to_string(),
+            default_allow: registry.mesh().spec.default_action == signet_model::DefaultAction::Allow,
+            services,
+        })
+    }
+
     fn explain(&self, id: &str) -> Result<v1::ExplainDecisionResponse, Status> {
         match self.decisions.find(id) {
             Found::None => Err(Status::not_found("no such decision: unknown, or older than what is kept")),
@@ -435,7 +465,9 @@ impl v1::operator_server::Operator for Operators {
         request: Request<v1::ListDecisionsRequest>,
     ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
         let call = self.call("list_decisions", &request)?;
-        let newest = self.decisions.newest(usize::try_from(limit(request.into_inner().limit)).unwrap_or(0));
+        let asked = request.into_inner();
+        let limit = usize::try_from(limit(asked.limit)).unwrap_or(0);
+        let newest = self.decisions.newest(limit, asked.since_ms, asked.beside);
         let decisions = newest
             .iter()
             .map(|r| v1::DecisionSummary {
@@ -446,6 +478,15 @@ impl v1::operator_server::Operator for Operators {
             })
             .collect();
         call.end("", Ok(v1::ListDecisionsResponse { decisions }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let call = self.call("list_policies", &request)?;
+        let service = request.into_inner().service;
+        call.end(&format!("{service:?}"), self.policies(&service))
     }
 
     async fn list_sidecars(

@@ -95,6 +95,7 @@ async fn a_decision_is_explained_only_in_the_words_of_the_workload_that_made_it(
         at_ms: 5,
         workload: workload.into(),
         json: r#"{"allowed":false}"#.into(),
+        beside: false,
     };
     let records = vec![decision("forged", WEB), decision("real", ORDERS)];
     stream.say(Say::Decisions(v1::Decisions { records, dropped: 3 })).await;
@@ -110,8 +111,7 @@ async fn a_decision_is_explained_only_in_the_words_of_the_workload_that_made_it(
     assert_eq!((explained.workload.as_str(), explained.json.as_str()), (ORDERS, r#"{"allowed":false}"#));
     let forged = plane.operator.explain_decision(v1::ExplainDecisionRequest { id: "forged".into() }).await;
     assert_eq!(forged.unwrap_err().code(), Code::NotFound);
-    let list =
-        plane.operator.list_decisions(v1::ListDecisionsRequest { limit: 0 }).await.unwrap().into_inner();
+    let list = plane.operator.list_decisions(v1::ListDecisionsRequest::default()).await.unwrap().into_inner();
     assert_eq!(list.decisions.len(), 1);
     assert_eq!(plane.metric("signet_control_plane_decisions_total{result=\"foreign\"} ").await, Some(1.0));
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod external;
+mod policies;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,7 +15,7 @@ use signet_identity::TrustDomain;
 
 use crate::text::address::HostAddress;
 use crate::{
-    Gateway, IssuerSpec, Label, MeshPolicy, ObjectName, Port, ProcessSelector, Registration, Service,
+    Gateway, IssuerSpec, Label, ObjectName, PolicyDocument, Port, ProcessSelector, Registration, Service,
     WorkloadClass, WorkloadId,
 };
 
@@ -38,6 +39,7 @@ struct Origins {
     federated: BTreeMap<Label, Origin>,
     gateways: BTreeMap<ObjectName, Origin>,
     policies: BTreeMap<ObjectName, Origin>,
+    guard_rails: BTreeMap<Label, Origin>,
     registrations: BTreeMap<Label, Origin>,
     traffic: BTreeMap<ObjectName, Origin>,
     routes: BTreeMap<(&'static str, ObjectName), Origin>,
@@ -96,6 +98,11 @@ pub(crate) fn assemble(
                     registry.policies.insert(object.name.clone(), object);
                 }
             }
+            Resource::GuardRail(object) => {
+                if admit(&mut origins.guard_rails, &object.name, origin, "GuardRail", errors) {
+                    registry.guard_rails.insert(object.name.clone(), object);
+                }
+            }
             Resource::Registration(object) => {
                 if admit(&mut origins.registrations, &object.name, origin, "Registration", errors) {
                     registry.registrations.insert(object.name.clone(), object);
@@ -128,6 +135,7 @@ pub(crate) fn assemble(
     check.federated();
     check.gateways();
     check.policies();
+    check.guard_rails();
     check.registrations();
     check.traffic();
     check.routes();
@@ -224,12 +232,19 @@ impl Check<'_> {
     fn permissive_ports(&mut self, service: &Service) {
         let ports = service.spec.ports.iter().enumerate();
         for (index, port) in ports.filter(|(_, port)| port.permissive.is_some()) {
-            for policy in self.registry.policies_for(&service.name) {
-                let Some(field) = policy.spec.asks_on(port.name.as_str()) else { continue };
+            for document in self.registry.governing(&service.name) {
+                let kind = match &document {
+                    PolicyDocument::Policy(_) => "MeshPolicy",
+                    PolicyDocument::GuardRail(_) => "GuardRail",
+                };
+                let name = document.reported_name();
+                let name = name.strip_prefix("guard-rail/").unwrap_or(&name);
+                let spec = document.into_spec();
+                let Some(field) = spec.and_then(|spec| spec.asks_on(port.name.as_str())) else { continue };
                 let reason = format!(
-                    "expected a port on which no policy asks who calls, got `{}`, of which MeshPolicy `{}` does by {field}: a \
+                    "expected a port on which no policy asks who calls, got `{}`, of which {kind} `{name}` does by {field}: a \
                      caller in plaintext is nobody. Take one of the two away",
-                    port.name, policy.name
+                    port.name
                 );
                 self.add(
                     &self.origins.services,
@@ -499,46 +514,6 @@ impl Check<'_> {
                 "expected an identity that apps may hold, got `{id}`: set `workloadApi: true` in its Workload"
             );
             self.add(&self.origins.registrations, &entry.name, "spec.identity", reason);
-        }
-    }
-
-    fn policies(&mut self) {
-        for policy in self.registry.policies() {
-            self.policy(policy);
-        }
-    }
-
-    fn policy(&mut self, policy: &MeshPolicy) {
-        let registry = self.registry;
-        let namespace = &policy.name.namespace;
-        let patterns = policy.spec.from.iter().flat_map(|from| &from.workloads).enumerate();
-        for (index, pattern) in patterns {
-            let Some(domain) = pattern.federated_domain().filter(|domain| !self.is_federated(domain)) else {
-                continue;
-            };
-            let reason = if self.options.trust_domain.as_ref() == Some(domain) {
-                format!(
-                    "expected `ns/<namespace>/sa/<service-account>` for the mesh's own trust domain, got `{pattern}`"
-                )
-            } else {
-                not_federated(domain)
-            };
-            self.add(&self.origins.policies, &policy.name, format!("spec.from.workloads[{index}]"), reason);
-        }
-        let targeted: Vec<&Service> =
-            registry.services().filter(|service| policy.targets(&service.name)).collect();
-        if let (Some(target), true) = (&policy.spec.target, targeted.is_empty()) {
-            let reason = format!("expected a service of namespace `{namespace}`, got `{}`", target.service);
-            self.add(&self.origins.policies, &policy.name, "spec.target.service", reason);
-            return;
-        }
-        let ports = policy.spec.to.iter().flat_map(|to| to.ports.iter()).enumerate();
-        for (index, port) in ports {
-            if !targeted.iter().any(|service| service.port(port.as_str()).is_some()) {
-                let reason =
-                    format!("expected the name of a port of the services that it targets, got `{port}`");
-                self.add(&self.origins.policies, &policy.name, format!("spec.to.ports[{index}]"), reason);
-            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
 //! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`Registration`], [`TrafficPolicy`]; and
+//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`]; and
 //! of the Gateway API [`HttpRoute`] and [`GrpcRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -32,6 +32,7 @@ pub mod reach;
 mod registry;
 mod resources;
 mod text;
+pub mod when;
 
 pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
@@ -47,11 +48,12 @@ pub use resources::federated::{
 pub use resources::gateway::{
     ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
 };
+pub use resources::guard_rail::{Forbidden, GuardRail, GuardRailSpec, PermitLimits, PolicyDocument};
 pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
 pub use resources::mesh::{DefaultAction, Mesh, MeshSpec};
 pub use resources::policy::{
-    ClaimMatch, ContextKind, CredentialKind, Effect, FromMatch, IfAbsent, MeshPolicy, Mode, PolicySpec,
-    PolicyTarget, ToMatch, UserMatch,
+    ClaimMatch, ContextKind, CredentialKind, Effect, Exception, FromMatch, IfAbsent, MeshPolicy, Mode,
+    PolicySpec, PolicyTarget, ToMatch, UserMatch,
 };
 pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
@@ -82,4 +84,6 @@ pub use text::network::Network;
 pub use text::period::Period;
 pub use text::port::Port;
 pub use text::unix::{AccountName, BinaryPath, Sha256};
+pub use text::words::Words;
 pub use text::{Invalid, address::HostAddress};
+pub use when::When;

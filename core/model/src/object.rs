@@ -10,8 +10,8 @@ use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
-    AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, Issuer, Label, Mesh, MeshPolicy,
-    ObjectName, Registration, Service, Subdomain, TrafficPolicy, Workload,
+    AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
+    MeshPolicy, ObjectName, Registration, Service, Subdomain, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -101,7 +101,7 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
     }
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, Registration, TrafficPolicy, \
+const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, \
      HTTPRoute, GRPCRoute";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
@@ -212,6 +212,7 @@ pub enum Resource {
     FederatedTrustDomain(FederatedTrustDomain),
     Gateway(Gateway),
     MeshPolicy(MeshPolicy),
+    GuardRail(GuardRail),
     Registration(Registration),
     TrafficPolicy(TrafficPolicy),
     Route(AnyRoute),
@@ -231,6 +232,7 @@ impl Resource {
             "FederatedTrustDomain" => global(value).map(Resource::FederatedTrustDomain),
             "Gateway" => namespaced(value).map(Resource::Gateway),
             "MeshPolicy" => namespaced(value).map(Resource::MeshPolicy),
+            "GuardRail" => global(value).map(Resource::GuardRail),
             "Registration" => global(value).map(Resource::Registration),
             "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
             "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),

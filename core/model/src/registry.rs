@@ -12,8 +12,8 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    AnyRoute, ExternalService, FederatedTrustDomain, Gateway, Issuer, Label, Mesh, MeshPolicy, ObjectName,
-    ProcessSelector, Registration, Service, TrafficPolicy, Workload, WorkloadId,
+    AnyRoute, ExternalService, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh, MeshPolicy,
+    ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -83,6 +83,7 @@ pub struct Registry {
     pub(crate) federated: BTreeMap<Label, FederatedTrustDomain>,
     pub(crate) gateways: BTreeMap<ObjectName, Gateway>,
     pub(crate) policies: BTreeMap<ObjectName, MeshPolicy>,
+    pub(crate) guard_rails: BTreeMap<Label, GuardRail>,
     pub(crate) registrations: BTreeMap<Label, Registration>,
     pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
@@ -101,6 +102,7 @@ impl Default for Registry {
             federated: BTreeMap::new(),
             gateways: BTreeMap::new(),
             policies: BTreeMap::new(),
+            guard_rails: BTreeMap::new(),
             registrations: BTreeMap::new(),
             traffic: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -147,6 +149,10 @@ impl Registry {
 
     pub fn policies(&self) -> impl Iterator<Item = &MeshPolicy> {
         self.policies.values()
+    }
+
+    pub fn guard_rails(&self) -> impl Iterator<Item = &GuardRail> {
+        self.guard_rails.values()
     }
 
     pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
@@ -241,6 +247,14 @@ impl Registry {
     /// The gateways that this identity may be.
     pub fn gateways_of<'a>(&'a self, id: &'a WorkloadId) -> impl Iterator<Item = &'a Gateway> {
         self.gateways().filter(move |gateway| gateway.spec.identity == *id)
+    }
+
+    /// Every document by which requests to this service are decided: guard rails that forbid something, and its policies.
+    /// Shadow ones included.
+    pub fn governing(&self, service: &ObjectName) -> Vec<PolicyDocument> {
+        let rails = self.guard_rails().filter(|rail| rail.spec.forbid.is_some() && rail.targets(service));
+        let rails = rails.map(|rail| PolicyDocument::GuardRail(rail.clone()));
+        rails.chain(self.policies_for(service).map(|policy| PolicyDocument::Policy(policy.clone()))).collect()
     }
 
     /// The policies that speak of this service, shadow ones included.

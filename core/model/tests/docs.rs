@@ -26,6 +26,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         "FederatedTrustDomain",
         "Gateway",
         "MeshPolicy",
+        "GuardRail",
         "Registration",
         "HTTPRoute",
         "GRPCRoute",

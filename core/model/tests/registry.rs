@@ -220,7 +220,8 @@ fn a_policy_that_nobody_can_mean_is_refused() {
         ("{effect: permit, to: {paths: [\"/v1/{id}x\"]}}", "spec.to.paths[0]", "canonical spelling"),
         ("{effect: permit, to: {grpc: [\"*\"]}}", "spec.to.grpc[0]", "package.Service/Method"),
         ("{effect: permit, to: {hosts: [a]}}", "spec.to.hosts", "unknown field `hosts`"),
-        ("{effect: permit, when: \"true\"}", "spec.when", "unknown field `when`"),
+        ("{effect: permit, when: \"yes\"}", "spec.when", "got `yes`, at line 1, column 1"),
+        ("{effect: permit, unless: \"true\"}", "spec.unless", "unknown field `unless`"),
     ];
     for (spec, field, reason) in table {
         let errors = with_spec(spec).expect_err(&format!("`{spec}` was taken"));

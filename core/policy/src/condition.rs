@@ -6,10 +6,11 @@ use serde_json::Value;
 use signet_identity::TrustDomain;
 use signet_model::{
     ClaimMatch, ClaimName, ContextKind, CredentialKind, Effect, GrpcPattern, HttpMethod, IfAbsent, Label,
-    PathTemplate, PolicySpec, Scope, ToMatch, UserMatch, WorkloadPattern,
+    ObjectName, PathTemplate, PolicySpec, Scope, ToMatch, UserMatch, When, WorkloadPattern,
 };
 
 use crate::facts::{Context, Facts, User};
+use crate::when::{self, Failure};
 
 /// What a condition comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub(crate) enum Condition<'p> {
     Credential(&'p [CredentialKind]),
     Scopes(&'p [Scope]),
     Claim(&'p ClaimName, &'p ClaimMatch),
+    /// With why it has no value, where it has none.
+    When(&'p When, Option<Failure<'p>>),
 }
 
 /// A permit that says nothing about the context takes only what the app itself forwarded.
@@ -98,22 +101,54 @@ fn is_peer(pattern: &WorkloadPattern, facts: &Facts<'_>, is_own: bool) -> bool {
     }
 }
 
-/// Whether everything but `from` holds. Stops at the first condition that settles it.
-pub(crate) fn holds(spec: &PolicySpec, facts: &Facts<'_>) -> bool {
-    walk(
-        spec,
-        facts,
-        |_, truth| {
-            if truth.holds_for(spec) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        },
-    )
+/// Whether everything but `from` holds. Stops at the first condition that settles it; `failed` hears of a `when` that
+/// could not be evaluated.
+pub(crate) fn holds<'p>(
+    spec: &'p PolicySpec,
+    facts: &Facts<'_>,
+    service: &ObjectName,
+    failed: impl Fn(Failure<'p>),
+) -> bool {
+    walk(spec, facts, service, |condition, truth| {
+        if let Condition::When(_, Some(failure)) = condition {
+            failed(failure);
+        }
+        if truth.holds_for(spec) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })
     .is_continue()
+}
+
+/// Whether its `when` holds, or the policy has none: for policies that are decided for a connection.
+pub(crate) fn holds_when(spec: &PolicySpec, facts: &Facts<'_>, service: &ObjectName) -> bool {
+    spec.when.as_ref().is_none_or(|when| {
+        when::truth(when, spec, facts, service, visible_user(spec, facts)).0.holds_for(spec)
+    })
+}
+
+/// The user of whom the policy's `when` may speak: in a permit only one whom its `user` would take as well.
+pub(crate) fn visible_user<'a>(spec: &PolicySpec, facts: &Facts<'a>) -> Option<&'a User> {
+    let stated = spec.user.as_ref().map_or(&[][..], |wanted| &wanted.context);
+    let accepted = accepted(spec.effect, stated);
+    facts.user.filter(|user| accepted.is_empty() || accepted.contains(&kind(user)))
+}
+
+/// The ways to know a user that a policy takes; none for any.
+fn accepted(effect: Effect, stated: &[ContextKind]) -> &[ContextKind] {
+    if effect == Effect::Permit && stated.is_empty() { FORWARDED } else { stated }
+}
+
+fn kind(user: &User) -> ContextKind {
+    match user.context {
+        Context::Forwarded | Context::Direct => ContextKind::Forwarded,
+        Context::Attached => ContextKind::Attached,
+    }
 }
 
 /// Goes through every condition but `from`, those that most often settle it first, until `visit` breaks off.
 pub(crate) fn walk<'p>(
     spec: &'p PolicySpec,
     facts: &Facts<'_>,
+    service: &ObjectName,
     mut visit: impl FnMut(Condition<'p>, Truth) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     if let Some(to) = &spec.to {
@@ -139,13 +174,16 @@ pub(crate) fn walk<'p>(
         }
     }
     // `required: false` asks for nothing; the model refuses it beside conditions.
-    let Some(wanted) = spec.user.as_ref().filter(|wanted| wanted.required != Some(false)) else {
-        return ControlFlow::Continue(());
-    };
-    match facts.user {
-        None => visit(Condition::User, Truth::Absent),
-        Some(user) => walk_user(spec.effect, wanted, user, &mut visit),
+    if let Some(wanted) = spec.user.as_ref().filter(|wanted| wanted.required != Some(false)) {
+        match facts.user {
+            None => visit(Condition::User, Truth::Absent)?,
+            Some(user) => walk_user(spec.effect, wanted, user, &mut visit)?,
+        }
     }
+    // Last, since it costs most: it is asked only of requests that the rest leaves.
+    let Some(when) = &spec.when else { return ControlFlow::Continue(()) };
+    let (truth, failure) = when::truth(when, spec, facts, service, visible_user(spec, facts));
+    visit(Condition::When(when, failure), truth)
 }
 
 fn walk_user<'p>(
@@ -154,16 +192,9 @@ fn walk_user<'p>(
     user: &User,
     visit: &mut impl FnMut(Condition<'p>, Truth) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let accepted = match effect {
-        Effect::Permit if wanted.context.is_empty() => FORWARDED,
-        _ => &wanted.context,
-    };
+    let accepted = accepted(effect, &wanted.context);
     if !accepted.is_empty() {
-        let kind = match user.context {
-            Context::Forwarded | Context::Direct => ContextKind::Forwarded,
-            Context::Attached => ContextKind::Attached,
-        };
-        visit(Condition::Context(accepted), Truth::of(accepted.contains(&kind)))?;
+        visit(Condition::Context(accepted), Truth::of(accepted.contains(&kind(user))))?;
     }
     if !wanted.cred.is_empty() {
         let holds = wanted.cred.iter().any(|kind| kind.as_str() == user.cred);

@@ -3,22 +3,25 @@
 //! An explanation is kept and shown to operators: it holds names, identities, the user's `sub` and what
 //! the policies compared, never a token. Texts are shortened, as some of them were chosen by a caller.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use signet_identity::TrustDomain;
-use signet_model::{ClaimMatch, Effect, Mode};
+use signet_model::{ClaimMatch, Effect, Mode, PolicySpec};
 
-use crate::condition::{Condition, Truth, from, walk};
-use crate::facts::{Context, Facts};
+use crate::condition::{Condition, Truth, from, visible_user, walk};
+use crate::facts::{Context, Facts, User};
 use crate::narrate::visible;
 use crate::set::{Named, PolicySet};
 use crate::verdict::Basis;
+use crate::when;
 
 const NEAR_MISSES: usize = 5;
 const TEXT: usize = 200;
+/// Of a claim or a header's line, as it is written.
+const VALUE: usize = 512;
 
 /// The whole story of one decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub struct Explanation {
     pub near_misses: Vec<NearMiss>,
     /// Shadow policies that matched.
     pub shadow: Vec<ShadowLine>,
+    /// Forbids that would have decided, but for an exception.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excepted: Vec<Excepted>,
     /// Policies for whose sake the whole target denies.
     pub not_understood: Vec<NotUnderstood>,
     pub facts: FactsSummary,
@@ -77,6 +83,19 @@ pub struct NearMiss {
 pub struct ShadowLine {
     pub policy: String,
     pub would_allow: bool,
+    /// Enforced alone beside the others, it would have turned the verdict.
+    #[serde(default)]
+    pub would_change: bool,
+}
+
+/// A forbid that matched and spared this request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Excepted {
+    pub policy: String,
+    pub owner: String,
+    /// RFC 3339.
+    pub until: String,
 }
 
 /// A document that could not be understood.
@@ -100,6 +119,9 @@ pub struct FactsSummary {
     pub method: Option<String>,
     pub path: Option<String>,
     pub grpc: Option<String>,
+    /// Each header that a policy of the service looks at, line by line; without lines, it was not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +130,11 @@ pub struct UserSummary {
     pub sub: String,
     pub cred: String,
     pub context: Context,
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// Each claim that a policy of the service looks at; `null` for one that was not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, Value>,
 }
 
 impl PolicySet {
@@ -126,7 +153,17 @@ impl PolicySet {
             Basis::Permit => Some(Effect::Permit),
             Basis::Default | Basis::NotUnderstood => None,
         };
-        let matching = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
+        let matched = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
+        let excepted = matched().filter(|o| o.policy.spec.mode == Mode::Enforce).filter_map(|o| {
+            let exception = self.spared(o.policy, facts)?;
+            Some(Excepted {
+                policy: o.policy.name.to_string(),
+                owner: exception.owner.to_string(),
+                until: exception.until.to_string(),
+            })
+        });
+        let excepted = excepted.collect();
+        let matching = || matched().filter(|o| self.spared(o.policy, facts).is_none());
         let deciding = matching()
             .filter(|o| o.policy.spec.mode == Mode::Enforce && Some(o.policy.spec.effect) == wanted)
             .map(|o| Deciding {
@@ -140,6 +177,10 @@ impl PolicySet {
             .map(|o| ShadowLine {
                 policy: o.policy.name.to_string(),
                 would_allow: o.policy.spec.effect == Effect::Permit,
+                would_change: match o.policy.spec.effect {
+                    Effect::Permit => !verdict.allowed && is_default,
+                    Effect::Forbid => verdict.allowed,
+                },
             })
             .collect();
         let mut near: Vec<&Outcome<'_>> = outcomes
@@ -154,12 +195,9 @@ impl PolicySet {
             basis: verdict.basis,
             default_allow: self.default_allow && facts.peer.is_in(&self.own),
             deciding,
-            near_misses: near
-                .iter()
-                .filter_map(|o| o.near_miss(facts, &self.own))
-                .take(NEAR_MISSES)
-                .collect(),
+            near_misses: near.iter().filter_map(|o| o.near_miss(facts, self)).take(NEAR_MISSES).collect(),
             shadow,
+            excepted,
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
         };
@@ -175,6 +213,8 @@ impl PolicySet {
                 sub: short(&user.sub),
                 cred: short(&user.cred),
                 context: user.context,
+                scopes: user.scopes.iter().map(short).collect(),
+                claims: self.claims_of(user),
             }),
             service: self.service.to_string(),
             port: short(facts.port),
@@ -182,7 +222,31 @@ impl PolicySet {
             method: facts.method.map(short),
             path: facts.path.map(short),
             grpc: facts.grpc.map(short),
+            headers: self.headers_of(facts),
         }
+    }
+
+    /// What is too long to keep is left out, and unknown to whoever reads the summary.
+    fn claims_of(&self, user: &User) -> BTreeMap<String, Value> {
+        let claim =
+            |name: &Box<str>| (name.to_string(), user.claims.get(&**name).cloned().unwrap_or(Value::Null));
+        let is_short = |(_, value): &(String, Value)| value.to_string().len() <= VALUE;
+        self.reads.claims.iter().map(claim).filter(is_short).collect()
+    }
+
+    fn headers_of(&self, facts: &Facts<'_>) -> BTreeMap<String, Vec<String>> {
+        let Some(headers) = facts.headers else { return BTreeMap::new() };
+        let lines_of = |name: &Box<str>| {
+            let (mut lines, mut whole) = (Vec::new(), true);
+            headers.any_line(name, &mut |line| {
+                let text = std::str::from_utf8(line).ok().filter(|text| text.len() <= VALUE);
+                whole &= text.is_some();
+                lines.extend(text.map(str::to_owned));
+                !whole
+            });
+            whole.then(|| (name.to_string(), lines))
+        };
+        self.reads.headers.iter().filter_map(lines_of).collect()
     }
 }
 
@@ -202,7 +266,7 @@ impl<'s> Outcome<'s> {
             failed.push(Condition::From(patterns));
         }
         // Goes through to the end.
-        let _ = walk(spec, facts, |condition, truth| {
+        let _ = walk(spec, facts, &set.service, |condition, truth| {
             if !truth.holds_for(spec) {
                 failed.push(condition);
             } else if truth == Truth::Absent {
@@ -218,9 +282,9 @@ impl<'s> Outcome<'s> {
         self.failed.iter().all(Condition::is_on_user)
     }
 
-    fn near_miss(&self, facts: &Facts<'_>, own: &TrustDomain) -> Option<NearMiss> {
+    fn near_miss(&self, facts: &Facts<'_>, set: &PolicySet) -> Option<NearMiss> {
         let (first, others) = self.failed.split_first()?;
-        let had = first.had(facts, own);
+        let had = first.had(&self.policy.spec, facts, set);
         Some(NearMiss {
             policy: self.policy.name.to_string(),
             failed: first.name(),
@@ -245,6 +309,7 @@ impl Condition<'_> {
             | Condition::Credential(_)
             | Condition::Scopes(_)
             | Condition::Claim(..) => true,
+            Condition::When(when, _) => when.reads().user,
         }
     }
 
@@ -262,6 +327,7 @@ impl Condition<'_> {
             Condition::Credential(_) => "user.cred".into(),
             Condition::Scopes(_) => "user.scopes".into(),
             Condition::Claim(name, _) => format!("user.claims.{name}"),
+            Condition::When(..) => "when".into(),
         }
     }
 
@@ -284,10 +350,12 @@ impl Condition<'_> {
             Condition::Credential(list) => any(&list.iter().map(|kind| kind.as_str()).collect::<Vec<_>>()),
             Condition::Scopes(list) => join(list, " and "),
             Condition::Claim(_, claim) => claim_text(claim),
+            Condition::When(when, _) => when.as_str().split_whitespace().collect::<Vec<_>>().join(" "),
         }
     }
 
-    fn had(&self, facts: &Facts<'_>, own: &TrustDomain) -> String {
+    fn had(&self, spec: &PolicySpec, facts: &Facts<'_>, set: &PolicySet) -> String {
+        let own = &set.own;
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
         match self {
             Condition::From([]) => facts.peer.as_str().to_owned(),
@@ -321,6 +389,7 @@ impl Condition<'_> {
                 }
                 Some(_) => "a claim that is neither a text nor a list of texts".to_owned(),
             },
+            Condition::When(when, _) => when::had(when, spec, facts, &set.service, visible_user(spec, facts)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What is known of one request or connection when it is decided.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use signet_identity::{PeerClass, SpiffeId};
@@ -22,6 +24,17 @@ pub struct Facts<'a> {
     pub path: Option<&'a str>,
     /// `pkg.Service/Method`, only of a request that is a gRPC call.
     pub grpc: Option<&'a str>,
+    /// The request's header fields; none for opaque connections.
+    pub headers: Option<&'a dyn Headers>,
+    /// The decider's own clock, milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+/// The header fields of a request, as far as a policy may look at them.
+pub trait Headers: fmt::Debug {
+    /// Whether `test` holds for the value of a line of this name (in lower case), blanks at its ends left out. Lines are
+    /// shown in their order until it does.
+    fn any_line(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 }
 
 /// A user whose token was verified.

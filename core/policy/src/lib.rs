@@ -24,7 +24,9 @@
 //! 7. One document that cannot be understood, an unknown field included, and the whole target denies.
 //! 8. Somebody without an identity is asked about by [`PolicySet::decide_unproven`] alone: where any policy on the port
 //!    asks who calls, for whom or for what, such a caller is not let in.
-//! 9. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
+//! 9. A guard rail is a forbid of the whole mesh. A forbid spares whom an exception of it names, until its end; an
+//!    exception asks as a permit does.
+//! 10. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
 //!
 //! Paths arrive canonical (see the wire crate) and are compared as they are: nothing is decoded here. A
 //! forbid compares them without path parameters as well.
@@ -44,12 +46,15 @@ mod condition;
 mod explain;
 mod facts;
 mod narrate;
+mod replay;
 mod set;
 mod verdict;
+mod when;
 
 pub use explain::{
-    Answer, Deciding, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary,
+    Answer, Deciding, Excepted, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary,
 };
-pub use facts::{Context, Facts, User};
+pub use facts::{Context, Facts, Headers, User};
+pub use replay::Replayed;
 pub use set::PolicySet;
-pub use verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};
+pub use verdict::{Basis, Failed, Few, ShadowOutcome, Unproven, Verdict};

@@ -76,6 +76,10 @@ impl fmt::Display for Explanation {
             let would = if line.would_allow { "allow" } else { "deny" };
             writeln!(f, "  shadow policy {} would {would}", line.policy)?;
         }
+        for line in &self.excepted {
+            let line = format!("{} spares this until {}, says {}", line.policy, line.until, line.owner);
+            writeln!(f, "  {}", visible(&line))?;
+        }
         Ok(())
     }
 }

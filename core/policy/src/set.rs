@@ -1,20 +1,51 @@
 //! The policies of one service, indexed by caller.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 
 use signet_identity::TrustDomain;
-use signet_model::{Effect, MeshPolicy, Mode, ObjectName, PolicySpec, WorkloadPattern};
+use signet_model::when::Attribute;
+use signet_model::{Effect, Mode, Moment, ObjectName, PolicyDocument, PolicySpec, WorkloadPattern};
 
-use crate::condition::{Truth, from, holds};
+use crate::condition::{Truth, from, holds, holds_when};
 use crate::explain::NotUnderstood;
 use crate::facts::Facts;
-use crate::verdict::{Basis, Few, ShadowOutcome, Unproven, Verdict};
+use crate::verdict::{Basis, Failed, Few, ShadowOutcome, Unproven, Verdict};
 
 /// A policy under the name by which it is reported.
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) name: Box<str>,
     pub(crate) spec: PolicySpec,
+    exceptions: Vec<Exception>,
+}
+
+/// Whom a forbid spares, until when.
+#[derive(Debug)]
+pub(crate) struct Exception {
+    pub(crate) until: Moment,
+    pub(crate) owner: Box<str>,
+    /// What it asks, as a permit does.
+    spec: PolicySpec,
+}
+
+impl Exception {
+    fn is_over(&self, now_ms: i64) -> bool {
+        self.until.unix().saturating_mul(1000) <= now_ms
+    }
+}
+
+impl Named {
+    fn new(name: &str, mut spec: PolicySpec) -> Named {
+        // Kept apart, so that whoever walks the conditions of a policy cannot take them for its own.
+        let exceptions = std::mem::take(&mut spec.exceptions);
+        let exceptions = exceptions.iter().map(|exception| Exception {
+            until: exception.until,
+            owner: exception.owner.as_str().into(),
+            spec: exception.as_permit(),
+        });
+        Named { name: name.into(), exceptions: exceptions.collect(), spec }
+    }
 }
 
 /// Places in the list of policies, by what they can do to a verdict.
@@ -43,10 +74,11 @@ pub struct PolicySet {
     workloads: HashMap<Box<str>, Lane>,
     /// By federated trust domain: policies that name any workload of it.
     federated: HashMap<TrustDomain, Lane>,
+    pub(crate) reads: Reads,
 }
 
 impl PolicySet {
-    /// Compiles the policies of `service`: pairs of a name (for messages) and a MeshPolicy as JSON. One
+    /// Compiles the policies of `service`: pairs of a name (for messages) and a MeshPolicy or GuardRail as JSON. One
     /// document that cannot be understood, or that targets another service, and the whole set denies.
     /// Identities are those of the trust domain `own`.
     pub fn compile<N: AsRef<str>, J: AsRef<str>>(
@@ -61,11 +93,12 @@ impl PolicySet {
             let mut refuse = |reason: String| {
                 not_understood.push(NotUnderstood { policy: name.as_ref().to_owned(), reason });
             };
-            match MeshPolicy::from_json(json.as_ref()) {
+            match PolicyDocument::from_json(json.as_ref()) {
                 Err(error) => refuse(error.to_string()),
                 Ok(policy) if !policy.targets(service) => refuse(format!("it does not target `{service}`")),
                 Ok(policy) => {
-                    policies.push(Named { name: policy.name.to_string().into(), spec: policy.spec })
+                    let name = policy.reported_name();
+                    policies.extend(policy.into_spec().map(|spec| Named::new(&name, spec)));
                 }
             }
         }
@@ -81,6 +114,7 @@ impl PolicySet {
             namespaces: HashMap::new(),
             workloads: HashMap::new(),
             federated: HashMap::new(),
+            reads: Reads::of(&policies),
         };
         for (place, policy) in policies.iter().enumerate() {
             set.index(place, &policy.spec);
@@ -99,6 +133,12 @@ impl PolicySet {
         &self.not_understood
     }
 
+    /// Whether the same facts may be decided otherwise at another time.
+    pub fn depends_on_time(&self) -> bool {
+        let reads_time = |spec: &PolicySpec| spec.when.as_ref().is_some_and(|when| when.reads().time);
+        self.policies.iter().any(|policy| !policy.exceptions.is_empty() || reads_time(&policy.spec))
+    }
+
     /// Whether bytes without requests cannot be judged on this port, since a policy speaks of requests there.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
         self.policies.iter().any(|policy| policy.spec.speaks_of_requests(port))
@@ -110,15 +150,8 @@ impl PolicySet {
         if let Some(policy) = self.not_understood.first() {
             return Unproven::NotUnderstood(&policy.policy);
         }
-        let concerns = |policy: &Named| {
-            policy
-                .spec
-                .to
-                .as_ref()
-                .is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *port))
-        };
         let (mut permitted, mut forbidden) = (self.default_allow, false);
-        for policy in self.policies.iter().filter(|policy| concerns(policy)) {
+        for policy in self.policies.iter().filter(|policy| policy.spec.is_on(port)) {
             if let Some(field) = policy.spec.asks_on(port) {
                 return Unproven::Asked { policy: &policy.name, field };
             }
@@ -133,22 +166,35 @@ impl PolicySet {
 
     /// Decides. Allocates nothing.
     pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
+        self.decide_beside(facts, |_| ())
+    }
+
+    /// As [`PolicySet::decide`]; `shadow` hears of every shadow policy that matched.
+    pub fn decide_beside<'s>(
+        &'s self,
+        facts: &Facts<'_>,
+        mut shadow: impl FnMut(ShadowOutcome<'s>),
+    ) -> Verdict<'s> {
         let mut verdict = Verdict {
             allowed: false,
             basis: Basis::NotUnderstood,
             deciding: Few::new(),
             shadow: Few::new(),
             shadow_allowed: false,
+            failed: Few::new(),
+            excepted: Few::new(),
         };
         if !self.not_understood.is_empty() {
             return verdict;
         }
+        let failed = Cell::new(Few::new());
         let lanes = self.lanes(facts);
-        for policy in self.matching(&lanes, facts, |lane| &lane.forbids) {
-            verdict.deciding.push(&*policy.name);
+        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.forbids) {
+            let spared = self.spared(policy, facts).is_some();
+            (if spared { &mut verdict.excepted } else { &mut verdict.deciding }).push(&*policy.name);
         }
         let is_forbidden = !verdict.deciding.is_empty();
-        let permit = self.matching(&lanes, facts, |lane| &lane.permits).next();
+        let permit = self.matching(&lanes, facts, &failed, |lane| &lane.permits).next();
         (verdict.allowed, verdict.basis) = match permit {
             _ if is_forbidden => (false, Basis::Forbid),
             Some(policy) => {
@@ -159,16 +205,23 @@ impl PolicySet {
             None => (self.default_allow && lanes.is_own, Basis::Default),
         };
         let (mut shadow_forbids, mut shadow_permits) = (false, false);
-        for policy in self.matching(&lanes, facts, |lane| &lane.shadows) {
+        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.shadows) {
+            if self.spared(policy, facts).is_some() {
+                continue;
+            }
             let would_allow = policy.spec.effect == Effect::Permit;
             *(if would_allow { &mut shadow_permits } else { &mut shadow_forbids }) = true;
-            verdict.shadow.push(ShadowOutcome { policy: &policy.name, would_allow });
+            let changes = if would_allow { !verdict.allowed && !is_forbidden } else { verdict.allowed };
+            let outcome = ShadowOutcome { policy: &policy.name, would_allow, changes };
+            verdict.shadow.push(outcome);
+            shadow(outcome);
         }
         verdict.shadow_allowed = !shadow_forbids && (verdict.allowed || (shadow_permits && !is_forbidden));
+        verdict.failed = failed.get();
         verdict
     }
 
-    /// Whether some request of this peer on this port could be permitted: of the facts only who calls, and where, is
+    /// Whether some request of this peer on this port could be permitted: of the facts only who calls, where and when is
     /// looked at. `false` says that the connection is good for nothing any more, whatever is asked on it.
     pub fn may_permit(&self, facts: &Facts<'_>) -> bool {
         if !self.not_understood.is_empty() {
@@ -176,11 +229,33 @@ impl PolicySet {
         }
         let lanes = self.lanes(facts);
         let mut forbids = self.concerning(&lanes, facts, |lane| &lane.forbids);
-        if forbids.any(|policy| !policy.spec.speaks_of_requests(facts.port)) {
+        if forbids
+            .any(|policy| !policy.spec.speaks_of_requests(facts.port) && !self.could_be_spared(policy, facts))
+        {
             return false;
         }
         let is_permitted = self.concerning(&lanes, facts, |lane| &lane.permits).next().is_some();
         is_permitted || self.default_allow && lanes.is_own
+    }
+
+    /// The exception by which a forbid that matches does not forbid.
+    pub(crate) fn spared<'s>(&'s self, policy: &'s Named, facts: &Facts<'_>) -> Option<&'s Exception> {
+        policy.exceptions.iter().find(|exception| {
+            !exception.is_over(facts.now_ms)
+                && from(&exception.spec, facts, &self.own) == Truth::Yes
+                && holds(&exception.spec, facts, &self.service, |_| ())
+        })
+    }
+
+    /// Whether some request of this peer could be spared.
+    fn could_be_spared(&self, policy: &Named, facts: &Facts<'_>) -> bool {
+        policy.exceptions.iter().any(|exception| {
+            let spec = &exception.spec;
+            !exception.is_over(facts.now_ms)
+                && from(spec, facts, &self.own) == Truth::Yes
+                && spec.is_on(facts.port)
+                && (spec.speaks_of_requests(facts.port) || holds_when(spec, facts, &self.service))
+        })
     }
 
     /// Those of a kind that speak of this peer and this port, whatever they ask besides.
@@ -195,9 +270,10 @@ impl PolicySet {
             .flat_map(move |lane| part(lane).iter())
             .filter_map(move |place| self.policies.get(*place))
             .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
+            .filter(move |policy| policy.spec.is_on(facts.port))
+            // What its `when` says of requests and users is not known yet; what it says of the caller and the time is.
             .filter(move |policy| {
-                let to = policy.spec.to.as_ref();
-                to.is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *facts.port))
+                policy.spec.speaks_of_requests(facts.port) || holds_when(&policy.spec, facts, &self.service)
             })
     }
 
@@ -226,6 +302,7 @@ impl PolicySet {
         &'s self,
         lanes: &'q Lanes<'s>,
         facts: &'q Facts<'_>,
+        failed: &'q Cell<Few<Failed<'s>>>,
         part: fn(&Lane) -> &Vec<usize>,
     ) -> impl Iterator<Item = &'s Named> + use<'s, 'q> {
         lanes
@@ -235,7 +312,13 @@ impl PolicySet {
             // The lanes of our own say all of `from`. A permit without it is for our own trust domain, and
             // whether a federated peer is the one that is named, the policy itself says.
             .filter(move |policy| lanes.is_own || from(&policy.spec, facts, &self.own) == Truth::Yes)
-            .filter(move |policy| holds(&policy.spec, facts))
+            .filter(move |policy| {
+                holds(&policy.spec, facts, &self.service, |failure| {
+                    let mut names = failed.get();
+                    names.push(Failed { policy: &policy.name, why: failure.label() });
+                    failed.set(names);
+                })
+            })
     }
 
     fn index(&mut self, place: usize, spec: &PolicySpec) {
@@ -265,6 +348,34 @@ impl PolicySet {
             };
             lane.add(place, spec);
         }
+    }
+}
+
+/// What the policies of a set look at that only they know of.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    pub(crate) claims: BTreeSet<Box<str>>,
+    pub(crate) headers: BTreeSet<Box<str>>,
+}
+
+impl Reads {
+    fn of(policies: &[Named]) -> Reads {
+        let mut reads = Reads::default();
+        for policy in policies {
+            let exceptions = policy.exceptions.iter().map(|exception| &exception.spec);
+            for spec in std::iter::once(&policy.spec).chain(exceptions) {
+                let claims = spec.user.iter().flat_map(|user| user.claims.keys());
+                reads.claims.extend(claims.map(|name| name.as_str().into()));
+                for attribute in spec.when.iter().flat_map(|when| &when.reads().attributes) {
+                    match attribute {
+                        Attribute::Claim(name, _) => _ = reads.claims.insert(name.clone()),
+                        Attribute::Header(name) => _ = reads.headers.insert(name.clone()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        reads
     }
 }
 

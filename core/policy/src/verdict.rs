@@ -68,6 +68,17 @@ pub struct ShadowOutcome<'s> {
     pub policy: &'s str,
     /// A permit that matched would allow, a forbid would deny.
     pub would_allow: bool,
+    /// Enforced alone beside what is enforced now, it would have turned the verdict.
+    pub changes: bool,
+}
+
+/// A `when` that had no value, since something was absent or of another type than it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Failed<'s> {
+    /// `name.namespace`
+    pub policy: &'s str,
+    /// `absent` or `type`.
+    pub why: &'static str,
 }
 
 /// The answer. Names are borrowed from the set that gave it.
@@ -82,6 +93,10 @@ pub struct Verdict<'s> {
     pub shadow: Few<ShadowOutcome<'s>>,
     /// What the verdict would be were every shadow policy enforced.
     pub shadow_allowed: bool,
+    /// Policies whose `when` could not be evaluated: a permit did not match for it, a forbid did. At most four.
+    pub failed: Few<Failed<'s>>,
+    /// Forbids that matched and did not forbid, by an exception. At most four.
+    pub excepted: Few<&'s str>,
 }
 
 /// What becomes of somebody without an identity, at a port that would let one in.

@@ -332,6 +332,8 @@ impl Request {
             method: self.http.map(|(method, _, _)| method),
             path: self.http.map(|(_, path, _)| path),
             grpc: self.http.filter(|(_, _, grpc)| *grpc).map(|(_, path, _)| &path[1..]),
+            headers: None,
+            now_ms: common::NOW,
         }
     }
 }

@@ -41,6 +41,9 @@ pub struct Metrics {
     pub ejections: IntCounter,
     copies: IntCounterVec,
     limited: IntCounterVec,
+    condition_errors: IntCounterVec,
+    shadow: IntCounterVec,
+    exceptions: IntCounterVec,
     /// Idle upstream connections.
     pub pooled: IntGauge,
     routes: RwLock<Routes>,
@@ -139,6 +142,26 @@ impl Metrics {
     /// A request met a rate limit.
     pub fn limited(&self, service: &str, limit: &str) {
         self.limited.with_label_values(&[service, limit]).inc();
+    }
+
+    /// A policy's `when` could not be evaluated. The name is of a policy of ours, the other word one of two.
+    pub fn condition_failed(&self, policy: &str, why: &str) {
+        self.condition_errors.with_label_values(&[policy, why]).inc();
+    }
+
+    /// A shadow policy matched.
+    pub fn shadowed(&self, policy: &str, would_allow: bool, changes: bool) {
+        let would = match (changes, would_allow) {
+            (false, _) => "same",
+            (true, true) => "allow",
+            (true, false) => "deny",
+        };
+        self.shadow.with_label_values(&[policy, would]).inc();
+    }
+
+    /// A forbid spared a request.
+    pub fn excepted(&self, policy: &str) {
+        self.exceptions.with_label_values(&[policy]).inc();
     }
 
     /// Makes all metrics and registers them.
@@ -263,6 +286,24 @@ impl Metrics {
                 "signet_rate_limited_total",
                 "Requests refused by a rate limit, by service and the limit's name",
                 &["service", "limit"],
+            )?,
+            condition_errors: counters(
+                registry,
+                "signet_policy_condition_errors_total",
+                "Conditions of policies that could not be evaluated: permits did not match, forbids did",
+                &["policy", "why"],
+            )?,
+            shadow: counters(
+                registry,
+                "signet_policy_shadow_total",
+                "Decisions on which a shadow policy matched, by what enforcing it would have made of them",
+                &["policy", "would"],
+            )?,
+            exceptions: counters(
+                registry,
+                "signet_policy_exceptions_total",
+                "Decisions on which a forbid matched and an exception spared the caller",
+                &["policy"],
             )?,
             pooled,
             routes: RwLock::default(),

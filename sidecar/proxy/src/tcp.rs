@@ -49,11 +49,10 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
     match (&session.stage, &session.conn.role, &session.conn.peer) {
         (AnyStage::Inbound(stage), Role::Inbound { service, port, app }, Some(peer)) => {
             let admitted = stage.admit_stream(&view, service, port, peer)?;
-            let again = (crate::stage::Inbound::new(worker.shared.clone()), peer.clone());
-            let names = (service.clone(), port.clone());
+            let (service, port, peer) = (service.clone(), port.clone(), peer.clone());
             session
                 .watch
-                .set_recheck(move |view| again.0.admit_stream(view, &names.0, &names.1, &again.1).is_ok());
+                .set_recheck(move |view| crate::stage::Inbound::still_admits(view, &service, &port, &peer));
             let stream = dial_app(worker, &session.watch, app).await?;
             Ok((Conn::new(stream), None, admitted.timeouts))
         }

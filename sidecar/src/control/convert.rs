@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
 use signet_model::{
-    AnyRoute, ExternalPort, ExternalService, Gateway, MeshPolicy, ObjectName, TrafficPolicy,
+    AnyRoute, ExternalPort, ExternalService, Gateway, ObjectName, PolicyDocument, TrafficPolicy,
     TrafficPolicySpec,
 };
 use signet_proto::v1;
@@ -143,6 +143,8 @@ pub struct Inbound {
     pub ports: Vec<InboundPort>,
     /// Name and document of each policy that targets it.
     pub policies: Vec<(String, String)>,
+    /// How many permitted requests a second are recorded.
+    pub samples: u32,
     /// Issuers whose original tokens it takes.
     pub issuers: BTreeSet<String>,
     /// Traffic policies that target it; `None` where one cannot be read, and the limits before stay.
@@ -435,7 +437,7 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
     }
     let mut unreadable = Vec::new();
     for policy in &body.policies {
-        if let Err(error) = MeshPolicy::from_json(&policy.json) {
+        if let Err(error) = PolicyDocument::from_json(&policy.json) {
             unreadable
                 .push(format!("policy {}: {error}; {} denies until it is mended", policy.name, body.service));
         }
@@ -448,6 +450,7 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
         service: body.service.parse().map_err(|error| format!("service: {error}"))?,
         ports,
         policies: body.policies.iter().map(|policy| (policy.name.clone(), policy.json.clone())).collect(),
+        samples: body.samples_per_second,
         issuers: body.issuer_aliases.iter().cloned().collect(),
         unreadable,
     })

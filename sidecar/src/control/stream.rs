@@ -382,6 +382,7 @@ impl Discovery {
             at_ms: i64::try_from(record.at_ms).unwrap_or(i64::MAX),
             workload: self.parts.status.id().to_owned(),
             json: record.json,
+            beside: record.beside,
         }
     }
 

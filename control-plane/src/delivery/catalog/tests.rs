@@ -170,6 +170,32 @@ fn names(granted: &Granted) -> Vec<&str> {
 const WEB: &str = "ns/shop/sa/web";
 
 #[test]
+fn a_sidecar_is_given_the_policies_of_what_it_serves_and_of_nothing_else() {
+    let more = "---\napiVersion: signet.mesh/v1alpha1\nkind: GuardRail\nmetadata: {name: shop-only}\n\
+                spec: {namespaces: [shop], forbid: {from: {workloads: ['ns/lab/sa/*']}}}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: GuardRail\nmetadata: {name: elsewhere}\n\
+                spec: {namespaces: [lab], forbid: {}}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: GuardRail\nmetadata: {name: limits}\n\
+                spec: {namespaces: [lab], permits: {requireFrom: true}}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {namespace: lab, name: theirs}\n\
+                spec: {effect: permit, from: {workloads: ['ns/lab/sa/*']}}\n";
+    let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
+    let given = |who: &str, serves: &str| -> Vec<String> {
+        let view = catalog
+            .view(&workload(who), PeerClass::Sidecar, &asked(&["web.shop", "orders.shop"], &[serves]))
+            .view;
+        let inbound = view.values().filter_map(|versioned| match &versioned.resource.body {
+            Some(Body::Inbound(inbound)) => Some(inbound.policies.iter().map(|policy| policy.name.clone())),
+            _ => None,
+        });
+        inbound.flatten().collect()
+    };
+    assert_eq!(given("ns/shop/sa/orders", "orders.shop"), ["guard-rail/shop-only", "web-to-orders.shop"]);
+    assert_eq!(given(WEB, "web.shop"), ["guard-rail/shop-only", "web-only.shop"]);
+    assert!(given(WEB, "orders.shop").is_empty(), "what it calls and does not serve has no policy for it");
+}
+
+#[test]
 fn a_federated_bundle_goes_to_whom_a_policy_opens_and_to_who_dials_there_and_to_nobody_else() {
     let catalog = federated_catalog(&["caller.example", "called.example"]);
     let orders = workload("ns/shop/sa/orders");

@@ -26,7 +26,14 @@ pub struct MeshSpec {
     /// How old a sidecar's view of revocations may grow before what has no short end of its own is cut.
     #[serde(default = "ten_minutes")]
     pub max_staleness: Period,
+    /// How many permitted requests a second each sidecar records for each service, so that changed policies can be tried on
+    /// them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub decision_samples: u32,
 }
+
+/// More would be a log of accesses, and cost what one costs.
+const MAX_SAMPLES: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,6 +58,7 @@ impl Default for MeshSpec {
             egress: None,
             max_connection_age: day(),
             max_staleness: ten_minutes(),
+            decision_samples: 0,
         }
     }
 }
@@ -66,6 +74,12 @@ impl Kind for MeshSpec {
     const KIND: &'static str = "Mesh";
 
     fn check(&self, name: &Name<'_>, problems: &mut Vec<Problem>) {
+        if self.decision_samples > MAX_SAMPLES {
+            problems.push(Problem::new(
+                "spec.decisionSamples",
+                format!("expected at most {MAX_SAMPLES} a second, got {}", self.decision_samples),
+            ));
+        }
         if let Name::Global(name) = name
             && **name != "default"
         {

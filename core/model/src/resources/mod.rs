@@ -4,6 +4,7 @@ pub(crate) mod east_west;
 pub(crate) mod external;
 pub(crate) mod federated;
 pub(crate) mod gateway;
+pub(crate) mod guard_rail;
 pub(crate) mod issuer;
 pub(crate) mod mesh;
 pub(crate) mod policy;

@@ -14,7 +14,7 @@ use crate::object::{Kind, Name, Namespaced};
 use crate::resources::is_default;
 use crate::text::http::{GrpcPattern, HttpMethod, PathTemplate};
 use crate::text::jose::{ClaimName, ClaimValue, Scope};
-use crate::{Label, ObjectName, WorkloadPattern};
+use crate::{Label, Moment, ObjectName, When, Words, WorkloadPattern};
 
 pub type MeshPolicy = Namespaced<PolicySpec>;
 
@@ -36,9 +36,47 @@ pub struct PolicySpec {
     /// Absent: any request or connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<ToMatch>,
+    /// What the other fields cannot say. Absent: nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
     /// Only on a forbid: whether it matches where something that it asks for is absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub if_absent: IfAbsent,
+    /// Only on a forbid: whom it spares, for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    pub exceptions: Vec<Exception>,
+}
+
+/// Whom a forbid spares until a moment. Its conditions are those of a permit: it spares nobody by what is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Exception {
+    /// Who answers for it: a person or a team, and how to reach them.
+    pub owner: Words,
+    /// Why it is made.
+    pub reason: Words,
+    /// From then on it spares nobody, by the clock of the sidecar that decides.
+    pub until: Moment,
+    pub from: FromMatch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserMatch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<ToMatch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+impl Exception {
+    /// What it takes, as the permit that asks the same.
+    pub fn as_permit(&self) -> PolicySpec {
+        PolicySpec {
+            from: Some(self.from.clone()),
+            user: self.user.clone(),
+            to: self.to.clone(),
+            when: self.when.clone(),
+            ..PolicySpec::of(Effect::Permit)
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -165,13 +203,34 @@ pub struct ToMatch {
 }
 
 impl PolicySpec {
-    /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user. A trial
-    /// counts as well.
+    /// Without a condition.
+    pub(crate) fn of(effect: Effect) -> PolicySpec {
+        PolicySpec {
+            effect,
+            mode: Mode::Enforce,
+            target: None,
+            from: None,
+            user: None,
+            to: None,
+            when: None,
+            if_absent: IfAbsent::Match,
+            exceptions: Vec::new(),
+        }
+    }
+
+    /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user, or its
+    /// `when` reads something of them. A trial counts as well.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
-        let Some(to) = &self.to else { return self.user.is_some() };
-        let is_here = to.ports.is_empty() || to.ports.iter().any(|name| *name == *port);
+        let by_when = self.when.as_ref().is_some_and(|when| when.reads().request || when.reads().user);
+        let asks_user = self.user.is_some() || by_when;
+        let Some(to) = &self.to else { return asks_user };
         let asks = !(to.methods.is_empty() && to.paths.is_empty() && to.grpc.is_empty());
-        is_here && (asks || self.user.is_some())
+        self.is_on(port) && (asks || asks_user)
+    }
+
+    /// Whether it speaks of this port of its target.
+    pub fn is_on(&self, port: &str) -> bool {
+        self.to.as_ref().is_none_or(|to| to.ports.is_empty() || to.ports.iter().any(|one| *one == *port))
     }
 }
 
@@ -188,7 +247,7 @@ impl PolicySpec {
     /// has that comes in plaintext. In whichever mode: what is tried out in shadow is to be enforced.
     pub fn asks_on(&self, port: &str) -> Option<&'static str> {
         let to = self.to.as_ref();
-        if to.is_some_and(|to| !to.ports.is_empty() && !to.ports.iter().any(|one| *one == *port)) {
+        if !self.is_on(port) {
             return None;
         }
         let asked = |asked: bool, field| asked.then_some(field);
@@ -197,6 +256,7 @@ impl PolicySpec {
             .or(asked(to.is_some_and(|to| !to.methods.is_empty()), "spec.to.methods"))
             .or(asked(to.is_some_and(|to| !to.paths.is_empty()), "spec.to.paths"))
             .or(asked(to.is_some_and(|to| !to.grpc.is_empty()), "spec.to.grpc"))
+            .or(asked(self.when.is_some(), "spec.when"))
     }
 }
 
@@ -211,37 +271,64 @@ impl Kind for PolicySpec {
     const KIND: &'static str = "MeshPolicy";
 
     fn check(&self, _: &Name<'_>, problems: &mut Vec<Problem>) {
-        let mut problem = |field: &str, reason: &str| problems.push(Problem::new(field, reason));
+        self.check_at("spec", problems);
+    }
+}
+
+impl PolicySpec {
+    /// What its fields, which stand at `place`, cannot say together.
+    pub(crate) fn check_at(&self, place: &str, problems: &mut Vec<Problem>) {
+        let mut problem =
+            |field: &str, reason: &str| problems.push(Problem::new(format!("{place}.{field}"), reason));
         if self.effect == Effect::Permit && self.if_absent == IfAbsent::Skip {
-            problem("spec.ifAbsent", "only a forbid can skip what is absent; a permit never matches it");
+            problem("ifAbsent", "only a forbid can skip what is absent; a permit never matches it");
+        }
+        if self.effect == Effect::Permit && !self.exceptions.is_empty() {
+            problem(
+                "exceptions",
+                "only a forbid can have exceptions; whom a permit shall not take, it does not name",
+            );
         }
         if self.to.as_ref().is_some_and(|to| *to == ToMatch::default()) {
-            problem(
-                "spec.to",
-                "expected ports, methods, paths or grpc, got none: leave `to` out for any request",
-            );
+            problem("to", "expected ports, methods, paths or grpc, got none: leave `to` out for any request");
         }
-        let Some(user) = &self.user else { return };
+        for name in self.when.iter().flat_map(When::params) {
+            let mut templates = self.to.iter().flat_map(|to| &to.paths);
+            if !templates.any(|template| template.names_segment(name)) {
+                let reason = format!(
+                    "expected a name that `to.paths` gives to one segment, as in `/orders/{{{name}}}`, got `{name}`"
+                );
+                problem("when", &reason);
+            }
+        }
+        if let Some(user) = &self.user {
+            self.check_user(user, place, problems);
+        }
+        for (index, exception) in self.exceptions.iter().enumerate() {
+            exception.as_permit().check_at(&format!("{place}.exceptions[{index}]"), problems);
+        }
+    }
+
+    fn check_user(&self, user: &UserMatch, place: &str, problems: &mut Vec<Problem>) {
+        let mut problem =
+            |field: &str, reason: &str| problems.push(Problem::new(format!("{place}.user{field}"), reason));
         if user.required.is_none() && !user.has_conditions() {
-            problem(
-                "spec.user",
-                "expected `required: true` or conditions, got none: leave `user` out for any caller",
-            );
+            problem("", "expected `required: true` or conditions, got none: leave `user` out for any caller");
         }
         match (self.effect, user.required) {
             (Effect::Forbid, Some(_)) => problem(
-                "spec.user.required",
+                ".required",
                 "a forbid cannot require a user: requests without one are refused by permits that require one",
             ),
             (Effect::Permit, Some(false)) if user.has_conditions() => problem(
-                "spec.user.required",
+                ".required",
                 "expected true beside conditions on the user, got false: a permit never matches what is absent",
             ),
             _ => {}
         }
         for (name, claim) in &user.claims {
             if *claim == ClaimMatch::default() {
-                problem(&format!("spec.user.claims.{name}"), "expected anyOf, allOf or equals, got none");
+                problem(&format!(".claims.{name}"), "expected anyOf, allOf or equals, got none");
             }
         }
     }

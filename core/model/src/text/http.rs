@@ -88,6 +88,20 @@ impl PathTemplate {
     }
 }
 
+impl PathTemplate {
+    /// The segment of a path of this template that the template calls `name`. None of what `{name=**}` takes, as that is
+    /// no segment.
+    pub fn segment<'p>(&self, name: &str, path: &'p str) -> Option<&'p str> {
+        let is_it = |segment: &str| segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) == Some(name);
+        self.text.split('/').zip(path.split('/')).find(|(wanted, _)| is_it(wanted)).map(|(_, had)| had)
+    }
+
+    /// Whether it calls a segment so.
+    pub fn names_segment(&self, name: &str) -> bool {
+        self.segment(name, &self.text).is_some()
+    }
+}
+
 impl FromStr for PathTemplate {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<PathTemplate, Invalid> {

@@ -15,6 +15,7 @@ pub(crate) mod network;
 pub(crate) mod period;
 pub(crate) mod port;
 pub(crate) mod unix;
+pub(crate) mod words;
 
 /// A text that is not what its field asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

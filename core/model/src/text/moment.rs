@@ -17,6 +17,12 @@ const MOMENT: &str =
     "a date and time with its offset and without a fraction (RFC 3339), as in `2027-01-31T18:00:00Z`";
 
 impl Moment {
+    /// None beyond what the calendar's four digits can say.
+    pub fn from_unix(seconds: i64) -> Option<Moment> {
+        let at = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+        at.format(&Rfc3339).is_ok().then_some(Moment(at))
+    }
+
     /// Seconds since the epoch.
     pub fn unix(self) -> i64 {
         self.0.unix_timestamp()

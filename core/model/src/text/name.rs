@@ -171,6 +171,17 @@ impl WorkloadPattern {
     }
 }
 
+impl WorkloadPattern {
+    /// The namespace of the mesh's own that it speaks of; none where it speaks of another trust domain.
+    pub fn own_namespace(&self) -> Option<&Label> {
+        match self {
+            WorkloadPattern::Exact(id) => Some(&id.namespace),
+            WorkloadPattern::Namespace(namespace) => Some(namespace),
+            WorkloadPattern::Federated(_) | WorkloadPattern::FederatedNamespace(..) => None,
+        }
+    }
+}
+
 fn federated(text: &str) -> Option<WorkloadPattern> {
     if let Some(front) = text.strip_suffix("/sa/*") {
         // Any account stands for all of them; the rest is read as the ID that it is.

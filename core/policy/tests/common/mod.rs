@@ -6,6 +6,9 @@ use signet_identity::{PeerClass, SpiffeId, TrustDomain};
 use signet_model::Protocol;
 use signet_policy::{Context, Facts, PolicySet, User};
 
+/// 2026-11-22T10:00:00Z
+pub(crate) const NOW: i64 = 1_795_341_600_000;
+
 pub(crate) fn own() -> TrustDomain {
     TrustDomain::parse("demo.signet").unwrap()
 }
@@ -62,6 +65,8 @@ pub(crate) fn http<'a>(
         method: Some(method),
         path: Some(path),
         grpc: None,
+        headers: None,
+        now_ms: NOW,
     }
 }
 
@@ -85,5 +90,7 @@ pub(crate) fn tcp(peer: &SpiffeId) -> Facts<'_> {
         method: None,
         path: None,
         grpc: None,
+        headers: None,
+        now_ms: NOW,
     }
 }

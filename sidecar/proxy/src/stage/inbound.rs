@@ -11,11 +11,13 @@
 //! 5. Limits count what passed so far.
 //! 6. The app sees the token, the verified claims and the caller's certificate, all set by us.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use signet_identity::{Peer, PeerClass};
-use signet_policy::{Facts, User};
+use signet_policy::{Facts, Headers, User};
 use signet_wire::{Edits, Known, RequestView};
 
 use super::context;
@@ -38,7 +40,7 @@ impl Inbound {
         Inbound { shared }
     }
 
-    /// Decides about a stream of bytes, which has no user and no request. Asked again when policy changes.
+    /// Decides about a stream of bytes, which has no user and no request.
     pub(crate) fn admit_stream(
         &self,
         view: &Snapshot,
@@ -54,18 +56,17 @@ impl Inbound {
             return Err(Refusal::new(Reason::Undetected)
                 .detail(format_args!("policies of {service} speak of requests at port {}", port.name)));
         }
-        let facts = Facts {
-            peer: peer.id(),
-            peer_class: peer.class(),
-            user: None,
-            port: &port.name,
-            protocol: Protocol::Tcp,
-            method: None,
-            path: None,
-            grpc: None,
-        };
-        self.decide(view, port, &facts)?;
+        self.decide(view, port, &connection(peer, &port.name, Protocol::Tcp))?;
         Ok(port.clone())
+    }
+
+    /// Whether a stream of bytes that was admitted would be again. Nobody asked: nothing is counted or recorded.
+    pub(crate) fn still_admits(view: &Snapshot, service: &str, port: &str, peer: &Peer) -> bool {
+        let (Some(port), Some(served)) = (view.routes.inbound(service, port), view.policy.of(service)) else {
+            return false;
+        };
+        let turned = port.protocol == Protocol::Auto && served.policies.speaks_of_requests(&port.name);
+        !turned && served.policies.decide(&connection(peer, &port.name, Protocol::Tcp)).allowed
     }
 
     /// Whether policy could let this peer make any request on this port, so that its connection is still good for
@@ -74,16 +75,7 @@ impl Inbound {
         let (Some(port), Some(served)) = (view.routes.inbound(service, port), view.policy.of(service)) else {
             return false;
         };
-        served.policies.may_permit(&Facts {
-            peer: peer.id(),
-            peer_class: peer.class(),
-            user: None,
-            port: &port.name,
-            protocol: port.protocol,
-            method: None,
-            path: None,
-            grpc: None,
-        })
+        served.policies.may_permit(&connection(peer, &port.name, port.protocol))
     }
 
     /// Decides about somebody without an identity: let in as nobody, for as long as the port is permissive.
@@ -124,8 +116,24 @@ impl Inbound {
         let Some(served) = view.policy.of(&port.service) else {
             return Err(Reason::PolicyUnavailable.into());
         };
-        let verdict = served.policies.decide(facts);
+        let explain = || serde_json::to_string(&served.policies.explain(facts)).unwrap_or_default();
+        let mut would_change = false;
+        let verdict = served.policies.decide_beside(facts, |shadow| {
+            would_change |= shadow.changes;
+            self.shared.metrics.shadowed(shadow.policy, shadow.would_allow, shadow.changes);
+        });
+        for failed in verdict.failed.iter() {
+            self.shared.metrics.condition_failed(failed.policy, failed.why);
+        }
+        for policy in verdict.excepted.iter() {
+            self.shared.metrics.excepted(policy);
+        }
         if verdict.allowed {
+            if would_change {
+                self.shared.decisions.record_shadow(explain);
+            } else if served.samples > 0 {
+                self.shared.decisions.record_sample(served.samples, explain);
+            }
             return Ok(());
         }
         let reason = match verdict.basis {
@@ -133,12 +141,48 @@ impl Inbound {
             _ => Reason::Policy,
         };
         let mut refusal = Refusal::new(reason);
-        self.shared.decisions.record(refusal.decision, || {
-            serde_json::to_string(&served.policies.explain(facts)).unwrap_or_default()
-        });
+        self.shared.decisions.record(refusal.decision, explain);
         refusal.recorded = true;
         Err(refusal)
     }
+}
+
+/// What is known of a connection.
+fn connection<'a>(peer: &'a Peer, port: &'a str, protocol: Protocol) -> Facts<'a> {
+    Facts {
+        peer: peer.id(),
+        peer_class: peer.class(),
+        user: None,
+        port,
+        protocol,
+        method: None,
+        path: None,
+        grpc: None,
+        headers: None,
+        now_ms: now_ms(),
+    }
+}
+
+/// The header fields of a request, for policies that look at one.
+struct Lines<'a>(RequestView<'a>);
+
+impl Headers for Lines<'_> {
+    fn any_line(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.0.get_all(name).any(|line| test(line.trim_ascii()))
+    }
+}
+
+impl fmt::Debug for Lines<'_> {
+    /// Values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+/// Milliseconds since the epoch. A clock before it decides as at it.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether this peer's word on users and callers counts.
@@ -204,6 +248,7 @@ impl Stage for Inbound {
         conn.metrics.context(via);
 
         let grpc = head.is_grpc().then(|| head.path().strip_prefix('/')).flatten();
+        let lines = Lines(head);
         let facts = Facts {
             peer: peer.id(),
             peer_class: peer.class(),
@@ -213,6 +258,8 @@ impl Stage for Inbound {
             method: Some(head.method()),
             path: Some(head.path()),
             grpc,
+            headers: Some(&lines),
+            now_ms: now_ms(),
         };
         self.decide(view, port, &facts)?;
         let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };

@@ -23,6 +23,8 @@ pub struct MeshSettings {
 pub struct Served {
     /// Compiled policies.
     pub policies: PolicySet,
+    /// How many permitted requests a second are recorded.
+    pub samples: u32,
     /// Aliases of the issuers whose JWTs the service takes in the `original` mode; empty is all.
     pub issuer_aliases: Vec<Arc<str>>,
 }
@@ -53,6 +55,11 @@ impl Policy {
     #[must_use]
     pub fn with_mesh(&self, mesh: MeshSettings) -> Self {
         Policy { generation: self.generation + 1, mesh, ..self.clone() }
+    }
+
+    /// Whether time alone may change what was decided.
+    pub fn depends_on_time(&self) -> bool {
+        self.served.values().any(|served| served.policies.depends_on_time())
     }
 
     /// The policy of a service. `None` means that it has not arrived: everything is denied.

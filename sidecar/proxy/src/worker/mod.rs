@@ -372,6 +372,10 @@ async fn govern<E: Stage>(worker: Rc<Worker<E>>) {
                 let view = state.view();
                 worker.registry.enforce_expiry(&view, state.freshness.age(now), now);
                 worker.registry.enforce_strict(&view, now);
+                // What was decided for a connection may turn without news.
+                if view.policy.depends_on_time() {
+                    worker.registry.enforce_policy(&view);
+                }
                 let mut pool = worker.pool.borrow_mut();
                 if !pool.is_empty() {
                     pool.sweep(&state.view(), &worker.shared.limits);

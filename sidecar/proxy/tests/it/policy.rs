@@ -88,3 +88,47 @@ async fn a_service_that_nobody_tells_of_is_a_503_after_one_wait() {
     assert!(began.elapsed() >= signet_proxy::state::FIRST_USE);
     assert!(began.elapsed() < 2 * signet_proxy::state::FIRST_USE, "{:?}", began.elapsed());
 }
+
+#[tokio::test]
+async fn a_condition_reads_the_header_lines_that_came_and_what_it_misses_is_counted() {
+    let mut pair = Pair::http(echo().await);
+    pair.orders.permits(&[
+        r#"{"effect":"permit","when":"context.request.headers[\"x-tenant\"].contains(\"blue\")"}"#,
+    ]);
+    let mut client = Client::to(pair.out).await;
+    assert_eq!(client.request("/", &[("X-Tenant", " blue\t")]).await.status, 200);
+    assert_eq!(client.request("/", &[("x-tenant", "red"), ("x-tenant", "blue")]).await.status, 200);
+    assert_eq!(client.request("/", &[("x-tenant", "red, blue")]).await.status, 403, "read in two ways");
+    assert_eq!(client.request("/", &[("x_tenant", "blue")]).await.status, 403);
+    let answer = client.request("/", &[]).await;
+    assert_eq!(answer.status, 403);
+    let labels = [("policy", "p0.shop"), ("why", "absent")];
+    assert_eq!(pair.orders.counter("signet_policy_condition_errors_total", &labels), 2);
+    let id = answer.header("signet-decision-id").unwrap();
+    let record =
+        std::iter::from_fn(|| pair.orders.decisions.try_recv().ok()).find(|it| it.id.to_string() == id);
+    assert!(record.unwrap().json.contains(r#"had context.request.headers[\"x-tenant\"] is absent"#));
+}
+
+#[tokio::test]
+async fn a_shadow_policy_is_judged_by_what_it_would_have_changed() {
+    let mut pair = Pair::http(echo().await);
+    pair.orders.permits(&[
+        WEB,
+        r#"{"effect":"forbid","mode":"shadow","to":{"paths":["/admin"]}}"#,
+        r#"{"effect":"permit","mode":"shadow"}"#,
+    ]);
+    let mut client = Client::to(pair.out).await;
+    assert_eq!(client.get("/admin").await.status, 200);
+    assert_eq!(client.get("/open").await.status, 200);
+    let count = |policy, would| {
+        pair.orders.counter("signet_policy_shadow_total", &[("policy", policy), ("would", would)])
+    };
+    assert_eq!((count("p1.shop", "deny"), count("p1.shop", "same")), (1, 0));
+    assert_eq!((count("p2.shop", "allow"), count("p2.shop", "same")), (0, 2));
+    // Only what it would have refused is recorded, beside what was.
+    let record = pair.orders.decisions.try_recv().unwrap();
+    assert!(record.beside && record.json.contains(r#""verdict":"allow""#), "{}", record.json);
+    assert!(record.json.contains(r#"{"policy":"p1.shop","wouldAllow":false,"wouldChange":true}"#));
+    assert!(pair.orders.decisions.try_recv().is_err());
+}

@@ -273,3 +273,30 @@ async fn a_stream_is_cut_at_our_own_end_where_the_port_says_so() {
     assert_eq!(client.take(4).await, b"ping");
     cut_as_expired(&pair, &mut client).await;
 }
+
+#[tokio::test]
+async fn an_exception_ends_live_streams_by_our_own_clock_and_without_any_news() {
+    let app = scripted(|mut socket| async move {
+        socket.write_all(b"hello").await.unwrap();
+        let mut byte = [0];
+        let _ = socket.read(&mut byte).await;
+    })
+    .await;
+    let pair = pair(app);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let until = signet_model::Moment::from_unix(i64::try_from(now).unwrap() + 3).unwrap();
+    let forbid = format!(
+        r#"{{"effect":"forbid","exceptions":[{{"owner":"team","reason":"moving","until":"{until}","from":{{"workloads":["ns/shop/sa/web"]}}}}]}}"#
+    );
+    pair.orders.permits(&[WEB, &forbid]);
+    let mut client = Client::to(pair.out).await;
+    assert_eq!(client.take(5).await, b"hello");
+    assert_eq!(pair.orders.counter("signet_policy_exceptions_total", &[("policy", "p1.shop")]), 1);
+    assert!(client.rest().await.is_empty());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(i64::try_from(now).unwrap() >= until.unix());
+    pair.orders.counts("signet_streams_cut_total", &[("reason", "policy")], 1).await;
+    // A new one is refused.
+    let mut client = Client::to(pair.out).await;
+    assert!(client.rest().await.is_empty());
+}

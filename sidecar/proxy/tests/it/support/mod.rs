@@ -162,7 +162,10 @@ impl Node {
                 false,
             );
             assert!(set.not_understood().is_empty(), "{:?}", set.not_understood());
-            policy.with_served("orders.shop", Some(Served { policies: set, issuer_aliases: vec![] }))
+            policy.with_served(
+                "orders.shop",
+                Some(Served { policies: set, samples: 0, issuer_aliases: vec![] }),
+            )
         });
     }
 
