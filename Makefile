@@ -17,19 +17,19 @@ demo: build
 setup:
 	@tests/setup/install.sh
 
-# Builds every program and every test at once, so that nothing is compiled twice with other features, then runs all tests.
+# Every program and every test at once, in one profile, so that nothing is compiled twice.
 WHOLE := --locked --workspace --features signet-control-plane/pkcs11
 test: setup
 	$(CARGO) build --profile $(PROFILE) $(WHOLE) --bins --tests
 	$(CARGO) test --quiet --manifest-path tests/models/Cargo.toml --profile ci --locked --target-dir target/models
 	$(CARGO) test --quiet --manifest-path tests/cedar/Cargo.toml --profile ci --locked --target-dir target/cedar
-	$(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE)
+	$(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE) --lib --bins --tests
 
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) fetch --locked --quiet
 	cargo-deny --offline check bans licenses sources
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --profile $(PROFILE) $(WHOLE) --all-targets -- -D warnings
 
 bench:
 	$(CARGO) build --release --locked -p signet-control-plane -p signet-sidecar -p signet-cli
