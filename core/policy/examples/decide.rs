@@ -5,12 +5,11 @@
 //! those of its own.
 
 use std::hint::black_box;
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 use signet_identity::{PeerClass, SpiffeId, TrustDomain};
-use signet_model::{Options, PolicyDocument, Protocol, Registry, parse_text};
+use signet_model::{Options, PolicyDocument, Protocol, Registry, parse_folder};
 use signet_policy::{Context, Facts, PolicySet, User};
 
 const BATCHES: usize = 2_000;
@@ -18,8 +17,10 @@ const BATCH: usize = 1_000;
 
 /// `services` services of a namespace, each with a hundred policies as a large team might have.
 fn registry(services: usize, when: bool) -> Registry {
-    let mut text = String::new();
+    let folder = std::env::temp_dir().join(format!("signet-decide-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{error}"));
     for service in 0..services {
+        let mut text = String::new();
         text.push_str(&format!(
             "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: s{service}}}\n\
              spec: {{ports: [{{name: http, port: 80, protocol: http1}}]}}\n"
@@ -43,9 +44,12 @@ fn registry(services: usize, when: bool) -> Registry {
                  to: {{methods: [GET, POST], paths: [\"/v1/things-{i}/{{id}}\", \"/v2/things-{i}/{{id}}/parts/{{part}}\"]}}{when}\n"
             ));
         }
+        std::fs::write(folder.join(format!("{service}.yaml")), text)
+            .unwrap_or_else(|error| panic!("{error}"));
     }
-    let options = Options::default();
-    parse_text(Path::new("bench"), &text, &options).unwrap_or_else(|error| panic!("{error}"))
+    let registry = parse_folder(&folder, &Options::default());
+    let _ = std::fs::remove_dir_all(&folder);
+    registry.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a sidecar of `s0` is given.

@@ -64,12 +64,20 @@ fn deciding_allocates_nothing() {
     specs.push(json!({"effect": "forbid", "to": {"paths": ["/forbidden"]}}));
     specs.push(json!({"effect": "permit", "mode": "shadow"}));
     specs.push(json!({"effect": "permit", "to": {"grpc": ["shop.v1.Orders/*"]}}));
+    specs.push(json!({"effect": "permit", "to": {"paths": ["/when/{id}"]},
+        "when": "context.request.params.id like \"7*\" && context.user.claims.groups.containsAny([\"a\", \"staff\"])"}));
+    let until = "2030-01-01T00:00:00Z";
+    specs.push(json!({"effect": "forbid", "to": {"paths": ["/when/{id}"]}, "exceptions": [{"owner": "team", "reason": "why",
+        "until": until, "from": {"workloads": ["ns/shop/sa/web"]}, "when": "context has user"}]}));
     let set = set(&specs);
     let requests = [
         (http(&web, Some(&user), "GET", "/v1/things-95/7"), true),
         (http(&web, Some(&user), "GET", "/forbidden"), false),
         (http(&web, None, "GET", "/v1/things-95/7"), false),
         (grpc(&web, Some(&user), "/shop.v1.Orders/List"), true),
+        (http(&web, Some(&user), "GET", "/when/7;v=1"), true),
+        (http(&web, Some(&user), "GET", "/when/8"), false),
+        (http(&web, None, "GET", "/when/7"), false),
         (tcp(&web), false),
     ];
     for (facts, expected) in &requests {

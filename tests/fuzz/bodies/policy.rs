@@ -29,7 +29,8 @@ pub(crate) fn body(bytes: &[u8]) {
     }
     let Ok(when) = When::from_str(text) else { return };
     assert_eq!(when.to_string(), text);
-    let spec = serde_json::json!({"effect": "permit", "to": {"paths": ["/v1/{a}/{b}/{c}/{id}"]}, "when": text});
+    let spec =
+        serde_json::json!({"effect": "permit", "to": {"paths": ["/v1/{a}/{b}/{c}/{id}"]}, "when": text});
     let own = TrustDomain::parse("demo.signet").expect("a trust domain");
     let user = User {
         sub: "idp|alice".into(),
@@ -56,7 +57,9 @@ pub(crate) fn body(bytes: &[u8]) {
         }
         let service = "orders.shop".parse().expect("a name");
         let set = PolicySet::compile(&own, &service, documents, false);
-        for (method, path) in [(Some("GET"), Some("/v1/a/b;x/c/7;v=1")), (Some("PUT"), Some("/other")), (None, None)] {
+        for (method, path) in
+            [(Some("GET"), Some("/v1/a/b;x/c/7;v=1")), (Some("PUT"), Some("/other")), (None, None)]
+        {
             let facts = Facts {
                 peer: &peer,
                 peer_class: PeerClass::Sidecar,
