@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, Serializer};
 use signet_daemon::logs;
 use signet_identity::SpiffeId;
-use signet_model::{ObjectName, Protocol};
+use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
 pub use error::ConfigError;
@@ -197,7 +197,11 @@ pub struct EastWestListener {
 pub struct GatewayListener {
     /// Its address.
     pub listen: SocketAddr,
-    /// Its certificate; without one the listener speaks plain HTTP.
+    /// The port of the Gateway resource that it is, where that is not the address's own: what the resource's listeners say
+    /// of that port holds here.
+    #[serde(default)]
+    pub port: Option<Port>,
+    /// Its certificate; without one the listener speaks plain HTTP, or what the resource says goes on unopened.
     #[serde(default)]
     pub tls: Option<GatewayTls>,
     /// What callers speak here, and so to which service ports its routes can lead.

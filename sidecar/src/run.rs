@@ -506,7 +506,8 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
     }
     for (at, listener) in config.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
         let tls = listener.tls.as_ref().map(|files| edge_tls(files, listener.protocol)).transpose()?;
-        let kind = Kind::Edge { protocol: listener.protocol.spoken(), tls };
+        let port = listener.port.map_or(listener.listen.port(), signet_model::Port::get);
+        let kind = Kind::Edge { protocol: listener.protocol.spoken(), port, tls };
         all.push((format!("gateway/{at}"), ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
     }
     if let Some(egress) = config.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {

@@ -56,6 +56,8 @@ pub enum Kind {
     Edge {
         /// What it speaks where TLS does not say.
         protocol: Protocol,
+        /// The port of the gateway's resource that this is, which says what it takes; 0 is none of them.
+        port: u16,
         /// The server's TLS config; its ALPN decides between `h2` and `http/1.1`. `None` is plaintext.
         tls: Option<Arc<rustls::ServerConfig>>,
     },

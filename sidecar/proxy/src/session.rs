@@ -132,13 +132,16 @@ pub(crate) fn note(
 ) {
     shared.metrics.refused(direction, refusal.reason.label());
     // There a stranger can cause as many as it likes.
-    if direction == Direction::EastWest && !NOTED.admits(crate::pool::now(), NOTED_PER_SECOND) {
+    let is_strangers =
+        direction == Direction::EastWest || direction == Direction::Edge && matches!(role, Role::Passed(_));
+    if is_strangers && !NOTED.admits(crate::pool::now(), NOTED_PER_SECOND) {
         return;
     }
     let service = match role {
         Role::Inbound { service, .. } | Role::Outbound { service, .. } => &**service,
         Role::Egress(outward) => outward.service(),
-        Role::Edge => "edge",
+        Role::Edge(_) => "edge",
+        Role::Passed(passed) => passed.service(),
         Role::EastWest(passage) => &*passage.port.service,
     };
     tracing::info!(

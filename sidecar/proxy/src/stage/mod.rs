@@ -9,6 +9,7 @@ mod context;
 mod egress;
 mod inbound;
 mod outbound;
+mod passed;
 mod routing;
 
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;
 pub use outbound::Outbound;
 pub(crate) use outbound::check_endpoints;
+pub use passed::{Entered, Passed};
 pub(crate) use routing::selects;
 pub use routing::{Asked, Way};
 
@@ -82,8 +84,10 @@ pub enum Role {
     },
     /// Our app, or at an egress gateway a peer, calls a place outside the mesh.
     Egress(Outward),
-    /// Somebody outside calls the gateway.
-    Edge,
+    /// Somebody outside calls the gateway, by this listener of its.
+    Edge(Entered),
+    /// A route sends it on as it is.
+    Passed(Passed),
     /// A peer of another cluster means a service of ours, to which it proves itself: bytes, as they are.
     EastWest(Arc<Passage>),
 }

@@ -56,7 +56,7 @@ impl Outbound {
     }
 
     /// The same, by the number that the port's callers dial.
-    pub(super) async fn find_number(
+    pub(crate) async fn find_number(
         &self,
         view: &mut Arc<Snapshot>,
         service: &Arc<str>,
