@@ -341,6 +341,15 @@ pub(crate) async fn greeter(greeting: &'static str) -> (SocketAddr, Arc<AtomicUs
     .await
 }
 
+/// An app that takes every connection and never says a word.
+pub(crate) async fn silent() -> SocketAddr {
+    let holds = |socket| async move {
+        std::future::pending::<()>().await;
+        drop(socket);
+    };
+    scripted(holds).await.0
+}
+
 /// An HTTP/1.1 app: `script` turns a head into a whole answer.
 pub(crate) async fn web(
     script: impl Fn(&str) -> String + Send + Sync + 'static,
