@@ -44,6 +44,8 @@ pub enum Kind {
         /// The port's name.
         port: Arc<str>,
     },
+    /// Our app, which uses us as its HTTP proxy: its requests say where they go.
+    Explicit,
     /// Our app, redirected: the original destination chooses the service port.
     TransparentOutbound,
     /// Peers, redirected: the original destination is the app's address, its port the service port.

@@ -27,7 +27,7 @@ use crate::listener::Kind;
 use crate::original_dst::original_destination;
 use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
-use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
+use crate::stage::{ConnContext, Direction, Explicit, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected, Word};
 use crate::undeclared;
@@ -89,6 +89,7 @@ pub(crate) async fn establish<E: Stage>(
             let meant = Meant { service: service.clone(), port: port.clone(), endpoint: None };
             outbound(worker, watch, &mut view, socket, remote, meant).await
         }
+        Kind::Explicit => explicit(worker, watch, socket, remote).await,
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
@@ -336,6 +337,45 @@ async fn outbound<E: Stage>(
             tls: false,
             metrics: shared.metrics.route(Direction::Outbound, &service),
             role: Role::Outbound { service, port, endpoint },
+        },
+    })
+}
+
+/// Our app, which uses us as its HTTP proxy. Which version it speaks its first bytes say.
+async fn explicit<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    watch: &Watch,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+) -> Option<Established<E>> {
+    let shared = &worker.shared;
+    let (mut conn, local) = plain(socket);
+    let protocol = match undeclared::first_bytes(watch, &mut conn, shared.limits.head_time).await {
+        First::Http1 => Protocol::Http1,
+        First::Http2 => Protocol::Http2,
+        First::Bytes | First::More => {
+            let refusal = Refusal::new(Reason::NotImplemented).detail("expected a request to a proxy");
+            note(shared, Direction::Outbound, &Role::Explicit, None, &refusal);
+            conn.stream().reset_on_close();
+            conn.input().clear();
+            return None;
+        }
+    };
+    Some(Established {
+        conn,
+        stage: AnyStage::Explicit(Box::new(Explicit::new(shared.clone()))),
+        nobody: None,
+        until: None,
+        context: ConnContext {
+            direction: Direction::Outbound,
+            protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Outbound, &Arc::from("forward-proxy")),
+            role: Role::Explicit,
         },
     })
 }

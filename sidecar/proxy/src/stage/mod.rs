@@ -3,10 +3,11 @@
 //! An engine (HTTP/1, HTTP/2) reads a head, shows it to its listener's stage as a [`RequestView`] and
 //! gets back a [`Forward`] or a [`Refusal`]. It then applies the edits, finds a connection to the target,
 //! and keeps the [`Forward`] until the exchange has ended, since the guards in it say what is open.
-//! There are four stages: [`Inbound`], [`Outbound`], [`Egress`], and the edge's, which the gateway crate brings.
+//! There are five stages: [`Inbound`], [`Outbound`], [`Egress`], [`Explicit`], and the edge's, which the gateway crate brings.
 
 mod context;
 mod egress;
+mod explicit;
 mod inbound;
 mod outbound;
 mod passed;
@@ -28,6 +29,8 @@ use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts
 pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
 pub use egress::{Egress, Outward};
+pub use explicit::Explicit;
+pub(crate) use explicit::Opening;
 pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;
 pub use outbound::Outbound;
@@ -84,6 +87,8 @@ pub enum Role {
     },
     /// Our app, or at an egress gateway a peer, calls a place outside the mesh.
     Egress(Outward),
+    /// Our app asks us as its HTTP proxy: each request says where it goes.
+    Explicit,
     /// Somebody outside calls the gateway, by this listener of its.
     Edge(Entered),
     /// A route sends it on as it is.
