@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, Serializer};
 use signet_daemon::logs;
 use signet_identity::SpiffeId;
-use signet_model::{ObjectName, Protocol};
+use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
 pub use error::ConfigError;
@@ -41,6 +41,9 @@ pub struct Config {
     /// Services that the workload dials by a listener of their own.
     #[serde(default)]
     pub outbound: Vec<Outbound>,
+    /// The HTTP proxy for an app that uses one knowingly.
+    #[serde(default)]
+    pub forward_proxy: Option<ForwardProxy>,
     /// Redirected connections, told apart by their original destination.
     #[serde(default)]
     pub transparent: Option<Transparent>,
@@ -136,6 +139,14 @@ pub struct Outbound {
     pub port: String,
 }
 
+/// The listener for an app that uses its sidecar as an HTTP proxy (`http_proxy`, `https_proxy`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ForwardProxy {
+    /// Where the app dials.
+    pub listen: ListenAddress,
+}
+
 /// Listeners for connections that the kernel redirected to us.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -197,7 +208,11 @@ pub struct EastWestListener {
 pub struct GatewayListener {
     /// Its address.
     pub listen: SocketAddr,
-    /// Its certificate; without one the listener speaks plain HTTP.
+    /// The port of the Gateway resource that it is, where that is not the address's own: what the resource's listeners say
+    /// of that port holds here.
+    #[serde(default)]
+    pub port: Option<Port>,
+    /// Its certificate; without one the listener speaks plain HTTP, or what the resource says goes on unopened.
     #[serde(default)]
     pub tls: Option<GatewayTls>,
     /// What callers speak here, and so to which service ports its routes can lead.
@@ -368,6 +383,9 @@ impl Config {
                 paths.push((format!("outbound[{at}].listen"), path));
             }
         }
+        if let Some(ForwardProxy { listen: ListenAddress::Unix(path) }) = &self.forward_proxy {
+            paths.push(("forwardProxy.listen".to_owned(), path));
+        }
         for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
             if let Some(tls) = &listener.tls {
                 paths.push((format!("gateway.listeners[{at}].tls.cert"), &tls.cert));
@@ -417,6 +435,7 @@ impl Config {
             for (field, used) in [
                 ("inbound", !self.inbound.is_empty()),
                 ("outbound", !self.outbound.is_empty()),
+                ("forwardProxy", self.forward_proxy.is_some()),
                 ("transparent", self.transparent.is_some()),
             ] {
                 if used {
@@ -467,6 +486,9 @@ impl Config {
         }
         for (at, outbound) in self.outbound.iter().enumerate() {
             all.push((format!("outbound[{at}].listen"), outbound.listen.clone()));
+        }
+        if let Some(proxy) = &self.forward_proxy {
+            all.push(("forwardProxy.listen".to_owned(), proxy.listen.clone()));
         }
         if let Some(transparent) = &self.transparent {
             all.extend(transparent.outbound.iter().map(|a| ("transparent.outbound".to_owned(), tcp(*a))));

@@ -9,7 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_model::Gateway;
+use signet_gateway::Compiled;
+use signet_model::{AnyRoute, Gateway};
 use signet_proto::v1;
 use signet_proto::v1::tokens_client::TokensClient;
 use signet_proxy::state::State;
@@ -27,8 +28,10 @@ const CALL: Duration = Duration::from_secs(10);
 const NAP: Duration = Duration::from_secs(30);
 
 /// The services that a gateway leads to, `name.namespace`.
-pub fn services(gateway: &Gateway) -> impl Iterator<Item = String> + '_ {
-    gateway.spec.leads_to().map(ToString::to_string)
+pub fn services<'a>(gateway: &'a Gateway, attached: &'a [AnyRoute]) -> impl Iterator<Item = String> + 'a {
+    let routed =
+        attached.iter().flat_map(|route| route.backends()).map(|(_, service, _)| service.to_string());
+    gateway.spec.leads_to().map(ToString::to_string).chain(routed)
 }
 
 /// Why there is no new delegation.
@@ -65,6 +68,12 @@ impl Minting {
         let mut reasons = self.publisher.watch_minting();
         loop {
             reasons.mark_unchanged();
+            if !self.speaks_for_users() {
+                self.status.needs_no_minter();
+                // The publisher is ours: it cannot be gone.
+                let _ = reasons.changed().await;
+                continue;
+            }
             match self.delegate().await {
                 Ok((minter, refresh_at)) => {
                     backoff.reset();
@@ -95,6 +104,13 @@ impl Minting {
                 }
             }
         }
+    }
+
+    /// Without a route no request comes in, and the control plane would not delegate.
+    fn speaks_for_users(&self) -> bool {
+        let view = self.state.view();
+        let known = view.routes.gateway.as_ref().and_then(|it| it.downcast_ref::<Compiled>());
+        known.is_none_or(|compiled| !compiled.gateway().spec.routes.is_empty())
     }
 
     /// A minter, and when its successor should be made: at half of its life.

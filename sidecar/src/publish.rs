@@ -8,7 +8,7 @@ use std::sync::Arc;
 use signet_gateway::Compiled;
 use signet_model::ObjectName;
 use signet_policy::PolicySet;
-use signet_proxy::state::{Keys, MeshSettings, Minter, Served, State};
+use signet_proxy::state::{Doors, Keys, MeshSettings, Minter, Served, State};
 use signet_token::{Issuers, TokenRoots};
 use signet_workload::JwtBundle;
 use tokio::sync::watch;
@@ -269,22 +269,29 @@ impl Publisher {
     fn gateway(&self, deliveries: &Deliveries) {
         let Some(name) = &self.gateway else { return };
         match deliveries.get(&format!("gateway/{name}")) {
-            Some(Item::Gateway(gateway)) => {
+            Some(Item::Gateway(gateway, attached)) => {
                 let compiled = Compiled::new((**gateway).clone());
                 let listed = gateway.spec.east_west.iter().flat_map(|east_west| &east_west.services);
                 let listed: Vec<_> = listed.map(ToString::to_string).collect();
                 self.state.update_routes(|routes| {
-                    routes.with_gateway(Some(compiled.clone())).with_passed_on(listed.clone())
+                    routes
+                        .with_gateway(Some(compiled.clone()))
+                        .with_passed_on(listed.clone())
+                        .with_doors(Doors::compile(gateway, attached))
                 });
                 self.mint_anew.send_modify(|count| *count += 1);
             }
             _ => {
                 tracing::warn!(target: "signet::control", gateway = %name,
                     "the gateway resource is gone; every request is answered with 404");
-                self.state.update_routes(|routes| routes.with_gateway(None).with_passed_on([]));
+                // Ports stay what they were declared to be: a hello that was passed on is not ended here instead.
+                self.state.update_routes(|routes| {
+                    let closed = routes.doors().closed();
+                    routes.with_gateway(None).with_passed_on([]).with_doors(closed)
+                });
             }
         }
-        // What is passed on to a service that is not listed any more ends.
+        // What is passed on to a service that is not listed any more, or by a route that is gone, ends.
         self.state.decide_again();
     }
 

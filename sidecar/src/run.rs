@@ -467,6 +467,13 @@ fn workers(config: &Config) -> usize {
     })
 }
 
+fn bind(listen: &ListenAddress) -> Bind {
+    match listen {
+        ListenAddress::Tcp(address) => Bind::Tcp(*address),
+        ListenAddress::Unix(path) => Bind::Unix(path.clone()),
+    }
+}
+
 /// Every listener of the data plane with its name in `addresses.json`.
 fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
     let mut all = Vec::new();
@@ -488,11 +495,12 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
             service: outbound.service.to_string().into(),
             port: outbound.port.as_str().into(),
         };
-        let bind = match &outbound.listen {
-            ListenAddress::Tcp(address) => Bind::Tcp(*address),
-            ListenAddress::Unix(path) => Bind::Unix(path.clone()),
-        };
+        let bind = bind(&outbound.listen);
         all.push((format!("outbound/{}/{}", outbound.service, outbound.port), ListenerSpec { bind, kind }));
+    }
+    if let Some(proxy) = &config.forward_proxy {
+        let spec = ListenerSpec { bind: bind(&proxy.listen), kind: Kind::Explicit };
+        all.push(("forward-proxy".to_owned(), spec));
     }
     if let Some(transparent) = &config.transparent {
         for (at, address) in transparent.outbound.iter().enumerate() {
@@ -506,7 +514,8 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
     }
     for (at, listener) in config.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
         let tls = listener.tls.as_ref().map(|files| edge_tls(files, listener.protocol)).transpose()?;
-        let kind = Kind::Edge { protocol: listener.protocol.spoken(), tls };
+        let port = listener.port.map_or(listener.listen.port(), signet_model::Port::get);
+        let kind = Kind::Edge { protocol: listener.protocol.spoken(), port, tls };
         all.push((format!("gateway/{at}"), ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
     }
     if let Some(egress) = config.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {

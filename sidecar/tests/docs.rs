@@ -69,6 +69,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("identity: {kubernetes: {none: 1}}", "identity.kubernetes."),
         ("inbound: [{none: 1}]", "inbound[]."),
         ("outbound: [{none: 1}]", "outbound[]."),
+        ("forwardProxy: {none: 1}", "forwardProxy."),
         ("transparent: {none: 1}", "transparent."),
         ("gateway: {none: 1}", "gateway."),
         ("gateway: {listeners: [{none: 1}]}", "gateway.listeners[]."),

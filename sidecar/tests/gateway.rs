@@ -32,7 +32,7 @@ fn resource(path_prefix: &str) -> v1::Resource {
     v1::Resource {
         name: "gateway/gw.edge".to_owned(),
         version: path_prefix.to_owned(),
-        body: Some(v1::resource::Body::Gateway(v1::GatewayConfig { json })),
+        body: Some(v1::resource::Body::Gateway(v1::GatewayConfig { json, routes: Vec::new() })),
     }
 }
 

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use prost::Message;
 use signet_identity::{PeerClass, TrustDomain};
 use signet_model::{
-    Effect, ExternalService, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass, WorkloadId,
-    WorkloadPattern,
+    Effect, ExternalService, Gateway, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass,
+    WorkloadId, WorkloadPattern,
 };
 use signet_proto::v1::{self, resource::Body};
 
@@ -241,10 +241,15 @@ impl Catalog {
             .map(|gateway| GatewayEntry {
                 config: versioned(
                     format!("gateway/{}", gateway.name),
-                    Body::Gateway(v1::GatewayConfig { json: gateway.canonical_json() }),
+                    Body::Gateway(convert::gateway(registry, gateway)),
                 ),
                 identity: gateway.spec.identity.clone(),
-                services: gateway.spec.leads_to().map(ToString::to_string).collect(),
+                services: gateway
+                    .spec
+                    .leads_to()
+                    .map(ToString::to_string)
+                    .chain(attached(registry, gateway))
+                    .collect(),
                 issuers: gateway
                     .spec
                     .routes
@@ -409,6 +414,12 @@ impl Catalog {
             granted.add(bundle);
         }
     }
+}
+
+/// The services to which routes send what comes in at a gateway's listeners.
+fn attached<'a>(registry: &'a Registry, gateway: &'a Gateway) -> impl Iterator<Item = String> + 'a {
+    let routes = registry.routes_of_gateway(&gateway.name);
+    routes.flat_map(|route| route.backends()).map(|(_, service, _)| service.to_string())
 }
 
 /// The routes of a service, for callers of its own and of all other namespaces, and for those that have their own.

@@ -2,7 +2,7 @@
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    AnyRoute, ExternalService, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector, Protocol,
+    AnyRoute, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector, Protocol,
     Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
@@ -188,13 +188,19 @@ pub(super) fn service(
     }
 }
 
-/// Where requests to this service go.
+/// Where requests and connections to this service go.
 pub(super) fn routes(service: &ObjectName, routes: &[&AnyRoute]) -> v1::Routes {
-    let document = |route: &&AnyRoute| v1::PolicyDocument {
-        name: format!("{}/{}", route.kind(), route.name()),
-        json: route.canonical_json(),
-    };
-    v1::Routes { service: service.to_string(), routes: routes.iter().map(document).collect() }
+    v1::Routes { service: service.to_string(), routes: routes.iter().map(|route| document(route)).collect() }
+}
+
+/// A gateway, with the routes that are attached to its listeners.
+pub(super) fn gateway(registry: &Registry, gateway: &Gateway) -> v1::GatewayConfig {
+    let routes = registry.routes_of_gateway(&gateway.name).map(document).collect();
+    v1::GatewayConfig { json: gateway.canonical_json(), routes }
+}
+
+fn document(route: &AnyRoute) -> v1::PolicyDocument {
+    v1::PolicyDocument { name: format!("{}/{}", route.kind(), route.name()), json: route.canonical_json() }
 }
 
 fn documents(traffic: &[&TrafficPolicy]) -> Vec<v1::PolicyDocument> {

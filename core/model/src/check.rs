@@ -3,6 +3,7 @@
 mod calls;
 mod external;
 mod policies;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -139,6 +140,7 @@ pub(crate) fn assemble(
     check.registrations();
     check.traffic();
     check.routes();
+    check.streams();
     let errors = check.errors;
     if errors.is_empty() { Ok(registry) } else { Err(RegistryErrors(errors)) }
 }

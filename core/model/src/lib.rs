@@ -2,7 +2,7 @@
 //!
 //! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
 //! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`]; and
-//! of the Gateway API [`HttpRoute`] and [`GrpcRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
+//! of the Gateway API [`HttpRoute`], [`GrpcRoute`], [`TlsRoute`] and [`TcpRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
 //!
@@ -50,6 +50,9 @@ pub use resources::gateway::{
 };
 pub use resources::guard_rail::{Forbidden, GuardRail, GuardRailSpec, PermitLimits, PolicyDocument};
 pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
+pub use resources::listener::{
+    AllowedRoutes, FromNamespaces, Listener, ListenerProtocol, ListenerTls, RouteNamespaces, TlsMode,
+};
 pub use resources::mesh::{DefaultAction, Mesh, MeshSpec};
 pub use resources::policy::{
     ClaimMatch, ContextKind, CredentialKind, Effect, Exception, FromMatch, IfAbsent, MeshPolicy, Mode,
@@ -58,11 +61,12 @@ pub use resources::policy::{
 pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
 pub use resources::route::{
-    AnyRoute, BackendRef, Filter, FilterType, Fraction, GATEWAY_API, GrpcCall, GrpcMethodMatch, GrpcRoute,
-    GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute,
-    HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Match, Mirror, ParentKind, ParentRef, PathMatch,
-    PathMatchType, PathModifier, PathModifierType, PathRule, QueryMatch, Redirect, Rewrite, RouteRetry,
-    RouteTimeouts, Rule, Scheme,
+    AnyRoute, BackendKind, BackendRef, Family, Filter, FilterType, Fraction, GATEWAY_API, GrpcCall,
+    GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderMatch, HeaderModifier,
+    HeaderValue, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Match, Mirror, ParentKind,
+    ParentRef, PathMatch, PathMatchType, PathModifier, PathModifierType, PathRule, QueryMatch, Redirect,
+    Rewrite, RouteRetry, RouteTimeouts, Rule, Scheme, StreamBackend, StreamRule, TcpRoute, TcpRouteSpec,
+    TlsRoute, TlsRouteSpec,
 };
 pub use resources::service::{
     Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext,

@@ -11,7 +11,7 @@ use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
     AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, Registration, Service, Subdomain, TrafficPolicy, Workload,
+    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -21,6 +21,8 @@ pub trait Kind: Serialize + DeserializeOwned {
     const KIND: &'static str;
     /// Its `apiVersion`.
     const API: &'static str = API_VERSION;
+    /// Older versions of it that say the same.
+    const ALSO: &'static [&'static str] = &[];
 
     /// What shape alone cannot say: fields that contradict each other or the object's own name.
     fn check(&self, name: &Name<'_>, problems: &mut Vec<Problem>);
@@ -91,9 +93,9 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
     let Some(kind) = text("kind") else {
         return Err(Problem::new("kind", format!("expected {KINDS}, got nothing")));
     };
-    let wanted = if matches!(kind, "HTTPRoute" | "GRPCRoute") { GATEWAY_API } else { API_VERSION };
+    let (wanted, also) = versions(kind);
     match text("apiVersion") {
-        Some(version) if version == wanted => Ok(kind.to_owned()),
+        Some(version) if version == wanted || also.contains(&version) => Ok(kind.to_owned()),
         Some(other) => {
             Err(Problem::new("apiVersion", format!("expected `{wanted}`, got `{}`", shorten(other))))
         }
@@ -101,8 +103,18 @@ fn kind_of(value: &Value) -> Result<String, Problem> {
     }
 }
 
+/// The `apiVersion` of a kind, and older ones that say the same.
+fn versions(kind: &str) -> (&'static str, &'static [&'static str]) {
+    match kind {
+        "HTTPRoute" | "GRPCRoute" => (GATEWAY_API, &[]),
+        "TLSRoute" => (TlsRouteSpec::API, TlsRouteSpec::ALSO),
+        "TCPRoute" => (TcpRouteSpec::API, TcpRouteSpec::ALSO),
+        _ => (API_VERSION, &[]),
+    }
+}
+
 const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, \
-     HTTPRoute, GRPCRoute";
+     HTTPRoute, GRPCRoute, TLSRoute, TCPRoute";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
     let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
@@ -237,6 +249,8 @@ impl Resource {
             "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
             "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),
             "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
+            "TLSRoute" => namespaced(value).map(AnyRoute::Tls).map(Resource::Route),
+            "TCPRoute" => namespaced(value).map(AnyRoute::Tcp).map(Resource::Route),
             other => Err(vec![Problem::new("kind", format!("expected {KINDS}, got `{}`", shorten(other)))]),
         }
     }

@@ -12,7 +12,7 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    AnyRoute, ExternalService, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh, MeshPolicy,
+    AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh, MeshPolicy,
     ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload, WorkloadId,
 };
 
@@ -167,16 +167,27 @@ impl Registry {
         self.routes.values()
     }
 
-    /// The routes by which callers of this namespace reach a service: their own namespace's where it has any,
-    /// otherwise those of the service's.
+    /// The routes by which callers of this namespace reach a service: of requests and of whole connections each their own
+    /// namespace's where it has any, otherwise those of the service's.
     pub fn routes_for(&self, service: &ObjectName, caller: &Label) -> Vec<&AnyRoute> {
-        let of = |namespace: &Label| -> Vec<&AnyRoute> {
+        let of = |namespace: &Label, family: Family| -> Vec<&AnyRoute> {
             self.routes()
-                .filter(|route| route.name().namespace == *namespace && route.is_of(service))
+                .filter(|route| {
+                    route.name().namespace == *namespace && route.family() == family && route.is_of(service)
+                })
                 .collect()
         };
-        let consumers = if *caller == service.namespace { Vec::new() } else { of(caller) };
-        if consumers.is_empty() { of(&service.namespace) } else { consumers }
+        let each = [Family::Requests, Family::Streams].into_iter().flat_map(|family| {
+            let consumers = if *caller == service.namespace { Vec::new() } else { of(caller, family) };
+            if consumers.is_empty() { of(&service.namespace, family) } else { consumers }
+        });
+        each.collect()
+    }
+
+    /// The routes by which callers outside reach what is behind a gateway. A registry in which a listener does not let one
+    /// attach is refused.
+    pub fn routes_of_gateway<'a>(&'a self, gateway: &'a ObjectName) -> impl Iterator<Item = &'a AnyRoute> {
+        self.routes().filter(move |route| route.is_of_gateway(gateway))
     }
 
     /// How this service is called: at most one policy for all of it, and one for each port.

@@ -6,7 +6,7 @@ use prometheus::Registry;
 use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
-use signet_proxy::stage::{Asked, ConnContext, Direction, Forward, Outbound, Stage};
+use signet_proxy::stage::{Asked, ConnContext, Direction, Entered, Forward, Outbound, Role, Stage};
 use signet_proxy::state::{Protocol, ServicePort, Snapshot, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
 use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError};
@@ -92,6 +92,24 @@ impl Edge {
     }
 }
 
+/// A request is for the listener that its connection came in by: what another one sends on unopened, or opens by another
+/// name, is not to be had by saying so inside.
+fn here(conn: &ConnContext, view: &Snapshot, request: RequestView<'_>) -> Result<(), Refusal> {
+    let Role::Edge(Entered { port, name }) = &conn.role else {
+        return Err(
+            Refusal::new(Reason::Internal).detail("a request at the edge that came in by no listener")
+        );
+    };
+    let host = request.authority().map(|host| host.name());
+    if view.routes.doors().lets(*port, name.as_deref(), host) {
+        return Ok(());
+    }
+    let (shown, named) = (host.unwrap_or("(none)"), name.as_deref().unwrap_or("(none)"));
+    let reason = if conn.tls { Reason::Misdirected } else { Reason::NoRoute };
+    Err(Refusal::new(reason)
+        .detail(format_args!("the listener of `{named}` at port {port} is not that of host `{shown}`")))
+}
+
 /// Nothing translates between HTTP/1.1 and HTTP/2: a listener's routes lead to ports that speak what it speaks.
 fn fits(conn: &ConnContext, port: &ServicePort) -> Result<(), Refusal> {
     let fits = port.protocol == Protocol::Auto || alpn_of(conn.protocol) == alpn_of(port.protocol);
@@ -120,6 +138,7 @@ impl Stage for Edge {
     ) -> Result<Forward, Refusal> {
         // The request's own view, kept while `view` may move on to a newer one.
         let seen = view.clone();
+        here(conn, &seen, request)?;
         let host = request.authority().map_or("", |host| host.name());
         let found = Compiled::of(&seen).and_then(|gateway| gateway.find(host, request.path()));
         let Some((route, place)) = found else {

@@ -83,8 +83,12 @@ pub enum Reason {
     Unauthenticated,
     /// At the edge: the credential does not allow it.
     Forbidden,
-    /// No route takes the request.
+    /// No route takes the request, or the connection.
     NoRoute,
+    /// A hello without a server name, where the name decides.
+    NoServerName,
+    /// A request for a host that another listener is for than the one that its connection came in by.
+    Misdirected,
     /// A route takes it and leads nowhere.
     NoBackend,
     /// Not a refusal: a route says where to ask instead, with this status.
@@ -181,6 +185,8 @@ impl Reason {
             Unauthenticated => ("unauthenticated", 401, grpc::UNAUTHENTICATED, "Unauthorized"),
             Forbidden => ("forbidden", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             NoRoute => ("no-route", 404, grpc::UNIMPLEMENTED, "Not Found"),
+            NoServerName => ("no-server-name", 421, grpc::UNAVAILABLE, "Misdirected Request"),
+            Misdirected => ("misdirected", 421, grpc::UNAVAILABLE, "Misdirected Request"),
             NoBackend => ("no-backend", 500, grpc::INTERNAL, "Internal Server Error"),
             Redirected(status) => ("redirected", status, grpc::UNIMPLEMENTED, title_of(status)),
             Fault { status, grpc } => ("fault", status, grpc, title_of(status)),

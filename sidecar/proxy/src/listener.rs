@@ -44,6 +44,8 @@ pub enum Kind {
         /// The port's name.
         port: Arc<str>,
     },
+    /// Our app, which uses us as its HTTP proxy: its requests say where they go.
+    Explicit,
     /// Our app, redirected: the original destination chooses the service port.
     TransparentOutbound,
     /// Peers, redirected: the original destination is the app's address, its port the service port.
@@ -56,6 +58,8 @@ pub enum Kind {
     Edge {
         /// What it speaks where TLS does not say.
         protocol: Protocol,
+        /// The port of the gateway's resource that this is, which says what it takes; 0 is none of them.
+        port: u16,
         /// The server's TLS config; its ALPN decides between `h2` and `http/1.1`. `None` is plaintext.
         tls: Option<Arc<rustls::ServerConfig>>,
     },

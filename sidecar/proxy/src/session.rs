@@ -15,8 +15,9 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::establish::{Established, Nobody, establish};
 use crate::flood::PerSecond;
 use crate::listener::Kind;
+use crate::metrics::RouteMetrics;
 use crate::plaintext::Room;
-use crate::stage::{ConnContext, Direction, Egress, Forward, Inbound, Outbound, Role, Stage};
+use crate::stage::{ConnContext, Direction, Egress, Explicit, Forward, Inbound, Outbound, Role, Stage};
 use crate::state::{Protocol, Snapshot};
 use crate::worker::{Open, Watch, Worker};
 use crate::{h1, h2, tcp, undeclared};
@@ -32,6 +33,8 @@ pub(crate) enum AnyStage<E> {
     Inbound(Inbound),
     Outbound(Outbound),
     Egress(Egress),
+    /// Larger than the others, and rarer.
+    Explicit(Box<Explicit>),
     Edge(Arc<E>),
 }
 
@@ -41,6 +44,7 @@ impl<E: Stage> Stage for AnyStage<E> {
             AnyStage::Inbound(stage) => stage.audience(),
             AnyStage::Outbound(stage) => stage.audience(),
             AnyStage::Egress(stage) => stage.audience(),
+            AnyStage::Explicit(stage) => stage.audience(),
             AnyStage::Edge(stage) => stage.audience(),
         }
     }
@@ -56,6 +60,8 @@ impl<E: Stage> Stage for AnyStage<E> {
             AnyStage::Inbound(stage) => stage.admit(conn, view, head).await,
             AnyStage::Outbound(stage) => stage.admit(conn, view, head).await,
             AnyStage::Egress(stage) => stage.admit(conn, view, head).await,
+            // Rare, and it holds the futures of two others.
+            AnyStage::Explicit(stage) => Box::pin(stage.admit(conn, view, head)).await,
             AnyStage::Edge(stage) => stage.admit(conn, view, head).await,
         }
     }
@@ -102,6 +108,14 @@ impl<E> Session<E> {
         left.map_or(most, |left| left.min(most))
     }
 
+    /// From now on it is a connection to another service than its listener's.
+    pub(crate) fn counts_as(&mut self, metrics: Arc<RouteMetrics>) {
+        metrics.connections_total.inc();
+        metrics.connections.inc();
+        let before = std::mem::replace(&mut self.conn.metrics, metrics);
+        before.connections.dec();
+    }
+
     /// Counts, logs and records a refusal. A redirect is none.
     pub(crate) fn note(&self, refusal: &Refusal) {
         if refusal.location.is_some() {
@@ -132,13 +146,17 @@ pub(crate) fn note(
 ) {
     shared.metrics.refused(direction, refusal.reason.label());
     // There a stranger can cause as many as it likes.
-    if direction == Direction::EastWest && !NOTED.admits(crate::pool::now(), NOTED_PER_SECOND) {
+    let is_strangers =
+        direction == Direction::EastWest || direction == Direction::Edge && matches!(role, Role::Passed(_));
+    if is_strangers && !NOTED.admits(crate::pool::now(), NOTED_PER_SECOND) {
         return;
     }
     let service = match role {
         Role::Inbound { service, .. } | Role::Outbound { service, .. } => &**service,
         Role::Egress(outward) => outward.service(),
-        Role::Edge => "edge",
+        Role::Explicit => "forward-proxy",
+        Role::Edge(_) => "edge",
+        Role::Passed(passed) => passed.service(),
         Role::EastWest(passage) => &*passage.port.service,
     };
     tracing::info!(

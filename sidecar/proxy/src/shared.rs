@@ -32,7 +32,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// From accept to the end of the TLS handshake; at the gateway for other clusters, to the end of the hello.
     pub handshake_time: Duration,
-    /// Connections at the gateway for other clusters that have not sent their hello. Past it the oldest goes.
+    /// Connections at a gateway that have not sent the hello by which their way is chosen: from outside, and from other
+    /// clusters, so many each. Past it the oldest goes.
     pub hellos: usize,
     /// From a request's first byte (or a new connection) to the end of its head.
     pub head_time: Duration,
@@ -107,6 +108,8 @@ pub struct Shared {
     pub(crate) handshakes: Semaphore,
     /// Who has yet to say what it wants of another cluster's service.
     pub(crate) hellos: Hellos,
+    /// Who has yet to say by which listener of a gateway's port it comes in.
+    pub(crate) outside_hellos: Hellos,
     /// Hellos that are being passed on.
     pub(crate) passing: Passing,
     pub(crate) open: AtomicUsize,
@@ -141,6 +144,7 @@ impl Shared {
             incidents: Incidents::default(),
             handshakes: Semaphore::new(limits.handshakes),
             hellos: Hellos::new(limits.hellos),
+            outside_hellos: Hellos::new(limits.hellos),
             passing: Passing::default(),
             open: AtomicUsize::new(0),
             limits,

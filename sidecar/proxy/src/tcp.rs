@@ -19,7 +19,7 @@ use crate::balance::random;
 use crate::east_west;
 use crate::io::Conn;
 use crate::session::{AnyStage, Session};
-use crate::stage::{Egress, Role, Stage, Target};
+use crate::stage::{Egress, Outbound, Role, Stage, Target};
 use crate::state::{InFlight, Protocol, Timeouts};
 use crate::upstream::{dial_app, obtain};
 
@@ -81,6 +81,19 @@ pub(crate) async fn dial<E: Stage>(session: &Session<E>, dialled: Option<Conn>) 
             let target = port.target_of(outward.host.as_deref())?;
             let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
             Ok((obtained.upstream.conn, obtained.in_flight, port.timeouts))
+        }
+        (_, Role::Passed(passed), _) => {
+            let stands = passed.clone();
+            session.watch.set_recheck(move |view| stands.stands(view));
+            // What changed before there was anybody to ask again.
+            if !passed.stands(&view) {
+                return Err(Reason::NoRoute.into());
+            }
+            let port = passed.find(&Outbound::new(worker.shared.clone()), &mut view).await?;
+            let timeouts = port.timeouts;
+            let target = Target::Service(port);
+            let obtained = obtain(worker, &session.watch, &view, &target, Alpn::Tcp, true, &[]).await?;
+            Ok((obtained.upstream.conn, obtained.in_flight, timeouts))
         }
         (_, Role::EastWest(passage), _) => {
             let service = passage.port.service.clone();

@@ -44,8 +44,18 @@ pub(crate) enum Word {
 }
 
 /// A fatal alert as a plaintext record (RFC 8446, 5.1 and 6): what a client can show its user.
-fn alert(description: AlertDescription) -> Word {
+pub(crate) fn alert(description: AlertDescription) -> Word {
     Word::Alert([21, 3, 3, 0, 2, 2, description.into()])
+}
+
+/// What is said where a server name decides and none came (RFC 8446, 9.2).
+pub(crate) fn missing_name() -> Word {
+    alert(AlertDescription::MissingExtension)
+}
+
+/// What is said where a hello was expected and something else came.
+pub(crate) fn no_hello() -> Word {
+    alert(AlertDescription::UnexpectedMessage)
 }
 
 impl From<HandshakeFailure> for Rejected {

@@ -44,8 +44,8 @@ pub enum Item {
     External(Box<External>),
     /// A service that we serve.
     Inbound(Inbound),
-    /// The gateway that we are.
-    Gateway(Arc<Gateway>),
+    /// The gateway that we are, with the routes that are attached to its listeners.
+    Gateway(Arc<Gateway>, Arc<[AnyRoute]>),
     /// Our app may have certificates of its own.
     Workload,
     /// What we, an agent, may vouch for.
@@ -199,7 +199,7 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
         Body::Gateway(body) => {
             let gateway = Gateway::from_json(&body.json).map_err(|error| error.to_string())?;
             let name = format!("gateway/{}.{}", gateway.name.name, gateway.name.namespace);
-            (Item::Gateway(Arc::new(gateway)), name)
+            (Item::Gateway(Arc::new(gateway), documents(&body.routes)?.into()), name)
         }
     };
     if name == resource.name {
@@ -320,14 +320,16 @@ fn traffic(documents: &[v1::PolicyDocument]) -> (Vec<TrafficPolicySpec>, Vec<Str
 
 fn routes(body: &v1::Routes) -> Result<Routed, Reason> {
     let service = body.service.parse().map_err(|error| format!("service: {error}"))?;
-    let mut routes = Vec::with_capacity(body.routes.len());
-    for document in &body.routes {
-        routes.push(
-            AnyRoute::from_json(&document.json)
-                .map_err(|error| format!("route {}: {error}", document.name))?,
-        );
-    }
+    let routes = documents(&body.routes)?;
     Ok(Routed { service: body.service.clone(), calls: Arc::new(Calls::compile(&service, &routes)) })
+}
+
+/// All routes, or the first that cannot be read.
+fn documents(documents: &[v1::PolicyDocument]) -> Result<Vec<AnyRoute>, Reason> {
+    let read = |document: &v1::PolicyDocument| {
+        AnyRoute::from_json(&document.json).map_err(|error| format!("route {}: {error}", document.name))
+    };
+    documents.iter().map(read).collect()
 }
 
 fn external(body: &v1::External) -> Result<External, Reason> {

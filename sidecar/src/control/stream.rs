@@ -331,7 +331,7 @@ impl Discovery {
                 .deliveries
                 .items()
                 .filter_map(|item| match item {
-                    Item::Gateway(gateway) => Some(gateway::services(gateway)),
+                    Item::Gateway(gateway, attached) => Some(gateway::services(gateway, attached)),
                     _ => None,
                 })
                 .flatten()

@@ -206,6 +206,11 @@ impl RequestHead {
         &self.target
     }
 
+    /// Whether `:scheme` is `https`.
+    pub fn is_https(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
     /// The canonical authority.
     pub fn authority(&self) -> &Host {
         &self.authority

@@ -45,6 +45,14 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// Whether the request itself says `https`: by an absolute target, or by `:scheme`.
+    pub fn is_https(self) -> bool {
+        match self {
+            RequestView::H1(head) => head.is_https(),
+            RequestView::H2(head) => head.is_https(),
+        }
+    }
+
     /// Every value of a header, by its lower-case name, in order of arrival. Values may be any bytes but CR, LF and
     /// NUL.
     pub fn get_all(self, name: &'a str) -> Values<'a> {

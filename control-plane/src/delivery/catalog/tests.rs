@@ -568,3 +568,49 @@ fn who_serves_a_port_is_told_how_long_it_is_permissive_and_who_calls_it_is_not()
     let Some(Body::Service(service)) = &granted.view["service/web.shop"].resource.body else { panic!() };
     assert_eq!(service.ports[0].permissive_until, 0);
 }
+
+#[test]
+fn a_gateway_is_told_of_the_routes_that_are_attached_to_it_and_where_they_lead() {
+    let attached = r#"---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: db}
+spec: {ports: [{name: tls, port: 5432, protocol: tcp}]}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Workload
+metadata: {namespace: edge, name: doors}
+spec: {class: gateway}
+---
+apiVersion: signet.mesh/v1alpha1
+kind: Gateway
+metadata: {namespace: edge, name: doors}
+spec:
+  identity: ns/edge/sa/doors
+  listeners:
+    - {name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}, allowedRoutes: {namespaces: {from: All}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {namespace: shop, name: db}
+spec:
+  parentRefs: [{name: doors, namespace: edge}]
+  hostnames: [db.example.com]
+  rules: [{backendRefs: [{name: db, port: 5432}]}]
+"#;
+    let catalog = catalog_of(&format!("{MESH}{attached}"), &Keys::default(), &authority());
+    let view = |account: &str, class| {
+        let peer: WorkloadId = format!("ns/edge/sa/{account}").parse().unwrap();
+        catalog.view(&peer, class, &Subscriptions::default()).view
+    };
+    let own = view("doors", PeerClass::Gateway);
+    assert!(own.contains_key("service/db.shop"), "{:?}", own.keys());
+    let Some(Body::Gateway(config)) = &own["gateway/doors.edge"].resource.body else { panic!("no gateway") };
+    let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["TLSRoute/db.shop"]);
+    for (account, class) in [("gw", PeerClass::Gateway), ("doors", PeerClass::Sidecar)] {
+        assert!(!view(account, class).contains_key("gateway/doors.edge"), "{account}");
+    }
+    let other = view("gw", PeerClass::Gateway);
+    assert!(!other.contains_key("service/db.shop"));
+}

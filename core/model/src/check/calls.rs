@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Check;
-use crate::{AnyRoute, BackendRef, FilterType, Label, ObjectName, ParentRef, Protocol, ServicePort};
+use crate::{AnyRoute, Family, FilterType, Label, ObjectName, ParentRef, Port, Protocol, ServicePort};
 
 /// What may be routed to what: nothing translates between HTTP/1.1 and HTTP/2. None where a port may speak either.
 fn is_http1(port: &ServicePort) -> Option<bool> {
@@ -64,15 +64,15 @@ impl Check<'_> {
     }
 
     pub(super) fn routes(&mut self) {
-        for route in self.registry.routes() {
+        for route in self.registry.routes().filter(|route| route.family() == Family::Requests) {
             let mut problems = Vec::new();
             let parents: Vec<_> = route.parents().iter().enumerate().collect();
             let mut spoken: Option<(bool, String)> = None;
             for (index, parent) in parents {
                 self.parent(route, index, parent, &mut spoken, &mut problems);
             }
-            for (field, service, backend) in route.backends() {
-                self.backend(&field, &service, backend, spoken.as_ref(), &mut problems);
+            for (field, service, port) in route.backends() {
+                self.backend(&field, &service, port, spoken.as_ref(), &mut problems);
             }
             for (index, rule) in route.rules().iter().enumerate() {
                 let answers = rule.filters.iter().any(|filter| filter.r#type == FilterType::RequestRedirect);
@@ -100,7 +100,7 @@ impl Check<'_> {
         spoken: &mut Option<(bool, String)>,
         problems: &mut Vec<(String, String)>,
     ) {
-        let name = parent.service(&route.name().namespace);
+        let name = parent.object(&route.name().namespace);
         let field = format!("spec.parentRefs[{index}]");
         let Some(service) = self.registry.service(&name) else {
             problems
@@ -138,7 +138,7 @@ impl Check<'_> {
         &self,
         field: &str,
         name: &ObjectName,
-        backend: &BackendRef,
+        number: Port,
         spoken: Option<&(bool, String)>,
         problems: &mut Vec<(String, String)>,
     ) {
@@ -147,17 +147,17 @@ impl Check<'_> {
                 .push((format!("{field}.name"), format!("expected a service of the registry, got `{name}`")));
             return;
         };
-        let Some(port) = service.spec.ports.iter().find(|port| port.port == backend.port) else {
+        let Some(port) = service.spec.ports.iter().find(|port| port.port == number) else {
             problems.push((
                 format!("{field}.port"),
-                format!("expected a port that callers of `{name}` dial, got {}", backend.port),
+                format!("expected a port that callers of `{name}` dial, got {number}"),
             ));
             return;
         };
         if !port.protocol.is_http() {
             problems.push((
                 format!("{field}.port"),
-                format!("expected a port that speaks HTTP, got {}, which is tcp", backend.port),
+                format!("expected a port that speaks HTTP, got {number}, which is tcp"),
             ));
         } else if let Some((http1, other)) =
             spoken.filter(|(http1, _)| is_http1(port).is_some_and(|own| own != *http1))

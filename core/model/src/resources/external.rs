@@ -349,6 +349,6 @@ impl ExternalServiceSpec {
     }
 }
 
-fn is_of_the_mesh(name: &str) -> bool {
+pub(crate) fn is_of_the_mesh(name: &str) -> bool {
     name == "signet.internal" || name.ends_with(".signet.internal")
 }

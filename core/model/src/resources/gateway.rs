@@ -6,6 +6,7 @@ use crate::decode::non_empty;
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
 use crate::resources::east_west::EastWest;
+use crate::resources::listener::{self, Listener};
 use crate::resources::{is_default, twice};
 use crate::text::host::HostPattern;
 use crate::text::http::PathPrefix;
@@ -19,7 +20,10 @@ pub type Gateway = Namespaced<GatewaySpec>;
 pub struct GatewaySpec {
     /// A workload of class gateway, of the gateway's own namespace.
     pub identity: WorkloadId,
-    /// What callers from outside the mesh reach. Absent only beside another thing that the gateway is for.
+    /// What its ports take from callers outside. A port without any takes requests for its routes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Listener>,
+    /// What requests from outside the mesh reach. Absent only beside another thing that the gateway is for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
     /// What other clusters reach, whose callers prove themselves to the service and not to the gateway.
@@ -149,12 +153,15 @@ impl Kind for GatewaySpec {
                 ),
             ));
         }
-        if self.routes.is_empty() && self.east_west.is_none() && self.egress.is_none() {
+        let passes_on = self.listeners.iter().any(|listener| !listener.protocol.has_requests());
+        if self.routes.is_empty() && !passes_on && self.east_west.is_none() && self.egress.is_none() {
             problems.push(Problem::new(
                 "spec.routes",
-                "expected at least one route, `eastWest` or `egress`, got none of them: the gateway would lead nowhere",
+                "expected at least one route, a listener of protocol TLS or TCP, `eastWest` or `egress`, got none of them: the \
+                 gateway would lead nowhere",
             ));
         }
+        listener::check_all(&self.listeners, !self.routes.is_empty(), problems);
         if let Some(east_west) = &self.east_west {
             east_west.check(problems);
         }

@@ -6,6 +6,7 @@ pub(crate) mod federated;
 pub(crate) mod gateway;
 pub(crate) mod guard_rail;
 pub(crate) mod issuer;
+pub(crate) mod listener;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;

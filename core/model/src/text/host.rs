@@ -35,6 +35,20 @@ impl HostPattern {
         }
     }
 
+    /// Whether any host is of both.
+    pub fn meets(&self, other: &HostPattern) -> bool {
+        match (self, other) {
+            (HostPattern::Any, _) | (_, HostPattern::Any) => true,
+            (HostPattern::Exact(name), pattern) | (pattern, HostPattern::Exact(name)) => {
+                pattern.matches(name)
+            }
+            (HostPattern::Suffix(one), HostPattern::Suffix(two)) => {
+                let (long, short) = if one.len() >= two.len() { (one, two) } else { (two, one) };
+                long == short || HostPattern::Suffix(short.clone()).matches(long)
+            }
+        }
+    }
+
     /// Higher is more specific.
     pub fn rank(&self) -> (u8, usize) {
         match self {

@@ -13,7 +13,7 @@ use signet_identity::{PeerClass, RevocationSet};
 use signet_model::Gateway;
 use signet_proxy::answer::{Answer, Audience, Dialect, Refusal};
 use signet_proxy::decision::DecisionSink;
-use signet_proxy::stage::{ConnContext, Direction, Forward, Role, Stage};
+use signet_proxy::stage::{ConnContext, Direction, Entered, Forward, Role, Stage};
 use signet_proxy::state::{
     EndpointSpec, Keys, PortSpec, Protocol, ServiceSpec, State, Timeouts, Tls, UserContext, Wanted,
 };
@@ -177,7 +177,7 @@ impl World {
     pub(crate) async fn decide(&self, head: RequestHead) -> Decided {
         let conn = ConnContext {
             direction: Direction::Edge,
-            role: Role::Edge,
+            role: Role::Edge(Entered::default()),
             protocol: Protocol::Http1,
             peer: None,
             remote: Some("203.0.113.7:4711".parse().unwrap()),

@@ -56,7 +56,7 @@ impl fmt::Debug for Passage {
 }
 
 /// Why a connection goes nowhere.
-enum Turned {
+pub(crate) enum Turned {
     /// It is no hello for us.
     Hello(HandshakeFailure),
     /// It is, and what it names is not to be had.
@@ -79,7 +79,7 @@ pub(crate) async fn establish<E: Stage>(
     let shared = &worker.shared;
     let local = socket.local_addr().ok();
     let mut io = ReadAhead::new(socket);
-    let found = match read(shared, watch, &mut io).await {
+    let found = match read(shared, &shared.hellos, watch, &mut io).await {
         Ok(peeked) => passage(shared, view, peeked),
         Err(turned) => Err(turned),
     };
@@ -112,9 +112,14 @@ pub(crate) async fn establish<E: Stage>(
 }
 
 /// What the first bytes are, within the time and the room that there is for them.
-async fn read(shared: &Shared, watch: &Watch, io: &mut ReadAhead) -> Result<Peek, Turned> {
+pub(crate) async fn read(
+    shared: &Shared,
+    waiting: &Hellos,
+    watch: &Watch,
+    io: &mut ReadAhead,
+) -> Result<Peek, Turned> {
     watch.within(Some(shared.limits.handshake_time));
-    let turn = shared.hellos.wait();
+    let turn = waiting.wait();
     let mut crowded = pin!(turn.crowded_out());
     let mut reading = pin!(tls::hello(io));
     let read = watch.wait(|cx| match reading.as_mut().poll(cx) {

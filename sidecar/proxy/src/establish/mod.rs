@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::First;
-use signet_wire::hello::Peek;
 use tokio::net::TcpStream;
 
 use crate::age::called_until;
 use crate::answer::{Audience, Dialect, Reason, Refusal};
+mod edge;
 mod egress;
+mod passed;
 
 use crate::east_west;
 use crate::h1;
@@ -26,7 +27,7 @@ use crate::listener::Kind;
 use crate::original_dst::original_destination;
 use crate::plaintext::{self, Caller, Failed, Room};
 use crate::session::{AnyStage, Socket, note};
-use crate::stage::{ConnContext, Direction, Inbound, Outbound, Role, Stage};
+use crate::stage::{ConnContext, Direction, Explicit, Inbound, Outbound, Role, Stage};
 use crate::state::{App, Dialled, InboundPort, Protocol, Snapshot, Wanted, alpn_of};
 use crate::tls::{self, Rejected, Word};
 use crate::undeclared;
@@ -88,6 +89,7 @@ pub(crate) async fn establish<E: Stage>(
             let meant = Meant { service: service.clone(), port: port.clone(), endpoint: None };
             outbound(worker, watch, &mut view, socket, remote, meant).await
         }
+        Kind::Explicit => explicit(worker, watch, socket, remote).await,
         Kind::TransparentOutbound => {
             let destination = destination(worker, &socket)?;
             match transparent(worker, &mut view, destination).await? {
@@ -99,7 +101,10 @@ pub(crate) async fn establish<E: Stage>(
         }
         Kind::EastWest => Box::pin(east_west::establish(worker, watch, &view, socket, remote)).await,
         Kind::Egress => egress::of_peer(worker, watch, &view, socket, remote).await,
-        Kind::Edge { protocol, tls } => edge(worker, watch, socket, remote, *protocol, tls.as_ref()).await,
+        Kind::Edge { protocol, port, tls } => {
+            let listens = edge::Listens { protocol: *protocol, port: *port, tls: tls.as_ref() };
+            edge::establish(worker, watch, &view, socket, remote, listens).await
+        }
     }
 }
 
@@ -262,7 +267,10 @@ fn turn_away<E>(
 
 /// Last words to somebody who is refused.
 pub(crate) async fn say(watch: &Watch, socket: TcpStream, words: &[u8]) {
-    let mut conn = Conn::new(Stream::Tcp(socket));
+    say_to(watch, Conn::new(Stream::Tcp(socket)), words).await;
+}
+
+async fn say_to(watch: &Watch, mut conn: Conn, words: &[u8]) {
     watch.within(Some(Duration::from_secs(1)));
     let mut at = 0;
     if let Ok(Ok(())) = watch.wait(|cx| conn.poll_send(cx, words, &mut at)).await {
@@ -283,6 +291,12 @@ async fn outbound<E: Stage>(
     // The port's protocol chooses the engine. A port without endpoints is still one: its requests are told.
     let refusal = stage.find(view, &service, &port, endpoint).await.err();
     let (mut conn, local) = plain(socket);
+    // Who dials one endpoint means it, whatever routes the service has.
+    if endpoint.is_none()
+        && let Some(routed) = passed::routed(view, &service, &port)
+    {
+        return Box::pin(passed::by_route(worker, watch, conn, (remote, local), routed)).await;
+    }
     let protocol = match view.endpoints.service(&service).and_then(|known| known.port(&port)) {
         Some(known) if known.protocol == Protocol::Auto => {
             match undeclared::look(watch, &mut conn, known, shared.limits.head_time).await {
@@ -327,6 +341,45 @@ async fn outbound<E: Stage>(
     })
 }
 
+/// Our app, which uses us as its HTTP proxy. Which version it speaks its first bytes say.
+async fn explicit<E: Stage>(
+    worker: &Rc<Worker<E>>,
+    watch: &Watch,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+) -> Option<Established<E>> {
+    let shared = &worker.shared;
+    let (mut conn, local) = plain(socket);
+    let protocol = match undeclared::first_bytes(watch, &mut conn, shared.limits.head_time).await {
+        First::Http1 => Protocol::Http1,
+        First::Http2 => Protocol::Http2,
+        First::Bytes | First::More => {
+            let refusal = Refusal::new(Reason::NotImplemented).detail("expected a request to a proxy");
+            note(shared, Direction::Outbound, &Role::Explicit, None, &refusal);
+            conn.stream().reset_on_close();
+            conn.input().clear();
+            return None;
+        }
+    };
+    Some(Established {
+        conn,
+        stage: AnyStage::Explicit(Box::new(Explicit::new(shared.clone()))),
+        nobody: None,
+        until: None,
+        context: ConnContext {
+            direction: Direction::Outbound,
+            protocol,
+            peer: None,
+            xfcc: None,
+            remote,
+            local,
+            tls: false,
+            metrics: shared.metrics.route(Direction::Outbound, &Arc::from("forward-proxy")),
+            role: Role::Explicit,
+        },
+    })
+}
+
 /// How long a caller of an unknown service may take to show that it speaks HTTP.
 const SNIFF: Duration = Duration::from_secs(1);
 
@@ -336,82 +389,6 @@ async fn sniff(watch: &Watch, conn: &mut Conn) -> Option<Protocol> {
         First::Http1 => Some(Protocol::Http1),
         First::Http2 => Some(Protocol::Grpc),
         First::Bytes | First::More => None,
-    }
-}
-
-async fn edge<E: Stage>(
-    worker: &Rc<Worker<E>>,
-    watch: &Watch,
-    socket: Socket,
-    remote: Option<SocketAddr>,
-    protocol: Protocol,
-    config: Option<&Arc<rustls::ServerConfig>>,
-) -> Option<Established<E>> {
-    let shared = &worker.shared;
-    let stage = AnyStage::Edge(worker.common.edge.clone()?);
-    let (conn, local, protocol) = match (config, socket) {
-        (None, socket) => {
-            let (conn, local) = plain(socket);
-            (conn, local, protocol)
-        }
-        (Some(_), Socket::Unix(_)) => return None,
-        (Some(config), Socket::Tcp(socket)) => {
-            let local = socket.local_addr().ok();
-            watch.within(Some(shared.limits.handshake_time));
-            let mut accepting = std::pin::pin!(async {
-                let mut io = crate::io::ReadAhead::new(socket);
-                if let Peek::Plaintext = tls::hello(&mut io).await? {
-                    return Err(HandshakeFailure::Plaintext);
-                }
-                let _turn = shared.handshakes.acquire().await;
-                let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
-                acceptor.accept(io).await.map_err(|error| HandshakeFailure::from_io(&error))
-            });
-            let failure = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
-                Ok(Ok(stream)) => {
-                    let protocol = match stream.get_ref().1.alpn_protocol() {
-                        Some(b"h2") => Protocol::Http2,
-                        Some(b"http/1.1") => Protocol::Http1,
-                        _ => protocol,
-                    };
-                    let conn = Conn::new(Stream::Accepted(Box::new(stream)));
-                    return Some(edge_context(worker, stage, conn, remote, local, protocol, true));
-                }
-                Ok(Err(failure)) => failure,
-                Err(_) => HandshakeFailure::Timeout,
-            };
-            tls::report(shared, None, &failure, Direction::Edge, remote, "edge");
-            return None;
-        }
-    };
-    Some(edge_context(worker, stage, conn, remote, local, protocol, false))
-}
-
-fn edge_context<E: Stage>(
-    worker: &Rc<Worker<E>>,
-    stage: AnyStage<E>,
-    conn: Conn,
-    remote: Option<SocketAddr>,
-    local: Option<SocketAddr>,
-    protocol: Protocol,
-    tls: bool,
-) -> Established<E> {
-    Established {
-        conn,
-        stage,
-        nobody: None,
-        until: None,
-        context: ConnContext {
-            direction: Direction::Edge,
-            role: Role::Edge,
-            protocol,
-            peer: None,
-            xfcc: None,
-            remote,
-            local,
-            tls,
-            metrics: worker.shared.metrics.route(Direction::Edge, &Arc::from("edge")),
-        },
     }
 }
 

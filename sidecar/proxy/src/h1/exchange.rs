@@ -13,6 +13,7 @@
 //! has begun, a failure is a reset: the client must not take a cut answer for a whole one.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use signet_identity::Alpn;
@@ -20,13 +21,14 @@ use signet_wire::RequestView;
 use signet_wire::h1::{Body, Framing, RequestError, RequestHead, RequestParser};
 use tokio::time::Instant;
 
-use super::copies;
 use super::failure::Failure;
 use super::run::{Asked, Done, Finish, Run};
 use super::upload::Upload;
+use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::exchange::Exchange;
 use crate::io::Conn;
+use crate::metrics::RouteMetrics;
 use crate::session::Session;
 use crate::stage::{Forward, Stage, Target};
 use crate::state::Snapshot;
@@ -53,8 +55,10 @@ pub(crate) enum Next {
 pub(crate) struct Tunnel {
     pub(crate) conn: Conn,
     pub(crate) timeouts: Timeouts,
-    _in_flight: Option<InFlight>,
-    _exchange: Option<Exchange>,
+    /// Of the service that it leads to, where the connection did not know it.
+    pub(crate) metrics: Option<Arc<RouteMetrics>>,
+    pub(super) _in_flight: Option<InFlight>,
+    pub(super) _exchange: Option<Exchange>,
 }
 
 /// Reads one request and sees it through.
@@ -67,6 +71,9 @@ pub(crate) async fn exchange<E: Stage>(
         Ok(head) => head,
         Err(next) => return next,
     };
+    if head.method() == "CONNECT" {
+        return Box::pin(connect::open(session, client, &head)).await;
+    }
     let began = Instant::now();
     let shared = &session.worker().shared;
     let mut view = shared.state.view();
@@ -167,6 +174,7 @@ async fn carry<E: Stage>(
             return Ok(Next::Tunnel(Box::new(Tunnel {
                 conn: upstream.conn,
                 timeouts: forward.timeouts,
+                metrics: None,
                 _in_flight: in_flight,
                 _exchange: forward.exchange.take(),
             })));
@@ -294,7 +302,7 @@ fn bad_request(error: RequestError) -> Refusal {
 }
 
 /// Answers for ourselves. Without a head, or with a body still to come, the connection ends with it.
-async fn refuse<E: Stage>(
+pub(super) async fn refuse<E: Stage>(
     session: &Session<E>,
     client: &mut Conn,
     head: Option<&RequestHead>,

@@ -5,6 +5,7 @@
 //! Requests that came together are answered in order, one after the other. Nothing is spawned.
 
 mod body;
+pub(crate) mod connect;
 pub(crate) mod copies;
 mod exchange;
 mod failure;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use signet_wire::h1::RequestParser;
 
 use crate::io::Conn;
-use crate::session::Session;
+use crate::session::{AnyStage, Session};
 use crate::stage::Stage;
 use crate::tcp;
 use crate::worker::Watch;
@@ -25,8 +26,11 @@ use crate::worker::Watch;
 use exchange::Next;
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<E: Stage>(session: Session<E>, mut conn: Conn) {
-    let mut parser = RequestParser::new(session.worker().shared.limits.http1);
+pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut conn: Conn) {
+    let mut limits = session.worker().shared.limits.http1;
+    // Nobody else's listener takes it.
+    limits.connect = matches!(session.stage, AnyStage::Explicit(_));
+    let mut parser = RequestParser::new(limits);
     let mut first = true;
     loop {
         if conn.input().is_empty() && !idle(&session, &mut conn, first).await {
@@ -45,6 +49,9 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut conn: Conn) {
                 return;
             }
             Next::Tunnel(mut tunnel) => {
+                if let Some(metrics) = tunnel.metrics.take() {
+                    session.counts_as(metrics);
+                }
                 session.watch.within(tunnel.timeouts.idle);
                 Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, tunnel.timeouts)).await;
                 return;

@@ -23,11 +23,11 @@ use signet_wire::h2::{HeadError, RequestHead};
 use signet_wire::{Edits, Known, RequestView, grpc};
 use tokio::time::Instant;
 
-use super::copies;
 use super::link;
 use super::pump::Pump;
 use super::relay::relay;
 use super::serve::Request;
+use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::metrics::RouteMetrics;
 use crate::shared::Shared;
@@ -88,6 +88,14 @@ pub(super) async fn exchange<E: Stage>(
     let session = &request.served.session;
     let shared = &session.worker().shared;
     let (parts, body) = received.into_parts();
+    if parts.method == http::Method::CONNECT {
+        if let Err(refusal) = Box::pin(connect::open(&request, &parts, body, &mut respond)).await {
+            session.conn.metrics.answered(refusal.reason.status(), request.took());
+            session.note(&refusal);
+            answer(&refusal, session.stage.audience(), Dialect::Http, false, &mut respond);
+        }
+        return;
+    }
     let dialect = match parts.headers.get(http::header::CONTENT_TYPE) {
         Some(kind) if grpc::is_grpc(kind.as_bytes()) => Dialect::Grpc,
         _ => Dialect::Http,

@@ -19,6 +19,7 @@
 //! route or port says so ([`crate::tries`]).
 
 mod coalesce;
+mod connect;
 mod copies;
 mod exchange;
 mod link;

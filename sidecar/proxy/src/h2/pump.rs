@@ -223,7 +223,11 @@ fn remember(taken: &mut Option<Vec<Bytes>>, bytes: &Bytes, most: usize) {
 }
 
 /// How much the receiver takes now; at least one byte.
-fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
+pub(super) fn poll_room(
+    to: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    wanted: usize,
+) -> Poll<Result<usize, Broken>> {
     to.reserve_capacity(wanted);
     loop {
         match to.capacity() {

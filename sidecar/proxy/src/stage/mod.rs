@@ -3,12 +3,14 @@
 //! An engine (HTTP/1, HTTP/2) reads a head, shows it to its listener's stage as a [`RequestView`] and
 //! gets back a [`Forward`] or a [`Refusal`]. It then applies the edits, finds a connection to the target,
 //! and keeps the [`Forward`] until the exchange has ended, since the guards in it say what is open.
-//! There are four stages: [`Inbound`], [`Outbound`], [`Egress`], and the edge's, which the gateway crate brings.
+//! There are five stages: [`Inbound`], [`Outbound`], [`Egress`], [`Explicit`], and the edge's, which the gateway crate brings.
 
 mod context;
 mod egress;
+mod explicit;
 mod inbound;
 mod outbound;
+mod passed;
 mod routing;
 
 use std::net::SocketAddr;
@@ -28,10 +30,13 @@ use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts
 pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
 pub use egress::{Egress, Outward};
+pub use explicit::Explicit;
+pub(crate) use explicit::Opening;
 pub use inbound::Inbound;
 pub(crate) use inbound::xfcc;
 pub use outbound::Outbound;
 pub(crate) use outbound::check_endpoints;
+pub use passed::{Entered, Passed};
 pub(crate) use routing::selects;
 pub use routing::{Asked, Way};
 
@@ -83,8 +88,12 @@ pub enum Role {
     },
     /// Our app, or at an egress gateway a peer, calls a place outside the mesh.
     Egress(Outward),
-    /// Somebody outside calls the gateway.
-    Edge,
+    /// Our app asks us as its HTTP proxy: each request says where it goes.
+    Explicit,
+    /// Somebody outside calls the gateway, by this listener of its.
+    Edge(Entered),
+    /// A route sends it on as it is.
+    Passed(Passed),
     /// A peer of another cluster means a service of ours, to which it proves itself: bytes, as they are.
     EastWest(Arc<Passage>),
 }

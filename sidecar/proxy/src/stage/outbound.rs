@@ -56,7 +56,7 @@ impl Outbound {
     }
 
     /// The same, by the number that the port's callers dial.
-    pub(super) async fn find_number(
+    pub(crate) async fn find_number(
         &self,
         view: &mut Arc<Snapshot>,
         service: &Arc<str>,
@@ -70,7 +70,11 @@ impl Outbound {
         Ok(port.clone())
     }
 
-    async fn service(&self, view: &mut Arc<Snapshot>, service: &Arc<str>) -> Result<Arc<Service>, Refusal> {
+    pub(super) async fn service(
+        &self,
+        view: &mut Arc<Snapshot>,
+        service: &Arc<str>,
+    ) -> Result<Arc<Service>, Refusal> {
         let wanted = || Wanted::Service(service.clone());
         let found = self
             .shared

@@ -17,6 +17,7 @@ use signet_model::{
 };
 use signet_wire::RequestView;
 
+use super::streams::{Routing, Shares, Streams};
 use super::traffic::Retry;
 
 mod shown;
@@ -25,6 +26,7 @@ mod shown;
 #[derive(Debug, Default)]
 pub struct Calls {
     entries: Vec<Entry>,
+    streams: Streams,
 }
 
 /// One match of one rule under one hostname.
@@ -171,7 +173,7 @@ impl Calls {
         for route in routes {
             let own = &route.name().namespace;
             let parents: Arc<[ParentRef]> =
-                route.parents().iter().filter(|parent| parent.service(own) == *service).cloned().collect();
+                route.parents().iter().filter(|parent| parent.is_service(own, service)).cloned().collect();
             let any = [HostPattern::Any];
             let hosts = if route.hostnames().is_empty() { &any[..] } else { route.hostnames() };
             for (place, rule) in route.rules().iter().enumerate() {
@@ -191,7 +193,18 @@ impl Calls {
         }
         // Stable: matches of one rule keep their order.
         keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Calls { entries: keyed.into_iter().map(|(_, entry)| entry).collect() }
+        let entries = keyed.into_iter().map(|(_, entry)| entry).collect();
+        Calls { entries, streams: Streams::compile(service, routes) }
+    }
+
+    /// How whole connections to this port are routed.
+    pub fn routing(&self, port: &str, number: u16) -> Routing<'_> {
+        self.streams.routing(port, number)
+    }
+
+    /// Where a connection to this port goes whose hello says this name.
+    pub fn named(&self, port: &str, number: u16, name: &str) -> Option<&Arc<Shares>> {
+        self.streams.named(port, number, name)
     }
 
     /// The rule for a request to this port.

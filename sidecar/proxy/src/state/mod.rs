@@ -19,6 +19,7 @@ mod places;
 mod policy;
 mod routes;
 mod service;
+mod streams;
 mod tls;
 mod traffic;
 
@@ -45,6 +46,7 @@ pub use service::{
     Timeouts, alpn_of,
 };
 pub use signet_model::{Protocol, UserContext};
+pub use streams::{Door, Doors, PortIs, Routing, Share, Shares, Takes};
 pub use tls::Tls;
 pub use traffic::{Budget, Retry, Traffic};
 

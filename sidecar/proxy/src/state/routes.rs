@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use signet_model::{Protocol, TrafficPolicySpec, UserContext};
 
 use super::service::Timeouts;
+use super::streams::Doors;
 use crate::limit::Limits;
 
 /// Where an app listens.
@@ -80,6 +81,8 @@ pub struct Routes {
     limits: HashMap<Arc<str>, Arc<Limits>>,
     /// Services to which a gateway passes on the hellos of other clusters.
     passed_on: Arc<HashSet<String>>,
+    /// What a gateway's ports take from callers outside.
+    doors: Arc<Doors>,
     /// The gateway's compiled configuration. Its type belongs to the gateway, which alone reads it.
     pub gateway: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -128,6 +131,17 @@ impl Routes {
         Routes { generation: self.generation + 1, passed_on, ..self.clone() }
     }
 
+    /// The next snapshot, in which a gateway's ports take this from callers outside.
+    #[must_use]
+    pub fn with_doors(&self, doors: Doors) -> Self {
+        Routes { generation: self.generation + 1, doors: Arc::new(doors), ..self.clone() }
+    }
+
+    /// What a gateway's ports take from callers outside.
+    pub fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
     /// Whether hellos of other clusters are passed on to this service.
     pub fn is_passed_on(&self, service: &str) -> bool {
         self.passed_on.contains(service)
@@ -158,6 +172,7 @@ impl fmt::Debug for Routes {
             .field("generation", &self.generation)
             .field("inbound", &self.inbound)
             .field("passed_on", &self.passed_on)
+            .field("doors", &self.doors)
             .field("gateway", &self.gateway.is_some())
             .finish()
     }

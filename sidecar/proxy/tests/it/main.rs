@@ -15,6 +15,7 @@ mod handshakes;
 mod http1;
 mod http2;
 mod identity;
+mod passed;
 mod permissive;
 mod policy;
 mod redirect;

@@ -182,6 +182,13 @@ impl RequestHead {
         self.authority.as_ref()
     }
 
+    /// Whether the target came in absolute form with the scheme `https`.
+    pub fn is_https(&self) -> bool {
+        let start = self.method_len.saturating_add(1);
+        let scheme = self.fields.bytes.get(start..start.saturating_add(8));
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https://"))
+    }
+
     /// How the body ends.
     pub fn framing(&self) -> Framing {
         self.framing

@@ -2,13 +2,15 @@
 //!
 //! The kinds are the Gateway API's own (`gateway.networking.k8s.io/v1`), with a Service as parent: what an operator writes
 //! here can be applied to a cluster as it is, and the other way round. Of their fields those are known that Signet
-//! carries out; any other is refused by name. Both kinds come to the same [`Rule`]s. A route in the namespace of its
+//! carries out; any other is refused by name. HTTPRoute and GRPCRoute come to the same [`Rule`]s; TLSRoute and TCPRoute,
+//! which may have a Gateway as parent as well, to one [`StreamRule`]. A route in the namespace of its
 //! service is for all callers; one elsewhere is for callers of its own namespace alone, instead of the service's own.
 
 mod filter;
 mod grpc;
 mod http;
 mod rule;
+pub(crate) mod stream;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,8 @@ pub use http::{
     HeaderMatch, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathMatchType,
     QueryMatch,
 };
-pub use rule::{AnyRoute, GrpcCall, Match, PathRule, Rule};
+pub use rule::{AnyRoute, Family, GrpcCall, Match, PathRule, Rule};
+pub use stream::{StreamBackend, StreamRule, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec};
 
 use crate::error::Problem;
 use crate::{Label, ObjectName, Port, RouteDuration};
@@ -37,29 +40,40 @@ const MAX_FILTERS: usize = 16;
 const MAX_PARENTS: usize = 32;
 const MAX_HOSTNAMES: usize = 16;
 
-/// The service that a route belongs to.
+/// The service, or the gateway, that a route belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ParentRef {
     /// Empty or `core` is Kubernetes' own group, where Service is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// `Service`, the only parent of a route inside the mesh.
+    /// Absent means `Gateway`, as in the standard.
+    #[serde(default)]
     pub kind: ParentKind,
     pub name: Label,
     /// Absent means the route's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Label>,
-    /// One port of it by number; absent means all that speak HTTP.
+    /// One port of it by number; absent means all that speak what the route is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
-    /// One port of it by name.
+    /// One port of it, or one listener of a gateway, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<Label>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum ParentKind {
+    /// Callers outside the mesh, at a gateway's listener.
+    #[default]
+    Gateway,
+    /// Callers inside the mesh.
+    Service,
+}
+
+/// What a backend is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackendKind {
     Service,
 }
 
@@ -70,7 +84,7 @@ pub struct BackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<ParentKind>,
+    pub kind: Option<BackendKind>,
     pub name: Label,
     /// Absent means the route's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,12 +116,22 @@ impl BackendRef {
 }
 
 impl ParentRef {
-    /// The service that it names, for a route of this namespace.
-    pub fn service(&self, own: &Label) -> ObjectName {
+    /// The service or gateway that it names, for a route of this namespace.
+    pub fn object(&self, own: &Label) -> ObjectName {
         object(&self.name, self.namespace.as_ref().unwrap_or(own))
     }
 
-    /// Whether it means this port of its service.
+    /// Whether it names this service, for a route of this namespace.
+    pub fn is_service(&self, own: &Label, service: &ObjectName) -> bool {
+        self.kind == ParentKind::Service && self.object(own) == *service
+    }
+
+    /// Whether it names this gateway, for a route of this namespace.
+    pub fn is_gateway(&self, own: &Label, gateway: &ObjectName) -> bool {
+        self.kind == ParentKind::Gateway && self.object(own) == *gateway
+    }
+
+    /// Whether it means this port of its service, or this listener of its gateway.
     pub fn takes(&self, name: &str, number: u16) -> bool {
         self.port.is_none_or(|port| port.get() == number)
             && self.section_name.as_ref().is_none_or(|section| *section == *name)
@@ -165,30 +189,53 @@ fn check_common(
         most(format!("spec.rules[{index}].matches"), matches, MAX_MATCHES);
         most(format!("spec.rules[{index}].backendRefs"), backends, MAX_BACKENDS);
     }
+    check_parents(parents, problems);
     for (index, parent) in parents.iter().enumerate() {
-        check_group(&format!("spec.parentRefs[{index}]"), parent.group.as_deref(), problems);
+        if parent.kind == ParentKind::Gateway {
+            problems.push(Problem::new(
+                format!("spec.parentRefs[{index}].kind"),
+                "expected `Service`: what callers outside reach by requests, and by which credentials, a Gateway says under \
+                 spec.routes",
+            ));
+        }
+    }
+}
+
+fn check_parents(parents: &[ParentRef], problems: &mut Vec<Problem>) {
+    for (index, parent) in parents.iter().enumerate() {
+        check_group(&format!("spec.parentRefs[{index}]"), parent.kind, parent.group.as_deref(), problems);
     }
 }
 
 fn check_backends(field: &str, backends: &[BackendRef], problems: &mut Vec<Problem>) {
     for (index, backend) in backends.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        check_group(&field, backend.group.as_deref(), problems);
-        if backend.weight > 1_000_000 {
-            problems.push(Problem::new(
-                format!("{field}.weight"),
-                format!("expected 0 to 1000000, got {}", backend.weight),
-            ));
-        }
+        check_group(&field, ParentKind::Service, backend.group.as_deref(), problems);
+        check_weight(&field, backend.weight, problems);
         filter::check_all(&field, &backend.filters, true, problems);
     }
 }
 
-fn check_group(field: &str, group: Option<&str>, problems: &mut Vec<Problem>) {
-    if let Some(group) = group.filter(|group| !group.is_empty() && *group != "core") {
+fn check_weight(field: &str, weight: u32, problems: &mut Vec<Problem>) {
+    if weight > 1_000_000 {
+        problems
+            .push(Problem::new(format!("{field}.weight"), format!("expected 0 to 1000000, got {weight}")));
+    }
+}
+
+/// The group of a Service is Kubernetes' own, which has no name; that of a Gateway the standard's, or Signet's.
+fn check_group(field: &str, kind: ParentKind, group: Option<&str>, problems: &mut Vec<Problem>) {
+    let (known, which): (&[&str], _) = match kind {
+        ParentKind::Service => (&["", "core"], "of a Service, which is empty"),
+        ParentKind::Gateway => (
+            &["gateway.networking.k8s.io", "signet.mesh"],
+            "of a Gateway, `signet.mesh` or `gateway.networking.k8s.io`",
+        ),
+    };
+    if let Some(group) = group.filter(|group| !known.contains(group)) {
         problems.push(Problem::new(
             format!("{field}.group"),
-            format!("expected the group of a Service, which is empty, got `{}`", crate::text::shorten(group)),
+            format!("expected the group {which}, got `{}`", crate::text::shorten(group)),
         ));
     }
 }

@@ -1,17 +1,29 @@
-//! What both kinds of routes come to.
+//! What all kinds of routes come to.
 
 use super::filter::Filter;
 use super::grpc::{GrpcRoute, GrpcRouteMatch};
 use super::http::{HeaderMatch, HttpRoute, HttpRouteMatch, PathMatchType, QueryMatch};
-use super::{BackendRef, ParentRef, RouteRetry, RouteTimeouts};
+use super::stream::{StreamRule, TcpRoute, TlsRoute};
+use super::{BackendRef, ParentKind, ParentRef, RouteRetry, RouteTimeouts};
 use crate::error::{Problem, Unreadable};
-use crate::{GrpcName, HostPattern, HttpMethod, Label, ObjectName, PathPrefix};
+use crate::{GrpcName, HostPattern, HttpMethod, Label, ObjectName, PathPrefix, Port};
 
-/// A route of either kind.
+/// A route of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnyRoute {
     Http(HttpRoute),
     Grpc(GrpcRoute),
+    Tls(TlsRoute),
+    Tcp(TcpRoute),
+}
+
+/// What a route speaks of. One of the one family never stands for one of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Requests: HTTPRoute and GRPCRoute.
+    Requests,
+    /// Whole connections: TLSRoute and TCPRoute.
+    Streams,
 }
 
 /// One rule, whichever kind it comes from.
@@ -54,6 +66,8 @@ impl AnyRoute {
         match self {
             AnyRoute::Http(route) => &route.name,
             AnyRoute::Grpc(route) => &route.name,
+            AnyRoute::Tls(route) => &route.name,
+            AnyRoute::Tcp(route) => &route.name,
         }
     }
 
@@ -62,6 +76,15 @@ impl AnyRoute {
         match self {
             AnyRoute::Http(_) => "HTTPRoute",
             AnyRoute::Grpc(_) => "GRPCRoute",
+            AnyRoute::Tls(_) => "TLSRoute",
+            AnyRoute::Tcp(_) => "TCPRoute",
+        }
+    }
+
+    pub fn family(&self) -> Family {
+        match self {
+            AnyRoute::Http(_) | AnyRoute::Grpc(_) => Family::Requests,
+            AnyRoute::Tls(_) | AnyRoute::Tcp(_) => Family::Streams,
         }
     }
 
@@ -69,6 +92,8 @@ impl AnyRoute {
         match self {
             AnyRoute::Http(route) => &route.spec.parent_refs,
             AnyRoute::Grpc(route) => &route.spec.parent_refs,
+            AnyRoute::Tls(route) => &route.spec.parent_refs,
+            AnyRoute::Tcp(route) => &route.spec.parent_refs,
         }
     }
 
@@ -76,16 +101,38 @@ impl AnyRoute {
         match self {
             AnyRoute::Http(route) => &route.spec.hostnames,
             AnyRoute::Grpc(route) => &route.spec.hostnames,
+            AnyRoute::Tls(route) => &route.spec.hostnames,
+            AnyRoute::Tcp(_) => &[],
         }
     }
 
     /// Whether it belongs to this service, by any of its parents.
     pub fn is_of(&self, service: &ObjectName) -> bool {
         let own = &self.name().namespace;
-        self.parents().iter().any(|parent| parent.service(own) == *service)
+        self.parents().iter().any(|parent| parent.is_service(own, service))
     }
 
-    /// In the order in which they are written.
+    /// Whether it belongs to this gateway, by any of its parents.
+    pub fn is_of_gateway(&self, gateway: &ObjectName) -> bool {
+        let own = &self.name().namespace;
+        self.parents().iter().any(|parent| parent.is_gateway(own, gateway))
+    }
+
+    /// Whether any parent of it is a gateway.
+    pub fn has_gateway(&self) -> bool {
+        self.parents().iter().any(|parent| parent.kind == ParentKind::Gateway)
+    }
+
+    /// Where whole connections go, for a route of those.
+    pub fn stream(&self) -> Option<&StreamRule> {
+        match self {
+            AnyRoute::Http(_) | AnyRoute::Grpc(_) => None,
+            AnyRoute::Tls(route) => route.spec.rules.first(),
+            AnyRoute::Tcp(route) => route.spec.rules.first(),
+        }
+    }
+
+    /// For requests, in the order in which they are written; a route of whole connections has none.
     pub fn rules(&self) -> Vec<Rule<'_>> {
         match self {
             AnyRoute::Http(route) => {
@@ -111,23 +158,32 @@ impl AnyRoute {
                 });
                 rules.collect()
             }
+            AnyRoute::Tls(_) | AnyRoute::Tcp(_) => Vec::new(),
         }
     }
 
-    /// Every service that its requests or copies of them may go to, with the port and the place where it says so.
-    pub fn backends(&self) -> Vec<(String, ObjectName, &BackendRef)> {
+    /// Every service that its connections, requests or copies of them may go to, with the port and the place where it
+    /// says so.
+    pub fn backends(&self) -> Vec<(String, ObjectName, Port)> {
         let own = &self.name().namespace;
         let mut all = Vec::new();
         for (index, rule) in self.rules().into_iter().enumerate() {
             for (at, backend) in rule.backends.iter().enumerate() {
-                all.push((format!("spec.rules[{index}].backendRefs[{at}]"), backend.service(own), backend));
+                all.push((
+                    format!("spec.rules[{index}].backendRefs[{at}]"),
+                    backend.service(own),
+                    backend.port,
+                ));
             }
             for (at, filter) in rule.filters.iter().enumerate() {
                 if let Some(mirror) = &filter.request_mirror {
                     let field = format!("spec.rules[{index}].filters[{at}].requestMirror.backendRef");
-                    all.push((field, mirror.backend_ref.service(own), &mirror.backend_ref));
+                    all.push((field, mirror.backend_ref.service(own), mirror.backend_ref.port));
                 }
             }
+        }
+        for (at, backend) in self.stream().iter().flat_map(|rule| &rule.backend_refs).enumerate() {
+            all.push((format!("spec.rules[0].backendRefs[{at}]"), backend.service(own), backend.port));
         }
         all
     }
@@ -136,6 +192,8 @@ impl AnyRoute {
         match self {
             AnyRoute::Http(route) => route.canonical_json(),
             AnyRoute::Grpc(route) => route.canonical_json(),
+            AnyRoute::Tls(route) => route.canonical_json(),
+            AnyRoute::Tcp(route) => route.canonical_json(),
         }
     }
 
@@ -147,8 +205,13 @@ impl AnyRoute {
         match kind.as_deref() {
             Some("HTTPRoute") => HttpRoute::from_json(text).map(AnyRoute::Http),
             Some("GRPCRoute") => GrpcRoute::from_json(text).map(AnyRoute::Grpc),
+            Some("TLSRoute") => TlsRoute::from_json(text).map(AnyRoute::Tls),
+            Some("TCPRoute") => TcpRoute::from_json(text).map(AnyRoute::Tcp),
             _ => Err(Unreadable {
-                problems: vec![Problem::new("kind", "expected HTTPRoute or GRPCRoute, got another kind")],
+                problems: vec![Problem::new(
+                    "kind",
+                    "expected HTTPRoute, GRPCRoute, TLSRoute or TCPRoute, got another kind",
+                )],
             }),
         }
     }

@@ -1,6 +1,7 @@
 //! Calls to places outside the mesh: by a listener of their own, by names in requests and in the app's own TLS, with TLS
 //! that the sidecar begins, and through an egress gateway.
 
+mod explicit;
 mod gateway;
 mod redirected;
 
