@@ -7,6 +7,7 @@
 //! unless it is ours alone.
 
 mod address;
+mod dns;
 mod error;
 mod text;
 mod workload;
@@ -21,6 +22,7 @@ use signet_identity::SpiffeId;
 use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
+pub use dns::Dns;
 pub use error::ConfigError;
 pub use text::{from_json, from_yaml};
 pub use workload::{SocketMode, WorkloadApi};
@@ -47,6 +49,9 @@ pub struct Config {
     /// Redirected connections, told apart by their original destination.
     #[serde(default)]
     pub transparent: Option<Transparent>,
+    /// The app's name server, where DNS is captured.
+    #[serde(default)]
+    pub dns: Option<Dns>,
     /// The edge, for the role `gateway`.
     #[serde(default)]
     pub gateway: Option<Gateway>,
@@ -392,6 +397,12 @@ impl Config {
                 paths.push((format!("gateway.listeners[{at}].tls.key"), &tls.key));
             }
         }
+        if let Some(dns) = &self.dns {
+            paths.push(("dns.resolvConf".to_owned(), &dns.resolv_conf));
+            if let Err((field, expected, got)) = dns.check() {
+                return wrong(field.to_owned(), expected, got);
+            }
+        }
         for (field, path) in paths {
             if !path.is_absolute() {
                 return wrong(field, "an absolute path", format!("{:?}", path.display().to_string()));
@@ -437,6 +448,7 @@ impl Config {
                 ("outbound", !self.outbound.is_empty()),
                 ("forwardProxy", self.forward_proxy.is_some()),
                 ("transparent", self.transparent.is_some()),
+                ("dns", self.dns.is_some()),
             ] {
                 if used {
                     let expected = if self.role == Role::Gateway {
@@ -494,6 +506,8 @@ impl Config {
             all.extend(transparent.outbound.iter().map(|a| ("transparent.outbound".to_owned(), tcp(*a))));
             all.extend(transparent.inbound.iter().map(|a| ("transparent.inbound".to_owned(), tcp(*a))));
         }
+        // Of both kinds; here as the one that others could take.
+        all.extend(self.dns.iter().flat_map(|dns| &dns.listen).map(|a| ("dns.listen".to_owned(), tcp(*a))));
         for (at, listener) in self.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
             all.push((format!("gateway.listeners[{at}].listen"), tcp(listener.listen)));
         }

@@ -13,6 +13,7 @@
 //! * [`workload`]: the app's own certificate and tokens, where it may have some.
 //! * [`agent`]: certificates and tokens for the processes of a host, in the role `agent`.
 //! * [`gateway`]: the edge's configuration and its right to mint.
+//! * [`names`]: the app's name server, where DNS is captured.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
 //! * [`redirect`]: the netfilter rules that lead an app's connections here; commands of their own, not the process.
 //! * [`run`]: the process from start to drain. [`handover`]: to a successor, for a planned restart.
@@ -38,6 +39,7 @@ pub mod handover;
 pub mod identity;
 pub mod join;
 pub mod metrics;
+pub mod names;
 pub mod pod;
 pub mod publish;
 pub mod redirect;

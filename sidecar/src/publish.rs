@@ -64,6 +64,10 @@ impl Publisher {
         if changed.mesh || !changed.inbound.is_empty() {
             self.policy(deliveries, changed);
         }
+        if changed.mesh {
+            let namespaces = mesh(deliveries).map(|mesh| mesh.namespaces.clone()).unwrap_or_default();
+            self.state.update_endpoints(|endpoints| endpoints.with_namespaces(namespaces.clone()));
+        }
         if !changed.inbound.is_empty() {
             self.routes(deliveries, changed);
         }

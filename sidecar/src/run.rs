@@ -38,6 +38,7 @@ use crate::handover::{Estate, Origin, Predecessor, shared};
 use crate::identity::{Identity, IdentityError};
 use crate::join::Entry;
 use crate::metrics::{Judged, Metrics};
+use crate::names;
 use crate::publish::Publisher;
 use crate::status::Status;
 use crate::will::{Will, take_over};
@@ -106,6 +107,9 @@ pub enum RunError {
     /// The data plane did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The app's name server did not start.
+    #[error(transparent)]
+    Dns(#[from] signet_dns::StartError),
     /// A task that never ends has ended.
     #[error("an internal task ended: {0}")]
     Task(String),
@@ -133,6 +137,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let mut sockets = inherited.as_mut().map(Estate::take_sockets).unwrap_or_default();
     open_data_dir(&config.data_dir, inherited.is_none())?;
     // The token is used once: what can be known to fail must fail before.
+    let resolving = names::Doors::open(&config, &mut sockets)?;
     let (names, listeners): (Vec<_>, Vec<_>) = listeners(&config)?.into_iter().unzip();
     let sockets: HashMap<usize, _> = names
         .iter()
@@ -299,6 +304,11 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         }
     }
     let running = listen(proxy, &names, listeners, sockets, &mut addresses)?;
+    // To its end an app that finishes its work may ask.
+    let mut resolving = resolving.answer(&config, state, &registry, &mut addresses)?;
+    if let Some(resolving) = &mut resolving {
+        tasks.spawn(resolving.running.ended());
+    }
 
     if let Some(predecessor) = predecessor {
         match predecessor.accepts().await {
@@ -341,6 +351,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
                         mesh_address: &mesh_address,
                         names: &names,
                         running: &running,
+                        resolving: resolving.as_ref(),
                     };
                     let passed = tokio::select! {
                         passed = will.pass_on() => passed,
@@ -373,6 +384,8 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
             Ok(stream) => drop(tokio::spawn(shared::share(exchanges, stream))),
             Err(error) => tracing::error!(target: "signet::handover", %error, pid, "the successor is gone"),
         }
+        // The successor receives at the same sockets; what is under way here is answered from here.
+        drop(resolving);
         let limit = Duration::from_secs(config.drain_seconds);
         tracing::info!(target: "signet::handover", pid, limit_s = config.drain_seconds, "a successor accepts; finishing what is under way");
         return Ok(tokio::select! {

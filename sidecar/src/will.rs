@@ -13,6 +13,7 @@ use crate::handover::estate::Header;
 use crate::handover::{Estate, EstateError, HandoverError, Origin, Successor, pass_on};
 use crate::identity::{Hold, Identity, IdentityError, Term};
 use crate::join::{Entry, Place};
+use crate::names::Answering;
 
 /// What a process has to leave.
 pub struct Will<'a, 'i> {
@@ -30,6 +31,8 @@ pub struct Will<'a, 'i> {
     pub names: &'a [String],
     /// The data plane with their sockets.
     pub running: &'a Running,
+    /// The app's name server.
+    pub resolving: Option<&'a Answering>,
 }
 
 impl<'i> Will<'_, 'i> {
@@ -46,12 +49,15 @@ impl<'i> Will<'_, 'i> {
             return Err(HandoverError::NoCertificate);
         };
         let own = tls.generation.own();
-        let sockets = self.running.sockets()?;
+        let mut listeners: Vec<_> = self.names.iter().cloned().zip(self.running.sockets()?).collect();
+        if let Some(resolving) = self.resolving {
+            listeners.extend(resolving.sockets()?);
+        }
         let mut header =
             Header::new(own.svid().id.to_string(), self.mesh_address.to_owned(), self.plane.id().to_string());
         header.bundle_sequence = self.credentials.bundle_sequence();
         (header.issued_at, header.renew_at) = (term.issued_at, term.renew_at);
-        header.listeners = self.names.iter().cloned().zip(sockets.iter().map(Vec::len)).collect();
+        header.listeners = listeners.iter().map(|(name, sockets)| (name.clone(), sockets.len())).collect();
         let bundle = tls.generation.bundles().get(self.credentials.domain());
         let roots = bundle.ok_or(HandoverError::NoCertificate)?.roots().map(|root| root.to_vec()).collect();
         Ok(Estate {
@@ -59,7 +65,7 @@ impl<'i> Will<'_, 'i> {
             key: own.private_key_pkcs8().clone(),
             chain: own.chain().iter().map(|der| der.to_vec()).collect(),
             roots,
-            sockets: sockets.into_iter().flatten().collect(),
+            sockets: listeners.into_iter().flat_map(|(_, sockets)| sockets).collect(),
         })
     }
 }

@@ -11,7 +11,7 @@ use signet_proto::v1::from_sidecar::Message as Said;
 use signet_proxy::decision::{DecisionId, DecisionSink};
 use signet_proxy::state::{State, Wanted};
 use signet_sidecar::control::heads::Kept;
-use signet_sidecar::control::stream::{Discovery, MAX_ADDRESSES, Parts};
+use signet_sidecar::control::stream::{Discovery, MAX_ADDRESSES, MAX_NAMES, Parts};
 use signet_sidecar::publish::Publisher;
 use signet_sidecar::status::Status;
 use support::{Plane, Sidecar, Stream};
@@ -238,6 +238,54 @@ async fn an_app_that_dials_at_random_does_not_cut_its_sidecar_off_from_news() {
     // Nothing more is asked, and the stream lives: news still comes.
     stream.delta(delta(2, vec![service("orders.shop", "s1")])).await;
     assert_eq!(soon(stream.next()).await, Said::Ack(v1::Ack { nonce: 2 }));
+}
+
+#[tokio::test]
+async fn names_that_an_app_looks_up_in_vain_are_refused_once_and_forgotten_and_have_a_bound_of_their_own() {
+    let mut joined = joined().await;
+    let mut stream = joined.stream().await;
+    soon(stream.next()).await;
+    let mut mesh = mesh();
+    if let Some(v1::resource::Body::Mesh(mesh)) = &mut mesh.body {
+        mesh.namespaces = vec!["shop".to_owned()];
+    }
+    stream.delta(delta(1, vec![mesh])).await;
+    soon(stream.next()).await;
+    assert!(joined.state.view().endpoints.is_namespace("shop"));
+    assert!(!joined.state.view().endpoints.is_namespace("com"));
+    let name = |number: usize| format!("name-{number}.shop");
+    for number in 0..MAX_NAMES {
+        joined.state.want(Wanted::Name(name(number).into()));
+        let Said::Subscribe(asked) = soon(stream.next()).await else { panic!("expected a subscription") };
+        assert_eq!(asked.services, [name(number)]);
+        stream.refuse(&name(number)).await;
+    }
+    // Past the bound nothing is asked, and said at once.
+    let refused = |name: String| {
+        let state = joined.state.clone();
+        async move {
+            while state.view().endpoints.refusal(&name).is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }
+    };
+    joined.state.want(Wanted::Name(name(MAX_NAMES).into()));
+    soon(refused(name(MAX_NAMES))).await;
+    // What was forgotten of it is said again without asking.
+    joined.state.update_endpoints(|endpoints| endpoints.forget_refusals());
+    joined.state.want(Wanted::Name(name(0).into()));
+    soon(refused(name(0))).await;
+    // Services are another matter.
+    joined.state.want(Wanted::Service("inventory.shop".into()));
+    let Said::Subscribe(asked) = soon(stream.next()).await else { panic!("expected a subscription") };
+    assert_eq!(asked.services, ["inventory.shop"]);
+    let report = serde_json::to_value(joined.status.report()).unwrap();
+    assert_eq!(report["control"]["refused"], serde_json::json!({}), "nobody reads what was misspelt");
+    // And the next stream does not ask for them again.
+    drop(stream);
+    let mut stream = joined.stream().await;
+    let Said::Hello(hello) = soon(stream.next()).await else { panic!("expected a hello") };
+    assert!(hello.services.iter().all(|service| !service.starts_with("name-")), "{:?}", hello.services);
 }
 
 #[tokio::test]

@@ -71,6 +71,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("outbound: [{none: 1}]", "outbound[]."),
         ("forwardProxy: {none: 1}", "forwardProxy."),
         ("transparent: {none: 1}", "transparent."),
+        ("dns: {none: 1}", "dns."),
         ("gateway: {none: 1}", "gateway."),
         ("gateway: {listeners: [{none: 1}]}", "gateway.listeners[]."),
         ("gateway: {eastWest: {none: 1}}", "gateway.eastWest."),
@@ -139,6 +140,7 @@ fn every_metric_of_the_data_plane_has_its_row() {
     for source in [
         include_str!("../proxy/src/metrics.rs"),
         include_str!("../gateway/src/events.rs"),
+        include_str!("../dns/src/metrics.rs"),
         include_str!("../src/metrics.rs"),
         include_str!("../src/agent.rs"),
         include_str!("../workload/src/metrics.rs"),

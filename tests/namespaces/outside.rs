@@ -17,22 +17,26 @@ const SITE: [&str; 2] = ["203.0.113.10", "2001:db8::10"];
 const OTHER: [&str; 2] = ["203.0.113.11", "2001:db8::11"];
 
 /// What the pod's resolver is, for everything that is started in it; goes with the value.
-struct Resolver {
+pub(crate) struct Resolver {
     folder: PathBuf,
-    _dnsmasq: Process,
+    /// The name server.
+    pub(crate) dnsmasq: Process,
 }
 
 impl Resolver {
-    /// A name server in the outside pod, and the client's word that it is the one.
-    async fn start(pods: &Pods, scratch: &std::path::Path) -> Option<Self> {
+    /// A name server in the outside pod that knows these names, and the client's word that it is the one.
+    pub(crate) async fn start(
+        pods: &Pods,
+        scratch: &std::path::Path,
+        search: &str,
+        names: &[(&str, &str)],
+    ) -> Option<Self> {
         let program = tool("dnsmasq")?;
         let folder = PathBuf::from("/etc/netns").join(&pods.client);
         fs::create_dir_all(&folder).expect("the pod's own configuration");
         // With a search list, as a cluster has: whoever makes names in it must not stand in for a listed one.
-        let text = format!(
-            "nameserver {}\nsearch cluster.example\noptions ndots:5 attempts:1 timeout:5\n",
-            OUTSIDE[0]
-        );
+        let text =
+            format!("nameserver {}\nsearch {search}\noptions ndots:5 attempts:1 timeout:5\n", OUTSIDE[0]);
         fs::write(folder.join("resolv.conf"), text).expect("the pod's resolver");
         let mut dnsmasq = Command::new("ip");
         dnsmasq.args(["netns", "exec", &pods.outside]).arg(program).args([
@@ -46,14 +50,10 @@ impl Resolver {
             "--log-facility=-",
         ]);
         dnsmasq.arg(format!("--listen-address={}", OUTSIDE[0]));
-        for (name, address) in [
-            ("api.example.com", SITE[0]),
-            ("six.example.com", SITE[1]),
-            ("other.example.com", OTHER[0]),
-            ("inside.example.com", SERVER[0]),
-            ("mail.example.com", SITE[0]),
-            ("api.example.com.cluster.example", OTHER[0]),
-        ] {
+        // In its own domain it knows what is not there; elsewhere it only refuses to say.
+        let own = search.split(' ').next_back().unwrap_or(search);
+        dnsmasq.arg(format!("--local=/{own}/"));
+        for (name, address) in names {
             dnsmasq.arg(format!("--host-record={name},{address}"));
         }
         let dnsmasq = Process::start("dnsmasq", dnsmasq, scratch);
@@ -61,7 +61,7 @@ impl Resolver {
             command(&pods.outside, "ss -lunH").contains(&format!("{}:53", OUTSIDE[0])).then_some(())
         })
         .await;
-        Some(Self { folder, _dnsmasq: dnsmasq })
+        Some(Self { folder, dnsmasq })
     }
 }
 
@@ -119,7 +119,17 @@ const PLACES: &str = "kind: ExternalService\nmetadata: {namespace: shop, name: a
 async fn a_pod_reaches_the_places_that_are_listed_where_its_sidecar_resolves_them_and_no_others() {
     let Some(pods) = Pods::make() else { return };
     let scratch = tempfile::tempdir().unwrap();
-    let Some(_resolver) = Resolver::start(&pods, scratch.path()).await else { return };
+    let names = [
+        ("api.example.com", SITE[0]),
+        ("six.example.com", SITE[1]),
+        ("other.example.com", OTHER[0]),
+        ("inside.example.com", SERVER[0]),
+        ("mail.example.com", SITE[0]),
+        ("api.example.com.cluster.example", OTHER[0]),
+    ];
+    let Some(_resolver) = Resolver::start(&pods, scratch.path(), "cluster.example", &names).await else {
+        return;
+    };
     for address in [SITE[0], OTHER[0]] {
         command(&pods.outside, &format!("ip addr add {address}/32 dev lo"));
     }

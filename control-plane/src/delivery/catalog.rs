@@ -110,7 +110,7 @@ pub struct Catalog {
     issuers: BTreeMap<String, Arc<Versioned>>,
     services: BTreeMap<String, ServiceEntry>,
     /// The services behind each address that an app may dial: its own, or that of an endpoint of theirs.
-    by_address: BTreeMap<IpAddr, BTreeSet<String>>,
+    by_address: convert::ByAddress,
     /// Bundles of federated trust domains.
     federated: BTreeMap<TrustDomain, Arc<Versioned>>,
     gateways: Vec<GatewayEntry>,
@@ -195,13 +195,15 @@ impl Catalog {
                 (alias.clone(), versioned(format!("issuer/{alias}"), body))
             })
             .collect();
-        let mut by_address: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
+        let mut by_address = convert::ByAddress::new();
+        for service in registry.services() {
+            for address in service.dialled_at() {
+                by_address.entry(address).or_default().insert(service.name.to_string());
+            }
+        }
         let mut services = BTreeMap::new();
         for service in registry.services() {
             let name = service.name.to_string();
-            for address in service.dialled_at() {
-                by_address.entry(address).or_default().insert(name.clone());
-            }
             let policies = registry.governing(&service.name);
             let traffic: Vec<_> = registry.traffic_for(&service.name).collect();
             let original = service.spec.user_context == UserContext::Original;
@@ -209,7 +211,7 @@ impl Catalog {
             let entry = ServiceEntry {
                 service: versioned(
                     format!("service/{name}"),
-                    Body::Service(convert::service(trust_domain, service, &policies, &traffic)),
+                    Body::Service(convert::service(trust_domain, service, &policies, &traffic, &by_address)),
                 ),
                 routes: routes_of(registry, &service.name),
                 inbound: versioned(

@@ -1,5 +1,8 @@
 //! From the model's resources to what travels: the only place in the control plane that knows both.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use signet_identity::TrustDomain;
 use signet_model::{
     AnyRoute, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector, Protocol,
@@ -32,7 +35,14 @@ pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -
         max_connection_age_seconds: seconds(spec.max_connection_age),
         max_staleness_seconds: seconds(spec.max_staleness),
         egress_allow: spec.egress() == signet_model::DefaultAction::Allow,
+        namespaces: namespaces(registry),
     }
+}
+
+/// Those with services, each once and in order, so that equal sets have equal versions.
+fn namespaces(registry: &Registry) -> Vec<String> {
+    let all: BTreeSet<_> = registry.services().map(|service| service.name.namespace.as_str()).collect();
+    all.into_iter().map(ToOwned::to_owned).collect()
 }
 
 pub(crate) fn bundle(authority: &AuthorityState) -> v1::TrustBundle {
@@ -163,6 +173,7 @@ pub(super) fn service(
     service: &Service,
     policies: &[PolicyDocument],
     traffic: &[&TrafficPolicy],
+    by_address: &ByAddress,
 ) -> v1::Service {
     let spec = &service.spec;
     v1::Service {
@@ -185,7 +196,31 @@ pub(super) fn service(
             .collect(),
         user_context: user_context(spec.user_context).into(),
         traffic: documents(traffic),
+        sharing: sharing(service, by_address),
     }
+}
+
+/// The services at each address that an app may dial.
+pub(super) type ByAddress = BTreeMap<IpAddr, BTreeSet<String>>;
+
+/// Names that one service is sent of others at its addresses. Where there are more, on hosts that everything runs on, a
+/// caller has to ask.
+const MOST_SHARED: usize = 256;
+
+/// Who else is at the addresses of this service.
+fn sharing(service: &Service, by_address: &ByAddress) -> Option<v1::Sharing> {
+    let own = service.name.to_string();
+    let mut left = MOST_SHARED;
+    let mut addresses = Vec::new();
+    for address in service.dialled_at().collect::<BTreeSet<_>>() {
+        let others = by_address.get(&address).into_iter().flatten().filter(|name| **name != own);
+        let services: Vec<_> = others.take(left.saturating_add(1)).cloned().collect();
+        left = left.checked_sub(services.len())?;
+        if !services.is_empty() {
+            addresses.push(v1::SharedAddress { address: address.to_string(), services });
+        }
+    }
+    Some(v1::Sharing { addresses })
 }
 
 /// Where requests and connections to this service go.

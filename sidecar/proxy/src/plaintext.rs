@@ -6,7 +6,8 @@
 //!
 //! A client may also wait for its server to speak first. One that has said nothing for [`SILENCE`] is taken for that: the
 //! app is dialled, and whoever speaks next decides. So a peer whose hello was late is still a peer, unless
-//! the app has spoken before.
+//! the app has spoken before: then it has read plaintext where it expects TLS, and its connection is cut (`tcp.rs`), since
+//! its hello is nothing for the app, and the next one it makes is as good as any.
 //!
 //! Who came is counted by its address, up to a bound, for whoever must find the last callers before the port is strict.
 

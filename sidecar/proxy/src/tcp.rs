@@ -10,8 +10,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use signet_identity::Alpn;
+use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::{FirstLine, Line};
+use signet_wire::hello::{self, Peek};
 
 use crate::age::spread;
 use crate::answer::{Reason, Refusal};
@@ -21,6 +22,7 @@ use crate::io::Conn;
 use crate::session::{AnyStage, Session};
 use crate::stage::{Egress, Outbound, Role, Stage, Target};
 use crate::state::{InFlight, Protocol, Timeouts};
+use crate::tls;
 use crate::upstream::{dial_app, obtain};
 
 /// Serves a stream of bytes to its end.
@@ -131,7 +133,7 @@ pub(crate) async fn tunnel<E: Stage>(
     upstream.stream().reset_on_close();
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
-    let mut up = Copy { guard: guard(session), ..Copy::default() };
+    let mut up = Copy { guard: guard(session), hello: is_nobodys(session), ..Copy::default() };
     let mut down = Copy::default();
     let mut reset = None;
     let mut age = std::pin::pin!(async {
@@ -172,6 +174,7 @@ pub(crate) async fn tunnel<E: Stage>(
             client.borrow().stream().end_on_close();
             upstream.borrow().stream().end_on_close();
         }
+        Ok(Over::Broken) if up.late => too_late(session),
         Ok(Over::Broken) if up.smuggles => {
             session.note(&Refusal::new(Reason::Undetected).detail("a request came in a stream of bytes"));
         }
@@ -181,6 +184,20 @@ pub(crate) async fn tunnel<E: Stage>(
             tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
         }
     }
+}
+
+/// Whether the caller was let in without the mesh.
+fn is_nobodys<E>(session: &Session<E>) -> bool {
+    matches!(session.conn.role, Role::Inbound { .. }) && session.conn.peer.is_none()
+}
+
+/// A peer was taken for nobody, since it said nothing for so long, and our app has spoken to it: its handshake cannot be
+/// met any more, and its hello is nothing for the app.
+fn too_late<E>(session: &Session<E>) {
+    let Role::Inbound { service, .. } = &session.conn.role else { return };
+    let shared = &session.worker().shared;
+    let (tls, remote) = (shared.state.view().tls.clone(), session.conn.remote);
+    tls::report(shared, Some(&tls), &HandshakeFailure::Timeout, session.conn.direction, remote, service);
 }
 
 /// On a port of ours that does not say what it speaks, a peer must not call requests bytes: the app would read them with
@@ -213,6 +230,10 @@ struct Copy {
     seen: bool,
     /// The guard found one.
     smuggles: bool,
+    /// Looks for a hello of the mesh at the beginning.
+    hello: bool,
+    /// That found one.
+    late: bool,
 }
 
 #[derive(Default, PartialEq)]
@@ -250,6 +271,20 @@ impl Copy {
                         }
                         self.state = State::Closing;
                         continue;
+                    }
+                    if self.hello {
+                        match hello::peek(from.input()) {
+                            Peek::Client(hello) if hello.is_ours() => {
+                                self.late = true;
+                                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                            }
+                            Peek::Partial => match std::task::ready!(from.poll_fill_up(cx))? {
+                                // Half a hello is nothing that an app should get.
+                                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                                _ => continue,
+                            },
+                            _ => self.hello = false,
+                        }
                     }
                     if !std::mem::replace(&mut self.seen, true)
                         && let Some(guard) = &mut self.guard

@@ -52,12 +52,34 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn a_name_server_is_for_this_host_alone_and_has_the_documented_defaults() {
+    let with =
+        |dns: &str| format!("{{role: sidecar, identity: {{joinBundle: /j}}, dataDir: /d, dns: {dns}}}");
+    let dns = parse(&with("{listen: ['127.0.0.1:15053', '[::1]:15053']}")).unwrap().dns.unwrap();
+    assert_eq!((dns.listen.len(), dns.cluster_domain.as_str()), (2, "cluster.local"));
+    assert_eq!(dns.resolv_conf, Path::new("/etc/resolv.conf"));
+    refused(&with("{listen: '0.0.0.0:15053'}"), &["dns.listen", "a loopback address", "0.0.0.0:15053"]);
+    refused(&with("{listen: ['127.0.0.1:15053', '[fd00::1]:15053']}"), &["dns.listen", "[fd00::1]:15053"]);
+    refused(&with("{listen: []}"), &["dns.listen", "at least one"]);
+    refused(&with("{listen: ['127.0.0.1:53', '127.0.0.1:53']}"), &["dns.listen", "no other listener has"]);
+    for domain in ["", "cluster..local", "-x", "a b", "cluster.local."] {
+        let text = with(&format!("{{listen: '127.0.0.1:53', clusterDomain: '{domain}'}}"));
+        refused(&text, &["dns.clusterDomain", "cluster.local"]);
+    }
+    refused(&with("{listen: '127.0.0.1:53', resolvConf: etc}"), &["dns.resolvConf", "an absolute path"]);
+    let gateway = "{role: gateway, identity: {joinBundle: /j}, dataDir: /d, dns: {listen: '127.0.0.1:53'}, \
+                   gateway: {resource: a.b, listeners: [{listen: '127.0.0.1:1'}]}}";
+    refused(gateway, &["dns", "none with role: gateway"]);
+}
+
+#[test]
 fn what_is_left_out_has_the_documented_default() {
     let config = parse("{role: sidecar, identity: {joinBundle: /j}, dataDir: /d}").unwrap();
     assert_eq!(config.drain_seconds, 10);
     assert_eq!(config.workers, None);
     assert_eq!(config.log, Log { format: logs::Format::Json, level: "info".parse().unwrap() });
     assert!(config.inbound.is_empty() && config.outbound.is_empty() && config.transparent.is_none());
+    assert!(config.dns.is_none());
 }
 
 #[test]

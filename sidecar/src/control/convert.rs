@@ -17,7 +17,8 @@ use signet_model::{
 };
 use signet_proto::v1;
 use signet_proxy::state::{
-    Calls, EndpointSpec, InboundPort, PlaceSpec, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext,
+    Calls, EndpointSpec, InboundPort, PlaceSpec, PortSpec, Protocol, ServiceSpec, Sharing, Timeouts,
+    UserContext,
 };
 
 use crate::credentials::Delivered;
@@ -78,6 +79,8 @@ pub struct Mesh {
     pub max_connection_age: Option<Duration>,
     /// How old our view may be for it to vouch for a peer whose SVID has ended.
     pub max_staleness: Duration,
+    /// Namespaces in which there are services.
+    pub namespaces: Vec<String>,
 }
 
 /// Who is no longer believed.
@@ -221,6 +224,7 @@ fn mesh(body: &v1::Mesh) -> Result<Mesh, Reason> {
         },
         max_connection_age: seconds("max_connection_age_seconds", body.max_connection_age_seconds)?,
         max_staleness: seconds("max_staleness_seconds", body.max_staleness_seconds)?.unwrap_or_default(),
+        namespaces: body.namespaces.clone(),
     })
 }
 
@@ -398,8 +402,18 @@ fn service(body: &v1::Service) -> Result<Dialled, Reason> {
     let user_context = user_context(body.user_context());
     let (traffic, unreadable) = traffic(&body.traffic);
     let name = body.name.clone();
-    let spec = ServiceSpec { name, ports, identities, addresses, endpoints, user_context, traffic };
+    let sharing = body.sharing.as_ref().map(sharing).transpose()?;
+    let spec = ServiceSpec { name, ports, identities, addresses, endpoints, user_context, traffic, sharing };
     Ok(Dialled { spec: Box::new(spec), unreadable })
+}
+
+fn sharing(body: &v1::Sharing) -> Result<Sharing, Reason> {
+    let shared = body.addresses.iter().enumerate().map(|(at, shared)| {
+        let address =
+            address(&shared.address).map_err(|error| format!("sharing.addresses[{at}]: {error}"))?;
+        Ok((address.to_canonical(), shared.services.iter().map(|name| name.as_str().into()).collect()))
+    });
+    shared.collect()
 }
 
 fn endpoint(body: &v1::Endpoint) -> Result<EndpointSpec, Reason> {

@@ -5,7 +5,7 @@
 //! it dials again with backoff; meanwhile everything goes on with what is known. A rotation of our own
 //! certificate moves the stream to a new connection, so that it never outlives the certificate under it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ const MAX_DELTA: usize = 64 * 1024 * 1024;
 const MAX_WISHED: usize = 2_000;
 /// See [`MAX_WISHED`].
 pub const MAX_ADDRESSES: usize = 1_000;
+/// Names that apps looked up, on one stream, which are no services: most are misspelt, or made up. See [`MAX_WISHED`].
+pub const MAX_NAMES: usize = 1_000;
 /// So many of the last addresses are asked for again on the next stream.
 const ASKED_AGAIN: usize = 64;
 /// Records are kept so long or so many before they are sent together.
@@ -120,6 +122,8 @@ pub struct Discovery {
     witness: Witness,
     /// Everything that we subscribe to: configured, wished for, routed to.
     services: BTreeSet<String>,
+    /// Names that apps looked up and that this stream asked for, and whether they were refused.
+    names: HashMap<String, bool>,
     /// Addresses that this stream asked for.
     addresses: usize,
     /// The last of them, by whichever stream: when it ended, some may not have been answered.
@@ -162,6 +166,7 @@ impl Discovery {
             deliveries: Deliveries::new(),
             witness,
             services,
+            names: HashMap::new(),
             addresses: 0,
             asked: VecDeque::new(),
             batch: Vec::new(),
@@ -210,6 +215,8 @@ impl Discovery {
         let mut client = DeliveryClient::with_origin(link, origin).max_decoding_message_size(MAX_DELTA);
         let (say, said) = mpsc::channel(OUTGOING);
         send(&say, Say::Hello(self.hello()))?;
+        // What was looked up in vain is not asked for again before somebody looks it up again.
+        self.names.clear();
         self.addresses = self.asked.len();
         if !self.asked.is_empty() {
             let addresses = self.asked.iter().cloned().collect();
@@ -271,6 +278,12 @@ impl Discovery {
     fn hear(&mut self, message: v1::ToSidecar, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
         match message.message {
             Some(Hear::Delta(delta)) => self.apply(delta, say),
+            Some(Hear::Refused(refused)) if self.is_misspelt(&refused.service) => {
+                tracing::debug!(target: "signet::control", service = refused.service, reason = refused.reason,
+                    "a name that was looked up is no service");
+                self.parts.publisher.refused(&refused.service, &refused.reason);
+                Ok(())
+            }
             Some(Hear::Refused(refused)) => {
                 tracing::warn!(target: "signet::control", service = refused.service, reason = refused.reason,
                     "the control plane refuses a service");
@@ -326,6 +339,7 @@ impl Discovery {
                 .filter(|service| self.deliveries.get(&format!("service/{service}")).is_some())
                 .cloned(),
         );
+        self.names.retain(|name, _| !self.services.contains(name));
         if changed.gateway {
             let routed: Vec<String> = self
                 .deliveries
@@ -345,6 +359,17 @@ impl Discovery {
         Ok(())
     }
 
+    /// Whether this was only ever looked up by an app; from now on it is known to be refused.
+    fn is_misspelt(&mut self, service: &str) -> bool {
+        match self.names.get_mut(service) {
+            Some(refused) if !self.services.contains(service) => {
+                *refused = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn wish(&mut self, wanted: Wanted, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
         let mut subscribe = v1::Subscribe::default();
         match wanted {
@@ -356,6 +381,22 @@ impl Discovery {
                 self.services.insert(name.to_string());
                 subscribe.services.push(name.to_string());
             }
+            Wanted::Name(name) => match self.names.get(&*name) {
+                // It is not refused twice on one stream; and what was forgotten of it is said again.
+                Some(true) => {
+                    self.parts.publisher.refused(&name, "no such service was there when it was looked up");
+                    return Ok(());
+                }
+                Some(false) => return Ok(()),
+                None if self.names.len() >= MAX_NAMES => {
+                    self.parts.publisher.refused(&name, "too many names were looked up that are no services");
+                    return Ok(());
+                }
+                None => {
+                    self.names.insert(name.to_string(), false);
+                    subscribe.services.push(name.to_string());
+                }
+            },
             // Unanswered, it is refused when the first use has waited its time.
             Wanted::Address(_) if self.addresses >= MAX_ADDRESSES => return Ok(()),
             Wanted::Address(address) => {

@@ -1,5 +1,5 @@
-//! The rules as chains of iptables, for each family by itself: `SIGNET_OUTPUT` and `SIGNET_INBOUND` in the table
-//! `nat`, `SIGNET_INVALID` in `mangle` (in `nat` nothing can be dropped), and one jump to each.
+//! The rules as chains of iptables, for each family by itself: `SIGNET_OUTPUT`, `SIGNET_DNS` and `SIGNET_INBOUND` in the
+//! table `nat`, `SIGNET_INVALID` in `mangle` (in `nat` nothing can be dropped), and one jump to each.
 //!
 //! A state is what `iptables-save` says of them. From the state that is to the one that should be there is one text
 //! for `iptables-restore --noflush`, which leaves all that is not named in it: to apply, to remove and to go back
@@ -18,9 +18,15 @@ use super::values::{Ids, Ports};
 fn chain(hook: Hook) -> (&'static str, &'static str, &'static str) {
     match hook {
         Hook::Output => ("nat", "SIGNET_OUTPUT", "OUTPUT"),
+        Hook::Dns => ("nat", "SIGNET_DNS", "OUTPUT"),
         Hook::Prerouting => ("nat", "SIGNET_INBOUND", "PREROUTING"),
         Hook::Invalid => ("mangle", "SIGNET_INVALID", "PREROUTING"),
     }
+}
+
+/// The rule that leads to it.
+fn jump(hook: Hook) -> String {
+    format!("-p {} -j {}", hook.transport().0, chain(hook).1)
 }
 
 /// What there is of ours for one family.
@@ -45,9 +51,8 @@ impl State {
             let rules: Vec<_> =
                 plan.at(hook).filter_map(|step| step.rule.within(family)).map(|it| rule(&it)).collect();
             if !rules.is_empty() {
-                let (_, name, from) = chain(hook);
                 state.chains.insert(hook, rules);
-                state.jumps.push((hook, from.to_owned(), format!("-p tcp -j {name}")));
+                state.jumps.push((hook, chain(hook).2.to_owned(), jump(hook)));
             }
         }
         state
@@ -133,7 +138,7 @@ impl State {
                 .map(|text| read_rule(hook, family, text))
                 .collect();
             let mut of_chain = differences(name, &expected, &found, rule);
-            let own = format!("-p tcp -j {name}");
+            let own = jump(hook);
             let jumps: Vec<_> = self.jumps.iter().filter(|(other, ..)| *other == hook).collect();
             let right = jumps.iter().filter(|(_, at, jump)| at == from && *jump == own).count();
             if !expected.is_empty() && right != 1 {
@@ -171,12 +176,13 @@ pub fn rule(rule: &Rule) -> String {
         words.push(format!("{}-d {range}", if except { "! " } else { "" }));
     }
     if rule.loopback {
-        words.push(if rule.hook == Hook::Output { "-o lo" } else { "-i lo" }.to_owned());
+        words.push(if rule.hook.leaves() { "-o lo" } else { "-i lo" }.to_owned());
     }
-    words.push("-p tcp".to_owned());
+    let (transport, _) = rule.hook.transport();
+    words.push(format!("-p {transport}"));
     if let Some(Ports { first, last }) = rule.ports {
         let ports = if first == last { first.to_string() } else { format!("{first}:{last}") };
-        words.push(format!("-m tcp --dport {ports}"));
+        words.push(format!("-m {transport} --dport {ports}"));
     }
     match rule.owner {
         Some(Owner::Uid(ids)) => words.push(format!("-m owner --uid-owner {ids}")),
@@ -204,7 +210,8 @@ fn read_rule(hook: Hook, family: Family, text: &str) -> Found {
 /// `None` where there is anything that we never write.
 fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
     let mut rule = Rule { family: Some(family), ..Rule::all(hook, Verdict::Leave) };
-    let (mut tcp, mut decided, mut not) = (false, false, false);
+    let (own, _) = hook.transport();
+    let (mut transport, mut decided, mut not) = (false, false, false);
     let mut words = text.split(' ').filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
         if word == "!" {
@@ -227,10 +234,10 @@ fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
             }
             _ if negated => return None,
             "-s" => rule.source = Some(value.parse().ok()?),
-            "-o" if hook == Hook::Output && value == "lo" => rule.loopback = true,
-            "-i" if hook != Hook::Output && value == "lo" => rule.loopback = true,
-            "-p" if value == "tcp" => tcp = true,
-            "-m" if matches!(value, "tcp" | "owner" | "addrtype" | "conntrack") => {}
+            "-o" if hook.leaves() && value == "lo" => rule.loopback = true,
+            "-i" if !hook.leaves() && value == "lo" => rule.loopback = true,
+            "-p" if value == own => transport = true,
+            "-m" if value == own || matches!(value, "owner" | "addrtype" | "conntrack") => {}
             "--dport" => rule.ports = Some(value.replace(':', "-").parse().ok()?),
             "--uid-owner" if rule.owner.is_none() => rule.owner = Some(Owner::Uid(ids(value)?)),
             "--gid-owner" if rule.owner.is_none() => rule.owner = Some(Owner::Gid(ids(value)?)),
@@ -252,7 +259,7 @@ fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
             _ => return None,
         }
     }
-    (tcp && decided && !not).then_some(rule)
+    (transport && decided && !not).then_some(rule)
 }
 
 fn ids(text: &str) -> Option<Ids> {

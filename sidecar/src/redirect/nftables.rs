@@ -25,6 +25,7 @@ pub const REMOVE: &str = "table inet signet\ndelete table inet signet\n";
 fn chain(hook: Hook) -> (&'static str, &'static str, &'static str, i64) {
     match hook {
         Hook::Output => ("output", "nat", "output", -110),
+        Hook::Dns => ("dns", "nat", "output", -110),
         Hook::Prerouting => ("prerouting", "nat", "prerouting", -110),
         Hook::Invalid => ("invalid", "filter", "prerouting", -160),
     }
@@ -63,7 +64,8 @@ pub fn rule(rule: &Rule) -> String {
         Some(Family::V6) => words.push("meta nfproto ipv6".to_owned()),
         None => {}
     }
-    words.push("meta l4proto tcp".to_owned());
+    let (transport, _) = rule.hook.transport();
+    words.push(format!("meta l4proto {transport}"));
     if rule.loopback {
         words.push(format!("{} \"lo\"", interface(rule.hook)));
     }
@@ -83,7 +85,7 @@ pub fn rule(rule: &Rule) -> String {
         words.push("fib daddr type != local".to_owned());
     }
     if let Some(ports) = rule.ports {
-        words.push(format!("tcp dport {ports}"));
+        words.push(format!("{transport} dport {ports}"));
     }
     if rule.invalid {
         words.push("ct state invalid".to_owned());
@@ -97,7 +99,7 @@ pub fn rule(rule: &Rule) -> String {
 }
 
 fn interface(hook: Hook) -> &'static str {
-    if hook == Hook::Output { "oifname" } else { "iifname" }
+    if hook.leaves() { "oifname" } else { "iifname" }
 }
 
 fn protocol(range: Network) -> &'static str {
@@ -161,14 +163,14 @@ pub fn read(json: &str) -> Result<(Chains, Vec<String>), String> {
 /// One rule from its expressions; `None` where there is anything that we never write.
 fn read_rule(hook: Hook, expressions: &Value) -> Option<Rule> {
     let mut rule = Rule::all(hook, Verdict::Leave);
-    let (mut tcp, mut decided) = (false, false);
+    let (mut transport, mut decided) = (false, false);
     for expression in expressions.as_array()? {
         let (kind, value) = expression.as_object()?.iter().next()?;
         if decided {
             return None;
         }
         match kind.as_str() {
-            "match" => read_match(&mut rule, &mut tcp, value)?,
+            "match" => read_match(&mut rule, &mut transport, value)?,
             "return" => (rule.verdict, decided) = (Verdict::Leave, true),
             "drop" => (rule.verdict, decided) = (Verdict::Drop, true),
             "redirect" => {
@@ -183,10 +185,11 @@ fn read_rule(hook: Hook, expressions: &Value) -> Option<Rule> {
             _ => return None,
         }
     }
-    (tcp && decided).then_some(rule)
+    (transport && decided).then_some(rule)
 }
 
-fn read_match(rule: &mut Rule, tcp: &mut bool, value: &Value) -> Option<()> {
+/// `transport`: the rule says which it is about.
+fn read_match(rule: &mut Rule, transport: &mut bool, value: &Value) -> Option<()> {
     let (left, right) = (value.get("left")?, value.get("right")?);
     let not = match value.get("op")?.as_str()? {
         "==" | "in" => false,
@@ -194,11 +197,12 @@ fn read_match(rule: &mut Rule, tcp: &mut bool, value: &Value) -> Option<()> {
         _ => return None,
     };
     let means = |name: &str, number: u64| right == name || right.as_u64() == Some(number);
+    let (own, number) = rule.hook.transport();
     if let Some(meta) = left.get("meta") {
         match meta.get("key")?.as_str()? {
             "nfproto" if !not && means("ipv4", 2) => family(rule, Family::V4)?,
             "nfproto" if !not && means("ipv6", 10) => family(rule, Family::V6)?,
-            "l4proto" if !not && means("tcp", 6) => *tcp = true,
+            "l4proto" if !not && means(own, number) => *transport = true,
             key if !not && key == interface(rule.hook) && right == "lo" => rule.loopback = true,
             "skuid" if !not && rule.owner.is_none() => rule.owner = Some(Owner::Uid(ids(right)?)),
             "skgid" if !not && rule.owner.is_none() => rule.owner = Some(Owner::Gid(ids(right)?)),
@@ -216,11 +220,11 @@ fn read_match(rule: &mut Rule, tcp: &mut bool, value: &Value) -> Option<()> {
                 family(rule, Family::of(range.ip()))?;
                 rule.destination = Some(Destination { range, except: not });
             }
-            ("tcp", "dport") if !not && rule.ports.is_none() => {
+            (protocol, "dport") if protocol == own && !not && rule.ports.is_none() => {
                 let (first, last) = span(right)?;
                 rule.ports =
                     Some(Ports { first: u16::try_from(first).ok()?, last: u16::try_from(last).ok()? });
-                *tcp = true;
+                *transport = true;
             }
             _ => return None,
         }

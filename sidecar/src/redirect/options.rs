@@ -53,9 +53,9 @@ pub struct Options {
     /// The gid that only the sidecar runs as: the same, by group.
     #[arg(long, value_name = "GID")]
     pub gid: Option<u32>,
-    /// Take the ports from the `transparent` section of this sidecar.yaml, and leave its `inbound` and `metrics`
-    /// ports alone.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["outbound_port", "inbound_port"])]
+    /// Take the ports from the `transparent` and `dns` sections of this sidecar.yaml, and leave its `inbound` and
+    /// `metrics` ports alone.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["outbound_port", "inbound_port", "dns_port"])]
     pub config: Option<PathBuf>,
     /// The sidecar's port for what the app dials, or `none` [default: 15001].
     #[arg(long, value_name = "PORT")]
@@ -84,21 +84,28 @@ pub struct Options {
     /// Redirect only what these users dial; for hosts.
     #[arg(long, value_name = "UIDS", value_delimiter = ',')]
     pub only_uids: Vec<Ids>,
-    /// What happens to DNS: it is left alone.
-    #[arg(long, value_enum, default_value_t = Dns::Leave)]
-    pub dns: Dns,
+    /// What happens to DNS [default: leave; with --config, capture where it has a `dns` section].
+    #[arg(long, value_enum)]
+    pub dns: Option<Dns>,
+    /// The sidecar's port for captured DNS, UDP and TCP [default: 15053].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub dns_port: Option<u16>,
     /// Whether IPv6 is redirected; `auto`: where this network namespace has it.
     #[arg(long, value_enum, default_value_t = Ipv6::Auto)]
     pub ipv6: Ipv6,
 }
 
 /// What happens to DNS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dns {
     /// Port 53 is left alone, UDP as everything that is not TCP.
-    #[default]
     Leave,
+    /// Port 53 of both goes to the sidecar's name server.
+    Capture,
 }
+
+/// Where queries go that are captured, if nothing says another port.
+const DNS_PORT: u16 = 15053;
 
 /// Whether IPv6 is redirected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -121,6 +128,8 @@ pub struct Wanted {
     pub outbound: Option<u16>,
     /// The listener for what dials the app.
     pub inbound: Option<u16>,
+    /// The name server's port, where DNS is captured.
+    pub dns: Option<u16>,
     /// See [`Options`].
     pub exclude_inbound_ports: Vec<Ports>,
     /// See [`Options`].
@@ -173,6 +182,7 @@ impl Options {
             sidecar,
             outbound: self.outbound_port.unwrap_or(Listener(Some(15001))).0,
             inbound: self.inbound_port.unwrap_or(Listener(Some(15006))).0,
+            dns: (self.dns == Some(Dns::Capture)).then(|| self.dns_port.unwrap_or(DNS_PORT)),
             exclude_inbound_ports: self.exclude_inbound_ports.clone(),
             exclude_outbound_ports: self.exclude_outbound_ports.clone(),
             exclude_outbound_ranges: self.exclude_outbound_ranges.clone(),
@@ -183,7 +193,9 @@ impl Options {
             ipv6,
         };
         if let Some(config) = config {
-            wanted.follow(config)?;
+            wanted.follow(config, self.dns)?;
+        } else if let (Some(port), None) = (self.dns_port, wanted.dns) {
+            return wrong("--dns-port", "--dns capture beside it", port);
         }
         wanted.check()?;
         Ok(wanted)
@@ -209,12 +221,19 @@ impl Options {
 
 impl Wanted {
     /// Takes over what the sidecar is configured to listen on.
-    fn follow(&mut self, config: &Config) -> Result<(), OptionsError> {
+    fn follow(&mut self, config: &Config, dns: Option<Dns>) -> Result<(), OptionsError> {
         let Some(transparent) = &config.transparent else {
             return wrong("transparent", "a section with the listeners to redirect to", "none");
         };
         self.outbound = self.port("transparent.outbound", &transparent.outbound, true)?;
         self.inbound = self.port("transparent.inbound", &transparent.inbound, false)?;
+        self.dns = match (dns, &config.dns) {
+            (Some(Dns::Leave), _) | (None, None) => None,
+            (_, Some(section)) => self.port("dns.listen", &section.listen, true)?,
+            (Some(Dns::Capture), None) => {
+                return wrong("dns", "a section with the listener for captured queries", "none");
+            }
+        };
         // Peers and Prometheus come to these by themselves.
         let direct = config.inbound.iter().map(|inbound| inbound.listen);
         let direct = direct.chain(config.metrics.as_ref().map(|metrics| metrics.listen));
@@ -268,6 +287,15 @@ impl Wanted {
                 "another port than --outbound-port",
                 self.inbound.unwrap_or_default(),
             );
+        }
+        if let Some(dns) = self.dns
+            && (self.outbound == Some(dns) || self.inbound == Some(dns))
+        {
+            return wrong("--dns-port", "another port than --outbound-port and --inbound-port", dns);
+        }
+        if self.outbound.is_none() && self.dns.is_some() {
+            // The addresses that it answers with lead nowhere else.
+            return wrong("--dns", "leave without an outbound port", "capture");
         }
         if self.outbound.is_none() {
             for (option, used) in [

@@ -1,7 +1,7 @@
 //! Which connections are redirected, as an ordered list of rules; the first that fits decides.
 //!
-//! All rules are about TCP. They look at the first packet of a connection only, so that their number costs
-//! nothing later. Each is simple enough that both backends say it in one line, and that it can be read back.
+//! All rules are about TCP, but for those that capture DNS over UDP. They look at the first packet of a connection
+//! only, so that their number costs nothing later. Each is simple enough that both backends say it in one line, and that it can be read back.
 //!
 //! What leaves (`output`):
 //! 1. The sidecar calls its own pod: to its inbound listener, as a peer's call would. The sidecar marks such a
@@ -9,6 +9,10 @@
 //! 2. Anything else of the sidecar is left alone, so that nothing of it ever comes back to it.
 //! 3. What stays on the loopback interface is left alone: `127.0.0.1`, `::1`, the pod's own addresses.
 //! 4. DNS, and what is excluded, is left alone. The rest goes to the outbound listener.
+//!
+//! Where DNS is captured (`output` for TCP, `dns` for UDP), what is excluded is left alone before 3, and then port 53
+//! goes to the sidecar's name server: on the loopback interface, too, where many hosts have their resolver. Nothing
+//! else over UDP is touched.
 //!
 //! What arrives (`prerouting`): for an address of this host, unless excluded, to the inbound listener. Packets that
 //! conntrack does not know for a part of a connection (`invalid`) would go past the redirect, to a port where the
@@ -36,6 +40,8 @@ pub enum Family {
 pub enum Hook {
     /// Connections that begin here, before their destination is decided.
     Output,
+    /// The same over UDP, for DNS.
+    Dns,
     /// Connections that arrive, before their destination is decided.
     Prerouting,
     /// Every packet that arrives, once conntrack has looked at it.
@@ -44,7 +50,17 @@ pub enum Hook {
 
 impl Hook {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Hook; 3] = [Hook::Output, Hook::Prerouting, Hook::Invalid];
+    pub const ALL: [Hook; 4] = [Hook::Output, Hook::Dns, Hook::Prerouting, Hook::Invalid];
+
+    /// What all its rules are about: the name, and the number in IP.
+    pub fn transport(self) -> (&'static str, u64) {
+        if self == Hook::Dns { ("udp", 17) } else { ("tcp", 6) }
+    }
+
+    /// Whether it sees what leaves.
+    pub fn leaves(self) -> bool {
+        matches!(self, Hook::Output | Hook::Dns)
+    }
 }
 
 /// Whose socket.
@@ -76,7 +92,7 @@ pub struct Destination {
     pub except: bool,
 }
 
-/// One rule about TCP: everything that is set must fit.
+/// One rule about its hook's transport: everything that is set must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Where.
@@ -156,6 +172,9 @@ impl Plan {
         let mut steps = Vec::new();
         if let Some(port) = wanted.outbound {
             output(wanted, port, &mut steps);
+            if let Some(port) = wanted.dns {
+                dns(wanted, port, &mut steps);
+            }
         }
         if let Some(port) = wanted.inbound {
             if wanted.outbound.is_none() {
@@ -217,12 +236,53 @@ fn output(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
         None => without_ipv6(wanted, Hook::Output, steps),
     }
     let leave = Rule::all(Hook::Output, Verdict::Leave);
-    let mut push = |rule, why| steps.push(Step { rule, why });
-    for owner in &wanted.sidecar {
-        push(Rule { owner: Some(*owner), ..leave }, "the sidecar itself");
+    the_sidecar(wanted, Hook::Output, steps);
+    let local = Step { rule: Rule { loopback: true, ..leave }, why: "stays on this host" };
+    match wanted.dns {
+        Some(dns) => {
+            excluded(wanted, Hook::Output, steps);
+            names(wanted, Hook::Output, dns, steps);
+            steps.push(local);
+        }
+        None => {
+            steps.push(local);
+            steps.push(Step { rule: Rule { ports: Some(Ports::DNS), ..leave }, why: "DNS" });
+            excluded(wanted, Hook::Output, steps);
+        }
     }
-    push(Rule { loopback: true, ..leave }, "stays on this host");
-    push(Rule { ports: Some(Ports::DNS), ..leave }, "DNS");
+    let mut push = |rule, why| steps.push(Step { rule, why });
+    let redirect = Rule::all(Hook::Output, Verdict::Redirect(port));
+    for owner in only(wanted) {
+        let rule = Rule { owner, ..redirect };
+        if wanted.only_outbound_ranges.is_empty() {
+            push(rule, "to the outbound listener");
+        }
+        for range in &wanted.only_outbound_ranges {
+            if let Some(rule) = to(rule, *range, wanted.ipv6) {
+                push(rule, "to the outbound listener");
+            }
+        }
+    }
+}
+
+/// Captured queries over UDP.
+fn dns(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
+    without_ipv6(wanted, Hook::Dns, steps);
+    the_sidecar(wanted, Hook::Dns, steps);
+    excluded(wanted, Hook::Dns, steps);
+    names(wanted, Hook::Dns, port, steps);
+}
+
+fn the_sidecar(wanted: &Wanted, hook: Hook, steps: &mut Vec<Step>) {
+    for owner in &wanted.sidecar {
+        let rule = Rule { owner: Some(*owner), ..Rule::all(hook, Verdict::Leave) };
+        steps.push(Step { rule, why: "the sidecar itself" });
+    }
+}
+
+fn excluded(wanted: &Wanted, hook: Hook, steps: &mut Vec<Step>) {
+    let leave = Rule::all(hook, Verdict::Leave);
+    let mut push = |rule, why| steps.push(Step { rule, why });
     for ids in &wanted.exclude_uids {
         push(Rule { owner: Some(Owner::Uid(*ids)), ..leave }, "excluded uid");
     }
@@ -234,19 +294,22 @@ fn output(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
             push(rule, "excluded range");
         }
     }
-    let redirect = Rule::all(Hook::Output, Verdict::Redirect(port));
-    let owners: Vec<_> = wanted.only_uids.iter().map(|ids| Some(Owner::Uid(*ids))).collect();
-    for owner in if owners.is_empty() { vec![None] } else { owners } {
-        let rule = Rule { owner, ..redirect };
-        if wanted.only_outbound_ranges.is_empty() {
-            push(rule, "to the outbound listener");
-        }
-        for range in &wanted.only_outbound_ranges {
-            if let Some(rule) = to(rule, *range, wanted.ipv6) {
-                push(rule, "to the outbound listener");
-            }
-        }
+}
+
+/// Queries go to the sidecar's name server, whoever was asked: a resolver is rarely in the ranges that are redirected.
+fn names(wanted: &Wanted, hook: Hook, port: u16, steps: &mut Vec<Step>) {
+    for owner in only(wanted) {
+        let rule = Rule { owner, ports: Some(Ports::DNS), ..Rule::all(hook, Verdict::Redirect(port)) };
+        steps.push(Step { rule, why: "DNS, to the sidecar's name server" });
     }
+}
+
+/// Whose connections are redirected: everybody's, or these users'.
+fn only(wanted: &Wanted) -> Vec<Option<Owner>> {
+    if wanted.only_uids.is_empty() {
+        return vec![None];
+    }
+    wanted.only_uids.iter().map(|ids| Some(Owner::Uid(*ids))).collect()
 }
 
 /// A rule about a range; none where its family is not redirected anyway.

@@ -87,6 +87,13 @@ impl Stream {
         let message = v1::ToSidecar { message: Some(v1::to_sidecar::Message::Delta(delta)) };
         self.say.send(Ok(message)).await.expect("an open stream");
     }
+
+    #[allow(dead_code, reason = "not every test file refuses")]
+    pub(crate) async fn refuse(&self, service: &str) {
+        let refused = v1::Refused { service: service.to_owned(), reason: "no such service".to_owned() };
+        let message = v1::ToSidecar { message: Some(v1::to_sidecar::Message::Refused(refused)) };
+        self.say.send(Ok(message)).await.expect("an open stream");
+    }
 }
 
 #[derive(Clone)]

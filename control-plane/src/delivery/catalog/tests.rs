@@ -455,6 +455,38 @@ fn unknown_services_and_addresses_are_refused_by_name() {
 }
 
 #[test]
+fn a_service_says_who_else_is_at_its_addresses_and_the_mesh_where_there_are_services() {
+    let service = |name: &str, port: u16, address: &str| {
+        format!(
+            "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {{namespace: shop, name: {name}}}\nspec:\n  \
+             identities: [ns/shop/sa/orders]\n  addresses: [{address}]\n  ports: [{{name: main, port: {port}, protocol: tcp}}]\n  \
+             endpoints: [{{address: 10.1.0.5, ports: {{main: 15006}}}}]\n"
+        )
+    };
+    let yaml = [MESH.to_owned(), service("db", 5432, "10.96.1.1"), service("cache", 6379, "10.96.1.2")];
+    let catalog = catalog_of(&yaml.concat(), &Keys::default(), &authority());
+    let view =
+        catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["db.shop", "orders.shop"], &[])).view;
+    let sharing = |name: &str| match &view[name].resource.body {
+        Some(Body::Service(service)) => service.sharing.clone().expect("it is said"),
+        other => panic!("{other:?}"),
+    };
+    assert!(sharing("service/orders.shop").addresses.is_empty(), "nobody else is there");
+    let [shared] = &sharing("service/db.shop").addresses[..] else { panic!("one address") };
+    assert_eq!((shared.address.as_str(), &shared.services[..]), ("10.1.0.5", &["cache.shop".to_owned()][..]));
+    let Some(Body::Mesh(mesh)) = &view["mesh"].resource.body else { panic!("the mesh") };
+    assert_eq!(mesh.namespaces, ["shop"]);
+    // On a host that everything runs on, a caller is not sent a list of all of it: it asks.
+    let many = (0..300).map(|number| {
+        service(&format!("s{number}"), 10_000 + number, &format!("10.97.{}.{}", number / 200, number % 200))
+    });
+    let catalog = catalog_of(&(MESH.to_owned() + &many.collect::<String>()), &Keys::default(), &authority());
+    let view = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["s0.shop"], &[])).view;
+    let Some(Body::Service(service)) = &view["service/s0.shop"].resource.body else { panic!("a service") };
+    assert!(service.sharing.is_none());
+}
+
+#[test]
 fn an_address_subscribes_the_service_that_has_it() {
     let mut subscriptions = Subscriptions::default();
     subscriptions.addresses.insert("10.96.0.7".parse().unwrap());

@@ -91,6 +91,7 @@ impl World {
             addresses: Vec::new(),
             user_context: UserContext::Transaction,
             traffic: vec![],
+            sharing: None,
         };
         world.shared.state.update_endpoints(|known| known.apply([service.clone()], [""; 0]));
         world

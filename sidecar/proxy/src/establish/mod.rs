@@ -459,7 +459,8 @@ async fn transparent<E>(
             |endpoints| {
                 // Of an address that several services share one may be known and the one that is meant not yet.
                 let known = endpoints.dialled(destination).cloned();
-                (known.is_some() || endpoints.refusal(&ip.to_string()).is_some()).then_some(known)
+                let is_all = endpoints.is_settled(ip) || endpoints.refusal(&ip.to_string()).is_some();
+                (known.is_some() || is_all).then_some(known)
             },
         )
         .await

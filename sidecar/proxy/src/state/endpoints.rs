@@ -29,10 +29,14 @@ pub struct Endpoints {
     dialled: HashMap<SocketAddr, Option<Dialled>>,
     /// Addresses of the mesh: virtual ones, and of endpoints.
     addresses: HashSet<IpAddr>,
+    /// Those of them at which there may be services that we do not know.
+    open: HashSet<IpAddr>,
     /// Where sidecars of the mesh take mutual TLS.
     sidecars: HashSet<SocketAddr>,
     /// Places outside the mesh that we may call.
     places: Arc<Places>,
+    /// Namespaces in which there are services.
+    namespaces: Arc<HashSet<Arc<str>>>,
     /// Services that the control plane refuses to tell us of, with its reason.
     refused: HashMap<Arc<str>, Arc<str>>,
 }
@@ -79,6 +83,7 @@ impl Endpoints {
             next.services.insert(service.name.clone(), service);
         }
         (next.dialled, next.addresses) = dialled(&next.services);
+        next.open = open(&next.services);
         next.sidecars = next
             .services
             .values()
@@ -106,6 +111,18 @@ impl Endpoints {
         Endpoints { generation: self.generation + 1, places, ..self.clone() }
     }
 
+    /// The next snapshot, with services in these namespaces and no others.
+    #[must_use]
+    pub fn with_namespaces(&self, namespaces: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
+        let namespaces = Arc::new(namespaces.into_iter().map(Into::into).collect());
+        Endpoints { generation: self.generation + 1, namespaces, ..self.clone() }
+    }
+
+    /// Whether there are services in this namespace, known or not.
+    pub fn is_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains(name)
+    }
+
     /// Places outside the mesh that we may call.
     pub fn places(&self) -> &Places {
         &self.places
@@ -126,6 +143,12 @@ impl Endpoints {
         self.addresses.contains(&address.ip().to_canonical())
             || self.sidecars.contains(&canonical(address))
             || self.places.gateways().any(|gateway| canonical(gateway) == canonical(address))
+    }
+
+    /// Whether every service at this address is known, so that a port that none of them has is nobody's.
+    pub fn is_settled(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.addresses.contains(&address) && !self.open.contains(&address)
     }
 
     /// The next snapshot, in which the control plane refused this service.
@@ -205,6 +228,23 @@ fn dialled(
         }
     }
     (dialled, addresses)
+}
+
+/// Addresses at which others are that are not known, or where nobody says whether there are others.
+fn open(services: &HashMap<Arc<str>, Arc<Service>>) -> HashSet<IpAddr> {
+    let mut open = HashSet::new();
+    for service in services.values() {
+        let own = service.addresses.iter().map(|ip| ip.to_canonical());
+        for ip in own.chain(service.direct.iter().map(|(address, _)| address.ip())) {
+            let known = service.sharing.as_ref().is_some_and(|sharing| {
+                sharing.get(&ip).into_iter().flatten().all(|other| services.contains_key(other))
+            });
+            if !known {
+                open.insert(ip);
+            }
+        }
+    }
+    open
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -307,6 +347,29 @@ mod tests {
         // Two endpoints at one address, and a virtual address that is an endpoint's as well: the same service.
         let known = apply([spec("db.shop", 80, &["10.1.0.5"], &place)]);
         assert!(matches!(known.dialled(at("10.1.0.5:80")), Some(Dialled::Service(_))));
+    }
+
+    #[test]
+    fn an_address_is_settled_when_every_service_that_is_said_to_be_there_is_known() {
+        let place = [("10.1.0.5", Some("a")), ("10.1.0.6", Some("a"))];
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let shared = |others: &[&str]| {
+            Some(HashMap::from([(ip("10.1.0.5"), others.iter().map(|&name| name.into()).collect())]))
+        };
+        let db = |sharing| ServiceSpec { sharing, ..spec("db.shop", 5432, &["10.96.0.7"], &place) };
+        let settled = |known: &Endpoints| {
+            ["10.96.0.7", "10.1.0.5", "::ffff:10.1.0.6", "10.1.0.9"].map(|text| known.is_settled(ip(text)))
+        };
+        // An older control plane says nothing, and an address of nobody is not settled either.
+        assert_eq!(settled(&apply([db(None)])), [false, false, false, false]);
+        assert_eq!(settled(&apply([db(Some(HashMap::new()))])), [true, true, true, false]);
+        let one = apply([db(shared(&["cache.shop"]))]);
+        assert_eq!(settled(&one), [true, false, true, false]);
+        let cache =
+            ServiceSpec { sharing: shared(&["db.shop"]), ..spec("cache.shop", 6379, &[], &place[..1]) };
+        let both = one.apply([cache], [] as [&str; 0]);
+        assert_eq!(settled(&both), [true, true, true, false]);
+        assert_eq!(settled(&both.apply([], ["cache.shop"])), [true, false, true, false]);
     }
 
     #[test]

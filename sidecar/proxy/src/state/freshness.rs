@@ -22,6 +22,11 @@ impl Freshness {
         let _ = self.0.compare_exchange(LIVE, at, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Whether news arrives, so that a question would be answered.
+    pub fn is_live(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == LIVE
+    }
+
     /// How old the view is at this second of the epoch; zero while news arrives. One that never did is as old as the
     /// epoch.
     pub fn age(&self, now: u64) -> Duration {
@@ -40,9 +45,11 @@ mod tests {
         freshness.lost(900);
         assert_eq!(freshness.age(1_000), Duration::from_secs(1_000));
         freshness.live();
+        assert!(freshness.is_live());
         assert_eq!(freshness.age(1_000), Duration::ZERO);
         freshness.lost(1_000);
         freshness.lost(1_007);
         assert_eq!(freshness.age(1_010), Duration::from_secs(10));
+        assert!(!freshness.is_live());
     }
 }

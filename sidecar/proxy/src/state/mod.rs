@@ -43,7 +43,7 @@ pub use policy::{MeshSettings, Policy, Served};
 pub use routes::{App, AppAddress, InboundPort, Routes};
 pub use service::{
     Endpoint, EndpointSpec, Identities, InFlight, Manner, PortSpec, Service, ServicePort, ServiceSpec,
-    Timeouts, alpn_of,
+    Sharing, Timeouts, alpn_of,
 };
 pub use signet_model::{Protocol, UserContext};
 pub use streams::{Door, Doors, PortIs, Routing, Share, Shares, Takes};
@@ -87,6 +87,8 @@ type Missed = HashMap<Wanted, Instant>;
 pub enum Wanted {
     /// A service by `name.namespace`.
     Service(Arc<str>),
+    /// The same, since an app asked where it is. Most such names are none.
+    Name(Arc<str>),
     /// Whichever services have this address, as a virtual one or as an endpoint's.
     Address(std::net::IpAddr),
     /// The keys of the issuer with this alias: a token names a key that we do not have.

@@ -269,6 +269,11 @@ impl Places {
         Places { by_name, by_port }
     }
 
+    /// Whether there is one of this name, `name.namespace`.
+    pub fn contains(&self, place: &str) -> bool {
+        self.by_name.contains_key(place)
+    }
+
     /// A port of a place by both names.
     pub fn port(&self, place: &str, port: &str) -> Option<&Arc<PlacePort>> {
         self.by_name.get(place)?.ports.iter().find(|known| &*known.name == port)

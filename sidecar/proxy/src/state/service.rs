@@ -1,6 +1,6 @@
 //! A service as its callers see it: ports, the identities that may answer, endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -43,7 +43,12 @@ pub struct ServiceSpec {
     pub user_context: UserContext,
     /// How it is called.
     pub traffic: Vec<TrafficPolicySpec>,
+    /// Who else is at its addresses, if that is known.
+    pub sharing: Option<Sharing>,
 }
+
+/// Other services at the addresses of one, `name.namespace`.
+pub type Sharing = HashMap<IpAddr, Vec<Arc<str>>>;
 
 /// A port as the control plane tells of it.
 #[derive(Clone, Debug)]
@@ -104,6 +109,8 @@ pub struct Service {
     pub direct: Vec<(SocketAddr, Arc<ServicePort>)>,
     /// Which user context it takes.
     pub user_context: UserContext,
+    /// Who else is at its addresses, if that is known.
+    pub sharing: Option<Sharing>,
 }
 
 /// A port of a service with the endpoints that serve it.
@@ -410,6 +417,7 @@ impl Service {
             addresses: spec.addresses,
             direct,
             user_context: spec.user_context,
+            sharing: spec.sharing,
         }
     }
 

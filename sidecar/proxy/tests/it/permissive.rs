@@ -236,6 +236,56 @@ async fn a_peer_whose_hello_is_late_is_a_peer_as_long_as_the_app_has_not_spoken(
     assert_eq!(orders.let_in(), 0);
 }
 
+/// Says a line to whoever connects; what each then said, when it is over.
+async fn greeting_and_listening() -> (SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let (told, heard) = mpsc::unbounded_channel();
+    let app = scripted(move |mut socket| {
+        let told = told.clone();
+        async move {
+            let _ = socket.write_all(b"220 ready\r\n").await;
+            let mut all = Vec::new();
+            // However it ends.
+            let _ = socket.read_to_end(&mut all).await;
+            let _ = told.send(all);
+        }
+    })
+    .await;
+    (app, heard)
+}
+
+#[tokio::test]
+async fn a_hello_of_ours_after_the_apps_greeting_is_cut_and_never_reaches_the_app() {
+    let (app, mut heard) = greeting_and_listening().await;
+    let orders = Orders::new(Protocol::Tcp, app, later());
+    let labels = [("direction", "inbound"), ("reason", "timeout")];
+    for (times, pieces) in [(1, 1), (2, 7)] {
+        let mut late = Client::to(orders.at).await;
+        assert_eq!(late.take(11).await, b"220 ready\r\n");
+        let ours = hello(&[b"signet-tcp"], "db.example.com");
+        for piece in ours.chunks(ours.len().div_ceil(pieces)) {
+            late.send(piece).await;
+        }
+        assert_ne!(late.ended().await, Some(false));
+        assert_eq!(within(heard.recv()).await.unwrap(), b"", "no byte of it");
+        orders.node.counts("signet_handshake_failures_total", &labels, times).await;
+    }
+    // Half of one, and its end.
+    let mut half = Client::to(orders.at).await;
+    assert_eq!(half.take(11).await, b"220 ready\r\n");
+    half.send(&hello(&[b"signet-tcp"], "db.example.com")[..90]).await;
+    half.stream.shutdown().await.unwrap();
+    assert_eq!(within(heard.recv()).await.unwrap(), b"");
+    // What is not ours is the app's, hello or not.
+    let foreign = hello(&[b"postgresql"], "db.example.com");
+    for said in [&foreign[..], b"QUIT\r\n", &[0x16, 0, 0, 1, 2]] {
+        let mut stranger = Client::to(orders.at).await;
+        assert_eq!(stranger.take(11).await, b"220 ready\r\n");
+        stranger.send(said).await;
+        stranger.stream.shutdown().await.unwrap();
+        assert_eq!(within(heard.recv()).await.unwrap(), said);
+    }
+}
+
 /// Believes any server.
 #[derive(Debug)]
 struct Gullible;

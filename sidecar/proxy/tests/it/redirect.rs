@@ -7,10 +7,10 @@ use std::process::Command;
 use signet_identity::PeerClass;
 use signet_identity::testing::TestCa;
 use signet_proxy::listener::Kind;
-use signet_proxy::state::{EndpointSpec, PortSpec, Protocol, ServiceSpec, Timeouts};
+use signet_proxy::state::{EndpointSpec, PortSpec, Protocol, ServiceSpec, Timeouts, Wanted};
 
 use crate::support::app::echo;
-use crate::support::caller::Client;
+use crate::support::caller::{Client, within};
 use crate::support::{Node, WEB, generation, inbound};
 
 /// Runs a test in a namespace with a loopback of its own, or says that it cannot.
@@ -309,5 +309,52 @@ fn a_port_of_an_endpoints_address_that_no_service_has_is_not_dialled_in_plaintex
         assert_ne!(client.ended().await, Some(false));
         web.counts("signet_refusals_total", &[("direction", "outbound"), ("reason", "port-unknown")], 1)
             .await;
+    });
+}
+
+#[test]
+fn a_port_that_none_of_the_services_at_an_address_has_is_refused_at_once_when_all_of_them_are_known() {
+    in_namespace(async {
+        let ca = TestCa::new("demo.signet");
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        let address: std::net::IpAddr = "10.96.0.7".parse().unwrap();
+        let knows = |name: &str, port: u16, others: Option<&[&str]>| {
+            let mut known = service(&ca, "10.1.2.1:9".parse().unwrap(), &["10.96.0.7"]);
+            (known.name, known.ports[0].port) = (name.to_owned(), port);
+            known.endpoints.clear();
+            known.sharing =
+                others.map(|others| [(address, others.iter().map(|&name| name.into()).collect())].into());
+            known
+        };
+        let redirects = web.start_at(vec![("0.0.0.0:0", Kind::TransparentOutbound)]);
+        redirect("iptables", "10.96.0.7", redirects[0].port());
+        let dials = || async {
+            let mut client = Client::to("10.96.0.7:80".parse().unwrap()).await;
+            assert_ne!(client.ended().await, Some(false));
+        };
+        let soon = std::time::Duration::from_millis(500);
+        // There is another one, which may have the port: it is asked for, and waited for no longer than it takes.
+        web.state.update_endpoints(|endpoints| {
+            endpoints.apply([knows("db.shop", 81, Some(&["cache.shop"]))], [] as [&str; 0])
+        });
+        let dialled = tokio::spawn(dials());
+        assert_eq!(within(web.wanted.recv()).await, Some(Wanted::Address(address)));
+        let begin = std::time::Instant::now();
+        web.state.update_endpoints(|endpoints| {
+            endpoints.apply([knows("cache.shop", 82, Some(&["db.shop"]))], [] as [&str; 0])
+        });
+        dialled.await.unwrap();
+        // Now all are known.
+        dials().await;
+        assert!(begin.elapsed() < soon, "{:?}", begin.elapsed());
+        assert!(web.wanted.try_recv().is_err());
+        web.counts("signet_refusals_total", &[("direction", "outbound"), ("reason", "port-unknown")], 2)
+            .await;
+        // A control plane that does not say who else is there has to be asked.
+        web.state
+            .update_endpoints(|endpoints| endpoints.apply([knows("db.shop", 81, None)], [] as [&str; 0]));
+        let dialled = tokio::spawn(dials());
+        assert_eq!(within(web.wanted.recv()).await, Some(Wanted::Address(address)));
+        dialled.abort();
     });
 }

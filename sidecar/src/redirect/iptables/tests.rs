@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::redirect::options::Options;
+use crate::redirect::options::{Dns, Options};
 use crate::redirect::plan::tests::wanted;
 
 fn plan() -> Plan {
@@ -79,6 +79,31 @@ COMMIT
         script.contains("-s ::1/128 ! -d ::1/128 -o lo") && script.contains("-d fd00::/8 -p tcp -j RETURN")
     );
     assert!(!script.contains("127.0.0") && !script.contains("10.1.0.0"));
+}
+
+#[test]
+fn captured_dns_has_a_chain_and_a_jump_of_its_own() {
+    let options = Options { uid: Some(2102), dns: Some(Dns::Capture), ..Options::default() };
+    let plan = Plan::of(&options.resolve(None, true).unwrap());
+    let target = State::of(&plan, Family::V4);
+    let script = State::default().script_to(&target).unwrap();
+    for line in [
+        "-A SIGNET_OUTPUT -p tcp -m tcp --dport 53 -j REDIRECT --to-ports 15053\n-A SIGNET_OUTPUT -o lo -p tcp -j RETURN\n",
+        "-A SIGNET_DNS -p udp -m owner --uid-owner 2102 -j RETURN\n\
+         -A SIGNET_DNS -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053\n",
+        "-I OUTPUT 1 -p udp -j SIGNET_DNS\n",
+    ] {
+        assert!(script.contains(line), "{line} in {script}");
+    }
+    // Without it the chain goes, and is a difference where it stays.
+    let without = State::of(&self::plan(), Family::V4);
+    let script = target.script_to(&without).unwrap();
+    assert!(
+        script.contains("-D OUTPUT -p udp -j SIGNET_DNS\n") && script.contains("-X SIGNET_DNS\n"),
+        "{script}"
+    );
+    let lines = target.differences(&self::plan(), Family::V4).join("\n");
+    assert!(lines.contains("OUTPUT: not asked for: -p udp -j SIGNET_DNS"), "{lines}");
 }
 
 #[test]

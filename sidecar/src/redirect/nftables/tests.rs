@@ -1,5 +1,5 @@
 use super::*;
-use crate::redirect::options::Options;
+use crate::redirect::options::{Dns, Options};
 
 fn plan(options: &Options, ipv6: bool) -> Plan {
     Plan::of(&options.resolve(None, ipv6).unwrap())
@@ -48,6 +48,37 @@ table inet signet {
 }
 "#;
     assert_eq!(script(&plan(&options, true)), expected);
+}
+
+#[test]
+fn captured_dns_is_a_chain_of_its_own_and_goes_before_the_loopback_interface() {
+    let options = Options {
+        uid: Some(2102),
+        dns: Some(Dns::Capture),
+        exclude_uids: vec!["101".parse().unwrap()],
+        only_uids: vec!["1000".parse().unwrap()],
+        inbound_port: Some("none".parse().unwrap()),
+        ..Options::default()
+    };
+    let expected = r#"table inet signet {
+	chain output {
+		type nat hook output priority -110; policy accept;
+		meta l4proto tcp meta skuid 2102 return comment "the sidecar itself"
+		meta l4proto tcp meta skuid 101 return comment "excluded uid"
+		meta l4proto tcp meta skuid 1000 tcp dport 53 redirect to :15053 comment "DNS, to the sidecar's name server"
+		meta l4proto tcp oifname "lo" return comment "stays on this host"
+		meta l4proto tcp meta skuid 1000 redirect to :15001 comment "to the outbound listener"
+	}
+	chain dns {
+		type nat hook output priority -110; policy accept;
+		meta l4proto udp meta skuid 2102 return comment "the sidecar itself"
+		meta l4proto udp meta skuid 101 return comment "excluded uid"
+		meta l4proto udp meta skuid 1000 udp dport 53 redirect to :15053 comment "DNS, to the sidecar's name server"
+	}
+}
+"#;
+    let text = script(&plan(&options, true));
+    assert!(text.ends_with(expected), "{text}");
 }
 
 #[test]

@@ -40,6 +40,9 @@ fn refused<T>(result: Result<T, String>, words: &[&str]) {
 fn what_is_not_said_is_as_the_docs_have_it() {
     let wanted = resolve("--uid 2102").unwrap();
     assert_eq!((wanted.outbound, wanted.inbound, wanted.ipv6), (Some(15001), Some(15006), true));
+    assert_eq!(wanted.dns, None);
+    assert_eq!(resolve("--uid 2102 --dns capture").unwrap().dns, Some(15053));
+    assert_eq!(resolve("--uid 2102 --dns capture --dns-port 5353").unwrap().dns, Some(5353));
     assert_eq!(wanted.sidecar, [Owner::Uid(Ids::one(2102))]);
     assert!(wanted.exclude_inbound_ports.is_empty() && wanted.only_uids.is_empty());
     let wanted = resolve("--gid 7 --inbound-port none --ipv6 off --dns leave").unwrap();
@@ -76,7 +79,12 @@ fn what_cannot_be_meant_is_refused_with_what_was_expected_and_what_came() {
     refused(resolve("--uid 1 --exclude-outbound-ranges 10.1.0.0/33"), &["10.1.0.0/33"]);
     refused(resolve("--uid 1 --exclude-outbound-ranges example.com"), &["addresses", "example.com"]);
     refused(resolve("--uid 1 --exclude-uids 5-1"), &["100-199", "5-1"]);
-    refused(resolve("--uid 1 --dns capture"), &["--dns", "leave", "capture"]);
+    refused(resolve("--uid 1 --dns maybe"), &["--dns", "leave", "capture"]);
+    refused(resolve("--uid 1 --dns capture --outbound-port none"), &["--dns", "outbound port", "capture"]);
+    refused(resolve("--uid 1 --dns capture --dns-port 15006"), &["--dns-port", "another port", "15006"]);
+    refused(resolve("--uid 1 --dns capture --dns-port 0"), &["--dns-port", "0"]);
+    refused(resolve("--uid 1 --dns-port 5353"), &["--dns-port", "--dns capture", "5353"]);
+    refused(resolve("--uid 1 --config x --dns-port 5353"), &["--config", "--dns-port"]);
     refused(resolve("--uid 1 --ipv6 maybe"), &["--ipv6", "auto", "maybe"]);
     refused(resolve("--uid 1 --outbound-port none --inbound-port none"), &["at least one port"]);
     refused(resolve("--uid 1 --outbound-port 15006"), &["--inbound-port", "another port", "15006"]);
@@ -112,6 +120,24 @@ fn the_configuration_says_the_ports_and_what_comes_in_by_itself() {
     let outbound = outbound.unwrap();
     assert_eq!((outbound.outbound, outbound.inbound), (Some(15001), None));
     assert!(outbound.exclude_inbound_ports.is_empty());
+}
+
+#[test]
+fn the_configuration_says_whether_dns_is_captured_and_the_command_line_that_it_is_not() {
+    let outbound = "transparent: {outbound: ['127.0.0.1:15001', '[::1]:15001']}\n";
+    let both = format!("{outbound}dns: {{listen: ['127.0.0.1:16053', '[::1]:16053']}}");
+    assert_eq!(follow(&both, true).unwrap().dns, Some(16053));
+    assert_eq!(follow(outbound, true).unwrap().dns, None);
+    let config = config(&both);
+    let with = |line: &str| parse(line).unwrap().resolve(Some(&config), true).map_err(|it| it.to_string());
+    assert_eq!(with("--uid 1 --dns leave").unwrap().dns, None);
+    assert_eq!(with("--uid 1 --dns capture").unwrap().dns, Some(16053));
+    let none = parse("--uid 1 --dns capture").unwrap().resolve(Some(&self::config(outbound)), true);
+    refused(none.map_err(|it| it.to_string()), &["dns", "a section", "none"]);
+    refused(
+        follow(&format!("{outbound}dns: {{listen: '127.0.0.1:16053'}}"), true),
+        &["dns.listen", "IPv6", "--ipv6 off", "127.0.0.1:16053"],
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::redirect::options::Options;
+use crate::redirect::options::{Dns, Options};
 
 /// What the rules look at.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,7 @@ fn decide(plan: &Plan, hook: Hook, packet: &Packet) -> Verdict {
 }
 
 const SIDECAR: u32 = 2102;
+const NAMES: Verdict = Verdict::Redirect(15053);
 const OUT: Verdict = Verdict::Redirect(15001);
 const IN: Verdict = Verdict::Redirect(15006);
 
@@ -66,6 +67,31 @@ fn the_app_to_elsewhere_goes_through_the_sidecar_and_to_itself_does_not() {
         assert_eq!(decide(dials(1000, loopback, loopback, 8080)), Verdict::Leave);
         assert_eq!(decide(dials(1000, own, own, 8080)), Verdict::Leave);
         assert_eq!(decide(dials(1000, own, service, 53)), Verdict::Leave, "DNS");
+    }
+}
+
+#[test]
+fn captured_queries_go_to_the_name_server_wherever_they_were_going_and_the_sidecars_own_do_not() {
+    let plan = plan(|options| {
+        options.dns = Some(Dns::Capture);
+        options.exclude_uids = vec!["101".parse().unwrap()];
+        options.exclude_outbound_ranges = vec!["10.96.0.11".parse().unwrap(), "fd96::11".parse().unwrap()];
+        options.only_outbound_ranges = vec!["10.100.0.0/16".parse().unwrap()];
+    });
+    for hook in [Hook::Output, Hook::Dns] {
+        for (own, resolver, excluded, loopback) in [
+            ("10.1.0.2", "10.96.0.10", "10.96.0.11", "127.0.0.53"),
+            ("fd00::2", "fd96::10", "fd96::11", "::1"),
+        ] {
+            let decide = |packet| decide(&plan, hook, &packet);
+            assert_eq!(decide(dials(1000, own, resolver, 53)), NAMES);
+            assert_eq!(decide(dials(1000, loopback, loopback, 53)), NAMES, "a resolver of this host");
+            assert_eq!(decide(dials(SIDECAR, own, resolver, 53)), Verdict::Leave, "what it passes on");
+            assert_eq!(decide(dials(SIDECAR, loopback, loopback, 53)), Verdict::Leave);
+            assert_eq!(decide(dials(101, own, resolver, 53)), Verdict::Leave, "an excluded uid");
+            assert_eq!(decide(dials(1000, own, excluded, 53)), Verdict::Leave, "an excluded range");
+            assert_eq!(decide(dials(1000, own, resolver, 54)), Verdict::Leave, "another port");
+        }
     }
 }
 
@@ -193,6 +219,7 @@ prop_compose! {
         only_outbound_ranges in prop::collection::vec(range(), 0..3),
         only_uids in prop::collection::vec((40..60_u32).prop_map(Ids::one), 0..3),
         ipv6 in any::<bool>(),
+        dns in any::<bool>(),
     ) -> Wanted {
         let mut sidecar = vec![Owner::Uid(Ids::one(SIDECAR))];
         if gid {
@@ -202,6 +229,7 @@ prop_compose! {
             sidecar,
             outbound: (listeners != 1).then_some(15001),
             inbound: (listeners != 2).then_some(15006),
+            dns: (dns && listeners != 1).then_some(15053),
             exclude_inbound_ports, exclude_outbound_ports, exclude_outbound_ranges, exclude_uids,
             only_inbound_ports, only_outbound_ranges, only_uids, ipv6,
         }
@@ -248,15 +276,20 @@ proptest! {
                 && packet.source.is_ipv4() == packet.destination.is_ipv4();
             prop_assert_eq!(out == IN, own_pod && family && wanted.inbound.is_some());
             prop_assert_ne!(out, OUT);
+            prop_assert_ne!(out, NAMES);
+            prop_assert_eq!(decide(&plan, Hook::Dns, &packet), Verdict::Leave);
         } else {
-            let left = packet.loopback || packet.port == 53
-                || in_ids(&wanted.exclude_uids, packet.uid)
+            let excluded = in_ids(&wanted.exclude_uids, packet.uid)
                 || in_ports(&wanted.exclude_outbound_ports)
                 || in_ranges(&wanted.exclude_outbound_ranges);
-            let named = (wanted.only_uids.is_empty() || in_ids(&wanted.only_uids, packet.uid))
-                && (wanted.only_outbound_ranges.is_empty() || in_ranges(&wanted.only_outbound_ranges));
+            let user = wanted.only_uids.is_empty() || in_ids(&wanted.only_uids, packet.uid);
+            let named = user && (wanted.only_outbound_ranges.is_empty() || in_ranges(&wanted.only_outbound_ranges));
+            let captured = wanted.dns.is_some() && packet.port == 53 && family && user && !excluded;
+            let left = packet.loopback || packet.port == 53 && wanted.dns.is_none() || excluded;
             let redirected = wanted.outbound.is_some() && family && !left && named;
-            prop_assert_eq!(out, if redirected { OUT } else { Verdict::Leave });
+            let expected = if redirected { OUT } else { Verdict::Leave };
+            prop_assert_eq!(out, if captured { NAMES } else { expected });
+            prop_assert_eq!(decide(&plan, Hook::Dns, &packet), if captured { NAMES } else { Verdict::Leave });
         }
 
         let touched = wanted.inbound.is_some() && family && packet.here && !packet.loopback

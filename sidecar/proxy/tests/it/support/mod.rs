@@ -198,6 +198,7 @@ impl Node {
                 .collect(),
             user_context: UserContext::Transaction,
             traffic: vec![],
+            sharing: None,
         };
         self.state.update_endpoints(|endpoints| endpoints.apply([spec.clone()], [] as [&str; 0]));
     }
