@@ -77,7 +77,7 @@ impl Behind {
         let service: ObjectName = self.name.parse().unwrap();
         self.shared.state.update_policy(|policy| {
             let set = PolicySet::compile(own, &service, documents.iter().copied(), false);
-            policy.with_served(&self.name, Some(Served { policies: set, issuer_aliases: vec![] }))
+            policy.with_served(&self.name, Some(Served { policies: set, issuer_aliases: vec![], samples: 0 }))
         });
     }
 }
