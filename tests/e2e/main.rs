@@ -22,6 +22,7 @@ mod memory;
 mod migrate;
 mod minting;
 mod pair;
+mod passing;
 mod pods;
 mod policy;
 mod readme;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    AnyRoute, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector, Protocol,
-    Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
+    AnyRoute, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector,
+    Protocol, Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks, RevokedUsers};

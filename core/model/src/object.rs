@@ -11,7 +11,8 @@ use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
     AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
+    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy,
+    Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";

@@ -12,8 +12,9 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh, MeshPolicy,
-    ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload, WorkloadId,
+    AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh,
+    MeshPolicy, ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload,
+    WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
