@@ -31,7 +31,7 @@ pub(crate) enum Authz {
         #[arg(long)]
         all: bool,
     },
-    Can(policies::Can),
+    Can(Box<policies::Can>),
     Simulate(policies::Simulate),
     Exceptions(policies::Exceptions),
 }

@@ -4,6 +4,8 @@
 //! decision. The mesh of 10,000 policies is a registry of a hundred services with a hundred each; a sidecar is given
 //! those of its own.
 
+#![allow(clippy::print_stdout, reason = "what it measures is what it is for")]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -228,15 +228,14 @@ impl PolicySet {
 
     /// What is too long to keep is left out, and unknown to whoever reads the summary.
     fn claims_of(&self, user: &User) -> BTreeMap<String, Value> {
-        let claim =
-            |name: &Box<str>| (name.to_string(), user.claims.get(&**name).cloned().unwrap_or(Value::Null));
+        let claim = |name: &str| (name.to_owned(), user.claims.get(name).cloned().unwrap_or(Value::Null));
         let is_short = |(_, value): &(String, Value)| value.to_string().len() <= VALUE;
-        self.reads.claims.iter().map(claim).filter(is_short).collect()
+        self.reads.claims.iter().map(|name| claim(name)).filter(is_short).collect()
     }
 
     fn headers_of(&self, facts: &Facts<'_>) -> BTreeMap<String, Vec<String>> {
         let Some(headers) = facts.headers else { return BTreeMap::new() };
-        let lines_of = |name: &Box<str>| {
+        let lines_of = |name: &str| {
             let (mut lines, mut whole) = (Vec::new(), true);
             headers.any_line(name, &mut |line| {
                 let text = std::str::from_utf8(line).ok().filter(|text| text.len() <= VALUE);
@@ -244,9 +243,9 @@ impl PolicySet {
                 lines.extend(text.map(str::to_owned));
                 !whole
             });
-            whole.then(|| (name.to_string(), lines))
+            whole.then(|| (name.to_owned(), lines))
         };
-        self.reads.headers.iter().filter_map(lines_of).collect()
+        self.reads.headers.iter().filter_map(|name| lines_of(name)).collect()
     }
 }
 

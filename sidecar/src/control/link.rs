@@ -95,7 +95,8 @@ impl Link {
     /// Dials. Must be called within a tokio runtime, which then drives the connection.
     pub async fn dial(target: &Target) -> Result<Self, LinkError> {
         let address = || target.address.clone();
-        match tokio::time::timeout(DIAL, Self::connect(target)).await {
+        // Boxed: a handshake's state is large, and whoever dials is not always about to.
+        match tokio::time::timeout(DIAL, Box::pin(Self::connect(target))).await {
             Ok(done) => done,
             Err(_) => Err(LinkError::Deadline { address: address() }),
         }

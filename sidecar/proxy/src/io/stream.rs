@@ -14,6 +14,9 @@ use tokio_rustls::server;
 use super::dialled::Dialled;
 use super::record::ReadAhead;
 
+/// A connection that we dialled, and who is told of a refusal on this thread.
+type Own = Dialled<ReadAhead, dyn Fn(&HandshakeFailure)>;
+
 /// An established stream. TLS is boxed, so that a plaintext connection does not pay for its size.
 pub(crate) enum Stream {
     /// Plaintext TCP, with what was read ahead of it.
@@ -23,7 +26,7 @@ pub(crate) enum Stream {
     /// We took the connection.
     Accepted(Box<server::TlsStream<ReadAhead>>),
     /// We dialled.
-    Dialled(Box<Dialled<ReadAhead, dyn Fn(&HandshakeFailure)>>),
+    Dialled(Box<Own>),
 }
 
 macro_rules! each {
