@@ -73,7 +73,7 @@ impl Scene {
     /// Hands a form in; the status and what was answered.
     fn hand_in(&self, path: &str, members: &[(&str, &str)]) -> (u16, String) {
         let mut curl = Command::new("curl");
-        curl.args(["-sk", "-w", "\n%{http_code}"]);
+        curl.args(["-sk", "-X", "POST", "-w", "\n%{http_code}"]);
         for (name, value) in members {
             curl.arg("--data-urlencode").arg(format!("{name}={value}"));
         }

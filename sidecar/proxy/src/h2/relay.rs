@@ -75,8 +75,11 @@ pub(super) async fn relay(
         step
     })
     .await;
-    if matches!(result, Err(Failure::Unprocessed(code)) if code != Code::REFUSED_STREAM) {
-        lease.retire();
+    match &result {
+        // Its driver may hear of it later than we do: who tries again must not be given the same link.
+        Err(Failure::Died) => lease.retire(),
+        Err(Failure::Unprocessed(code)) if *code != Code::REFUSED_STREAM => lease.retire(),
+        _ => {}
     }
     if let (Some(down), Err(failure)) = (&mut relay.down, &result) {
         down.reset(match failure {
