@@ -39,9 +39,12 @@ async fn client(
             match sender.send_request(request.unwrap()).await {
                 Ok(answer) if answer.status() == 200 => match answer.into_body().collect().await {
                     Ok(_) => drop(good.fetch_add(1, Ordering::SeqCst)),
+                    // An answer that was cut: it asks again.
+                    Err(_) if method == "GET" => break,
                     Err(error) => failures.push(format!("body: {error}")),
                 },
                 Ok(answer) => failures.push(answer.status().to_string()),
+                Err(_) if method == "GET" => break,
                 Err(error) => failures.push(error.to_string()),
             }
         }
