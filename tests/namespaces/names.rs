@@ -1,8 +1,9 @@
 //! Captured DNS: an app looks up names as ever, and its sidecar answers those of the mesh. A real resolver knows the rest.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use signet_tests::mesh::{Mesh, Sidecar, permit};
 use signet_tests::process::PATIENCE;
@@ -72,8 +73,11 @@ fn digs(pods: &Pods, user: u32, server: &str, tcp: bool, name: &str, kind: u16) 
             stream.read_exact(&mut answer).ok()?;
             return Some(answer);
         }
-        let socket =
-            UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("a socket");
+        // A port of its own each time: what was asked from it before, by whomever, would pass for the same flow.
+        static NEXT: AtomicU16 = AtomicU16::new(61_000);
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let socket = UdpSocket::bind((any, port)).expect("a socket");
         socket.connect(server).expect("a destination");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.send(&packet).ok()?;
@@ -90,8 +94,8 @@ fn digs(pods: &Pods, user: u32, server: &str, tcp: bool, name: &str, kind: u16) 
 
 fn bytes(ip: &str) -> Vec<u8> {
     match ip.parse().expect("an address") {
-        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
-        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
