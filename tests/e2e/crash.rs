@@ -257,8 +257,9 @@ impl Scene {
         Scene { mesh, apps, carried, together, entry, receivers }
     }
 
-    /// What a crash between these two moments may have cost, and what it must not.
-    fn judge(&self, seen: &[Seen], from: Instant, to: Instant) {
+    /// What a crash between these two moments may have cost, and what it must not. `twice`: what is tried once more may meet the
+    /// same crash again: a dying app's socket still takes the connection by which it is sent.
+    fn judge(&self, seen: &[Seen], from: Instant, to: Instant, twice: bool) {
         let carried = self.carried.lock().unwrap();
         let mut lost = Vec::new();
         for Seen { name, began, ended, failure } in seen {
@@ -266,7 +267,8 @@ impl Scene {
             let is_get = name.starts_with("GET");
             match failure {
                 Some(failure) => {
-                    assert!(!is_get, "{name}: {failure}");
+                    let met_twice = twice && failure.contains("upstream-reset");
+                    assert!(!is_get || met_twice, "{name}: {failure}");
                     let after = began.saturating_duration_since(to);
                     assert!(
                         *began <= to && *ended >= from,
@@ -303,7 +305,7 @@ async fn a_receivers_sidecar_is_killed(protocol: &'static str) {
     })
     .await;
     let seen = load.end().await;
-    scene.judge(&seen, from, to);
+    scene.judge(&seen, from, to, false);
     scene.mesh.assert_unharmed();
 }
 
@@ -332,7 +334,7 @@ async fn an_app_is_killed(protocol: &'static str) {
     })
     .await;
     let seen = load.end().await;
-    scene.judge(&seen, from, to);
+    scene.judge(&seen, from, to, protocol != "http");
     scene.mesh.assert_unharmed();
 }
 
