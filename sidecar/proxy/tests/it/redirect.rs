@@ -10,7 +10,7 @@ use signet_proxy::listener::Kind;
 use signet_proxy::state::{EndpointSpec, PortSpec, Protocol, ServiceSpec, Timeouts, Wanted};
 
 use crate::support::app::echo;
-use crate::support::caller::{Client, within};
+use crate::support::caller::{Client, connected, within};
 use crate::support::{Node, WEB, generation, inbound};
 
 /// Runs a test in a namespace with a loopback of its own, or says that it cannot.
@@ -150,9 +150,7 @@ fn an_unknown_destination_is_refused_unless_the_mesh_says_otherwise() {
             ],
         );
         let call = || async {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.bind("10.1.1.1:0".parse().unwrap()).unwrap();
-            let stream = socket.connect(app).await.unwrap();
+            let stream = connected(Some("10.1.1.1:0".parse().unwrap()), app).await;
             Client { stream, unread: Vec::new() }
         };
         assert_ne!(call().await.ended().await, Some(false));
@@ -260,7 +258,7 @@ fn an_endpoints_own_address_reaches_that_endpoint_alone_and_only_if_it_is_who_it
         // Routes of the service lead elsewhere; none of them is for a call of one endpoint.
         let elsewhere = r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"namespace":"shop","name":"orders"},"spec":{"parentRefs":[{"kind":"Service","name":"orders"}],"rules":[{"filters":[{"type":"RequestRedirect","requestRedirect":{"hostname":"other.example.com"}}]}]}}"#;
         let route = signet_model::AnyRoute::from_json(elsewhere).unwrap();
-        let calls = signet_proxy::state::Calls::compile(&"orders.shop".parse().unwrap(), &[route]);
+        let calls = signet_proxy::state::Calls::compile(&"orders.shop".parse().unwrap(), &vec![route].into());
         let calls = std::sync::Arc::new(calls);
         web.state.update_endpoints(|known| known.with_calls("orders.shop", Some(calls.clone())));
         // Each by itself, on one connection and on many.

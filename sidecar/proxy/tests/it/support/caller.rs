@@ -1,11 +1,13 @@
 //! Callers: an app that sends exact bytes, and a peer with any SVID.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use signet_identity::{Alpn, Generation, SpiffeId};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,6 +18,23 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub async fn within<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(PATIENCE, what).await.expect("it took too long")
+}
+
+/// A connection that was taken, even where it was reset before `connect` had returned: whoever reads sees its end.
+pub async fn connected(from: Option<SocketAddr>, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None).unwrap();
+    if let Some(from) = from {
+        socket.bind(&from.into()).unwrap();
+    }
+    if let Err(error) = socket.connect(&to.into()) {
+        assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "{to}: {error}");
+    }
+    let stream = TcpStream::from_std(socket.into()).unwrap();
+    within(stream.writable()).await.unwrap();
+    match stream.take_error().unwrap() {
+        Some(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{to}: {error}"),
+        _ => stream,
+    }
 }
 
 /// One answer as it came.
@@ -52,7 +71,7 @@ pub struct Client<S> {
 
 impl Client<TcpStream> {
     pub async fn to(address: SocketAddr) -> Self {
-        Client { stream: within(TcpStream::connect(address)).await.unwrap(), unread: Vec::new() }
+        Client { stream: connected(None, address).await, unread: Vec::new() }
     }
 }
 
