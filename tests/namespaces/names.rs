@@ -1,9 +1,8 @@
 //! Captured DNS: an app looks up names as ever, and its sidecar answers those of the mesh. A real resolver knows the rest.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use signet_tests::mesh::{Mesh, Sidecar, permit};
 use signet_tests::process::PATIENCE;
@@ -73,11 +72,9 @@ fn digs(pods: &Pods, user: u32, server: &str, tcp: bool, name: &str, kind: u16) 
             stream.read_exact(&mut answer).ok()?;
             return Some(answer);
         }
-        // A port of its own each time: what was asked from it before, by whomever, would pass for the same flow.
-        static NEXT: AtomicU16 = AtomicU16::new(61_000);
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        // The same port each time: to the kernel one flow with whatever was asked from it before, by whomever.
         let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        let socket = UdpSocket::bind((any, port)).expect("a socket");
+        let socket = UdpSocket::bind((any, 61_000)).expect("a socket");
         socket.connect(server).expect("a destination");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.send(&packet).ok()?;
@@ -137,12 +134,14 @@ async fn an_app_calls_a_service_by_a_name_that_only_its_sidecar_knows_and_the_re
     pods.redirected(&pods.server, &format!("apply --uid {SIDECAR_UID} --backend nftables"));
     let options = format!("--uid {SIDECAR_UID} --inbound-port none");
     pods.redirected(&pods.client, &format!("apply {options} --backend nftables"));
-    let mesh = mesh(&pods).await;
+    let mut mesh = mesh(&pods).await;
     let host = format!("{}:8080", SERVER[0]);
     let _app = app(&pods, &host, scratch.path()).await;
     // Left alone: what the resolver does not know, nobody does.
     assert_eq!(looked_up(&pods, "ahostsv4", WORLD.0), [WORLD.1]);
     assert!(looked_up(&pods, "ahosts", "orders.shop.svc.cluster.local").is_empty());
+    let past = digs(&pods, APP_UID, OUTSIDE[0], false, "orders.shop", 1).expect("an answer");
+    assert!(past.0 != 0 && past.1.is_empty(), "{past:?}");
     for backend in BACKENDS {
         let capture = format!("--backend {backend} --dns capture");
         for _ in 0..2 {
@@ -200,4 +199,28 @@ async fn an_app_calls_a_service_by_a_name_that_only_its_sidecar_knows_and_the_re
     assert_eq!(looked_up(&pods, "ahostsv4", "orders.shop.svc.cluster.local"), [SERVICE[0]]);
     let failed = digs(&pods, APP_UID, OUTSIDE[0], false, WORLD.0, 1).expect("an answer");
     assert_eq!(failed, (2, Vec::new()), "SERVFAIL");
+    // Without the sidecar the app is told so by the kernel, in words that it knows for its own query's.
+    let client = mesh.sidecars.get_mut("client").expect("a sidecar");
+    client.signal(libc::SIGKILL);
+    client.wait().await;
+    for backend in BACKENDS {
+        pods.redirected(&pods.client, &format!("apply {options} --backend {backend} --dns capture"));
+        for server in OUTSIDE {
+            assert_eq!(unheard(&pods, server), ErrorKind::ConnectionRefused, "{backend} {server}");
+        }
+        pods.redirected(&pods.client, "remove");
+    }
+}
+
+/// What becomes of a query for which nobody listens.
+fn unheard(pods: &Pods, server: &str) -> ErrorKind {
+    let server = SocketAddr::new(server.parse().expect("an address"), 53);
+    inside(&pods.client, Some(APP_UID), || {
+        let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let socket = UdpSocket::bind((any, 0)).expect("a socket");
+        socket.connect(server).expect("a destination");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send(&query("orders.shop", 1)).expect("a query");
+        socket.recv(&mut [0; 512]).expect_err("an answer by nobody").kind()
+    })
 }

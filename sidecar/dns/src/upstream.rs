@@ -23,8 +23,6 @@ use crate::message::{Query, Transport, is_unable, under};
 use crate::metrics::Metrics;
 use crate::resolvers::Resolvers;
 
-/// Ports that are tried before the system chooses one.
-const PORTS: usize = 8;
 /// How long a query may take altogether.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 /// How long one attempt is waited for before the next one begins beside it.
@@ -118,23 +116,6 @@ async fn attempt(
     }
 }
 
-/// Where our queries come from: a port by chance, none of those that the system gives to apps (32768 and above). A query of
-/// the pod's from the port of one of ours would pass for the same flow for half a minute, and be led nowhere but past us.
-async fn bound(server: SocketAddr) -> io::Result<UdpSocket> {
-    const FIRST: u16 = 1024;
-    const COUNT: u16 = 32_768 - FIRST;
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    for _ in 0..PORTS {
-        let port = FIRST.saturating_add(by_chance()? % COUNT);
-        match UdpSocket::bind((any, port)).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            bound => return bound,
-        }
-    }
-    UdpSocket::bind((any, 0)).await
-}
-
 /// `None`: so much came that fits nothing that somebody may be guessing.
 async fn over_udp(
     server: SocketAddr,
@@ -142,7 +123,9 @@ async fn over_udp(
     query: &Query,
     packet: &[u8],
 ) -> io::Result<Option<Vec<u8>>> {
-    let socket = bound(server).await?;
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
     // From here on nothing of another source is received.
     socket.connect(server).await?;
     let id = by_chance()?;

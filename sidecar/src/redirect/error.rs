@@ -110,8 +110,8 @@ pub(super) fn refused(program: &Path, errors: &str) -> RedirectError {
         || errors.contains("unable to initialize table")
     {
         " (the kernel seems to lack a part: for nftables the modules nft_chain_nat, nft_redir, nft_fib_inet and nft_ct; \
-         for iptables xt_owner, xt_addrtype, xt_conntrack, xt_REDIRECT and, where it is the legacy kind, iptable_nat, \
-         iptable_mangle, ip6table_nat and ip6table_mangle. Load them on the node, or choose the other --backend)"
+         for iptables xt_owner, xt_addrtype, xt_conntrack, xt_REDIRECT, for captured DNS xt_CT and zones of conntrack and, where it is \
+         the legacy kind, iptable_nat, iptable_mangle, iptable_raw, ip6table_nat, ip6table_mangle and ip6table_raw. Load them on the node, or choose the other --backend)"
     } else {
         ""
     };

@@ -1,5 +1,5 @@
 //! The rules as chains of iptables, for each family by itself: `SIGNET_OUTPUT`, `SIGNET_DNS` and `SIGNET_INBOUND` in the
-//! table `nat`, `SIGNET_INVALID` in `mangle` (in `nat` nothing can be dropped), and one jump to each.
+//! table `nat`, `SIGNET_INVALID` in `mangle` (in `nat` nothing can be dropped), `SIGNET_ZONE` and `SIGNET_ERRORS` in `raw` (before conntrack), and one jump to each.
 //!
 //! A state is what `iptables-save` says of them. From the state that is to the one that should be there is one text
 //! for `iptables-restore --noflush`, which leaves all that is not named in it: to apply, to remove and to go back
@@ -18,6 +18,8 @@ use super::values::{Ids, Ports};
 fn chain(hook: Hook) -> (&'static str, &'static str, &'static str) {
     match hook {
         Hook::Output => ("nat", "SIGNET_OUTPUT", "OUTPUT"),
+        Hook::Zone => ("raw", "SIGNET_ZONE", "OUTPUT"),
+        Hook::Errors => ("raw", "SIGNET_ERRORS", "OUTPUT"),
         Hook::Dns => ("nat", "SIGNET_DNS", "OUTPUT"),
         Hook::Prerouting => ("nat", "SIGNET_INBOUND", "PREROUTING"),
         Hook::Invalid => ("mangle", "SIGNET_INVALID", "PREROUTING"),
@@ -25,8 +27,8 @@ fn chain(hook: Hook) -> (&'static str, &'static str, &'static str) {
 }
 
 /// The rule that leads to it.
-fn jump(hook: Hook) -> String {
-    format!("-p {} -j {}", hook.transport().0, chain(hook).1)
+fn jump(hook: Hook, family: Family) -> String {
+    format!("-p {} -j {}", hook.transport(Some(family)).0, chain(hook).1)
 }
 
 /// What there is of ours for one family.
@@ -52,7 +54,7 @@ impl State {
                 plan.at(hook).filter_map(|step| step.rule.within(family)).map(|it| rule(&it)).collect();
             if !rules.is_empty() {
                 state.chains.insert(hook, rules);
-                state.jumps.push((hook, chain(hook).2.to_owned(), jump(hook)));
+                state.jumps.push((hook, chain(hook).2.to_owned(), jump(hook, family)));
             }
         }
         state
@@ -87,7 +89,7 @@ impl State {
     /// From this state to another; `None` where nothing is to be done because there is nothing in either.
     pub fn script_to(&self, target: &State) -> Option<String> {
         let mut text = String::new();
-        for table in ["nat", "mangle"] {
+        for table in ["raw", "nat", "mangle"] {
             let here = |hook: &Hook| chain(*hook).0 == table;
             let hooks: Vec<_> = Hook::ALL
                 .into_iter()
@@ -138,7 +140,7 @@ impl State {
                 .map(|text| read_rule(hook, family, text))
                 .collect();
             let mut of_chain = differences(name, &expected, &found, rule);
-            let own = jump(hook);
+            let own = jump(hook, family);
             let jumps: Vec<_> = self.jumps.iter().filter(|(other, ..)| *other == hook).collect();
             let right = jumps.iter().filter(|(_, at, jump)| at == from && *jump == own).count();
             if !expected.is_empty() && right != 1 {
@@ -178,11 +180,12 @@ pub fn rule(rule: &Rule) -> String {
     if rule.loopback {
         words.push(if rule.hook.leaves() { "-o lo" } else { "-i lo" }.to_owned());
     }
-    let (transport, _) = rule.hook.transport();
+    let (transport, _) = rule.hook.transport(rule.family);
     words.push(format!("-p {transport}"));
-    if let Some(Ports { first, last }) = rule.ports {
+    for (option, ports) in [("--sport", rule.from), ("--dport", rule.ports)] {
+        let Some(Ports { first, last }) = ports else { continue };
         let ports = if first == last { first.to_string() } else { format!("{first}:{last}") };
-        words.push(format!("-m {transport} --dport {ports}"));
+        words.push(format!("-m {transport} {option} {ports}"));
     }
     match rule.owner {
         Some(Owner::Uid(ids)) => words.push(format!("-m owner --uid-owner {ids}")),
@@ -198,6 +201,7 @@ pub fn rule(rule: &Rule) -> String {
     words.push(match rule.verdict {
         Verdict::Leave => "-j RETURN".to_owned(),
         Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
         Verdict::Drop => "-j DROP".to_owned(),
     });
     words.join(" ")
@@ -210,7 +214,7 @@ fn read_rule(hook: Hook, family: Family, text: &str) -> Found {
 /// `None` where there is anything that we never write.
 fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
     let mut rule = Rule { family: Some(family), ..Rule::all(hook, Verdict::Leave) };
-    let (own, _) = hook.transport();
+    let (own, _) = hook.transport(Some(family));
     let (mut transport, mut decided, mut not) = (false, false, false);
     let mut words = text.split(' ').filter(|word| !word.is_empty());
     while let Some(word) = words.next() {
@@ -238,6 +242,7 @@ fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
             "-i" if !hook.leaves() && value == "lo" => rule.loopback = true,
             "-p" if value == own => transport = true,
             "-m" if value == own || matches!(value, "owner" | "addrtype" | "conntrack") => {}
+            "--sport" => rule.from = Some(value.replace(':', "-").parse().ok()?),
             "--dport" => rule.ports = Some(value.replace(':', "-").parse().ok()?),
             "--uid-owner" if rule.owner.is_none() => rule.owner = Some(Owner::Uid(ids(value)?)),
             "--gid-owner" if rule.owner.is_none() => rule.owner = Some(Owner::Gid(ids(value)?)),
@@ -247,11 +252,15 @@ fn parse(hook: Hook, family: Family, text: &str) -> Option<Rule> {
                 rule.verdict = match value {
                     "RETURN" => Verdict::Leave,
                     "DROP" => Verdict::Drop,
-                    "REDIRECT" => {
-                        if words.next()? != "--to-ports" {
+                    target @ ("REDIRECT" | "CT") => {
+                        let (option, of): (_, fn(u16) -> Verdict) = match target {
+                            "CT" => ("--zone", Verdict::Zone),
+                            _ => ("--to-ports", Verdict::Redirect),
+                        };
+                        if words.next()? != option {
                             return None;
                         }
-                        Verdict::Redirect(words.next()?.parse().ok()?)
+                        of(words.next()?.parse().ok()?)
                     }
                     _ => return None,
                 };

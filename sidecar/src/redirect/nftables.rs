@@ -20,11 +20,13 @@ pub const LIST: [&str; 6] = ["-j", "-n", "list", "table", "inet", "signet"];
 /// Takes our table away, whether or not it is there.
 pub const REMOVE: &str = "table inet signet\ndelete table inet signet\n";
 
-/// The name of a hook's chain, and how it hangs there: before others rewrite destinations (-100), and before
-/// others look at packets (-150) but after conntrack (-200).
+/// The name of a hook's chain, and how it hangs there: before others rewrite destinations (-100), before
+/// others look at packets (-150) but after conntrack (-200), and before conntrack.
 fn chain(hook: Hook) -> (&'static str, &'static str, &'static str, i64) {
     match hook {
         Hook::Output => ("output", "nat", "output", -110),
+        Hook::Zone => ("zone", "filter", "output", -300),
+        Hook::Errors => ("errors", "filter", "output", -300),
         Hook::Dns => ("dns", "nat", "output", -110),
         Hook::Prerouting => ("prerouting", "nat", "prerouting", -110),
         Hook::Invalid => ("invalid", "filter", "prerouting", -160),
@@ -60,11 +62,13 @@ pub fn script(plan: &Plan) -> String {
 pub fn rule(rule: &Rule) -> String {
     let mut words = Vec::new();
     match rule.family {
+        // Its transport says it, and `nft` leaves out what that implies.
+        _ if rule.hook == Hook::Errors => {}
         Some(Family::V4) => words.push("meta nfproto ipv4".to_owned()),
         Some(Family::V6) => words.push("meta nfproto ipv6".to_owned()),
         None => {}
     }
-    let (transport, _) = rule.hook.transport();
+    let (transport, _) = rule.hook.transport(rule.family);
     words.push(format!("meta l4proto {transport}"));
     if rule.loopback {
         words.push(format!("{} \"lo\"", interface(rule.hook)));
@@ -84,6 +88,9 @@ pub fn rule(rule: &Rule) -> String {
     if rule.elsewhere {
         words.push("fib daddr type != local".to_owned());
     }
+    if let Some(ports) = rule.from {
+        words.push(format!("{transport} sport {ports}"));
+    }
     if let Some(ports) = rule.ports {
         words.push(format!("{transport} dport {ports}"));
     }
@@ -93,6 +100,7 @@ pub fn rule(rule: &Rule) -> String {
     words.push(match rule.verdict {
         Verdict::Leave => "return".to_owned(),
         Verdict::Redirect(port) => format!("redirect to :{port}"),
+        Verdict::Zone(zone) => format!("ct zone set {zone}"),
         Verdict::Drop => "drop".to_owned(),
     });
     words.join(" ")
@@ -180,6 +188,10 @@ fn read_rule(hook: Hook, expressions: &Value) -> Option<Rule> {
                 }
                 (rule.verdict, decided) = (Verdict::Redirect(port), true);
             }
+            "mangle" if value.get("key")? == &serde_json::json!({"ct": {"key": "zone"}}) => {
+                let zone = value.get("value")?.as_u64().and_then(|zone| u16::try_from(zone).ok())?;
+                (rule.verdict, decided) = (Verdict::Zone(zone), true);
+            }
             // Others' tools add these to look on; they change nothing.
             "counter" => {}
             _ => return None,
@@ -197,11 +209,19 @@ fn read_match(rule: &mut Rule, transport: &mut bool, value: &Value) -> Option<()
         _ => return None,
     };
     let means = |name: &str, number: u64| right == name || right.as_u64() == Some(number);
-    let (own, number) = rule.hook.transport();
+    let (own, number) = rule.hook.transport(rule.family);
     if let Some(meta) = left.get("meta") {
         match meta.get("key")?.as_str()? {
             "nfproto" if !not && means("ipv4", 2) => family(rule, Family::V4)?,
             "nfproto" if !not && means("ipv6", 10) => family(rule, Family::V6)?,
+            "l4proto" if !not && rule.hook == Hook::Errors => {
+                let said = [Family::V4, Family::V6].into_iter().find(|family| {
+                    let (name, number) = rule.hook.transport(Some(*family));
+                    means(name, number)
+                });
+                family(rule, said?)?;
+                *transport = true;
+            }
             "l4proto" if !not && means(own, number) => *transport = true,
             key if !not && key == interface(rule.hook) && right == "lo" => rule.loopback = true,
             "skuid" if !not && rule.owner.is_none() => rule.owner = Some(Owner::Uid(ids(right)?)),
@@ -221,9 +241,11 @@ fn read_match(rule: &mut Rule, transport: &mut bool, value: &Value) -> Option<()
                 rule.destination = Some(Destination { range, except: not });
             }
             (protocol, "dport") if protocol == own && !not && rule.ports.is_none() => {
-                let (first, last) = span(right)?;
-                rule.ports =
-                    Some(Ports { first: u16::try_from(first).ok()?, last: u16::try_from(last).ok()? });
+                rule.ports = Some(ports(right)?);
+                *transport = true;
+            }
+            (protocol, "sport") if protocol == own && !not && rule.from.is_none() => {
+                rule.from = Some(ports(right)?);
                 *transport = true;
             }
             _ => return None,
@@ -259,6 +281,11 @@ fn span(value: &Value) -> Option<(u64, u64)> {
         [first, last] => Some((first.as_u64()?, last.as_u64()?)),
         _ => None,
     }
+}
+
+fn ports(value: &Value) -> Option<Ports> {
+    let (first, last) = span(value)?;
+    Some(Ports { first: u16::try_from(first).ok()?, last: u16::try_from(last).ok()? })
 }
 
 fn ids(value: &Value) -> Option<Ids> {

@@ -12,7 +12,10 @@
 //!
 //! Where DNS is captured (`output` for TCP, `dns` for UDP), what is excluded is left alone before 3, and then port 53
 //! goes to the sidecar's name server: on the loopback interface, too, where many hosts have their resolver. Nothing
-//! else over UDP is touched.
+//! else over UDP is touched. Only the first packet of what conntrack takes for one flow is looked at, and for UDP that is
+//! whatever has the same addresses and ports within half a minute: a query that went past the sidecar before, or one of
+//! the sidecar's own, would lead the next one past it. So captured queries and their answers are flows of a zone of their own (`zone`),
+//! as is what the kernel says of them (`errors`), since an app would not recognise its query in it otherwise.
 //!
 //! What arrives (`prerouting`): for an address of this host, unless excluded, to the inbound listener. Packets that
 //! conntrack does not know for a part of a connection (`invalid`) would go past the redirect, to a port where the
@@ -40,7 +43,11 @@ pub enum Family {
 pub enum Hook {
     /// Connections that begin here, before their destination is decided.
     Output,
-    /// The same over UDP, for DNS.
+    /// What leaves over UDP, before conntrack has looked at it.
+    Zone,
+    /// The same over ICMP.
+    Errors,
+    /// The same as `Output` over UDP, for DNS.
     Dns,
     /// Connections that arrive, before their destination is decided.
     Prerouting,
@@ -50,16 +57,22 @@ pub enum Hook {
 
 impl Hook {
     /// All of them, in the order in which they are written.
-    pub const ALL: [Hook; 4] = [Hook::Output, Hook::Dns, Hook::Prerouting, Hook::Invalid];
+    pub const ALL: [Hook; 6] =
+        [Hook::Output, Hook::Zone, Hook::Errors, Hook::Dns, Hook::Prerouting, Hook::Invalid];
 
-    /// What all its rules are about: the name, and the number in IP.
-    pub fn transport(self) -> (&'static str, u64) {
-        if self == Hook::Dns { ("udp", 17) } else { ("tcp", 6) }
+    /// What all its rules of a family are about: the name, and the number in IP.
+    pub fn transport(self, family: Option<Family>) -> (&'static str, u64) {
+        match (self, family) {
+            (Hook::Zone | Hook::Dns, _) => ("udp", 17),
+            (Hook::Errors, Some(Family::V6)) => ("ipv6-icmp", 58),
+            (Hook::Errors, _) => ("icmp", 1),
+            (Hook::Output | Hook::Prerouting | Hook::Invalid, _) => ("tcp", 6),
+        }
     }
 
     /// Whether it sees what leaves.
     pub fn leaves(self) -> bool {
-        matches!(self, Hook::Output | Hook::Dns)
+        matches!(self, Hook::Output | Hook::Zone | Hook::Errors | Hook::Dns)
     }
 }
 
@@ -79,6 +92,8 @@ pub enum Verdict {
     Leave,
     /// To this port of this host.
     Redirect(u16),
+    /// Conntrack takes it for a flow of this zone.
+    Zone(u16),
     /// The packet goes nowhere.
     Drop,
 }
@@ -109,6 +124,8 @@ pub struct Rule {
     pub destination: Option<Destination>,
     /// To an address that is none of this host's.
     pub elsewhere: bool,
+    /// From one of these ports.
+    pub from: Option<Ports>,
     /// To one of these ports.
     pub ports: Option<Ports>,
     /// What conntrack calls invalid.
@@ -128,6 +145,7 @@ impl Rule {
             source: None,
             destination: None,
             elsewhere: false,
+            from: None,
             ports: None,
             invalid: false,
             verdict,
@@ -173,6 +191,7 @@ impl Plan {
         if let Some(port) = wanted.outbound {
             output(wanted, port, &mut steps);
             if let Some(port) = wanted.dns {
+                zone(wanted, port, &mut steps);
                 dns(wanted, port, &mut steps);
             }
         }
@@ -241,7 +260,8 @@ fn output(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
     match wanted.dns {
         Some(dns) => {
             excluded(wanted, Hook::Output, steps);
-            names(wanted, Hook::Output, dns, steps);
+            let redirect = Verdict::Redirect(dns);
+            names(wanted, Hook::Output, redirect, "DNS, to the sidecar's name server", steps);
             steps.push(local);
         }
         None => {
@@ -270,7 +290,27 @@ fn dns(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
     without_ipv6(wanted, Hook::Dns, steps);
     the_sidecar(wanted, Hook::Dns, steps);
     excluded(wanted, Hook::Dns, steps);
-    names(wanted, Hook::Dns, port, steps);
+    names(wanted, Hook::Dns, Verdict::Redirect(port), "DNS, to the sidecar's name server", steps);
+}
+
+/// Captured queries, and what the name server answers, apart from all other flows. The zone has the number of its port.
+fn zone(wanted: &Wanted, port: u16, steps: &mut Vec<Step>) {
+    let zone = Verdict::Zone(port);
+    without_ipv6(wanted, Hook::Zone, steps);
+    for owner in &wanted.sidecar {
+        let from = Some(Ports { first: port, last: port });
+        let rule = Rule { owner: Some(*owner), from, ..Rule::all(Hook::Zone, zone) };
+        steps.push(Step { rule, why: "answers of the name server" });
+    }
+    the_sidecar(wanted, Hook::Zone, steps);
+    excluded(wanted, Hook::Zone, steps);
+    names(wanted, Hook::Zone, zone, "captured DNS", steps);
+    for family in [Family::V4, Family::V6] {
+        let rule = Rule { family: Some(family), loopback: true, ..Rule::all(Hook::Errors, zone) };
+        if family == Family::V4 || wanted.ipv6 {
+            steps.push(Step { rule, why: "that nobody listens there" });
+        }
+    }
 }
 
 fn the_sidecar(wanted: &Wanted, hook: Hook, steps: &mut Vec<Step>) {
@@ -297,10 +337,10 @@ fn excluded(wanted: &Wanted, hook: Hook, steps: &mut Vec<Step>) {
 }
 
 /// Queries go to the sidecar's name server, whoever was asked: a resolver is rarely in the ranges that are redirected.
-fn names(wanted: &Wanted, hook: Hook, port: u16, steps: &mut Vec<Step>) {
+fn names(wanted: &Wanted, hook: Hook, verdict: Verdict, why: &'static str, steps: &mut Vec<Step>) {
     for owner in only(wanted) {
-        let rule = Rule { owner, ports: Some(Ports::DNS), ..Rule::all(hook, Verdict::Redirect(port)) };
-        steps.push(Step { rule, why: "DNS, to the sidecar's name server" });
+        let rule = Rule { owner, ports: Some(Ports::DNS), ..Rule::all(hook, verdict) };
+        steps.push(Step { rule, why });
     }
 }
 

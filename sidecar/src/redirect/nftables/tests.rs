@@ -69,6 +69,18 @@ fn captured_dns_is_a_chain_of_its_own_and_goes_before_the_loopback_interface() {
 		meta l4proto tcp oifname "lo" return comment "stays on this host"
 		meta l4proto tcp meta skuid 1000 redirect to :15001 comment "to the outbound listener"
 	}
+	chain zone {
+		type filter hook output priority -300; policy accept;
+		meta l4proto udp meta skuid 2102 udp sport 15053 ct zone set 15053 comment "answers of the name server"
+		meta l4proto udp meta skuid 2102 return comment "the sidecar itself"
+		meta l4proto udp meta skuid 101 return comment "excluded uid"
+		meta l4proto udp meta skuid 1000 udp dport 53 ct zone set 15053 comment "captured DNS"
+	}
+	chain errors {
+		type filter hook output priority -300; policy accept;
+		meta l4proto icmp oifname "lo" ct zone set 15053 comment "that nobody listens there"
+		meta l4proto ipv6-icmp oifname "lo" ct zone set 15053 comment "that nobody listens there"
+	}
 	chain dns {
 		type nat hook output priority -110; policy accept;
 		meta l4proto udp meta skuid 2102 return comment "the sidecar itself"

@@ -8,6 +8,8 @@ use crate::redirect::options::{Dns, Options};
 struct Packet {
     source: IpAddr,
     destination: IpAddr,
+    /// From this port.
+    from: u16,
     port: u16,
     uid: u32,
     gid: u32,
@@ -29,6 +31,7 @@ fn fits(rule: &Rule, packet: &Packet) -> bool {
         && rule.source.is_none_or(|source| source.contains(packet.source))
         && rule.destination.is_none_or(|to| to.range.contains(packet.destination) != to.except)
         && (!rule.elsewhere || !packet.here)
+        && rule.from.is_none_or(|ports| (ports.first..=ports.last).contains(&packet.from))
         && rule.ports.is_none_or(|ports| (ports.first..=ports.last).contains(&packet.port))
         && (!rule.invalid || packet.invalid)
 }
@@ -41,6 +44,7 @@ fn decide(plan: &Plan, hook: Hook, packet: &Packet) -> Verdict {
 
 const SIDECAR: u32 = 2102;
 const NAMES: Verdict = Verdict::Redirect(15053);
+const ZONE: Verdict = Verdict::Zone(15053);
 const OUT: Verdict = Verdict::Redirect(15001);
 const IN: Verdict = Verdict::Redirect(15006);
 
@@ -55,7 +59,7 @@ fn dials(uid: u32, source: &str, destination: &str, port: u16) -> Packet {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     // The kernel sends over the loopback interface what is for itself.
     let here = destination.is_loopback() || source == destination || source.is_loopback();
-    Packet { source, destination, port, uid, gid: uid, loopback: here, here, invalid: false }
+    Packet { source, destination, from: 40_000, port, uid, gid: uid, loopback: here, here, invalid: false }
 }
 
 #[test]
@@ -240,6 +244,7 @@ prop_compose! {
     fn packet()(
         source in address(),
         destination in address(),
+        from in prop_oneof![4 => 1..120_u16, 1 => Just(15053)],
         port in prop_oneof![9 => 1..120_u16, 1 => Just(53)],
         uid in prop_oneof![4 => 0..60_u32, 1 => Just(SIDECAR)],
         gid in prop_oneof![4 => 0..60_u32, 1 => Just(SIDECAR)],
@@ -247,7 +252,7 @@ prop_compose! {
         here in any::<bool>(),
         invalid in any::<bool>(),
     ) -> Packet {
-        Packet { source, destination, port, uid, gid, loopback, here, invalid }
+        Packet { source, destination, from, port, uid, gid, loopback, here, invalid }
     }
 }
 
@@ -278,6 +283,8 @@ proptest! {
             prop_assert_ne!(out, OUT);
             prop_assert_ne!(out, NAMES);
             prop_assert_eq!(decide(&plan, Hook::Dns, &packet), Verdict::Leave);
+            let answers = wanted.dns.is_some() && family && packet.from == 15053;
+            prop_assert_eq!(decide(&plan, Hook::Zone, &packet), if answers { ZONE } else { Verdict::Leave });
         } else {
             let excluded = in_ids(&wanted.exclude_uids, packet.uid)
                 || in_ports(&wanted.exclude_outbound_ports)
@@ -290,6 +297,8 @@ proptest! {
             let expected = if redirected { OUT } else { Verdict::Leave };
             prop_assert_eq!(out, if captured { NAMES } else { expected });
             prop_assert_eq!(decide(&plan, Hook::Dns, &packet), if captured { NAMES } else { Verdict::Leave });
+            // What is captured is what has a zone of its own, and nothing else.
+            prop_assert_eq!(decide(&plan, Hook::Zone, &packet), if captured { ZONE } else { Verdict::Leave });
         }
 
         let touched = wanted.inbound.is_some() && family && packet.here && !packet.loopback

@@ -49,7 +49,7 @@ impl Machine {
     fn saved(&self, place: &str) -> String {
         let all = self.iptables.borrow();
         let mut text = String::new();
-        for table in ["nat", "mangle"] {
+        for table in ["nat", "mangle", "raw"] {
             text += &format!("*{table}\n{OTHERS}\n");
             for (_, line) in all.get(place).into_iter().flatten().filter(|(own, _)| own == table) {
                 text += &format!("{line}\n");
