@@ -11,9 +11,9 @@ use hyper_util::rt::TokioIo;
 use signet_tests::apps::Echo;
 use signet_tests::client::get;
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
-use signet_tests::process::until;
+use signet_tests::process::{PATIENCE, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::pair::{Pair, pair};
 
@@ -221,6 +221,74 @@ async fn a_stream_lives_through_a_restart_and_the_successor_renews() {
     fresh.read_exact(&mut byte).await.unwrap();
     pair.mesh.sidecar("client").logged("svid renewed").await;
     assert!(!pair.mesh.logs().contains("revoked"), "{}", pair.mesh.logs());
+}
+
+/// The id of a query, and its answer's code and last four bytes: the address.
+async fn look_up(server: &str, id: u16) -> (u8, [u8; 4]) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    let [high, low] = id.to_be_bytes();
+    let mut query = vec![high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend(b"\x06server\x04shop\x00\x00\x01\x00\x01");
+    socket.send(&query).await.unwrap();
+    let mut answer = [0; 512];
+    let count = tokio::time::timeout(PATIENCE, socket.recv(&mut answer)).await.expect("an answer").unwrap();
+    let answer = &answer[..count];
+    assert_eq!(answer[..2], query[..2], "the id");
+    (answer[3] & 15, answer[count - 4..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn names_are_answered_while_a_sidecar_restarts_and_no_query_is_lost() {
+    let app = Echo::start().await;
+    let (entry, inbound, names) = (free_address(), free_address(), free_address());
+    let virtual_address = "spec:\n  addresses: [10.96.3.1]\n";
+    let server = service("server", "shop", "main", "http", &inbound).replacen("spec:\n", virtual_address, 1);
+    let mut mesh = Mesh::builder()
+        .registry(server)
+        .registry(permit("client-may", "shop", "server", "ns/shop/sa/client", ""))
+        .sidecar(Sidecar::new(
+            "server.shop",
+            format!(
+                "inbound: [{{service: server.shop, port: main, listen: '{inbound}', app: 'tcp:{}'}}]\n",
+                app.address
+            ),
+        ))
+        .sidecar(Sidecar::new(
+            "client.shop",
+            format!(
+                "outbound: [{{listen: '{entry}', service: server.shop, port: main}}]\ndns: {{listen: ['{names}']}}\n"
+            ),
+        ))
+        .start()
+        .await;
+    mesh.adopt_successors();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asking: Vec<_> = (0..4)
+        .map(|one| {
+            let (names, stop, asked) = (names.clone(), stop.clone(), asked.clone());
+            tokio::spawn(async move {
+                let mut id = one * 1000;
+                while !stop.load(Ordering::SeqCst) {
+                    id = u16::wrapping_add(id, 1);
+                    assert_eq!(look_up(&names, id).await, (0, [10, 96, 3, 1]));
+                    asked.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let mut process = mesh.sidecar("client").pid();
+    for _ in 0..3 {
+        let before = asked.load(Ordering::SeqCst);
+        process = pass_on(&mesh, "client", process).await;
+        until("names by the successor", || (asked.load(Ordering::SeqCst) > before + 200).then_some(())).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for one in asking {
+        one.await.expect("every query is answered");
+    }
+    assert_eq!(get(&entry, "/", &[]).await.status(), 200);
 }
 
 #[tokio::test]
