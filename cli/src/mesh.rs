@@ -28,7 +28,7 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
     let json = json!({
         "permissive": permissive,
         "version": status.version, "trust_domain": status.trust_domain, "sidecars": status.sidecars,
-        "registry": {"loaded_at": status.registry_loaded_at, "errors": status.registry_errors},
+        "registry": {"loaded_at": status.registry_loaded_at, "errors": status.registry_errors, "warnings": status.registry_warnings},
         "certificates": certificates, "issuers": issuers, "dev": status.dev,
         "federated": federated.iter().map(crate::federation::as_json).collect::<Vec<_>>(),
     });
@@ -43,6 +43,9 @@ pub(crate) async fn status(context: &Context) -> anyhow::Result<()> {
         );
         for error in &status.registry_errors {
             text += &format!("               refused: {error}\n");
+        }
+        for warning in &status.registry_warnings {
+            text += &format!("               warning: {warning}\n");
         }
         let rows: Vec<_> = status
             .certificates

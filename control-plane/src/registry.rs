@@ -50,6 +50,7 @@ impl Folder {
         // Before the load: what changes in between is seen as a change.
         let seen = digest(path).ok();
         let registry = Arc::new(signet_model::parse_folder(path, &options)?);
+        warn(&registry);
         let state = State { registry, loaded_at: unix_now(), errors: Vec::new(), refused: 0 };
         Ok(Self { path: path.to_owned(), options, seen, state: watch::Sender::new(state) })
     }
@@ -77,6 +78,7 @@ impl Folder {
             let changed = *state.registry != registry || !state.errors.is_empty();
             if changed {
                 tracing::info!(target: "signet::registry", folder = %self.path.display(), "registry loaded");
+                warn(&registry);
                 state.registry = Arc::new(registry);
                 state.loaded_at = unix_now();
                 state.errors.clear();
@@ -120,6 +122,13 @@ impl Folder {
                 }
             }
         }
+    }
+}
+
+/// Says what is in force and yet may not be what its author meant.
+fn warn(registry: &Registry) {
+    for warning in registry.warnings() {
+        tracing::warn!(target: "signet::registry", warning, "the registry may not do what it was meant to");
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_gateway::Compiled;
-use signet_model::{AnyRoute, Gateway};
+use signet_model::{Gateway, GivenRoutes};
 use signet_proto::v1;
 use signet_proto::v1::tokens_client::TokensClient;
 use signet_proxy::state::State;
@@ -28,9 +28,11 @@ const CALL: Duration = Duration::from_secs(10);
 const NAP: Duration = Duration::from_secs(30);
 
 /// The services that a gateway leads to, `name.namespace`.
-pub fn services<'a>(gateway: &'a Gateway, attached: &'a [AnyRoute]) -> impl Iterator<Item = String> + 'a {
-    let routed =
-        attached.iter().flat_map(|route| route.backends()).map(|(_, service, _)| service.to_string());
+pub fn services<'a>(gateway: &'a Gateway, attached: &'a GivenRoutes) -> impl Iterator<Item = String> + 'a {
+    let routed = attached.iter().flat_map(|given| {
+        let named = given.route.backends().into_iter().map(|(_, service, _)| service);
+        named.filter(move |service| !given.refuses(service)).map(|service| service.to_string())
+    });
     gateway.spec.leads_to().map(ToString::to_string).chain(routed)
 }
 

@@ -117,7 +117,7 @@ fn inbound(version: &str, spec: &str) -> v1::Resource {
         body: Some(v1::resource::Body::Inbound(v1::Inbound {
             service: "web.shop".to_owned(),
             ports: vec![port()],
-            policies: vec![v1::PolicyDocument { name: "anyone.shop".to_owned(), json }],
+            policies: vec![v1::PolicyDocument { name: "anyone.shop".to_owned(), json, refused: Vec::new() }],
             ..Default::default()
         })),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use signet_tests::apps::Echo;
 use signet_tests::client::{get, header, send, text};
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
+use signet_tests::process::binary;
 
 use crate::pair::pair;
 
@@ -42,21 +43,34 @@ impl Scene {
         Scene { mesh, server, canary, entry }
     }
 
-    /// Asks until the answer has this status: news of the registry takes a moment.
     async fn until(&self, path: &str, status: u16) -> hyper::Response<bytes::Bytes> {
-        let asked = async {
-            loop {
-                let answer = get(&self.entry, path, &[]).await;
-                if answer.status() == status {
-                    return answer;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), asked)
-            .await
-            .unwrap_or_else(|_| panic!("never {status} for {path}; {}", self.mesh.logs()))
+        until(&self.mesh, &self.entry, path, status).await
     }
+}
+
+/// Asks until the answer has this status: news of the registry takes a moment.
+async fn until(mesh: &Mesh, entry: &str, path: &str, status: u16) -> hyper::Response<bytes::Bytes> {
+    let asked = async {
+        loop {
+            let answer = get(entry, path, &[]).await;
+            if answer.status() == status {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked)
+        .await
+        .unwrap_or_else(|_| panic!("never {status} for {path}; {}", mesh.logs()))
+}
+
+/// What `signet status` says of a registry that is in force.
+fn warnings(mesh: &Mesh) -> serde_json::Value {
+    let mut command = std::process::Command::new(binary("signet"));
+    command.arg("--socket").arg(mesh.operator_socket("cp")).args(["--json", "status"]);
+    let said = command.output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    status["registry"]["warnings"].clone()
 }
 
 #[tokio::test]
@@ -112,6 +126,47 @@ async fn a_route_of_the_registry_takes_effect_changes_and_goes_without_a_restart
     std::fs::remove_file(scene.mesh.path("registry").join("route.yaml")).unwrap();
     scene.until("/x", 200).await;
     scene.mesh.assert_unharmed();
+}
+
+#[tokio::test]
+async fn a_route_into_another_namespace_waits_for_the_grant_of_that_namespace() {
+    let route = format!("{ROUTE}  rules:\n    - backendRefs: [{{name: copy, namespace: lab, port: 80}}]\n");
+    let (server, copy) = (Echo::start().await, Echo::start().await);
+    let (entry, inbound, second) = (free_address(), free_address(), free_address());
+    let app = &copy.address;
+    let mut mesh = pair(Mesh::builder(), "http", &server.address, &entry, &inbound)
+        .registry(service("copy", "lab", "main", "http", &second))
+        .registry(permit("client-may-copy", "lab", "copy", "ns/shop/sa/client", ""))
+        .registry(&route)
+        .sidecar(Sidecar::new(
+            "copy.lab",
+            format!("inbound: [{{service: copy.lab, port: main, listen: '{second}', app: 'tcp:{app}'}}]\n"),
+        ))
+        .start()
+        .await;
+    let answer = get(&entry, "/", &[]).await;
+    assert_eq!((answer.status().as_u16(), header(&answer, "signet-deny-reason")), (500, "no-backend"));
+    let shown = mesh.admin("client", "/config")["dataPlane"]["routes"]["server.shop"][0].clone();
+    assert_eq!(shown["backends"][0]["refused"], true, "{shown}");
+    let said = warnings(&mesh);
+    assert!(said.to_string().contains("expected a ReferenceGrant in namespace `lab`"), "{said}");
+
+    mesh.write_registry(
+        "grant.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {namespace: lab, name: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}]
+  to: [{group: '', kind: Service, name: copy}]
+",
+    );
+    until(&mesh, &entry, "/", 200).await;
+    assert_eq!(warnings(&mesh), serde_json::json!([]));
+    std::fs::remove_file(mesh.path("registry").join("grant.yaml")).unwrap();
+    until(&mesh, &entry, "/", 500).await;
+    assert_eq!(server.seen(), 0);
+    mesh.assert_unharmed();
 }
 
 #[tokio::test]

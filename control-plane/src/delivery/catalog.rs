@@ -15,8 +15,8 @@ use std::sync::Arc;
 use prost::Message;
 use signet_identity::{PeerClass, TrustDomain};
 use signet_model::{
-    Effect, ExternalService, Gateway, Label, MeshPolicy, ObjectName, Registry, UserContext, WorkloadClass,
-    WorkloadId, WorkloadPattern,
+    AnyRoute, Effect, ExternalService, Gateway, Label, MeshPolicy, ObjectName, Registry, UserContext,
+    WorkloadClass, WorkloadId, WorkloadPattern,
 };
 use signet_proto::v1::{self, resource::Body};
 
@@ -421,7 +421,13 @@ impl Catalog {
 /// The services to which routes send what comes in at a gateway's listeners.
 fn attached<'a>(registry: &'a Registry, gateway: &'a Gateway) -> impl Iterator<Item = String> + 'a {
     let routes = registry.routes_of_gateway(&gateway.name);
-    routes.flat_map(|route| route.backends()).map(|(_, service, _)| service.to_string())
+    routes.flat_map(|route| led_to(registry, route))
+}
+
+/// The services to which a route really leads: of those to which it may not refer nobody is told for its sake.
+fn led_to<'a>(registry: &'a Registry, route: &'a AnyRoute) -> impl Iterator<Item = String> + 'a {
+    let named = route.backends().into_iter().map(|(_, service, _)| service);
+    named.filter(|service| registry.lets_refer(route, service)).map(|service| service.to_string())
 }
 
 /// The routes of a service, for callers of its own and of all other namespaces, and for those that have their own.
@@ -430,9 +436,8 @@ fn routes_of(registry: &Registry, service: &ObjectName) -> BTreeMap<Option<Label
         registry.routes().filter(|route| route.is_of(service)).map(|route| &route.name().namespace).collect();
     let entry = |namespace: &Label| {
         let routes = registry.routes_for(service, namespace);
-        let named = routes.iter().flat_map(|route| route.backends());
-        let services = named.map(|(_, name, _)| name.to_string()).collect();
-        let body = Body::Routes(convert::routes(service, &routes));
+        let services = routes.iter().flat_map(|route| led_to(registry, route)).collect();
+        let body = Body::Routes(convert::routes(registry, service, &routes));
         RoutesEntry { routes: versioned(format!("routes/{service}"), body), services }
     };
     namespaces

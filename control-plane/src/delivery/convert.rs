@@ -224,24 +224,30 @@ fn sharing(service: &Service, by_address: &ByAddress) -> Option<v1::Sharing> {
 }
 
 /// Where requests and connections to this service go.
-pub(super) fn routes(service: &ObjectName, routes: &[&AnyRoute]) -> v1::Routes {
-    v1::Routes { service: service.to_string(), routes: routes.iter().map(|route| document(route)).collect() }
+pub(super) fn routes(registry: &Registry, service: &ObjectName, routes: &[&AnyRoute]) -> v1::Routes {
+    let routes = routes.iter().map(|route| document(registry, route)).collect();
+    v1::Routes { service: service.to_string(), routes }
 }
 
 /// A gateway, with the routes that are attached to its listeners.
 pub(super) fn gateway(registry: &Registry, gateway: &Gateway) -> v1::GatewayConfig {
-    let routes = registry.routes_of_gateway(&gateway.name).map(document).collect();
+    let routes = registry.routes_of_gateway(&gateway.name).map(|route| document(registry, route)).collect();
     v1::GatewayConfig { json: gateway.canonical_json(), routes }
 }
 
-fn document(route: &AnyRoute) -> v1::PolicyDocument {
-    v1::PolicyDocument { name: format!("{}/{}", route.kind(), route.name()), json: route.canonical_json() }
+fn document(registry: &Registry, route: &AnyRoute) -> v1::PolicyDocument {
+    v1::PolicyDocument {
+        name: format!("{}/{}", route.kind(), route.name()),
+        json: route.canonical_json(),
+        refused: registry.refused_to(route).iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn documents(traffic: &[&TrafficPolicy]) -> Vec<v1::PolicyDocument> {
     let document = |policy: &&TrafficPolicy| v1::PolicyDocument {
         name: policy.name.to_string(),
         json: policy.canonical_json(),
+        refused: Vec::new(),
     };
     traffic.iter().map(document).collect()
 }
@@ -259,7 +265,11 @@ pub(super) fn inbound(
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
-            .map(|p| v1::PolicyDocument { name: p.reported_name(), json: p.canonical_json() })
+            .map(|p| v1::PolicyDocument {
+                name: p.reported_name(),
+                json: p.canonical_json(),
+                refused: Vec::new(),
+            })
             .collect(),
         issuer_aliases: issuers,
         traffic: documents(traffic),

@@ -44,6 +44,7 @@ struct Origins {
     registrations: BTreeMap<Label, Origin>,
     traffic: BTreeMap<ObjectName, Origin>,
     routes: BTreeMap<(&'static str, ObjectName), Origin>,
+    grants: BTreeMap<ObjectName, Origin>,
 }
 
 pub(crate) fn assemble(
@@ -112,6 +113,11 @@ pub(crate) fn assemble(
             Resource::TrafficPolicy(object) => {
                 if admit(&mut origins.traffic, &object.name, origin, "TrafficPolicy", errors) {
                     registry.traffic.insert(object.name.clone(), object);
+                }
+            }
+            Resource::ReferenceGrant(object) => {
+                if admit(&mut origins.grants, &object.name, origin, "ReferenceGrant", errors) {
+                    registry.grants.insert(object.name.clone(), object);
                 }
             }
             Resource::Route(route) => {

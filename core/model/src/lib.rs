@@ -61,12 +61,13 @@ pub use resources::policy::{
 pub use resources::process::{ProcessFacts, ProcessSelector};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
 pub use resources::route::{
-    AnyRoute, BackendKind, BackendRef, Family, Filter, FilterType, Fraction, GATEWAY_API, GrpcCall,
-    GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderMatch, HeaderModifier,
-    HeaderValue, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, Match, Mirror, ParentKind,
-    ParentRef, PathMatch, PathMatchType, PathModifier, PathModifierType, PathRule, QueryMatch, Redirect,
-    Rewrite, RouteRetry, RouteTimeouts, Rule, Scheme, StreamBackend, StreamRule, TcpRoute, TcpRouteSpec,
-    TlsRoute, TlsRouteSpec,
+    AnyRoute, BackendKind, BackendRef, Family, Filter, FilterType, Fraction, GATEWAY_API, GivenRoute,
+    GivenRoutes, GrantFrom, GrantTo, GrpcCall, GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule,
+    GrpcRouteSpec, HeaderMatch, HeaderModifier, HeaderValue, HttpRoute, HttpRouteMatch, HttpRouteRule,
+    HttpRouteSpec, Match, Mirror, ParentKind, ParentRef, PathMatch, PathMatchType, PathModifier,
+    PathModifierType, PathRule, QueryMatch, Redirect, ReferenceGrant, ReferenceGrantSpec, Rewrite,
+    RouteRetry, RouteTimeouts, Rule, Scheme, StreamBackend, StreamRule, TcpRoute, TcpRouteSpec, TlsRoute,
+    TlsRouteSpec,
 };
 pub use resources::service::{
     Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext,

@@ -11,8 +11,8 @@ use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
     AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy,
-    Workload,
+    MeshPolicy, ObjectName, ReferenceGrant, ReferenceGrantSpec, Registration, Service, Subdomain,
+    TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -110,12 +110,13 @@ fn versions(kind: &str) -> (&'static str, &'static [&'static str]) {
         "HTTPRoute" | "GRPCRoute" => (GATEWAY_API, &[]),
         "TLSRoute" => (TlsRouteSpec::API, TlsRouteSpec::ALSO),
         "TCPRoute" => (TcpRouteSpec::API, TcpRouteSpec::ALSO),
+        "ReferenceGrant" => (ReferenceGrantSpec::API, ReferenceGrantSpec::ALSO),
         _ => (API_VERSION, &[]),
     }
 }
 
 const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, \
-     HTTPRoute, GRPCRoute, TLSRoute, TCPRoute";
+     HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
     let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
@@ -229,6 +230,7 @@ pub enum Resource {
     Registration(Registration),
     TrafficPolicy(TrafficPolicy),
     Route(AnyRoute),
+    ReferenceGrant(ReferenceGrant),
 }
 
 impl Resource {
@@ -252,6 +254,7 @@ impl Resource {
             "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
             "TLSRoute" => namespaced(value).map(AnyRoute::Tls).map(Resource::Route),
             "TCPRoute" => namespaced(value).map(AnyRoute::Tcp).map(Resource::Route),
+            "ReferenceGrant" => namespaced(value).map(Resource::ReferenceGrant),
             other => Err(vec![Problem::new("kind", format!("expected {KINDS}, got `{}`", shorten(other)))]),
         }
     }

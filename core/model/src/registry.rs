@@ -1,6 +1,6 @@
 //! Every resource of the mesh, valid as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use signet_identity::TrustDomain;
 
 use crate::{
     AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload,
-    WorkloadId,
+    MeshPolicy, ObjectName, PolicyDocument, Port, ProcessSelector, ReferenceGrant, Registration, Service,
+    TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -89,6 +89,7 @@ pub struct Registry {
     pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
     pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
+    pub(crate) grants: BTreeMap<ObjectName, ReferenceGrant>,
 }
 
 impl Default for Registry {
@@ -107,6 +108,7 @@ impl Default for Registry {
             registrations: BTreeMap::new(),
             traffic: BTreeMap::new(),
             routes: BTreeMap::new(),
+            grants: BTreeMap::new(),
         }
     }
 }
@@ -189,6 +191,41 @@ impl Registry {
     /// attach is refused.
     pub fn routes_of_gateway<'a>(&'a self, gateway: &'a ObjectName) -> impl Iterator<Item = &'a AnyRoute> {
         self.routes().filter(move |route| route.is_of_gateway(gateway))
+    }
+
+    /// Whether a route may refer to a service: to one of its own namespace; inside the mesh to the one that it belongs
+    /// to, where callers went anyway; and elsewhere where a ReferenceGrant lets it.
+    pub fn lets_refer(&self, route: &AnyRoute, service: &ObjectName) -> bool {
+        route.name().namespace == service.namespace
+            || (route.is_of(service) && !route.has_gateway())
+            || self.grants.values().any(|grant| grant.lets(route, service))
+    }
+
+    /// The services that a route names and to which it may not refer, each once.
+    pub fn refused_to(&self, route: &AnyRoute) -> BTreeSet<ObjectName> {
+        let named = route.backends().into_iter().map(|(_, service, _)| service);
+        named.filter(|service| !self.lets_refer(route, service)).collect()
+    }
+
+    /// What is valid and yet not as its author may have meant it, in words.
+    pub fn warnings(&self) -> Vec<String> {
+        let of = |route: &AnyRoute| -> Vec<String> {
+            let refused =
+                route.backends().into_iter().filter(|(_, service, _)| !self.lets_refer(route, service));
+            let word = |(field, service, _): (String, ObjectName, Port)| {
+                format!(
+                    "{kind} `{name}`: {field}: expected a ReferenceGrant in namespace `{there}` that lets each {kind} of `{own}` \
+                     refer to Service `{service}`, got none: its share gets nothing",
+                    kind = route.kind(),
+                    name = route.name(),
+                    there = service.namespace,
+                    own = route.name().namespace,
+                    service = service.name,
+                )
+            };
+            refused.map(word).collect()
+        };
+        self.routes().flat_map(of).collect()
     }
 
     /// How this service is called: at most one policy for all of it, and one for each port.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
 use signet_model::{
-    AnyRoute, ExternalPort, ExternalService, Gateway, ObjectName, PolicyDocument, TrafficPolicy,
+    AnyRoute, ExternalPort, ExternalService, Gateway, GivenRoutes, ObjectName, PolicyDocument, TrafficPolicy,
     TrafficPolicySpec,
 };
 use signet_proto::v1;
@@ -46,7 +46,7 @@ pub enum Item {
     /// A service that we serve.
     Inbound(Inbound),
     /// The gateway that we are, with the routes that are attached to its listeners.
-    Gateway(Arc<Gateway>, Arc<[AnyRoute]>),
+    Gateway(Arc<Gateway>, Arc<GivenRoutes>),
     /// Our app may have certificates of its own.
     Workload,
     /// What we, an agent, may vouch for.
@@ -329,11 +329,15 @@ fn routes(body: &v1::Routes) -> Result<Routed, Reason> {
 }
 
 /// All routes, or the first that cannot be read.
-fn documents(documents: &[v1::PolicyDocument]) -> Result<Vec<AnyRoute>, Reason> {
-    let read = |document: &v1::PolicyDocument| {
-        AnyRoute::from_json(&document.json).map_err(|error| format!("route {}: {error}", document.name))
-    };
-    documents.iter().map(read).collect()
+fn documents(documents: &[v1::PolicyDocument]) -> Result<GivenRoutes, Reason> {
+    let mut routes = GivenRoutes::default();
+    for document in documents {
+        let route = AnyRoute::from_json(&document.json)
+            .map_err(|error| format!("route {}: {error}", document.name))?;
+        let refused: Result<Vec<ObjectName>, _> = document.refused.iter().map(|name| name.parse()).collect();
+        routes.add(route, refused.map_err(|error| format!("route {}: refused: {error}", document.name))?);
+    }
+    Ok(routes)
 }
 
 fn external(body: &v1::External) -> Result<External, Reason> {

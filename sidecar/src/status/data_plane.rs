@@ -95,6 +95,9 @@ struct BackendReport {
     /// Its part of the weights of all, or in millions for copies.
     share: u64,
     of: u64,
+    /// No ReferenceGrant lets the route refer to it: its share gets nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    refused: bool,
 }
 
 /// A service that we serve.
@@ -180,12 +183,14 @@ fn route(entry: &Entry) -> RouteReport {
         port: backend.port,
         share: backend.weight.into(),
         of: rule.total,
+        refused: backend.refused,
     });
     let copies = rule.mirrors.iter().map(|copy| BackendReport {
         service: copy.service.to_string(),
         port: copy.port,
         share: copy.millionths.into(),
         of: 1_000_000,
+        refused: false,
     });
     RouteReport {
         rule: rule.name.to_string(),

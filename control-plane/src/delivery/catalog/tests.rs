@@ -646,3 +646,36 @@ spec:
     let other = view("gw", PeerClass::Gateway);
     assert!(!other.contains_key("service/db.shop"));
 }
+
+#[test]
+fn a_caller_is_told_of_no_service_for_the_sake_of_a_route_that_may_not_refer_to_it() {
+    let more = r#"---
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: vault, name: keys}
+spec: {ports: [{name: http, port: 80, protocol: http}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {namespace: shop, name: orders}
+spec:
+  parentRefs: [{kind: Service, name: web}]
+  rules: [{backendRefs: [{name: web, port: 80}, {name: keys, namespace: vault, port: 80}]}]
+"#;
+    let grant = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {namespace: vault, name: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}]
+  to: [{group: '', kind: Service, name: keys}]
+";
+    for (text, granted) in [(more.to_owned(), false), (format!("{more}{grant}"), true)] {
+        let catalog = catalog_of(&format!("{MESH}{text}"), &Keys::default(), &authority());
+        let view = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["web.shop"], &[])).view;
+        assert_eq!(view.contains_key("service/keys.vault"), granted, "{:?}", view.keys());
+        let Some(Body::Routes(routes)) = &view["routes/web.shop"].resource.body else { panic!("no routes") };
+        let refused: &[&str] = if granted { &[] } else { &["keys.vault"] };
+        assert_eq!(routes.routes[0].refused, refused);
+    }
+}

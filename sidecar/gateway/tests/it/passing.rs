@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use signet_model::GivenRoutes;
 use signet_proxy::Limits;
 use signet_proxy::state::Protocol;
 
@@ -87,6 +88,33 @@ async fn a_hello_goes_on_by_its_name_and_the_app_ends_its_tls_itself() {
     let mut caller = scene.dial(at, "DB.example.com").await.unwrap();
     caller.send("x").await;
     assert_eq!(caller.line().await, "db db.example.com");
+}
+
+#[tokio::test]
+async fn what_a_route_may_not_refer_to_gets_nothing_and_ends_when_that_is_said() {
+    let mut scene = Scene::new();
+    let (app, _) = site("db", server(&scene.outside, "db.example.com", &[])).await;
+    scene.serves("db", Protocol::Tcp, app);
+    let refused = |refused: &[&str]| {
+        let mut routes = GivenRoutes::default();
+        routes.add(
+            by_name("db", &["db.example.com"], &[("db", 1)]),
+            refused.iter().map(|name| name.parse().unwrap()),
+        );
+        routes
+    };
+    let is = |scene: &Scene, names: &[&str]| {
+        scene.is_given(json!([listens("tls", 443, "TLS", None)]), json!([]), &refused(names));
+    };
+    is(&scene, &["other.shop"]);
+    let at = scene.start(&[(443, Protocol::Http1, None)])[0];
+    let mut caller = scene.dial(at, "db.example.com").await.unwrap();
+    caller.send("x").await;
+    assert_eq!(caller.line().await, "db db.example.com");
+    is(&scene, &["db.shop"]);
+    assert_eq!(caller.rest().await, b"");
+    assert!(scene.dial(at, "db.example.com").await.is_err());
+    scene.refused("no-backend", 1).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use signet_daemon::ManualClock;
 use signet_gateway::{Compiled, Edge};
 use signet_identity::testing::{SvidOptions, TestCa};
 use signet_identity::{Generation, GenerationOptions, PeerClass, RevocationSet};
-use signet_model::{AnyRoute, Gateway, ObjectName};
+use signet_model::{AnyRoute, Gateway, GivenRoutes, ObjectName};
 use signet_policy::PolicySet;
 use signet_proxy::decision::DecisionSink;
 use signet_proxy::listener::{Bind, Kind, ListenerSpec};
@@ -169,8 +169,8 @@ impl Scene {
     /// Requests to the service `name.shop` go by this HTTPRoute.
     pub(crate) fn calls(&self, name: &str, spec: Value) {
         let service: ObjectName = format!("{name}.shop").parse().unwrap();
-        let routes = [route("HTTPRoute", name, spec)];
-        let calls = Arc::new(Calls::compile(&service, &routes));
+        let routes = vec![route("HTTPRoute", name, spec)];
+        let calls = Arc::new(Calls::compile(&service, &routes.into()));
         self.shared
             .state
             .update_endpoints(|known| known.with_calls(&service.to_string(), Some(calls.clone())));
@@ -178,6 +178,11 @@ impl Scene {
 
     /// The gateway's resource, and the routes that are attached to it.
     pub(crate) fn is(&self, listeners: Value, requests: Value, routes: &[AnyRoute]) {
+        self.is_given(listeners, requests, &routes.to_vec().into());
+    }
+
+    /// The same, with what its routes may refer to.
+    pub(crate) fn is_given(&self, listeners: Value, requests: Value, routes: &GivenRoutes) {
         let gateway = json!({
             "apiVersion": "signet.mesh/v1alpha1", "kind": "Gateway",
             "metadata": {"name": "gw", "namespace": "edge"},

@@ -62,6 +62,12 @@ impl Outbound {
             return Err(Refusal::new(Reason::NoBackend)
                 .detail(format_args!("{} has no backend with a weight", rule.name)));
         };
+        if backend.refused {
+            return Err(Refusal::new(Reason::NoBackend).detail(format_args!(
+                "{} may not refer to {}: no ReferenceGrant there",
+                rule.name, backend.service
+            )));
+        }
         let place = rule.backends.iter().position(|one| std::ptr::eq(one, backend));
         let to = if *backend.service == *port.service && backend.port == port.port {
             port

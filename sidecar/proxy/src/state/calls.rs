@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use signet_model::{
-    AnyRoute, BackendRef, Filter, GrpcCall, HeaderModifier, HostPattern, Match, ObjectName, ParentRef,
-    PathModifier, PathRule, Redirect, RouteRetry, RouteTimeouts,
+    BackendRef, Filter, GivenRoute, GivenRoutes, GrpcCall, HeaderModifier, HostPattern, Match, ObjectName,
+    ParentRef, PathModifier, PathRule, Redirect, RouteRetry, RouteTimeouts,
 };
 use signet_wire::RequestView;
 
@@ -94,6 +94,8 @@ pub struct Backend {
     pub port: u16,
     /// Its share.
     pub weight: u32,
+    /// The route may not refer to it: its share gets nothing.
+    pub refused: bool,
     /// Changes for it alone, after the rule's.
     pub request: HeaderOps,
     /// Changes to its answers, before the rule's.
@@ -168,16 +170,17 @@ pub enum Found<'a> {
 
 impl Calls {
     /// Compiles the routes of this service.
-    pub fn compile(service: &ObjectName, routes: &[AnyRoute]) -> Calls {
+    pub fn compile(service: &ObjectName, routes: &GivenRoutes) -> Calls {
         let mut keyed = Vec::new();
-        for route in routes {
+        for given in routes.iter() {
+            let route = given.route;
             let own = &route.name().namespace;
             let parents: Arc<[ParentRef]> =
                 route.parents().iter().filter(|parent| parent.is_service(own, service)).cloned().collect();
             let any = [HostPattern::Any];
             let hosts = if route.hostnames().is_empty() { &any[..] } else { route.hostnames() };
             for (place, rule) in route.rules().iter().enumerate() {
-                let compiled = Arc::new(RouteRule::compile(route, place, rule));
+                let compiled = Arc::new(RouteRule::compile(given, place, rule));
                 for one in &rule.matches {
                     for host in hosts {
                         let entry = Entry {
@@ -342,7 +345,8 @@ fn decoded(text: &str) -> Cow<'_, str> {
 }
 
 impl RouteRule {
-    fn compile(route: &AnyRoute, place: usize, rule: &signet_model::Rule<'_>) -> RouteRule {
+    fn compile(given: GivenRoute<'_>, place: usize, rule: &signet_model::Rule<'_>) -> RouteRule {
+        let route = given.route;
         let own = &route.name().namespace;
         let name = match rule.name {
             Some(name) => format!("{}/{}/{name}", route.kind(), route.name()),
@@ -355,6 +359,7 @@ impl RouteRule {
                 service: backend.service(own).to_string().into(),
                 port: backend.port.get(),
                 weight: backend.weight,
+                refused: given.refuses(&backend.service(own)),
                 request: HeaderOps::of(filter(&backend.filters, |f| f.request_header_modifier.as_ref())),
                 answer: HeaderOps::of(filter(&backend.filters, |f| f.response_header_modifier.as_ref())),
             })
@@ -368,6 +373,7 @@ impl RouteRule {
                 millionths: mirror.millionths(),
             }
         };
+        let mirrors = rule.filters.iter().filter_map(|f| f.request_mirror.as_ref());
         RouteRule {
             name: name.into(),
             total: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
@@ -376,7 +382,10 @@ impl RouteRule {
             rewrite: filter(rule.filters, |f| f.url_rewrite.as_ref()).cloned(),
             request: HeaderOps::of(filter(rule.filters, |f| f.request_header_modifier.as_ref())),
             answer: HeaderOps::of(filter(rule.filters, |f| f.response_header_modifier.as_ref())),
-            mirrors: rule.filters.iter().filter_map(|f| f.request_mirror.as_ref()).map(copied).collect(),
+            mirrors: mirrors
+                .filter(|mirror| !given.refuses(&mirror.backend_ref.service(own)))
+                .map(copied)
+                .collect(),
             request_timeout: request.map(signet_model::RouteDuration::limit),
             try_timeout: backend_request.and_then(signet_model::RouteDuration::limit),
             retry: rule.retry.map(|retry| (retry.clone(), Arc::new(Retry::of_route(retry, None)))),

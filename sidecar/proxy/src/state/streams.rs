@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use signet_model::{
-    AnyRoute, Gateway, HostPattern, Label, Listener, ListenerProtocol, ObjectName, ParentRef,
+    AnyRoute, Gateway, GivenRoute, GivenRoutes, HostPattern, Label, Listener, ListenerProtocol, ObjectName,
+    ParentRef,
 };
 
 use crate::answer::{Reason, Refusal};
@@ -32,15 +33,18 @@ pub struct Share {
     /// The port that its callers dial.
     pub port: u16,
     weight: u32,
+    refused: bool,
 }
 
 impl Shares {
-    fn new(route: &AnyRoute) -> Option<Arc<Shares>> {
+    fn new(given: GivenRoute<'_>) -> Option<Arc<Shares>> {
+        let route = given.route;
         let own = &route.name().namespace;
         let backends = route.stream()?.backend_refs.iter().map(|backend| Share {
             service: backend.service(own).to_string().into(),
             port: backend.port.get(),
             weight: backend.weight,
+            refused: given.refuses(&backend.service(own)),
         });
         let backends: Vec<_> = backends.collect();
         let total = backends.iter().map(|share| u64::from(share.weight)).sum();
@@ -50,9 +54,15 @@ impl Shares {
     /// Where one connection goes, by chance.
     pub fn choose(&self) -> Result<&Share, Refusal> {
         let number = if self.total > 1 { random() % self.total } else { 0 };
-        self.choose_by(number).ok_or_else(|| {
-            Refusal::new(Reason::NoBackend).detail(format_args!("{} has no backend with a weight", self.name))
-        })
+        match self.choose_by(number) {
+            Some(share) if share.refused => Err(Refusal::new(Reason::NoBackend).detail(format_args!(
+                "{} may not refer to {}: no ReferenceGrant there",
+                self.name, share.service
+            ))),
+            Some(share) => Ok(share),
+            None => Err(Refusal::new(Reason::NoBackend)
+                .detail(format_args!("{} has no backend with a weight", self.name))),
+        }
     }
 
     fn choose_by(&self, mut number: u64) -> Option<&Share> {
@@ -65,9 +75,9 @@ impl Shares {
         })
     }
 
-    /// Whether it still names this port of this service, with whatever weight.
+    /// Whether it still names this port of this service, with whatever weight, and still may.
     pub fn leads_to(&self, service: &str, port: u16) -> bool {
-        self.backends.iter().any(|share| *share.service == *service && share.port == port)
+        self.backends.iter().any(|share| !share.refused && *share.service == *service && share.port == port)
     }
 }
 
@@ -95,10 +105,11 @@ struct Entry {
 }
 
 impl Streams {
-    pub(super) fn compile(service: &ObjectName, routes: &[AnyRoute]) -> Streams {
+    pub(super) fn compile(service: &ObjectName, routes: &GivenRoutes) -> Streams {
         let mut entries = Vec::new();
-        for route in routes {
-            let Some(shares) = Shares::new(route) else { continue };
+        for given in routes.iter() {
+            let Some(shares) = Shares::new(given) else { continue };
+            let route = given.route;
             let own = &route.name().namespace;
             let parents = route.parents().iter().filter(|parent| parent.is_service(own, service));
             let parents: Arc<[ParentRef]> = parents.cloned().collect();
@@ -177,11 +188,11 @@ pub enum PortIs<'a> {
 
 impl Doors {
     /// From a gateway and the routes that are attached to it.
-    pub fn compile(gateway: &Gateway, routes: &[AnyRoute]) -> Doors {
+    pub fn compile(gateway: &Gateway, routes: &GivenRoutes) -> Doors {
         let mut doors: HashMap<u16, Vec<Door>> = HashMap::new();
         for listener in &gateway.spec.listeners {
-            let attached = routes.iter().filter(|route| attaches(gateway, listener, route));
-            let mut attached = attached.filter_map(|route| Some((route, Shares::new(route)?)));
+            let attached = routes.iter().filter(|given| attaches(gateway, listener, given.route));
+            let mut attached = attached.filter_map(|given| Some((given.route, Shares::new(given)?)));
             let takes = match listener.protocol {
                 ListenerProtocol::Http => Takes::Requests(false),
                 ListenerProtocol::Https => Takes::Requests(true),

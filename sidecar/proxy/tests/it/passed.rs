@@ -82,7 +82,7 @@ impl Scene {
                 AnyRoute::from_json(&document.to_string()).unwrap_or_else(|error| panic!("{error}"))
             })
             .collect();
-        let calls = Arc::new(Calls::compile(&"db.shop".parse().unwrap(), &routes));
+        let calls = Arc::new(Calls::compile(&"db.shop".parse().unwrap(), &routes.into()));
         self.web.state.update_endpoints(|known| known.with_calls("db.shop", Some(calls.clone())));
     }
 

@@ -38,7 +38,11 @@ fn inbound(version: &str, policy: &str) -> v1::Resource {
             protocol: v1::Protocol::Http1.into(),
             ..Default::default()
         }],
-        policies: vec![v1::PolicyDocument { name: "web-to-orders.shop".to_owned(), json: policy.to_owned() }],
+        policies: vec![v1::PolicyDocument {
+            name: "web-to-orders.shop".to_owned(),
+            json: policy.to_owned(),
+            refused: Vec::new(),
+        }],
         ..Default::default()
     };
     resource("inbound/orders.shop", version, Body::Inbound(body))

@@ -7,6 +7,7 @@
 //! service is for all callers; one elsewhere is for callers of its own namespace alone, instead of the service's own.
 
 mod filter;
+mod grant;
 mod grpc;
 mod http;
 mod rule;
@@ -18,6 +19,7 @@ pub use filter::{
     Filter, FilterType, Fraction, HeaderModifier, HeaderValue, Mirror, PathModifier, PathModifierType,
     Redirect, Rewrite, Scheme,
 };
+pub use grant::{GivenRoute, GivenRoutes, GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
 pub use grpc::{GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec};
 pub use http::{
     HeaderMatch, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, PathMatch, PathMatchType,

@@ -1,5 +1,6 @@
 use super::*;
 use bytes::BytesMut;
+use signet_model::AnyRoute;
 use signet_wire::h1::{RequestHead, RequestParser};
 
 fn get(target: &str) -> RequestHead {
@@ -18,7 +19,7 @@ fn calls(routes: &[(&str, &str)]) -> Calls {
             AnyRoute::from_json(&json).unwrap()
         })
         .collect();
-    Calls::compile(&"orders.shop".parse().unwrap(), &routes)
+    Calls::compile(&"orders.shop".parse().unwrap(), &routes.into())
 }
 
 fn rule(name: &str, path: &str) -> String {

@@ -123,6 +123,43 @@ async fn weights_share_the_requests_and_zero_gets_none() {
 }
 
 #[tokio::test]
+async fn the_share_of_a_backend_that_a_route_may_not_refer_to_gets_nothing_and_nobody_elses() {
+    let (a, b) = (in_turn(&[OK]).await, in_turn(&[OK]).await);
+    let (copied, mut copies) = mpsc::unbounded_channel::<String>();
+    let mirror = scripted(move |mut socket| {
+        let copied = copied.clone();
+        async move {
+            if let Some(head) = read_head(&mut socket).await {
+                copied.send(head).unwrap();
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::http(&[("orders", &[a.0]), ("b", &[b.0]), ("mirror", &[mirror])]);
+    let spec = r#"{"parentRefs":[{"kind":"Service","name":"orders"}],"rules":[
+        {"backendRefs":[{"name":"orders","port":80},{"name":"b","port":80}],
+         "filters":[{"type":"RequestMirror","requestMirror":{"backendRef":{"name":"mirror","port":80}}}]}]}"#;
+    mesh.route_spec_without("HTTPRoute", spec, &["b.shop", "mirror.shop"]);
+    let mut client = Client::to(mesh.out).await;
+    let mut refused = 0;
+    for _ in 0..200 {
+        let answer = client.get("/").await;
+        match answer.status {
+            200 => {}
+            other => {
+                assert_eq!((other, answer.header("signet-deny-reason")), (500, Some("no-backend")));
+                refused += 1;
+            }
+        }
+    }
+    let (a, b) = (a.1.load(Ordering::SeqCst), b.1.load(Ordering::SeqCst));
+    assert_eq!((a + refused, b), (200, 0));
+    assert!((50..=150).contains(&a), "half of 200, and not the others' share besides: {a}");
+    assert!(copies.try_recv().is_err());
+    assert_eq!(mesh.web.counter("signet_mirrored_requests_total", &[]), 0);
+}
+
+#[tokio::test]
 async fn heads_are_edited_both_ways_the_backends_own_after_the_rules() {
     let mesh = Mesh::http(&[("orders", &[named("v1").await])]);
     mesh.routes(

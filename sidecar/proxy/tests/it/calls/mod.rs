@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signet_identity::PeerClass;
 use signet_identity::testing::TestCa;
-use signet_model::{AnyRoute, TrafficPolicy, TrafficPolicySpec};
+use signet_model::{AnyRoute, GivenRoutes, TrafficPolicy, TrafficPolicySpec};
 use signet_proxy::Limits;
 use signet_proxy::listener::Kind;
 use signet_proxy::state::{Calls, EndpointSpec, PortSpec, Protocol, ServiceSpec, Timeouts, UserContext};
@@ -68,11 +68,18 @@ impl Mesh {
     }
 
     pub fn route_spec(&self, kind: &str, spec: &str) {
+        self.route_spec_without(kind, spec, &[]);
+    }
+
+    /// The same, by a route that may not refer to these.
+    pub fn route_spec_without(&self, kind: &str, spec: &str, refused: &[&str]) {
         let json = format!(
             r#"{{"apiVersion":"gateway.networking.k8s.io/v1","kind":"{kind}","metadata":{{"namespace":"shop","name":"orders"}},"spec":{spec}}}"#
         );
         let route = AnyRoute::from_json(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
-        let calls = Arc::new(Calls::compile(&"orders.shop".parse().unwrap(), &[route]));
+        let mut given = GivenRoutes::default();
+        given.add(route, refused.iter().map(|name| name.parse().unwrap()));
+        let calls = Arc::new(Calls::compile(&"orders.shop".parse().unwrap(), &given));
         self.web.state.update_endpoints(|known| known.with_calls("orders.shop", Some(calls.clone())));
     }
 
