@@ -1,13 +1,16 @@
 //! How long a revocation takes, from the command's return to the last socket closed.
 //!
 //! ```console
-//! $ cargo run --release -p signet-tests --example revocation -- [sidecars] [revocations]
+//! $ cargo run --release -p signet-tests --example revocation -- [sidecars] [revocations] [peers|users]
 //! ```
 //!
 //! A control plane and sidecars of the same build, each sidecar a process before an app of bytes. Every peer holds one open,
 //! idle connection to every sidecar, over mutual TLS. Peer after peer is revoked by `signet ca revoke`'s call; its connections
 //! are all read, and the time of each end of file is taken from the moment at which the call had returned. A connection that
 //! ended before that counts as nothing. The other peers' connections must live on.
+//!
+//! With `users` it is one peer that holds them, each by an answer that does not end, for as many users as there are revocations:
+//! then user after user is revoked, and the answers for that user must end.
 
 #![allow(clippy::print_stdout, reason = "what it measures is what it is for")]
 
@@ -17,11 +20,13 @@ use anyhow::{Context as _, ensure};
 use rustls_pki_types::ServerName;
 use signet_proto::v1::RevokeRequest;
 use signet_proto::v1::revoke_request::What;
+use signet_tests::issuer::Issuer;
 use signet_tests::mesh::{Mesh, Sidecar, permit, service};
 use signet_tests::svid::Svid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,18 +36,27 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let sidecars = arguments.next().map_or(Ok(100), |text| text.parse())?;
     let peers = arguments.next().map_or(Ok(50), |text| text.parse())?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(sidecars, peers))
+    let users = match arguments.next().as_deref() {
+        None | Some("peers") => false,
+        Some("users") => true,
+        Some(other) => anyhow::bail!("expected peers or users, got {other:?}"),
+    };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(sidecars, peers, users))
 }
 
-async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
-    let app = echo().await?;
+async fn run(sidecars: usize, revocations: usize, users: bool) -> anyhow::Result<()> {
+    let app = if users { endless().await? } else { echo().await? };
+    let issuer = Issuer::start().await;
+    let peers = if users { 1 } else { revocations };
     let inbounds: Vec<String> = (0..sidecars).map(|n| format!("127.78.{n}.1:9000")).collect();
     let mut registry = Vec::new();
     let mut builder = Mesh::builder().log_level("info");
     for (n, inbound) in inbounds.iter().enumerate() {
         let name = format!("s{n}");
-        let may = permit(&format!("{name}-open"), "shop", &name, "ns/shop/sa/*", "");
-        registry.extend([service(&name, "shop", "main", "tcp", inbound), may]);
+        let (protocol, rest) = if users { ("http", "  user: {required: true}\n") } else { ("tcp", "") };
+        let may = permit(&format!("{name}-open"), "shop", &name, "ns/shop/sa/*", rest);
+        let mode = if users { "  userContext: original\n" } else { "" };
+        registry.extend([service(&name, "shop", "main", protocol, inbound) + mode, may]);
         let config = format!(
             "inbound: [{{service: {name}.shop, port: main, listen: '{inbound}', app: 'tcp:{app}'}}]\n"
         );
@@ -51,31 +65,48 @@ async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
     registry.extend((0..peers).map(|n| {
         format!("kind: Workload\nmetadata: {{namespace: shop, name: p{n}}}\nspec: {{class: sidecar}}\n")
     }));
-    println!("{sidecars} sidecars begin, {peers} peers open {} connections", sidecars * peers);
+    if users {
+        registry.push(issuer.document("idp"));
+    }
+    println!("{sidecars} sidecars begin, {} connections are opened", sidecars * revocations);
     let mut mesh = builder.registry(registry.join("---\n")).start().await;
     let mut held = Vec::new();
     for n in 0..peers {
         let id = Sidecar::new(&format!("p{n}.shop"), "").spiffe_id();
         let svid = Svid::join_in_a_crowd(&mesh, &id, "sidecar").await?;
-        let mut connections = Vec::new();
-        for (to, inbound) in inbounds.iter().enumerate() {
-            connections.push(open(&svid, inbound, &format!("s{to}.shop.signet.internal")).await?);
+        for user in 0..revocations / peers {
+            let token = issuer.token(&format!("u{user}"), "read");
+            let mut connections = Vec::new();
+            for (to, inbound) in inbounds.iter().enumerate() {
+                let alpn: &[u8] = if users { b"signet-http/1.1" } else { b"signet-tcp" };
+                let name = format!("s{to}.shop.signet.internal");
+                let mut connection = open(&svid, inbound, &name, alpn).await?;
+                if users {
+                    ask(&mut connection, &token).await?;
+                } else {
+                    ping(&mut connection).await?;
+                }
+                connections.push(connection);
+            }
+            let what = if users { What::User(format!("idp|u{user}")) } else { What::SpiffeId(id.clone()) };
+            held.push((what, connections));
         }
-        held.push((id, connections));
     }
 
     let mut operator = mesh.operator().await;
     let (mut each, mut last) = (Vec::new(), Vec::new());
-    while let Some((id, connections)) = held.pop() {
+    while let Some((what, connections)) = held.pop() {
         let mut waiting = JoinSet::new();
         for mut connection in connections {
             waiting.spawn(async move {
-                let end = connection.read(&mut [0; 16]).await;
+                let mut end = connection.read(&mut [0; 16]).await;
+                while users && matches!(end, Ok(1..)) {
+                    end = connection.read(&mut [0; 16]).await;
+                }
                 (Instant::now(), matches!(end, Ok(0) | Err(_)))
             });
         }
-        let what = Some(What::SpiffeId(id));
-        operator.revoke(RevokeRequest { what, reason: "measured".into() }).await?;
+        operator.revoke(RevokeRequest { what: Some(what), reason: "measured".into() }).await?;
         let returned = Instant::now();
         let mut took = Duration::ZERO;
         while let Some(ended) = waiting.join_next().await {
@@ -89,7 +120,12 @@ async fn run(sidecars: usize, peers: usize) -> anyhow::Result<()> {
         // Whoever was not named goes on.
         if let Some((_, others)) = held.last_mut() {
             for connection in others.iter_mut().take(3) {
-                ping(connection).await.context("a connection of another peer")?;
+                if users {
+                    let end = timeout(Duration::from_millis(1), connection.read(&mut [0; 16])).await;
+                    ensure!(!matches!(end, Ok(Ok(0) | Err(_))), "the answer for another user ended: {end:?}");
+                } else {
+                    ping(connection).await.context("a connection of another peer")?;
+                }
             }
         }
     }
@@ -112,12 +148,41 @@ fn show(what: &str, times: &mut [Duration]) {
     );
 }
 
-async fn open(svid: &Svid, address: &str, name: &str) -> anyhow::Result<Connection> {
+async fn open(svid: &Svid, address: &str, name: &str, alpn: &[u8]) -> anyhow::Result<Connection> {
     let tcp = TcpStream::connect(address).await?;
-    let config = svid.foreign_client(&[b"signet-tcp"]);
-    let mut tls = TlsConnector::from(config).connect(ServerName::try_from(name.to_owned())?, tcp).await?;
-    ping(&mut tls).await?;
-    Ok(tls)
+    let config = svid.foreign_client(&[alpn]);
+    Ok(TlsConnector::from(config).connect(ServerName::try_from(name.to_owned())?, tcp).await?)
+}
+
+/// A request whose answer begins and does not end. The issuer's keys may not be there yet.
+async fn ask(connection: &mut Connection, token: &str) -> anyhow::Result<()> {
+    let request = format!("GET / HTTP/1.1\r\nhost: app\r\nauthorization: Bearer {token}\r\n\r\n");
+    for _ in 0..600 {
+        connection.write_all(request.as_bytes()).await?;
+        connection.flush().await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(connection.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        if head.starts_with("HTTP/1.1 200") {
+            return more(connection).await;
+        }
+        ensure!(head.starts_with("HTTP/1.1 503"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.context("a length")?.parse()?;
+        connection.read_exact(&mut vec![0; length]).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("no keys of the issuer")
+}
+
+/// The next chunk.
+async fn more(connection: &mut Connection) -> anyhow::Result<()> {
+    let mut chunk = [0; 6];
+    connection.read_exact(&mut chunk).await?;
+    ensure!(&chunk == b"1\r\nx\r\n", "expected a chunk, got {chunk:?}");
+    Ok(())
 }
 
 /// A byte to the app and back.
@@ -126,6 +191,30 @@ async fn ping(connection: &mut Connection) -> anyhow::Result<()> {
     connection.flush().await?;
     connection.read_exact(&mut [0]).await?;
     Ok(())
+}
+
+/// Answers a request with a byte now and one a minute.
+async fn endless() -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+                loop {
+                    stream.write_all(b"1\r\nx\r\n").await?;
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+                #[allow(unreachable_code, reason = "what the errors are")]
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    Ok(address)
 }
 
 async fn echo() -> anyhow::Result<String> {
