@@ -6,13 +6,16 @@
 //! when policy changes, and ends at the mesh's maximum age or when nobody vouches for its peer any more.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::{FirstLine, Line};
 use signet_wire::hello::{self, Peek};
+use signet_wire::websocket::{self, Frames};
 
 use crate::age::spread;
 use crate::answer::{Reason, Refusal};
@@ -24,6 +27,7 @@ use crate::stage::{Egress, Outbound, Role, Stage, Target};
 use crate::state::{InFlight, Protocol, Timeouts};
 use crate::tls;
 use crate::upstream::{dial_app, obtain};
+use crate::worker::End;
 
 /// Serves a stream of bytes to its end.
 ///
@@ -32,7 +36,7 @@ pub(crate) async fn serve<E: Stage>(session: Session<E>, mut client: Conn, app: 
     match Box::pin(dial(&session, app)).await {
         Ok((mut upstream, _in_flight, timeouts)) => {
             session.watch.within(timeouts.idle);
-            Box::pin(tunnel(&session, client, &mut upstream, timeouts)).await;
+            Box::pin(tunnel(&session, client, &mut upstream, timeouts, None)).await;
         }
         Err(refusal) => {
             session.note(&refusal);
@@ -116,12 +120,14 @@ enum Over {
     Broken,
 }
 
-/// Copies both ways. An idle time without a byte in either direction ends it, and so may the end of an SVID.
+/// Copies both ways. An idle time without a byte in either direction ends it, and so may the end of an SVID. `frames` follows
+/// what goes to a WebSocket's client, so that it can be told why it ends.
 pub(crate) async fn tunnel<E: Stage>(
     session: &Session<E>,
     mut client: Conn,
     upstream: &mut Conn,
     Timeouts { idle, cut_on_expiry, .. }: Timeouts,
+    frames: Option<Frames>,
 ) {
     let metrics = &session.conn.metrics;
     let view = session.worker().shared.state.view();
@@ -134,7 +140,7 @@ pub(crate) async fn tunnel<E: Stage>(
     let (client, upstream) = (RefCell::new(&mut client), RefCell::new(upstream));
     let moved = Cell::new(false);
     let mut up = Copy { guard: guard(session), hello: is_nobodys(session), ..Copy::default() };
-    let mut down = Copy::default();
+    let mut down = Copy { frames, ..Copy::default() };
     let mut reset = None;
     let mut age = std::pin::pin!(async {
         match max_age {
@@ -182,9 +188,39 @@ pub(crate) async fn tunnel<E: Stage>(
         Err(end) => {
             session.worker().shared.metrics.stream_cut(session.conn.direction, end.label());
             tracing::info!(target: "signet::tcp", reason = end.label(), "a stream was ended");
+            if let End::UserRevoked(by) = end
+                && down.may_say_more()
+            {
+                say_why(&mut client.borrow_mut(), by.label()).await;
+            }
         }
     }
 }
+
+/// Tells a WebSocket's client that it is no longer welcome (RFC 6455, 7.4.1), and waits for its answer, but not for long.
+async fn say_why(client: &mut Conn, words: &str) {
+    let frame = websocket::close(POLICY_VIOLATION, words);
+    let mut at = 0;
+    let said = async {
+        poll_fn(|cx| client.poll_send(cx, &frame, &mut at)).await?;
+        poll_fn(|cx| client.poll_close(cx)).await?;
+        loop {
+            let count = client.input().len();
+            client.consume(count);
+            if poll_fn(|cx| client.poll_fill_up(cx)).await? == 0 {
+                return io::Result::Ok(());
+            }
+        }
+    };
+    if let Ok(Ok(())) = tokio::time::timeout(GOODBYE, said).await {
+        client.stream().end_on_close();
+    }
+}
+
+/// The status of a close frame.
+const POLICY_VIOLATION: u16 = 1008;
+/// How long a client may take to close its side, too.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Whether the caller was let in without the mesh.
 fn is_nobodys<E>(session: &Session<E>) -> bool {
@@ -234,6 +270,8 @@ struct Copy {
     hello: bool,
     /// That found one.
     late: bool,
+    /// Follows the frames of a WebSocket.
+    frames: Option<Frames>,
 }
 
 #[derive(Default, PartialEq)]
@@ -249,6 +287,11 @@ enum State {
 const TURNS: usize = 16;
 
 impl Copy {
+    /// Whether a frame of ours would fall between two of the other side's.
+    fn may_say_more(&self) -> bool {
+        self.at == 0 && self.state == State::Copying && self.frames.as_ref().is_some_and(Frames::between)
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -305,6 +348,9 @@ impl Copy {
                     self.at = 0;
                     self.seen = false;
                     self.total += count as u64;
+                    if let Some(frames) = &mut self.frames {
+                        frames.pass(from.input().get(..count).unwrap_or_default());
+                    }
                     from.consume(count);
                 }
             }

@@ -159,7 +159,7 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut client: Conn) -
             manner.bytes();
             session.conn.protocol = Protocol::Tcp;
             session.watch.within(timeouts.idle);
-            Box::pin(tunnel(&session, client, &mut upstream, timeouts)).await;
+            Box::pin(tunnel(&session, client, &mut upstream, timeouts, None)).await;
             None
         }
         (_, Some(Err(refusal))) => {

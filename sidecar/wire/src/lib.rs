@@ -32,6 +32,7 @@ pub mod hello;
 pub mod names;
 pub mod protected;
 pub mod view;
+pub mod websocket;
 pub mod xfcc;
 
 pub use edits::Edits;

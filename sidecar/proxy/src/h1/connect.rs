@@ -73,6 +73,7 @@ async fn begin<E: Stage>(
     Next::Tunnel(Box::new(Tunnel {
         conn: upstream.conn,
         timeouts: opening.timeouts,
+        frames: None,
         metrics: Some(opening.metrics),
         _in_flight: in_flight,
         _exchange: None,

@@ -19,6 +19,7 @@ use std::time::Duration;
 use signet_identity::Alpn;
 use signet_wire::RequestView;
 use signet_wire::h1::{Body, Framing, RequestError, RequestHead, RequestParser};
+use signet_wire::websocket::Frames;
 use tokio::time::Instant;
 
 use super::failure::Failure;
@@ -55,6 +56,8 @@ pub(crate) enum Next {
 pub(crate) struct Tunnel {
     pub(crate) conn: Conn,
     pub(crate) timeouts: Timeouts,
+    /// What follows the frames of a WebSocket that is a user's.
+    pub(crate) frames: Option<Frames>,
     /// Of the service that it leads to, where the connection did not know it.
     pub(crate) metrics: Option<Arc<RouteMetrics>>,
     pub(super) _in_flight: Option<InFlight>,
@@ -102,6 +105,12 @@ pub(crate) async fn exchange<E: Stage>(
             if uploaded { next } else { Next::Linger }
         }
     }
+}
+
+/// Whether it is told why it ends when its user is revoked.
+fn is_a_users_websocket(head: &RequestHead, forward: &Forward) -> bool {
+    let mut upgrades = head.get_all("upgrade");
+    !forward.subjects.is_empty() && upgrades.any(|word| word.eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Carries an admitted request to where it goes, as often as that may be tried. The refusal says what to answer, and
@@ -174,6 +183,7 @@ async fn carry<E: Stage>(
             return Ok(Next::Tunnel(Box::new(Tunnel {
                 conn: upstream.conn,
                 timeouts: forward.timeouts,
+                frames: (status == 101 && is_a_users_websocket(head, forward)).then(Frames::default),
                 metrics: None,
                 _in_flight: in_flight,
                 _exchange: forward.exchange.take(),

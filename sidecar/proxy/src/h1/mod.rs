@@ -53,7 +53,7 @@ pub(crate) async fn serve<E: Stage>(mut session: Session<E>, mut conn: Conn) {
                     session.counts_as(metrics);
                 }
                 session.watch.within(tunnel.timeouts.idle);
-                Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, tunnel.timeouts)).await;
+                Box::pin(tcp::tunnel(&session, conn, &mut tunnel.conn, tunnel.timeouts, tunnel.frames)).await;
                 return;
             }
         }

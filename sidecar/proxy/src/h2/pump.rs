@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use signet_wire::h2::are_trimmed;
 use signet_wire::protected::{Protected, is_protected};
 use signet_wire::{Edits, Known};
@@ -130,6 +130,16 @@ impl Pump {
                 }
             }
         }
+    }
+
+    /// Ends a call whose answer has begun by the status that says why (gRPC over HTTP/2, Responses). `false`: bytes are on
+    /// their way still, or it has ended.
+    pub(super) fn end_call(&mut self, status: u8, message: &'static str) -> bool {
+        let Some(to) = self.to.as_mut().filter(|_| self.queue.is_empty() && !self.done) else { return false };
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
+        to.send_trailers(trailers).is_ok()
     }
 
     /// Ends the receiving stream with a reset.

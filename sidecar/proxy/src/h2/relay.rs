@@ -26,6 +26,9 @@ use crate::state::Endpoint;
 use crate::tries::{Outcome, Tries};
 use crate::worker::Deadline;
 
+/// The status of a call for somebody who is not believed any more.
+const UNAUTHENTICATED: u8 = 16;
+
 /// Sends the request on a link and brings the answer back.
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn relay(
@@ -82,11 +85,13 @@ pub(super) async fn relay(
         _ => {}
     }
     if let (Some(down), Err(failure)) = (&mut relay.down, &result) {
-        down.reset(match failure {
-            Failure::Reset(code) | Failure::Unprocessed(code) if *code != Code::NO_ERROR => *code,
-            Failure::TimedOut | Failure::UserRevoked(_) => Code::CANCEL,
-            _ => Code::INTERNAL_ERROR,
-        });
+        match failure {
+            // A caller of gRPC tells this from a server that died.
+            Failure::UserRevoked(by) if is_grpc && down.end_call(UNAUTHENTICATED, by.label()) => {}
+            Failure::Reset(code) | Failure::Unprocessed(code) if *code != Code::NO_ERROR => down.reset(*code),
+            Failure::TimedOut | Failure::UserRevoked(_) => down.reset(Code::CANCEL),
+            _ => down.reset(Code::INTERNAL_ERROR),
+        }
     }
     result
 }
