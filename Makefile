@@ -43,6 +43,8 @@ bench:
 soak:
 	$(CARGO) run --release --locked -p signet-ca --example soak
 
-# Coverage-guided fuzzing, a minute per target unless SECONDS says otherwise.
+# Coverage-guided fuzzing, a minute per target unless SECONDS_EACH says otherwise; then a million changed tokens, and as many decisions beside Cedar's.
 fuzz:
 	tests/fuzz/run.sh
+	SIGNET_CASES=1000000 $(CARGO) test --release --quiet --locked -p signet-token --test it mutations
+	SIGNET_CASES=1000000 $(CARGO) test --quiet --manifest-path tests/cedar/Cargo.toml --profile ci --locked --target-dir target/cedar

@@ -5,6 +5,7 @@ mod access;
 mod attacks;
 mod cache;
 mod delegations;
+mod fuzzed;
 mod id_tokens;
 mod jwt_svids;
 mod keys;

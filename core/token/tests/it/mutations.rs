@@ -87,8 +87,13 @@ fn mutated(token: &str, other: &str, mutation: &Mutation) -> String {
     chars.into_iter().collect()
 }
 
+/// So many changed tokens of each kind; `make fuzz` asks for a million.
+fn cases() -> u32 {
+    std::env::var("SIGNET_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn a_changed_access_token_is_never_accepted(mutation in mutation()) {
