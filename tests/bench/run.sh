@@ -9,4 +9,5 @@ out=$work/results-$(date +%Y%m%d-%H%M%S).jsonl
 "$here/bench.py" run --rounds "${ROUNDS:-5}" --secs "${SECS:-4}" ${WORK:+--work "$WORK"} ${SUT:+--sut "$SUT"} --out "$out"
 "$here/bench.py" report "$out"
 "$here/bench.py" ratios "$out"
+"$here/user_context.py"
 [ -n "${NO_CALLGRIND:-}" ] || "$here/instructions.py"
