@@ -149,7 +149,8 @@ impl Stage for Egress {
             return Err(Refusal::new(Reason::Internal).detail("a request outward without a place"));
         };
         // Users and callers are the mesh's own matter; the defaults drop all that speaks of them, both ways.
-        conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+        let named = head.also_protected(&self.shared.protected());
+        conn.metrics.stripped.inc_by(u64::from(head.protected_count().saturating_add(named)));
         conn.metrics.context(if head.get(signet_wire::Known::TxnToken).is_some() {
             Via::Unseen
         } else {

@@ -131,7 +131,8 @@ impl Stage for Outbound {
             // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
             forward.edits.set_authority(service.as_bytes().to_vec().into());
         }
-        let mut stripped = head.protected_count();
+        let named = head.also_protected(&self.shared.protected());
+        let mut stripped = head.protected_count().saturating_add(named);
         let via = match head.get(Known::TxnToken) {
             None => Via::None,
             Some(token)
