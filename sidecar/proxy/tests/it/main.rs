@@ -16,6 +16,7 @@ mod handshakes;
 mod http1;
 mod http2;
 mod identity;
+mod original;
 mod passed;
 mod permissive;
 mod policy;
