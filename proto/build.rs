@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "spiffe/workload.proto",
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+        "envoy/service/auth/v3/external_auth.proto",
         "signet/v1/federation.proto",
         "signet/v1/process.proto",
     ];

@@ -157,6 +157,11 @@ fn story(explanation: &Value, id: &str, made: &str) -> String {
         let absent = if absent.is_empty() { absent } else { format!(", for want of {absent}") };
         format!("{} ({}{absent})", text(&it["policy"]), text(&it["effect"]))
     });
+    section(&mut lines, "asked besides", &explanation["external"], |it| {
+        let outcome = text(&it["outcome"]);
+        let outcome = if outcome.is_empty() { "not asked".to_owned() } else { outcome };
+        format!("{}: {outcome}", text(&it["provider"]))
+    });
     section(&mut lines, "near misses", &explanation["nearMisses"], |it| {
         let [policy, failed, expected, had] =
             ["policy", "failed", "expected", "had"].map(|name| text(&it[name]));

@@ -1,6 +1,6 @@
 //! `signet`: what an operator types.
 //!
-//! Every command but `demo` and `login` is one call to the control plane, by its operator socket or as the person
+//! Every command but `demo`, `dev` and `login` is one call to the control plane, by its operator socket or as the person
 //! who logged in, shown as text or, with `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
 
 mod approvals;
@@ -9,6 +9,7 @@ mod authority;
 mod authz;
 mod backup;
 mod demo;
+mod dev;
 mod federation;
 mod handshakes;
 mod login;
@@ -79,6 +80,9 @@ enum Command {
     /// Why a request was refused, and whether one would be.
     #[command(subcommand)]
     Authz(authz::Authz),
+    /// What an app would see in a mesh, for whoever writes one without a mesh.
+    #[command(subcommand)]
+    Dev(dev::Dev),
     /// Policies in a folder, before anybody goes by them.
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
@@ -103,6 +107,7 @@ async fn main() -> ExitCode {
         Command::Ca(command) => command.run(&context).await,
         Command::Federation(command) => command.run(&context).await,
         Command::Authz(command) => command.run(&context).await,
+        Command::Dev(command) => command.run(&context).await,
         Command::Policy(command) => command.run(&context),
     };
     match done {

@@ -1,6 +1,6 @@
 //! Signet's own protocol, generated from `signet/v1/*.proto`, and the public ones that it serves: the SPIFFE Workload
-//! API ([`spiffe`]), Envoy's secret discovery ([`envoy`]) and Istio's certificates ([`istio`]), written from their public
-//! contracts, no more than is needed.
+//! API ([`spiffe`]), Envoy's secret discovery ([`envoy`]) and Istio's certificates ([`istio`]); and the one that it asks,
+//! Envoy's external authorisation. They are written from their public contracts, no more than is needed.
 //!
 //! Nothing here is written by hand, but that messages with a key or a token in them neither print nor stay in memory:
 //! conversions to the domain's types live in one `convert.rs` of
@@ -46,6 +46,11 @@ pub mod envoy {
         }
     }
     pub mod service {
+        pub mod auth {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.auth.v3");
+            }
+        }
         pub mod discovery {
             pub mod v3 {
                 tonic::include_proto!("envoy.service.discovery.v3");
@@ -55,6 +60,11 @@ pub mod envoy {
             pub mod v3 {
                 tonic::include_proto!("envoy.service.secret.v3");
             }
+        }
+    }
+    pub mod r#type {
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use signet_gateway::Compiled;
 use signet_model::ObjectName;
 use signet_policy::PolicySet;
+use signet_proxy::authz::Provider;
 use signet_proxy::state::{Doors, Keys, MeshSettings, Minter, Served, State};
 use signet_token::{Issuers, TokenRoots};
 use signet_workload::JwtBundle;
@@ -60,6 +61,10 @@ impl Publisher {
         }
         if changed.keys || changed.mesh || changed.revocations && self.delegations_turned(deliveries) {
             self.keys(deliveries);
+        }
+        // Before the policies that name them: nobody finds one without the other.
+        if !changed.providers.is_empty() {
+            self.providers(deliveries, changed);
         }
         if changed.mesh || !changed.inbound.is_empty() {
             self.policy(deliveries, changed);
@@ -253,6 +258,18 @@ impl Publisher {
                     .with_served(service, served.map(|inbound| self.compile(inbound, settings.default_allow)))
             });
         }
+    }
+
+    fn providers(&self, deliveries: &Deliveries, changed: &Changed) {
+        let providers =
+            changed.providers.iter().map(|name| match deliveries.get(&format!("provider/{name}")) {
+                Some(Item::Provider(asked)) => (name, asked.provider.as_ref().ok().map(Provider::new)),
+                _ => (name, None),
+            });
+        let providers: Vec<_> = providers.collect();
+        self.state.update_policy(|policy| {
+            policy.with_providers(providers.iter().map(|(name, provider)| (name.as_str(), provider.clone())))
+        });
     }
 
     fn routes(&self, deliveries: &Deliveries, changed: &Changed) {

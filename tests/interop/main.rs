@@ -1,6 +1,7 @@
 //! Clients, servers and verifiers that others wrote, against the mesh.
 
 mod agent;
+mod authz;
 mod certificates;
 mod envoy;
 mod envoy_at_an_agent;
@@ -10,6 +11,7 @@ mod istio;
 mod load;
 mod logins;
 mod openid;
+mod recipes;
 mod spiffe_python;
 mod spiffe_rust;
 mod tls;

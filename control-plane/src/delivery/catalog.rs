@@ -143,6 +143,8 @@ struct ServiceEntry {
     callers: BTreeSet<TrustDomain>,
     /// Whose workload answers, where it is none of this mesh.
     answers: Option<TrustDomain>,
+    /// Who is asked about requests to it, and the services of the mesh that answer.
+    providers: Vec<(Arc<Versioned>, Option<String>)>,
 }
 
 /// Where requests to a service go, and every service that is named there.
@@ -228,6 +230,7 @@ impl Catalog {
                 original,
                 callers: registry.policies_for(&service.name).flat_map(permitted).cloned().collect(),
                 answers: service.spec.federated_identity.as_ref().map(|id| id.trust_domain().clone()),
+                providers: providers_of(registry, &service.name),
             };
             services.insert(name, entry);
         }
@@ -358,6 +361,11 @@ impl Catalog {
                         .iter()
                         .filter_map(|domain| self.federated.get(domain))
                         .for_each(|bundle| granted.add(bundle));
+                    for (provider, answers) in &entry.providers {
+                        granted.add(provider);
+                        let answers = answers.as_ref().and_then(|name| self.services.get(name));
+                        answers.into_iter().for_each(|entry| self.reached(&mut granted, entry));
+                    }
                     if entry.original {
                         self.issuers.values().for_each(|issuer| granted.add(issuer));
                     }
@@ -447,6 +455,16 @@ fn routes_of(registry: &Registry, service: &ObjectName) -> BTreeMap<Option<Label
             (key, entry(namespace))
         })
         .collect()
+}
+
+/// Who is asked about requests to a service.
+fn providers_of(registry: &Registry, service: &ObjectName) -> Vec<(Arc<Versioned>, Option<String>)> {
+    let each = registry.providers_of(service).map(|provider| {
+        let body = Body::Provider(convert::provider(provider));
+        let answers = provider.spec.service.as_ref().map(ToString::to_string);
+        (versioned(format!("provider/{}", provider.name), body), answers)
+    });
+    each.collect()
 }
 
 /// The federated trust domains with which the processes of an agent may have to do: those whose workloads a policy

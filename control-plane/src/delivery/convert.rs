@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use signet_identity::TrustDomain;
 use signet_model::{
-    AnyRoute, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument, ProcessSelector,
-    Protocol, Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext, WorkloadId,
+    AnyRoute, AuthorizationProvider, ExternalService, Gateway, Issuer, ObjectName, OnExpiry, PolicyDocument,
+    ProcessSelector, Protocol, Registration, Registry, Service, ServicePort, TrafficPolicy, UserContext,
+    UserHeaders, WorkloadId,
 };
 use signet_proto::v1;
 use signet_token::{Jwk, Jwks, RevokedUsers};
@@ -136,6 +137,11 @@ pub(super) fn issuer(issuer: &Issuer, keys: Option<&KeyState>) -> v1::Issuer {
     }
 }
 
+/// Who is asked about requests.
+pub(super) fn provider(provider: &AuthorizationProvider) -> v1::Provider {
+    v1::Provider { name: provider.name.to_string(), json: provider.canonical_json() }
+}
+
 /// A place outside, as its callers see it: behind a gateway where it has one. `None` where that gateway is not there.
 pub(super) fn external(
     trust_domain: &TrustDomain,
@@ -261,7 +267,7 @@ pub(super) fn inbound(
 ) -> v1::Inbound {
     v1::Inbound {
         service: service.name.to_string(),
-        ports: service.spec.ports.iter().map(|declared| served_port(declared, policies)).collect(),
+        ports: service.spec.ports.iter().map(|declared| served_port(service, declared, policies)).collect(),
         user_context: user_context(service.spec.user_context).into(),
         policies: policies
             .iter()
@@ -278,9 +284,19 @@ pub(super) fn inbound(
 }
 
 /// A port as who serves it needs it. Callers always come over mutual TLS.
-fn served_port(declared: &ServicePort, policies: &[PolicyDocument]) -> v1::ServicePort {
+fn served_port(service: &Service, declared: &ServicePort, policies: &[PolicyDocument]) -> v1::ServicePort {
     let permissive_until = declared.permissive.map_or(0, |permissive| permissive.until.unix());
-    v1::ServicePort { permissive_until, ..port(declared, policies) }
+    let user_headers = user_headers(&service.spec.user_headers);
+    v1::ServicePort { permissive_until, user_headers, ..port(declared, policies) }
+}
+
+/// None where all is as usual.
+fn user_headers(headers: &UserHeaders) -> Option<v1::UserHeaders> {
+    let claims = headers.claim_headers.iter().map(|(name, claim)| (name.to_string(), claim.to_string()));
+    (*headers != UserHeaders::default()).then(|| v1::UserHeaders {
+        header: headers.header.as_ref().map(ToString::to_string).unwrap_or_default(),
+        claims: claims.collect(),
+    })
 }
 
 /// `policies`: those of its service.
@@ -302,6 +318,7 @@ fn port(port: &ServicePort, policies: &[PolicyDocument]) -> v1::ServicePort {
         requests_only: port.protocol == Protocol::Auto
             && policies.iter().any(|policy| policy.speaks_of_requests(port.name.as_str())),
         permissive_until: 0,
+        user_headers: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod calls;
 mod external;
 mod policies;
+mod providers;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ struct Origins {
     guard_rails: BTreeMap<Label, Origin>,
     registrations: BTreeMap<Label, Origin>,
     traffic: BTreeMap<ObjectName, Origin>,
+    providers: BTreeMap<ObjectName, Origin>,
     routes: BTreeMap<(&'static str, ObjectName), Origin>,
     grants: BTreeMap<ObjectName, Origin>,
 }
@@ -120,6 +122,11 @@ pub(crate) fn assemble(
                     registry.grants.insert(object.name.clone(), object);
                 }
             }
+            Resource::AuthorizationProvider(object) => {
+                if admit(&mut origins.providers, &object.name, origin, "AuthorizationProvider", errors) {
+                    registry.providers.insert(object.name.clone(), object);
+                }
+            }
             Resource::Route(route) => {
                 let key = (route.kind(), route.name().clone());
                 match origins.routes.entry(key.clone()) {
@@ -145,6 +152,7 @@ pub(crate) fn assemble(
     check.guard_rails();
     check.registrations();
     check.traffic();
+    check.providers();
     check.routes();
     check.streams();
     let errors = check.errors;

@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
 //! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`]; and
+//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`], [`AuthorizationProvider`]; and
 //! of the Gateway API [`HttpRoute`], [`GrpcRoute`], [`TlsRoute`] and [`TcpRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -59,6 +59,7 @@ pub use resources::policy::{
     PolicySpec, PolicyTarget, ToMatch, UserMatch,
 };
 pub use resources::process::{ProcessFacts, ProcessSelector};
+pub use resources::provider::{AuthorizationProvider, LocalAddress, ProviderSpec};
 pub use resources::registration::{PodSelector, Registration, RegistrationSpec};
 pub use resources::route::{
     AnyRoute, BackendKind, BackendRef, Family, Filter, FilterType, Fraction, GATEWAY_API, GivenRoute,
@@ -70,7 +71,7 @@ pub use resources::route::{
     TlsRouteSpec,
 };
 pub use resources::service::{
-    Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext,
+    Endpoint, OnExpiry, Permissive, Protocol, Service, ServicePort, ServiceSpec, UserContext, UserHeaders,
 };
 pub use resources::traffic::{
     Fault, FaultAbort, FaultDelay, GrpcCode, LimitKey, MAX_REPLAY, MAX_RETRIES, OutlierPolicy, RateLimit,

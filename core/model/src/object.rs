@@ -10,9 +10,9 @@ use crate::decode::{canonical, json_value, typed};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
-    AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, ReferenceGrant, ReferenceGrantSpec, Registration, Service, Subdomain,
-    TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
+    AnyRoute, AuthorizationProvider, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail,
+    Issuer, Label, Mesh, MeshPolicy, ObjectName, ReferenceGrant, ReferenceGrantSpec, Registration, Service,
+    Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -115,7 +115,7 @@ fn versions(kind: &str) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, \
+const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, AuthorizationProvider, \
      HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
@@ -229,6 +229,7 @@ pub enum Resource {
     GuardRail(GuardRail),
     Registration(Registration),
     TrafficPolicy(TrafficPolicy),
+    AuthorizationProvider(AuthorizationProvider),
     Route(AnyRoute),
     ReferenceGrant(ReferenceGrant),
 }
@@ -250,6 +251,7 @@ impl Resource {
             "GuardRail" => global(value).map(Resource::GuardRail),
             "Registration" => global(value).map(Resource::Registration),
             "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
+            "AuthorizationProvider" => namespaced(value).map(Resource::AuthorizationProvider),
             "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),
             "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
             "TLSRoute" => namespaced(value).map(AnyRoute::Tls).map(Resource::Route),

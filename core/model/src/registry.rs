@@ -12,9 +12,9 @@ use crate::resources::mesh::MeshSpec;
 use signet_identity::TrustDomain;
 
 use crate::{
-    AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, PolicyDocument, Port, ProcessSelector, ReferenceGrant, Registration, Service,
-    TrafficPolicy, Workload, WorkloadId,
+    AnyRoute, AuthorizationProvider, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail,
+    Issuer, Label, Mesh, MeshPolicy, ObjectName, PolicyDocument, Port, ProcessSelector, ReferenceGrant,
+    Registration, Service, TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -87,6 +87,7 @@ pub struct Registry {
     pub(crate) guard_rails: BTreeMap<Label, GuardRail>,
     pub(crate) registrations: BTreeMap<Label, Registration>,
     pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
+    pub(crate) providers: BTreeMap<ObjectName, AuthorizationProvider>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
     pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
     pub(crate) grants: BTreeMap<ObjectName, ReferenceGrant>,
@@ -107,6 +108,7 @@ impl Default for Registry {
             guard_rails: BTreeMap::new(),
             registrations: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            providers: BTreeMap::new(),
             routes: BTreeMap::new(),
             grants: BTreeMap::new(),
         }
@@ -164,6 +166,20 @@ impl Registry {
 
     pub fn traffic_policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
         self.traffic.values()
+    }
+
+    pub fn providers(&self) -> impl Iterator<Item = &AuthorizationProvider> {
+        self.providers.values()
+    }
+
+    pub fn provider(&self, name: &ObjectName) -> Option<&AuthorizationProvider> {
+        self.providers.get(name)
+    }
+
+    /// Who is asked about requests to this service, besides its policies.
+    pub fn providers_of(&self, service: &ObjectName) -> impl Iterator<Item = &AuthorizationProvider> {
+        let named: BTreeSet<_> = self.policies_for(service).filter_map(MeshPolicy::provider).collect();
+        named.into_iter().filter_map(|name| self.provider(&name))
     }
 
     pub fn routes(&self) -> impl Iterator<Item = &AnyRoute> {

@@ -47,7 +47,7 @@ impl Truth {
         match self {
             Truth::Yes => true,
             Truth::No => false,
-            Truth::Absent => spec.effect == Effect::Forbid && spec.if_absent == IfAbsent::Match,
+            Truth::Absent => spec.effect != Effect::Permit && spec.if_absent == IfAbsent::Match,
         }
     }
 }
@@ -79,7 +79,7 @@ const FORWARDED: &[ContextKind] = &[ContextKind::Forwarded];
 pub(crate) fn from(spec: &PolicySpec, facts: &Facts<'_>, own: &TrustDomain) -> Truth {
     let is_own = facts.peer.is_in(own);
     match &spec.from {
-        None => Truth::of(is_own || spec.effect == Effect::Forbid),
+        None => Truth::of(is_own || spec.effect != Effect::Permit),
         Some(from) => Truth::of(from.workloads.iter().any(|pattern| is_peer(pattern, facts, is_own))),
     }
 }
@@ -223,7 +223,7 @@ fn path(effect: Effect, to: &ToMatch, facts: &Facts<'_>) -> Truth {
         return if to.paths.is_empty() { Truth::Yes } else { Truth::Absent };
     };
     // A server that drops path parameters would serve `/admin;x` as `/admin`: a forbid counts on it.
-    let both_ways = effect == Effect::Forbid && path.contains(';');
+    let both_ways = effect != Effect::Permit && path.contains(';');
     let takes = |template: &PathTemplate| {
         template.matches(path) || (both_ways && template.matches_without_parameters(path))
     };
@@ -237,7 +237,7 @@ fn grpc(effect: Effect, to: &ToMatch, facts: &Facts<'_>) -> Truth {
         // Not recognised as gRPC. An app may still serve it as such, whatever its content type says: so a
         // forbid looks at the path, and a permit does not believe it.
         (None, Some(path)) => {
-            Truth::of(effect == Effect::Forbid && path.strip_prefix('/').is_some_and(is_any))
+            Truth::of(effect != Effect::Permit && path.strip_prefix('/').is_some_and(is_any))
         }
         (None, None) => Truth::Absent,
     }

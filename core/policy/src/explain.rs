@@ -18,6 +18,9 @@ use crate::set::{Named, PolicySet};
 use crate::verdict::Basis;
 use crate::when;
 
+/// The outcome of a question by which a request may pass.
+pub const ALLOWED: &str = "allowed";
+
 const NEAR_MISSES: usize = 5;
 const TEXT: usize = 200;
 /// Of a claim or a header's line, as it is written.
@@ -42,6 +45,9 @@ pub struct Explanation {
     /// Forbids that would have decided, but for an exception.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excepted: Vec<Excepted>,
+    /// Who else is asked about what is permitted, and what was answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<External>,
     /// Policies for whose sake the whole target denies.
     pub not_understood: Vec<NotUnderstood>,
     pub facts: FactsSummary,
@@ -98,6 +104,17 @@ pub struct Excepted {
     pub until: String,
 }
 
+/// Somebody else who has a say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct External {
+    /// `name.namespace` of the AuthorizationProvider.
+    pub provider: String,
+    /// As in the metric: `allowed`, `denied`, or why there was no answer. Absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
 /// A document that could not be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,7 +168,7 @@ impl PolicySet {
         let wanted = match verdict.basis {
             Basis::Forbid => Some(Effect::Forbid),
             Basis::Permit => Some(Effect::Permit),
-            Basis::Default | Basis::NotUnderstood => None,
+            Basis::Default | Basis::NotUnderstood | Basis::External => None,
         };
         let matched = || outcomes.iter().filter(|outcome| outcome.failed.is_empty());
         let excepted = matched().filter(|o| o.policy.spec.mode == Mode::Enforce).filter_map(|o| {
@@ -179,7 +196,7 @@ impl PolicySet {
                 would_allow: o.policy.spec.effect == Effect::Permit,
                 would_change: match o.policy.spec.effect {
                     Effect::Permit => !verdict.allowed && is_default,
-                    Effect::Forbid => verdict.allowed,
+                    Effect::Forbid | Effect::External => verdict.allowed,
                 },
             })
             .collect();
@@ -189,6 +206,8 @@ impl PolicySet {
             .filter(|o| o.policy.spec.mode == Mode::Enforce && o.policy.spec.effect == Effect::Permit)
             .collect();
         near.sort_by_key(|o| (!o.wants_another_user(), o.failed.len())); // stable: names break ties
+        let external =
+            verdict.ask.iter().map(|name| External { provider: (*name).to_owned(), outcome: None });
         let mut explanation = Explanation {
             verdict: if verdict.allowed { Answer::Allow } else { Answer::Deny },
             reason: String::new(),
@@ -198,11 +217,30 @@ impl PolicySet {
             near_misses: near.iter().filter_map(|o| o.near_miss(facts, self)).take(NEAR_MISSES).collect(),
             shadow,
             excepted,
+            external: external.collect(),
             not_understood: self.not_understood.clone(),
             facts: self.summary(facts),
         };
         explanation.reason = visible(&explanation.sentence());
         explanation
+    }
+
+    /// The story of a request that policies permitted, with what others answered who were asked, in the order in which they
+    /// were.
+    pub fn explain_asked(&self, facts: &Facts<'_>, answered: &[(&str, &str)]) -> Explanation {
+        let mut told = self.explain(facts);
+        told.external = answered
+            .iter()
+            .map(|(provider, outcome)| External {
+                provider: (*provider).to_owned(),
+                outcome: Some((*outcome).to_owned()),
+            })
+            .collect();
+        if told.verdict == Answer::Allow && answered.iter().any(|(_, outcome)| *outcome != ALLOWED) {
+            (told.verdict, told.basis) = (Answer::Deny, Basis::External);
+            told.reason = visible(&told.sentence());
+        }
+        told
     }
 
     fn summary(&self, facts: &Facts<'_>) -> FactsSummary {

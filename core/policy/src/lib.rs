@@ -26,7 +26,9 @@
 //!    asks who calls, for whom or for what, such a caller is not let in.
 //! 9. A guard rail is a forbid of the whole mesh. A forbid spares whom an exception of it names, until its end; an
 //!    exception asks as a permit does.
-//! 10. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
+//! 10. A policy of effect `external` matches as a forbid does. What it matches and is permitted, somebody else is asked
+//!     about, whom [`Verdict::ask`] names; whoever asks lets nothing pass that was not answered with a yes.
+//! 11. A shadow policy is evaluated beside the others and reported; it never changes the verdict.
 //!
 //! Paths arrive canonical (see the wire crate) and are compared as they are: nothing is decoded here. A
 //! forbid compares them without path parameters as well.
@@ -52,7 +54,8 @@ mod verdict;
 mod when;
 
 pub use explain::{
-    Answer, Deciding, Excepted, Explanation, FactsSummary, NearMiss, NotUnderstood, ShadowLine, UserSummary,
+    ALLOWED, Answer, Deciding, Excepted, Explanation, External, FactsSummary, NearMiss, NotUnderstood,
+    ShadowLine, UserSummary,
 };
 pub use facts::{Context, Facts, Headers, User};
 pub use replay::Replayed;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::explain::{Answer, Deciding, Explanation, NearMiss};
+use crate::explain::{ALLOWED, Answer, Deciding, Explanation, External, NearMiss};
 use crate::verdict::Basis;
 
 impl Explanation {
@@ -13,6 +13,17 @@ impl Explanation {
         match self.basis {
             Basis::Permit => format!("permitted by {}", names(&self.deciding)),
             Basis::Forbid => format!("forbidden by {}", names(&self.deciding)),
+            Basis::External => match self.external.iter().find_map(refused) {
+                Some((provider, outcome)) => {
+                    let by = if self.deciding.is_empty() {
+                        "the mesh's default".into()
+                    } else {
+                        names(&self.deciding)
+                    };
+                    format!("permitted by {by}, and not by provider {provider}: {outcome}")
+                }
+                None => "not permitted by a provider".to_owned(),
+            },
             Basis::Default if self.default_allow => {
                 "no policy matches, and the mesh's default is to allow".to_owned()
             }
@@ -31,6 +42,11 @@ impl Explanation {
             },
         }
     }
+}
+
+fn refused(asked: &External) -> Option<(&str, &str)> {
+    let outcome = asked.outcome.as_deref().filter(|outcome| *outcome != ALLOWED)?;
+    Some((&asked.provider, outcome))
 }
 
 fn names(deciding: &[Deciding]) -> String {
@@ -71,6 +87,12 @@ impl fmt::Display for Explanation {
         }
         for miss in self.near_misses.iter().skip(1) {
             writeln!(f, "  not permitted by {}", visible(&failure(miss)))?;
+        }
+        for External { provider, outcome } in &self.external {
+            match outcome {
+                Some(outcome) => writeln!(f, "  provider {provider} was asked: {}", visible(outcome))?,
+                None => writeln!(f, "  provider {provider} is asked")?,
+            }
         }
         for line in &self.shadow {
             let would = if line.would_allow { "allow" } else { "deny" };

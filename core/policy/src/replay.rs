@@ -7,9 +7,10 @@ use serde_json::Map;
 use signet_identity::SpiffeId;
 use signet_model::Protocol;
 
-use crate::explain::{Answer, Explanation, FactsSummary};
+use crate::explain::{ALLOWED, Answer, Explanation, FactsSummary};
 use crate::facts::{Facts, Headers, User};
 use crate::set::PolicySet;
+use crate::verdict::Basis;
 
 /// What other policies say of a recorded decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,22 @@ impl Headers for Recorded<'_> {
     fn any_line(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.0.headers.get(name).into_iter().flatten().any(|line| test(line.as_bytes()))
     }
+}
+
+/// Somebody who is asked now, and was not then.
+fn unanswered(now: &Explanation, then: &Explanation) -> Option<String> {
+    let answer = |name: &str| then.external.iter().find(|asked| asked.provider == name)?.outcome.as_deref();
+    let refused = refuses(now, then);
+    // One no is enough, whatever others would have said.
+    let asked = now.external.iter().find(|asked| !refused && answer(&asked.provider).is_none())?;
+    Some(format!("provider {} was not asked about it", asked.provider))
+}
+
+/// Whether somebody is asked now who did not let it pass then.
+fn refuses(now: &Explanation, then: &Explanation) -> bool {
+    let refused =
+        then.external.iter().filter(|asked| asked.outcome.as_deref().is_some_and(|it| it != ALLOWED));
+    refused.into_iter().any(|asked| now.external.iter().any(|again| again.provider == asked.provider))
 }
 
 impl PolicySet {
@@ -69,7 +86,13 @@ impl PolicySet {
             now_ms: at_ms,
         };
         let now = self.explain(&facts);
-        if now.verdict == then.verdict {
+        if let (Answer::Allow, Some(unknown)) = (now.verdict, unanswered(&now, then)) {
+            return Replayed::Undecidable(unknown);
+        }
+        // Who refused it then is asked again, about the same.
+        let refused_again =
+            then.basis == Basis::External && now.verdict == Answer::Allow && refuses(&now, then);
+        if refused_again || now.verdict == then.verdict {
             Replayed::Unchanged
         } else {
             Replayed::Flipped { to: now.verdict, reason: now.reason }

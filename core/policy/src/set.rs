@@ -10,7 +10,7 @@ use signet_model::{Effect, Mode, Moment, ObjectName, PolicyDocument, PolicySpec,
 use crate::condition::{Truth, from, holds, holds_when};
 use crate::explain::NotUnderstood;
 use crate::facts::Facts;
-use crate::verdict::{Basis, Failed, Few, ShadowOutcome, Unproven, Verdict};
+use crate::verdict::{Basis, Failed, Few, NAMED, ShadowOutcome, Unproven, Verdict};
 
 /// A policy under the name by which it is reported.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Named {
     pub(crate) name: Box<str>,
     pub(crate) spec: PolicySpec,
     exceptions: Vec<Exception>,
+    /// `name.namespace` of whom it asks.
+    pub(crate) provider: Option<Box<str>>,
 }
 
 /// Whom a forbid spares, until when.
@@ -36,7 +38,7 @@ impl Exception {
 }
 
 impl Named {
-    fn new(name: &str, mut spec: PolicySpec) -> Named {
+    fn new(name: &str, provider: Option<ObjectName>, mut spec: PolicySpec) -> Named {
         // Kept apart, so that whoever walks the conditions of a policy cannot take them for its own.
         let exceptions = std::mem::take(&mut spec.exceptions);
         let exceptions = exceptions.iter().map(|exception| Exception {
@@ -44,7 +46,8 @@ impl Named {
             owner: exception.owner.as_str().into(),
             spec: exception.as_permit(),
         });
-        Named { name: name.into(), exceptions: exceptions.collect(), spec }
+        let provider = provider.map(|provider| provider.to_string().into());
+        Named { name: name.into(), exceptions: exceptions.collect(), provider, spec }
     }
 }
 
@@ -54,6 +57,7 @@ struct Lane {
     forbids: Vec<usize>,
     permits: Vec<usize>,
     shadows: Vec<usize>,
+    externals: Vec<usize>,
 }
 
 /// Every policy that targets one service, compiled once and asked for each request.
@@ -97,10 +101,17 @@ impl PolicySet {
                 Err(error) => refuse(error.to_string()),
                 Ok(policy) if !policy.targets(service) => refuse(format!("it does not target `{service}`")),
                 Ok(policy) => {
-                    let name = policy.reported_name();
-                    policies.extend(policy.into_spec().map(|spec| Named::new(&name, spec)));
+                    let (name, provider) = (policy.reported_name(), policy.provider());
+                    policies.extend(policy.into_spec().map(|spec| Named::new(&name, provider, spec)));
                 }
             }
+        }
+        // Whoever there is no room for would not be asked.
+        let providers: BTreeSet<_> = policies.iter().filter_map(|policy| policy.provider.clone()).collect();
+        if providers.len() > NAMED {
+            let reason =
+                format!("expected at most {NAMED} providers for one service, got {}", providers.len());
+            not_understood.push(NotUnderstood { policy: "effect: external".to_owned(), reason });
         }
         policies.sort_by(|a, b| a.name.cmp(&b.name));
         not_understood.sort_by(|a, b| a.policy.cmp(&b.policy));
@@ -158,7 +169,8 @@ impl PolicySet {
             match (policy.spec.mode, policy.spec.effect) {
                 (Mode::Shadow, _) => {}
                 (Mode::Enforce, Effect::Permit) => permitted = true,
-                (Mode::Enforce, Effect::Forbid) => forbidden = true,
+                // An external asks on its port whatever it is: it came no further than the line above.
+                (Mode::Enforce, Effect::Forbid | Effect::External) => forbidden = true,
             }
         }
         if permitted && !forbidden { Unproven::Permitted } else { Unproven::Denied }
@@ -183,6 +195,7 @@ impl PolicySet {
             shadow_allowed: false,
             failed: Few::new(),
             excepted: Few::new(),
+            ask: Few::new(),
         };
         if !self.not_understood.is_empty() {
             return verdict;
@@ -204,6 +217,16 @@ impl PolicySet {
             // The mesh's default is for its own: somebody of another trust domain needs to be named.
             None => (self.default_allow && lanes.is_own, Basis::Default),
         };
+        if verdict.allowed {
+            for policy in self.matching(&lanes, facts, &failed, |lane| &lane.externals) {
+                match policy.provider.as_deref() {
+                    Some(provider) if !verdict.ask.contains(&provider) => verdict.ask.push(provider),
+                    Some(_) => {}
+                    // The model refuses it: somebody is to be asked, and nobody knows who.
+                    None => (verdict.allowed, verdict.basis) = (false, Basis::NotUnderstood),
+                }
+            }
+        }
         let (mut shadow_forbids, mut shadow_permits) = (false, false);
         for policy in self.matching(&lanes, facts, &failed, |lane| &lane.shadows) {
             if self.spared(policy, facts).is_some() {
@@ -398,6 +421,7 @@ impl Lane {
     fn add(&mut self, place: usize, spec: &PolicySpec) {
         let part = match (spec.mode, spec.effect) {
             (Mode::Shadow, _) => &mut self.shadows,
+            (Mode::Enforce, Effect::External) => &mut self.externals,
             (Mode::Enforce, Effect::Forbid) => &mut self.forbids,
             (Mode::Enforce, Effect::Permit) => &mut self.permits,
         };

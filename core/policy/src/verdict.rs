@@ -5,7 +5,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 /// How many items a verdict names; the rest is in the explanation.
-const NAMED: usize = 4;
+pub(crate) const NAMED: usize = 4;
 
 /// Up to four items without a heap: who decided, and which shadow policies had something to say.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,8 @@ pub enum Basis {
     Default,
     /// A policy of this target could not be understood: the target denies.
     NotUnderstood,
+    /// Policies permit it, and somebody else who was asked does not. Never of a decision that is made here.
+    External,
 }
 
 impl Basis {
@@ -57,6 +59,7 @@ impl Basis {
             Basis::Forbid => "forbid",
             Basis::Default => "default",
             Basis::NotUnderstood => "not-understood",
+            Basis::External => "external",
         }
     }
 }
@@ -97,6 +100,9 @@ pub struct Verdict<'s> {
     pub failed: Few<Failed<'s>>,
     /// Forbids that matched and did not forbid, by an exception. At most four.
     pub excepted: Few<&'s str>,
+    /// Who else has to be asked, `name.namespace`, before what is allowed may pass. Never more than there is room for: a set
+    /// that names more denies everything.
+    pub ask: Few<&'s str>,
 }
 
 /// What becomes of somebody without an identity, at a port that would let one in.

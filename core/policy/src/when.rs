@@ -63,7 +63,7 @@ pub(crate) fn truth<'p>(
     let matches = |result: &Result<bool, Failure<'p>>| told(*result).0.holds_for(spec);
     // The one that is stricter in effect.
     match (spec.effect, matches(&plain), matches(&other)) {
-        (Effect::Permit, true, _) | (Effect::Forbid, false, true) => told(other),
+        (Effect::Permit, true, _) | (Effect::Forbid | Effect::External, false, true) => told(other),
         _ => told(plain),
     }
 }
@@ -388,7 +388,7 @@ impl<'f> Reading<'f> {
     fn param(&self, name: &str) -> Option<&'f str> {
         let path = self.facts.path?;
         let has_parameters = path.contains(';');
-        let both_ways = self.spec.effect == Effect::Forbid && has_parameters;
+        let both_ways = self.spec.effect != Effect::Permit && has_parameters;
         let takes = |template: &&PathTemplate| {
             template.names_segment(name)
                 && (template.matches(path) || both_ways && template.matches_without_parameters(path))

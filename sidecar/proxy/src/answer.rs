@@ -6,6 +6,7 @@
 //! Callers inside the mesh learn the typed reason, callers outside only the decision id, nobody the
 //! detail.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -19,6 +20,10 @@ pub enum Reason {
     Plaintext,
     /// A policy forbids it, or none permits it.
     Policy,
+    /// Policies permit it, and a provider that was asked does not.
+    External,
+    /// A provider that was to be asked gave no answer that counts; the label says why.
+    ExternalUnavailable(&'static str),
     /// The policy of this service has not arrived or cannot be read.
     PolicyUnavailable,
     /// The transaction token does not verify; the label says how.
@@ -145,6 +150,8 @@ impl Reason {
         match self {
             Plaintext => ("plaintext", 403, grpc::PERMISSION_DENIED, "Mutual TLS required"),
             Policy => ("policy", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            External => ("external", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            ExternalUnavailable(_) => ("external-unavailable", 503, grpc::UNAVAILABLE, "Service Unavailable"),
             PolicyUnavailable => ("policy-unavailable", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             // Inside the mesh never 401: it would reach the caller outside as a challenge to log in.
             ContextInvalid(_) => ("context-invalid", 403, grpc::PERMISSION_DENIED, "Forbidden"),
@@ -225,11 +232,26 @@ impl Reason {
         match self {
             Reason::ContextInvalid(fine)
             | Reason::OriginalInvalid(fine)
+            | Reason::ExternalUnavailable(fine)
             | Reason::PeerHandshake(fine)
             | Reason::OutsideHandshake(fine)
             | Reason::BadRequest(fine) => Some(fine),
             _ => None,
         }
+    }
+}
+
+/// What stands in gRPC for a status that somebody else chose (from 400 to 599).
+fn grpc_of(status: u16) -> u8 {
+    match status {
+        400 => grpc::INVALID_ARGUMENT,
+        401 => grpc::UNAUTHENTICATED,
+        404 | 405 | 501 => grpc::UNIMPLEMENTED,
+        429 => grpc::RESOURCE_EXHAUSTED,
+        504 => grpc::DEADLINE_EXCEEDED,
+        502 | 503 => grpc::UNAVAILABLE,
+        500..=599 => grpc::INTERNAL,
+        _ => grpc::PERMISSION_DENIED,
     }
 }
 
@@ -254,8 +276,21 @@ pub struct Refusal {
     pub retry_after: Option<u32>,
     /// `RateLimit` and `RateLimit-Policy`, where a limit was met.
     pub limit: Option<Box<(String, String)>>,
+    /// The answer in somebody else's words, where a provider has some.
+    pub given: Option<Box<Given>>,
     /// Already recorded with a fuller explanation than ours.
     pub recorded: bool,
+}
+
+/// An answer in the words of a provider, which was checked where it came in.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// 400 to 599.
+    pub status: u16,
+    /// Lower-case names, values without line breaks; none that the mesh sets.
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    /// Not for gRPC.
+    pub body: Bytes,
 }
 
 impl Refusal {
@@ -269,6 +304,7 @@ impl Refusal {
             location: None,
             retry_after: None,
             limit: None,
+            given: None,
             recorded: false,
         }
     }
@@ -301,43 +337,63 @@ impl Refusal {
         self
     }
 
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        self.given.as_ref().map_or(self.reason.status(), |given| given.status)
+    }
+
     /// What the caller gets.
     pub fn answer(&self, audience: Audience, dialect: Dialect) -> Answer {
-        let (_, status, grpc_status, title) = self.reason.row();
+        let (_, mut status, mut grpc_status, mut title) = self.reason.row();
         if let (Some(location), Dialect::Http) = (&self.location, dialect) {
-            return Answer { status, headers: vec![("location", location.to_string())], body: Bytes::new() };
+            return Answer {
+                status,
+                headers: vec![("location".into(), location.to_string())],
+                body: Bytes::new(),
+            };
         }
-        let mut headers: Vec<(&'static str, String)> = Vec::with_capacity(6);
-        let body = match dialect {
-            Dialect::Grpc => {
-                headers.push(("content-type", "application/grpc".into()));
-                headers.push(("grpc-status", grpc_status.to_string()));
-                headers.push(("grpc-message", title.into()));
+        let mut headers: Vec<(Cow<'static, str>, String)> = Vec::with_capacity(6);
+        let mut push = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
+        if let Some(given) = &self.given {
+            (status, grpc_status, title) = (given.status, grpc_of(given.status), title_of(given.status));
+        }
+        let body = match (dialect, &self.given) {
+            (Dialect::Grpc, _) => {
+                push("content-type", "application/grpc".into());
+                push("grpc-status", grpc_status.to_string());
+                push("grpc-message", title.into());
                 Bytes::new()
             }
-            Dialect::Http => {
-                headers.push(("content-type", "application/problem+json".into()));
+            (Dialect::Http, Some(given)) if !given.body.is_empty() => given.body.clone(),
+            (Dialect::Http, _) => {
+                push("content-type", "application/problem+json".into());
                 let id = self.decision;
                 format!("{{\"title\":\"{title}\",\"status\":{status},\"id\":\"{id}\"}}\n").into()
             }
         };
-        headers.push(("signet-decision-id", self.decision.to_string()));
+        push("signet-decision-id", self.decision.to_string());
         if audience == Audience::Mesh {
-            headers.push(("signet-deny-reason", self.reason.deny_reason().into()));
+            push("signet-deny-reason", self.reason.deny_reason().into());
         }
         if let Some(challenge) = &self.challenge {
-            headers.push(("www-authenticate", challenge.to_string()));
+            push("www-authenticate", challenge.to_string());
         }
         if let Some(seconds) = self.retry_after {
-            headers.push(("retry-after", seconds.to_string()));
+            push("retry-after", seconds.to_string());
         }
         if let Some(limit) = &self.limit {
-            headers.push(("ratelimit", limit.0.clone()));
-            headers.push(("ratelimit-policy", limit.1.clone()));
+            push("ratelimit", limit.0.clone());
+            push("ratelimit-policy", limit.1.clone());
         }
         if self.reason == Reason::MethodNotAllowed {
             // RFC 9110, 15.5.6 asks for the list; which methods the target has is not ours to say.
-            headers.push(("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into()));
+            push("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
+        }
+        if let Some(given) = &self.given {
+            // What we said of the content already stands; of a gRPC answer, too.
+            let is_said = |name: &str| headers.iter().any(|(said, _)| said == name);
+            let more: Vec<_> = given.headers.iter().filter(|(name, _)| !is_said(name)).cloned().collect();
+            headers.extend(more);
         }
         Answer { status: if dialect == Dialect::Grpc { 200 } else { status }, headers, body }
     }
@@ -368,7 +424,7 @@ pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// Lower-case names, values without line breaks.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// Empty for gRPC, where the headers are the trailers.
     pub body: Bytes,
 }
@@ -404,7 +460,7 @@ mod tests {
     use super::*;
 
     fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
-        answer.headers.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+        answer.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     #[test]

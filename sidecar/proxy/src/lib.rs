@@ -16,12 +16,14 @@
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * `outside`, `names`: calls to places outside the mesh, and what their names resolve to.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
+//! * [`authz`]: who else is asked about what policies permit.
 //! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
 //!
 //! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
 //! presenter table, limits) is atomic or behind a short lock in [`Shared`].
 
 pub mod answer;
+pub mod authz;
 pub mod decision;
 pub mod exchange;
 pub mod limit;

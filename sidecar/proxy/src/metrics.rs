@@ -12,6 +12,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::authz::Dropped;
 use crate::stage::Direction;
 
 /// Seconds; from a loopback hop to a slow report.
@@ -44,9 +45,60 @@ pub struct Metrics {
     condition_errors: IntCounterVec,
     shadow: IntCounterVec,
     exceptions: IntCounterVec,
+    /// Those who are asked about requests.
+    pub external: External,
     /// Idle upstream connections.
     pub pooled: IntGauge,
     routes: RwLock<Routes>,
+}
+
+/// What became of questions to others. Labels are names of the registry and words of ours.
+pub struct External {
+    checks: IntCounterVec,
+    duration: HistogramVec,
+    dropped: IntCounterVec,
+}
+
+impl External {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let checks = Opts::new(
+            "signet_external_checks_total",
+            "Requests about which an AuthorizationProvider was asked, by outcome; only `allowed` went on",
+        );
+        let dropped = Opts::new(
+            "signet_external_headers_dropped_total",
+            "Headers of a provider's answers that were left out: protected, unlisted or malformed",
+        );
+        let duration = HistogramOpts::new(
+            "signet_external_check_duration_seconds",
+            "From a question to a provider to its whole answer",
+        );
+        let external = External {
+            checks: IntCounterVec::new(checks, &["provider", "outcome"])?,
+            duration: HistogramVec::new(duration.buckets(BUCKETS.to_vec()), &["provider"])?,
+            dropped: IntCounterVec::new(dropped, &["provider", "why"])?,
+        };
+        registry.register(Box::new(external.checks.clone()))?;
+        registry.register(Box::new(external.duration.clone()))?;
+        registry.register(Box::new(external.dropped.clone()))?;
+        Ok(external)
+    }
+
+    /// Counts a question.
+    pub(crate) fn asked(&self, provider: &str, outcome: &str, took: Duration) {
+        self.checks.with_label_values(&[provider, outcome]).inc();
+        self.duration.with_label_values(&[provider]).observe(took.as_secs_f64());
+    }
+
+    /// Counts what was left out of an answer.
+    pub(crate) fn dropped(&self, provider: &str, dropped: Dropped) {
+        let Dropped { protected, unlisted, malformed } = dropped;
+        for (why, count) in [("protected", protected), ("unlisted", unlisted), ("malformed", malformed)] {
+            if count > 0 {
+                self.dropped.with_label_values(&[provider, why]).inc_by(count.into());
+            }
+        }
+    }
 }
 
 type Routes = HashMap<(Direction, Arc<str>), Arc<RouteMetrics>>;
@@ -305,6 +357,7 @@ impl Metrics {
                 "Decisions on which a forbid matched and an exception spared the caller",
                 &["policy"],
             )?,
+            external: External::new(registry)?,
             pooled,
             routes: RwLock::default(),
         }))

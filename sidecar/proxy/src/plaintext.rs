@@ -221,6 +221,7 @@ mod tests {
             protocol: Protocol::Tcp,
             timeouts: Timeouts::default(),
             user_context: UserContext::Transaction,
+            user_headers: Arc::default(),
             permissive_until: Some(1),
         };
         let sources = Sources::default();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use arc_swap::Guard;
 use prometheus::Registry;
 use signet_identity::Incidents;
 use signet_token::{Delegation, TokenCache};
@@ -89,10 +90,6 @@ pub struct Shared {
     pub decisions: Arc<DecisionSink>,
     /// Tokens that our app may present now.
     pub exchanges: Exchanges,
-    /// Header names that only the mesh may set.
-    pub protected: Protected,
-    /// The header in which the app reads the verified user.
-    pub user_header: http::HeaderName,
     /// Verified transaction tokens.
     pub(crate) tokens: TokenCache<Verified>,
     /// Verified delegations of gateways, which transaction tokens carry.
@@ -122,6 +119,11 @@ const TOKENS: usize = 8 * 1024;
 const DELEGATIONS: usize = 256;
 
 impl Shared {
+    /// Header names that only the mesh may set: the fixed ones, and those by which our apps read of users.
+    pub fn protected(&self) -> Guard<Arc<Protected>> {
+        self.state.protected()
+    }
+
     /// Everything that the data plane shares, with its metrics in `registry`.
     pub fn new(
         state: Arc<State>,
@@ -134,8 +136,6 @@ impl Shared {
             metrics: Metrics::new(registry)?,
             decisions,
             exchanges: Exchanges::new(),
-            protected: Protected::default(),
-            user_header: http::HeaderName::from_static("signet-user"),
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             originals: TokenCache::new(TOKENS),

@@ -12,13 +12,13 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use signet_identity::{KeyId, RevocationList, RevocationSet, Serial, SpiffeId, TrustBundle, TrustDomain};
 use signet_model::{
-    AnyRoute, ExternalPort, ExternalService, Gateway, GivenRoutes, ObjectName, PolicyDocument, TrafficPolicy,
-    TrafficPolicySpec,
+    AnyRoute, AuthorizationProvider, ExternalPort, ExternalService, Gateway, GivenRoutes, ObjectName,
+    PolicyDocument, TrafficPolicy, TrafficPolicySpec,
 };
 use signet_proto::v1;
 use signet_proxy::state::{
     Calls, EndpointSpec, InboundPort, PlaceSpec, PortSpec, Protocol, ServiceSpec, Sharing, Timeouts,
-    UserContext,
+    UserContext, UserHeaders,
 };
 
 use crate::credentials::Delivered;
@@ -45,6 +45,8 @@ pub enum Item {
     External(Box<External>),
     /// A service that we serve.
     Inbound(Inbound),
+    /// Who is asked about requests to such a service.
+    Provider(Box<Asked>),
     /// The gateway that we are, with the routes that are attached to its listeners.
     Gateway(Arc<Gateway>, Arc<GivenRoutes>),
     /// Our app may have certificates of its own.
@@ -128,6 +130,15 @@ pub struct External {
     pub spec: PlaceSpec,
 }
 
+/// Who is asked about requests to a service that we serve.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// `name.namespace`
+    pub name: String,
+    /// What is said of it, or why that cannot be read; what it would be asked about is then refused.
+    pub provider: Result<AuthorizationProvider, String>,
+}
+
 /// Where the requests to a service go.
 #[derive(Debug, Clone)]
 pub struct Routed {
@@ -191,6 +202,7 @@ pub fn resource(resource: &v1::Resource) -> Result<Item, Reason> {
             (Item::External(Box::new(external)), name)
         }
         Body::Inbound(body) => (Item::Inbound(inbound(body)?), format!("inbound/{}", body.service)),
+        Body::Provider(body) => (Item::Provider(Box::new(provider(body))), format!("provider/{}", body.name)),
         Body::Workload(v1::WorkloadApi {}) => (Item::Workload, "workload".to_owned()),
         Body::Processes(body) => (Item::Processes(body.clone()), "processes".to_owned()),
         Body::RevocationLists(body) => {
@@ -340,6 +352,15 @@ fn documents(documents: &[v1::PolicyDocument]) -> Result<GivenRoutes, Reason> {
     Ok(routes)
 }
 
+fn provider(body: &v1::Provider) -> Asked {
+    let provider = AuthorizationProvider::from_json(&body.json).map_err(|error| error.to_string());
+    let provider = provider.and_then(|read| match read.name.to_string() == body.name {
+        true => Ok(read),
+        false => Err(format!("the document is of {}", read.name)),
+    });
+    Asked { name: body.name.clone(), provider }
+}
+
 fn external(body: &v1::External) -> Result<External, Reason> {
     let service = ExternalService::from_json(&body.json).map_err(|error| error.to_string())?;
     let name = service.name.clone();
@@ -452,6 +473,7 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
             protocol: protocol(declared.protocol()).map_err(failed)?,
             timeouts: timeouts(declared).map_err(failed)?,
             user_context: user_context(body.user_context()),
+            user_headers: Arc::new(user_headers(declared).map_err(failed)?),
             permissive_until: u64::try_from(declared.permissive_until).ok().filter(|until| *until != 0),
         });
     }
@@ -499,6 +521,13 @@ fn protocol(protocol: v1::Protocol) -> Result<Protocol, Reason> {
             Err("protocol: missing, or one that this version does not know".to_owned())
         }
     }
+}
+
+fn user_headers(port: &v1::ServicePort) -> Result<UserHeaders, Reason> {
+    let Some(body) = &port.user_headers else { return Ok(UserHeaders::default()) };
+    let header = (!body.header.is_empty()).then_some(&*body.header);
+    let claims = body.claims.iter().map(|(name, claim)| (name.as_str(), claim.as_str()));
+    UserHeaders::new(header, claims).map_err(|error| format!("user_headers: {error}"))
 }
 
 fn user_context(context: v1::UserContext) -> UserContext {

@@ -56,6 +56,8 @@ pub struct Changed {
     pub routes: BTreeSet<String>,
     /// Services that we serve, likewise.
     pub inbound: BTreeSet<String>,
+    /// Who is asked about requests to them, likewise.
+    pub providers: BTreeSet<String>,
 }
 
 impl Changed {
@@ -77,6 +79,9 @@ impl Changed {
             }
             Some(("inbound", service)) => {
                 self.inbound.insert(service.to_owned());
+            }
+            Some(("provider", provider)) => {
+                self.providers.insert(provider.to_owned());
             }
             Some(("bundle", _)) => self.bundles = true,
             Some(("issuer", _)) => self.keys = true,
@@ -133,6 +138,12 @@ impl Deliveries {
                     let unreadable = match &item {
                         Item::Inbound(inbound) => inbound.unreadable.join("; "),
                         Item::Service(service) => service.unreadable.join("; "),
+                        Item::Provider(asked) => asked
+                            .provider
+                            .as_ref()
+                            .err()
+                            .map(|why| format!("{why}; what it would be asked about is refused"))
+                            .unwrap_or_default(),
                         Item::Revocations(revocations) => revocations.unenforced().unwrap_or_default(),
                         _ => String::new(),
                     };

@@ -17,6 +17,8 @@ use crate::{
 pub struct Edits {
     pub(crate) removed: KnownSet,
     pub(crate) removed_others: Vec<HeaderName>,
+    /// Removed in whichever spelling.
+    pub(crate) overruled: Vec<HeaderName>,
     pub(crate) added: Vec<(HeaderName, HeaderValue)>,
     pub(crate) keep: KnownSet,
     pub(crate) keep_all_protected: bool,
@@ -34,6 +36,7 @@ impl Edits {
     pub fn clear(&mut self) {
         self.removed = KnownSet::EMPTY;
         self.removed_others.clear();
+        self.overruled.clear();
         self.added.clear();
         self.keep = KnownSet::EMPTY;
         self.keep_all_protected = false;
@@ -54,6 +57,15 @@ impl Edits {
         self.added.retain(|(other, _)| *other != name);
         self.remove(name.clone());
         self.added.push((name, value));
+    }
+
+    /// Replaces every field of that name, also where `_` stands for `-`, by one or by none: a reader that takes the two
+    /// for the same finds nothing else.
+    pub fn overrule(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+        self.added
+            .retain(|(other, _)| !protected::alike(other.as_str().as_bytes(), name.as_str().as_bytes()));
+        self.overruled.push(name.clone());
+        self.added.extend(value.map(|value| (name, value)));
     }
 
     /// Adds one more field of that name, after those there are. The names that frame a message (`content-length`,
@@ -117,6 +129,8 @@ impl Edits {
             }
             known => self.removed.contains(known),
         };
+        let removed =
+            removed || self.overruled.iter().any(|one| protected::alike(name, one.as_str().as_bytes()));
         if removed { Verdict::Removed } else { Verdict::Forwarded }
     }
 

@@ -12,7 +12,7 @@ pub const PREFIX: &str = "signet-";
 
 /// Whether a header name is reserved for the mesh, in any case and with `_` for `-`.
 ///
-/// A claims header configured to another name than the default `signet-user` is not in this list: see
+/// The names by which apps read of users, where they ask for others than `signet-user`, are not in this list: see
 /// [`Protected`].
 pub fn is_protected(name: &[u8]) -> bool {
     match name.first() {
@@ -23,17 +23,23 @@ pub fn is_protected(name: &[u8]) -> bool {
         || NAMES.iter().any(|protected| same(name, protected.as_bytes()))
 }
 
-/// The protected names of one mesh: the fixed ones and, where configured, another name for the claims header.
+/// The protected names of one process: the fixed ones, and those by which its apps read of users.
 #[derive(Debug, Clone, Default)]
 pub struct Protected {
-    claims_header: Option<Box<str>>,
+    extra: Box<[Box<str>]>,
 }
 
 impl Protected {
-    /// The fixed names and `claims_header` (compared like them). A name that is protected anyway costs nothing.
-    pub fn with_claims_header(claims_header: &str) -> Protected {
-        let name = claims_header.to_ascii_lowercase().replace('_', "-");
-        Protected { claims_header: (!is_protected(name.as_bytes())).then(|| name.into_boxed_str()) }
+    /// The fixed names and these (compared like them). A name that is protected anyway costs nothing.
+    pub fn with_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Protected {
+        let mut extra: Vec<Box<str>> = names
+            .into_iter()
+            .filter(|name| !is_protected(name.as_bytes()))
+            .map(|name| name.to_ascii_lowercase().replace('_', "-").into())
+            .collect();
+        extra.sort_unstable();
+        extra.dedup();
+        Protected { extra: extra.into() }
     }
 
     /// Whether `name` is reserved.
@@ -41,10 +47,21 @@ impl Protected {
         is_protected(name) || self.is_extra(name)
     }
 
-    /// Whether `name` is the configured name alone; the caller knows already about the fixed ones.
-    pub(crate) fn is_extra(&self, name: &[u8]) -> bool {
-        self.claims_header.as_ref().is_some_and(|extra| same(name, extra.as_bytes()))
+    /// Whether there is any beside the fixed ones.
+    pub(crate) fn has_extra(&self) -> bool {
+        !self.extra.is_empty()
     }
+
+    /// Whether `name` is one of those beside the fixed ones; the caller knows already about these.
+    pub(crate) fn is_extra(&self, name: &[u8]) -> bool {
+        self.extra.iter().any(|extra| same(name, extra.as_bytes()))
+    }
+}
+
+/// Whether two names are one to a reader that knows neither case nor the difference between `_` and `-`.
+pub(crate) fn alike(one: &[u8], other: &[u8]) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.iter().map(fold).eq(other.iter().map(fold))
 }
 
 /// Compares a received name with a protected one (which is lower case and without underscores).
@@ -89,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_claims_header_is_protected_in_every_spelling() {
-        let protected = Protected::with_claims_header("X-User_Claims");
-        for name in ["x-user-claims", "X_USER_CLAIMS", "txn_token", "signet-user"] {
+    fn names_for_users_are_protected_in_every_spelling() {
+        let protected = Protected::with_names(["X-User_Claims", "x-groups", "Signet-User"]);
+        for name in ["x-user-claims", "X_USER_CLAIMS", "x_groups", "X-Groups", "txn_token", "signet-user"] {
             assert!(protected.contains(name.as_bytes()), "{name}");
         }
-        assert!(!protected.contains(b"x-user-claim"));
+        assert!(!protected.contains(b"x-user-claim") && !protected.is_extra(b"signet-user"));
         assert!(!Protected::default().contains(b"x-user-claims"));
     }
 }

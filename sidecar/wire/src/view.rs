@@ -4,6 +4,7 @@ use crate::{
     canon::{Host, Target},
     h1, h2,
     names::Known,
+    protected::Protected,
 };
 
 /// A borrowed request head. Cheap to copy; everything in it is canonical already.
@@ -75,6 +76,20 @@ impl<'a> RequestView<'a> {
         matches!(self, RequestView::H2(_))
             && self.method() == "POST"
             && self.get(Known::ContentType).is_some_and(crate::grpc::is_grpc)
+    }
+
+    /// How many came along of those that are protected beside the fixed ones.
+    pub fn also_protected(self, protected: &Protected) -> u32 {
+        if !protected.has_extra() {
+            return 0;
+        }
+        let count = match self {
+            RequestView::H1(head) => head.fields().filter(|field| protected.is_extra(field.name)).count(),
+            RequestView::H2(head) => {
+                head.headers().iter().filter(|(name, _)| protected.is_extra(name.as_str().as_bytes())).count()
+            }
+        };
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// How many protected headers came along (to be dropped and counted, or to be believed, by whoever knows the peer).

@@ -679,3 +679,44 @@ spec:
         assert_eq!(routes.routes[0].refused, refused);
     }
 }
+
+#[test]
+fn a_provider_and_who_answers_for_it_go_to_whom_a_policy_has_ask_it_and_to_nobody_else() {
+    let more = "---\napiVersion: signet.mesh/v1alpha1\nkind: Workload\nmetadata: {namespace: shop, name: authz}\nspec: {class: sidecar}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: authz}\n\
+                spec: {ports: [{name: grpc, port: 9191, protocol: grpc}], endpoints: [{address: 127.0.0.1, ports: {grpc: 17103}}]}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: AuthorizationProvider\nmetadata: {namespace: shop, name: asked}\n\
+                spec: {service: authz.shop, port: grpc}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: AuthorizationProvider\nmetadata: {namespace: shop, name: unused}\n\
+                spec: {local: '127.0.0.1:9191'}\n\
+                ---\napiVersion: signet.mesh/v1alpha1\nkind: MeshPolicy\nmetadata: {namespace: shop, name: asks}\n\
+                spec: {effect: external, provider: asked, target: {service: orders}}\n";
+    let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
+    let orders = workload("ns/shop/sa/orders");
+    let given = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
+    assert_eq!(names(&given), ["inbound/orders.shop", "provider/asked.shop", "service/authz.shop"]);
+    let Some(Body::Provider(provider)) = &given.view["provider/asked.shop"].resource.body else { panic!() };
+    let read = signet_model::AuthorizationProvider::from_json(&provider.json).unwrap();
+    assert_eq!(read.spec.service.unwrap().to_string(), "authz.shop");
+    let web = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &["web.shop"]));
+    assert_eq!(names(&web), ["inbound/web.shop", "service/orders.shop"]);
+}
+
+#[test]
+fn a_server_is_told_how_its_app_reads_of_users_and_its_callers_are_not() {
+    let yaml = MESH.replace(
+        "  identities: [ns/shop/sa/orders]\n",
+        "  identities: [ns/shop/sa/orders]\n  userHeaders: {header: x-jwt-payload, claimHeaders: {x-groups: groups}}\n",
+    );
+    let catalog = catalog_of(&yaml, &Keys::default(), &authority());
+    let view = catalog.view(
+        &workload("ns/shop/sa/orders"),
+        PeerClass::Sidecar,
+        &asked(&["orders.shop"], &["orders.shop"]),
+    );
+    let Some(Body::Inbound(inbound)) = &view.view["inbound/orders.shop"].resource.body else { panic!() };
+    let headers = inbound.ports[0].user_headers.as_ref().unwrap();
+    assert_eq!((headers.header.as_str(), headers.claims["x-groups"].as_str()), ("x-jwt-payload", "groups"));
+    let Some(Body::Service(service)) = &view.view["service/orders.shop"].resource.body else { panic!() };
+    assert!(service.ports[0].user_headers.is_none());
+}

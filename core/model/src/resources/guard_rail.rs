@@ -236,6 +236,14 @@ impl PolicyDocument {
         }
     }
 
+    /// Who is asked about what it matches, if anybody is.
+    pub fn provider(&self) -> Option<ObjectName> {
+        match self {
+            Self::Policy(policy) => policy.provider(),
+            Self::GuardRail(_) => None,
+        }
+    }
+
     pub fn canonical_json(&self) -> String {
         match self {
             Self::Policy(policy) => policy.canonical_json(),

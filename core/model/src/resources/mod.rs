@@ -10,6 +10,7 @@ pub(crate) mod listener;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
+pub(crate) mod provider;
 pub(crate) mod registration;
 pub(crate) mod route;
 pub(crate) mod service;

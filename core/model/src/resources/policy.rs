@@ -22,6 +22,9 @@ pub type MeshPolicy = Namespaced<PolicySpec>;
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicySpec {
     pub effect: Effect,
+    /// Of effect `external`: the AuthorizationProvider of the policy's namespace that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Label>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: Mode,
     /// Absent: every service of the policy's namespace.
@@ -39,7 +42,7 @@ pub struct PolicySpec {
     /// What the other fields cannot say. Absent: nothing more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
-    /// Only on a forbid: whether it matches where something that it asks for is absent.
+    /// Not on a permit: whether it matches where something that it asks for is absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub if_absent: IfAbsent,
     /// Only on a forbid: whom it spares, for a while.
@@ -84,6 +87,9 @@ impl Exception {
 pub enum Effect {
     Permit,
     Forbid,
+    /// What it matches and is permitted, a provider is asked about. It takes requests as a forbid does, so that nobody is
+    /// spared the question by what is not there.
+    External,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -207,6 +213,7 @@ impl PolicySpec {
     pub(crate) fn of(effect: Effect) -> PolicySpec {
         PolicySpec {
             effect,
+            provider: None,
             mode: Mode::Enforce,
             target: None,
             from: None,
@@ -221,6 +228,10 @@ impl PolicySpec {
     /// Whether it can only be decided for a request on this port: it names methods, paths, gRPC calls, or a user, or its
     /// `when` reads something of them. A trial counts as well.
     pub fn speaks_of_requests(&self, port: &str) -> bool {
+        // Nobody can be asked about bytes.
+        if self.effect == Effect::External && self.is_on(port) {
+            return true;
+        }
         let by_when = self.when.as_ref().is_some_and(|when| when.reads().request || when.reads().user);
         let asks_user = self.user.is_some() || by_when;
         let Some(to) = &self.to else { return asks_user };
@@ -240,6 +251,12 @@ impl MeshPolicy {
         self.name.namespace == service.namespace
             && self.spec.target.as_ref().is_none_or(|target| target.service == *service.name.as_str())
     }
+
+    /// Who is asked about what it matches, where it is of effect `external`.
+    pub fn provider(&self) -> Option<ObjectName> {
+        let named = self.spec.provider.as_ref().filter(|_| self.spec.effect == Effect::External)?;
+        Some(ObjectName::new(self.name.namespace.clone(), named.to_subdomain()))
+    }
 }
 
 impl PolicySpec {
@@ -251,7 +268,8 @@ impl PolicySpec {
             return None;
         }
         let asked = |asked: bool, field| asked.then_some(field);
-        asked(self.from.is_some(), "spec.from")
+        asked(self.effect == Effect::External, "spec.effect")
+            .or(asked(self.from.is_some(), "spec.from"))
             .or(asked(self.user.is_some(), "spec.user"))
             .or(asked(to.is_some_and(|to| !to.methods.is_empty()), "spec.to.methods"))
             .or(asked(to.is_some_and(|to| !to.paths.is_empty()), "spec.to.paths"))
@@ -281,7 +299,31 @@ impl PolicySpec {
         let mut problem =
             |field: &str, reason: &str| problems.push(Problem::new(format!("{place}.{field}"), reason));
         if self.effect == Effect::Permit && self.if_absent == IfAbsent::Skip {
-            problem("ifAbsent", "only a forbid can skip what is absent; a permit never matches it");
+            problem(
+                "ifAbsent",
+                "only a forbid or an external can skip what is absent; a permit never matches it",
+            );
+        }
+        match (self.effect, &self.provider) {
+            (Effect::External, None) => {
+                problem(
+                    "provider",
+                    "expected the name of an AuthorizationProvider of this namespace, got nothing",
+                );
+            }
+            (Effect::Permit | Effect::Forbid, Some(_)) => {
+                problem("provider", "expected none: only a policy of effect external asks somebody else");
+            }
+            _ => {}
+        }
+        if self.effect == Effect::External && self.mode == Mode::Shadow {
+            problem("mode", "expected enforce: what somebody else would say is known only by asking");
+        }
+        if self.effect == Effect::External && !self.exceptions.is_empty() {
+            problem(
+                "exceptions",
+                "only a forbid can have exceptions; say in the other fields what is asked about",
+            );
         }
         if self.effect == Effect::Permit && !self.exceptions.is_empty() {
             problem(
@@ -319,6 +361,10 @@ impl PolicySpec {
             (Effect::Forbid, Some(_)) => problem(
                 ".required",
                 "a forbid cannot require a user: requests without one are refused by permits that require one",
+            ),
+            (Effect::External, Some(_)) => problem(
+                ".required",
+                "expected none: requests without a user are asked about as well, unless `ifAbsent: skip`",
             ),
             (Effect::Permit, Some(false)) if user.has_conditions() => problem(
                 ".required",

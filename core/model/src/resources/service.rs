@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use signet_identity::SpiffeId;
 
-use crate::decode::non_empty;
+use crate::decode::{non_empty, non_empty_map};
 use crate::error::Problem;
 use crate::object::{Kind, Name, Namespaced};
 use crate::resources::east_west::{Place, ThroughGateway};
 use crate::resources::{each_port_once, is_default, twice};
 use crate::text::address::HostAddress;
 use crate::text::name::is_label;
-use crate::{Label, Moment, ObjectName, Period, Port, WorkloadId};
+use crate::{ClaimName, HeaderField, Label, Moment, ObjectName, Period, Port, WorkloadId};
 
 pub type Service = Namespaced<ServiceSpec>;
 
@@ -39,6 +39,50 @@ pub struct ServiceSpec {
     pub endpoints: Vec<Endpoint>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_context: UserContext,
+    /// How its app reads of the verified user.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub user_headers: UserHeaders,
+}
+
+/// The headers by which an app reads of the verified user. Whoever else sends them, to this app or from it, sends them in
+/// vain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct UserHeaders {
+    /// The header with everything, base64url of JSON; `signet-user` where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderField>,
+    /// A header for a claim.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "non_empty_map")]
+    pub claim_headers: BTreeMap<HeaderField, ClaimName>,
+}
+
+/// Headers for claims that one service may ask for.
+const MOST_CLAIM_HEADERS: usize = 32;
+
+impl UserHeaders {
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let all = self.header.iter().map(|name| ("spec.userHeaders.header".to_owned(), name));
+        let each = self.claim_headers.keys();
+        let each = each.map(|name| (format!("spec.userHeaders.claimHeaders.{name}"), name));
+        for (field, name) in all.chain(each) {
+            if let Some(why) = name.unfit_for_users() {
+                problems.push(Problem::new(field, format!("expected another header than `{name}`: {why}")));
+            }
+        }
+        if let Some(name) = self.header.as_ref().filter(|name| self.claim_headers.contains_key(*name)) {
+            problems.push(Problem::new(
+                format!("spec.userHeaders.claimHeaders.{name}"),
+                "expected another header than the one that has everything",
+            ));
+        }
+        if self.claim_headers.len() > MOST_CLAIM_HEADERS {
+            problems.push(Problem::new(
+                "spec.userHeaders.claimHeaders",
+                format!("expected at most {MOST_CLAIM_HEADERS}, got {}", self.claim_headers.len()),
+            ));
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +259,7 @@ impl Kind for ServiceSpec {
             ));
         }
         self.check_ports(problems);
+        self.user_headers.check(problems);
         match &self.federated_identity {
             Some(id) => self.check_federated(id, problems),
             None => self.check_identities(name, problems),
@@ -278,6 +323,12 @@ impl ServiceSpec {
         }
         if self.user_context == UserContext::Original {
             problem("spec.userContext", "expected none beside federatedIdentity: users stay inside the mesh");
+        }
+        if self.user_headers != UserHeaders::default() {
+            problem(
+                "spec.userHeaders",
+                "expected none beside federatedIdentity: nobody of this mesh answers here",
+            );
         }
     }
 

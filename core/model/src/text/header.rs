@@ -15,6 +15,65 @@ impl HeaderField {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether only the mesh may set it, in this spelling or with `_` for `-`: see the wire crate's list.
+    pub fn is_of_the_mesh(&self) -> bool {
+        let name = self.0.replace('_', "-");
+        name.starts_with("signet-") || matches!(&*name, "txn-token" | "x-forwarded-client-cert")
+    }
+
+    /// Why the mesh tells nobody of users by this name.
+    pub fn unfit_for_users(&self) -> Option<&'static str> {
+        if self.0.contains('_') {
+            return Some("with `_`, which many servers take for `-` or drop");
+        }
+        if self.is_of_the_mesh() {
+            return Some("it is the mesh's own already");
+        }
+        let is_others = self.is_of_the_connection()
+            || ["content-", "accept", "access-control-", "sec-", "grpc-", "x-forwarded-", "if-"]
+                .iter()
+                .any(|prefix| self.0.starts_with(prefix))
+            || matches!(
+                &*self.0,
+                "authorization"
+                    | "cookie"
+                    | "set-cookie"
+                    | "date"
+                    | "range"
+                    | "via"
+                    | "forwarded"
+                    | "origin"
+                    | "referer"
+                    | "user-agent"
+                    | "dpop"
+                    | "traceparent"
+                    | "tracestate"
+                    | "baggage"
+                    | "x-request-id"
+                    | "x-api-key"
+            );
+        is_others.then_some("it has a meaning of its own, and would be taken from every request")
+    }
+
+    /// Whether it frames a message, says where it goes, or is for one connection alone.
+    pub fn is_of_the_connection(&self) -> bool {
+        let name = self.0.replace('_', "-");
+        name.starts_with("proxy-")
+            || matches!(
+                &*name,
+                "host"
+                    | "content-length"
+                    | "transfer-encoding"
+                    | "connection"
+                    | "keep-alive"
+                    | "te"
+                    | "trailer"
+                    | "upgrade"
+                    | "expect"
+                    | "http2-settings"
+            )
+    }
 }
 
 impl FromStr for HeaderField {

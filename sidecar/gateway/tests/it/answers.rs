@@ -225,7 +225,7 @@ async fn a_refusal_has_an_id_and_no_reason_for_the_caller() {
     let world = World::new(one_route(json!({})));
     let decided = world.get("Bearer a.b.c").await;
     let answer = decided.answer();
-    let names: Vec<&str> = answer.headers.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = answer.headers.iter().map(|(name, _)| &**name).collect();
     assert!(names.contains(&"signet-decision-id") && !names.contains(&"signet-deny-reason"), "{names:?}");
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(body["id"], decided.refusal().decision.to_string());

@@ -116,6 +116,7 @@ impl Scene {
             protocol,
             timeouts: Timeouts::default(),
             user_context: UserContext::Transaction,
+            user_headers: Arc::default(),
             permissive_until: None,
         };
         shared.state.update_routes(|routes| routes.with_inbound(&full, vec![port.clone()]));

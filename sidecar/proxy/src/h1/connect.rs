@@ -25,7 +25,7 @@ pub(super) async fn open<E: Stage>(session: &Session<E>, client: &mut Conn, head
             begin(session, client, opening, obtained).await
         }
         Err(refusal) => {
-            session.conn.metrics.answered(refusal.reason.status(), began.elapsed());
+            session.conn.metrics.answered(refusal.status(), began.elapsed());
             refuse(session, client, None, &refusal).await
         }
     }

@@ -80,7 +80,7 @@ pub(super) fn send<E: Stage>(
             continue;
         };
         let mut bytes = BytesMut::new();
-        head.write(&edits(forward), &worker.shared.protected, &mut bytes);
+        head.write(&edits(forward), &worker.shared.protected(), &mut bytes);
         bytes.extend_from_slice(body);
         let (worker, head, target) = (worker.clone(), head.clone(), Target::Service(port.clone()));
         tokio::task::spawn_local(async move {
@@ -121,7 +121,7 @@ async fn copy<E: Stage>(
     let mut rest = Passing::new(Body::new(framing, limits), false);
     let mut nowhere = Lent::take();
     while !rest.is_done() {
-        match rest.step(&mut upstream.conn, &mut nowhere, &worker.shared.protected).ok()? {
+        match rest.step(&mut upstream.conn, &mut nowhere, &worker.shared.protected()).ok()? {
             Step::Direct(progress) => upstream.conn.consume(progress.consumed),
             Step::Buffered | Step::Starved => nowhere.clear(),
         }

@@ -1,7 +1,7 @@
 //! One request and its answer.
 //!
 //! 1. The head is read and parsed, or answered with what is wrong with it.
-//! 2. The stage decides. A refusal is answered; the connection goes on if the request had no body.
+//! 2. The stage decides, and who else has a say is asked. A refusal is answered; the connection goes on if the request had no body.
 //! 3. A connection to the target is taken or dialled, and the head goes out in one write with as much of
 //!    the body as is there.
 //! 4. The rest of the body and the answer pass each other: both directions are polled by this one task.
@@ -27,6 +27,7 @@ use super::run::{Asked, Done, Finish, Run};
 use super::upload::Upload;
 use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
+use crate::authz;
 use crate::exchange::Exchange;
 use crate::io::Conn;
 use crate::metrics::RouteMetrics;
@@ -35,7 +36,7 @@ use crate::stage::{Forward, Stage, Target};
 use crate::state::Snapshot;
 use crate::state::{InFlight, Timeouts};
 use crate::tries::{Outcome, Tries, judge};
-use crate::upstream::{Obtained, obtain};
+use crate::upstream::{Obtained, ended, obtain};
 use crate::worker::End;
 
 /// What becomes of the client's connection.
@@ -84,14 +85,17 @@ pub(crate) async fn exchange<E: Stage>(
     let mut forward = match admitted {
         Ok(forward) => forward,
         Err(refusal) => {
-            let status = refusal.reason.status();
+            let status = refusal.status();
             session.conn.metrics.answered(status, began.elapsed());
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
     let known = session.watch.set_subjects(forward.subjects.clone(), &shared.state.view());
     let next = match known {
-        Ok(()) => carry(session, client, &view, &head, &mut forward, began).await,
+        Ok(()) => match asked(session, &view, &head, &mut forward, began).await {
+            Ok(()) => carry(session, client, &view, &head, &mut forward, began).await,
+            Err(refusal) => Err((refusal, head.framing() == Framing::None)),
+        },
         Err(by) => Err((Reason::ContextInvalid(by.label()).into(), head.framing() == Framing::None)),
     };
     session.watch.no_later_than(None);
@@ -113,6 +117,25 @@ fn is_a_users_websocket(head: &RequestHead, forward: &Forward) -> bool {
     !forward.subjects.is_empty() && upgrades.any(|word| word.eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Asks who else has a say, if anybody has.
+async fn asked<E: Stage>(
+    session: &Session<E>,
+    view: &Arc<Snapshot>,
+    head: &RequestHead,
+    forward: &mut Forward,
+    began: Instant,
+) -> Result<(), Refusal> {
+    if forward.check.is_none() {
+        return Ok(());
+    }
+    let mut asked = Box::pin(authz::ask(session, view, RequestView::H1(head), forward));
+    // Each question has its own time.
+    session.watch.within(None);
+    let done = session.watch.wait(|cx| asked.as_mut().poll(cx)).await;
+    let done = done.unwrap_or_else(|end| Err(ended(end, format_args!("while a provider was asked"))));
+    done.inspect_err(|refusal| session.conn.metrics.answered(refusal.status(), began.elapsed()))
+}
+
 /// Carries an admitted request to where it goes, as often as that may be tried. The refusal says what to answer, and
 /// whether the request was whole by then.
 async fn carry<E: Stage>(
@@ -127,7 +150,7 @@ async fn carry<E: Stage>(
     let metrics = forward.metrics.as_ref().unwrap_or(&session.conn.metrics).clone();
     let has_body = head.framing() != Framing::None;
     let refused = |refusal: Refusal, uploaded: bool| {
-        metrics.answered(refusal.reason.status(), began.elapsed());
+        metrics.answered(refusal.status(), began.elapsed());
         Err((refusal, uploaded))
     };
     if let Some(delay) = forward.delay()

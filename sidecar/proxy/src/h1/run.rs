@@ -171,9 +171,9 @@ impl<'a, E: Stage> Run<'a, E> {
     }
 
     fn write_head(&self, out: &mut Lent) {
-        let protected = &self.session.worker().shared.protected;
+        let protected = self.session.worker().shared.protected();
         // What the stage let through or counted, it counted; the codec's own count is the same.
-        self.head.write(&self.forward.edits, protected, out);
+        self.head.write(&self.forward.edits, &protected, out);
     }
 
     /// Passes the request on, from its beginning.
@@ -196,7 +196,7 @@ impl<'a, E: Stage> Run<'a, E> {
             let step = self
                 .body
                 .borrow_mut()
-                .step(&mut self.client.borrow_mut(), &mut out, &shared.protected)
+                .step(&mut self.client.borrow_mut(), &mut out, &shared.protected())
                 .map_err(Failure::ClientBody)?;
             match step {
                 Step::Buffered => {
@@ -251,7 +251,7 @@ impl<'a, E: Stage> Run<'a, E> {
         let mut rest = Passing::new(Body::new(answer.framing(), shared.limits.http1), false);
         let mut nowhere = Lent::take();
         while !rest.is_done() && !upstream.conn.input().is_empty() {
-            match rest.step(&mut upstream.conn, &mut nowhere, &shared.protected) {
+            match rest.step(&mut upstream.conn, &mut nowhere, &shared.protected()) {
                 Ok(Step::Direct(progress)) => upstream.conn.consume(progress.consumed),
                 Ok(_) => nowhere.clear(),
                 Err(_) => break,
@@ -278,7 +278,12 @@ impl<'a, E: Stage> Run<'a, E> {
                     // RFC 9110, 15.2: HTTP/1.0 has no interim answers, and its clients would take one for the answer.
                     if self.head.version() == Version::Http11 {
                         out.make_room(0);
-                        answer.write(&self.forward.answer_edits, Persist::Keep, &shared.protected, &mut out);
+                        answer.write(
+                            &self.forward.answer_edits,
+                            Persist::Keep,
+                            &shared.protected(),
+                            &mut out,
+                        );
                         self.send_client(&out).await?;
                         out = Lent::none();
                     }
@@ -305,7 +310,7 @@ impl<'a, E: Stage> Run<'a, E> {
             persist = Persist::Close;
         }
         out = Lent::take();
-        answer.write(&self.forward.answer_edits, persist, &shared.protected, &mut out);
+        answer.write(&self.forward.answer_edits, persist, &shared.protected(), &mut out);
         let reusable = answer.keep_alive() && answer.framing() != Framing::UntilClose;
         let mut passing =
             Passing::new(Body::new(answer.framing(), shared.limits.http1), persist == Persist::Unchunk);
@@ -326,7 +331,7 @@ impl<'a, E: Stage> Run<'a, E> {
         }
         loop {
             let step = passing
-                .step(&mut self.upstream.borrow_mut().conn, &mut out, &shared.protected)
+                .step(&mut self.upstream.borrow_mut().conn, &mut out, &shared.protected())
                 .map_err(Failure::UpstreamBody)?;
             self.sent_bytes.set(passing.payload);
             match step {

@@ -1,6 +1,6 @@
 //! One HTTP/2 request and its answer.
 //!
-//! 1. The head is checked by the same rules as an HTTP/1 one, and the stage decides.
+//! 1. The head is checked by the same rules as an HTTP/1 one, and the stage decides. Who else has a say is asked.
 //! 2. A place on a link is taken and the request sent; body and answer pass each other from then on.
 //! 3. A request that the other side never processed is sent again on another link, and so is, once, an idempotent one whose
 //!    link ended without a word.
@@ -29,6 +29,7 @@ use super::relay::relay;
 use super::serve::Request;
 use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
+use crate::authz;
 use crate::metrics::RouteMetrics;
 use crate::shared::Shared;
 use crate::stage::{Forward, Stage, Target};
@@ -90,7 +91,7 @@ pub(super) async fn exchange<E: Stage>(
     let (parts, body) = received.into_parts();
     if parts.method == http::Method::CONNECT {
         if let Err(refusal) = Box::pin(connect::open(&request, &parts, body, &mut respond)).await {
-            session.conn.metrics.answered(refusal.reason.status(), request.took());
+            session.conn.metrics.answered(refusal.status(), request.took());
             session.note(&refusal);
             answer(&refusal, session.stage.audience(), Dialect::Http, false, &mut respond);
         }
@@ -144,7 +145,7 @@ pub(super) async fn exchange<E: Stage>(
         Failure::TimedOut => Reason::UpstreamTimeout.into(),
         _ => Reason::UpstreamReset.into(),
     };
-    metrics.answered(refusal.reason.status(), request.took());
+    metrics.answered(refusal.status(), request.took());
     session.note(&refusal);
     answer(&refusal, session.stage.audience(), dialect, to_head, &mut respond);
 }
@@ -161,8 +162,8 @@ fn answer(
     let mut response = Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(answer.status).unwrap_or_default();
     for (name, value) in answer.headers {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().append(HeaderName::from_static(name), value);
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&*name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
         }
     }
     if dialect == Dialect::Http {
@@ -204,7 +205,7 @@ async fn run<E: Stage>(
         let mut admit = pin!(session.stage.admit(&session.conn, &mut view, RequestView::H2(&head)));
         unless_gone(respond, deadline, |cx| admit.as_mut().poll(cx)).await?
     };
-    let forward = admitted?;
+    let mut forward = admitted?;
     if let Some(of_route) = &forward.metrics {
         *metrics = of_route.clone();
     }
@@ -212,6 +213,10 @@ async fn run<E: Stage>(
         .registry
         .hold(&forward.subjects, deadline, &shared.state.view())
         .map_err(|by| Refusal::new(Reason::ContextInvalid(by.label())))?;
+    if forward.check.is_some() {
+        let mut asked = Box::pin(authz::ask(session, &view, RequestView::H2(&head), &mut forward));
+        unless_gone(respond, deadline, |cx| asked.as_mut().poll(cx)).await??;
+    }
     let clock = Clock::new(&head, &forward, shared);
     if let Some(delay) = forward.delay() {
         pause(respond, &clock, deadline, delay).await?;
@@ -430,7 +435,7 @@ pub(super) fn outgoing(
     *request.uri_mut() = uri;
     *request.headers_mut() = head.into_headers();
     // What the stage let through or dropped, it has counted.
-    edits.apply(request.headers_mut(), &shared.protected);
+    edits.apply(request.headers_mut(), &shared.protected());
     Ok(request)
 }
 

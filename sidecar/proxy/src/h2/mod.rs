@@ -12,6 +12,7 @@
 //! * `exchange`: one request through its stage and onto a link; `relay`: its two directions from there.
 //! * `pump`: a body's way from one connection to the other. What is not yet forwarded is not yet acknowledged, so a
 //!   slow receiver slows the sender and nobody else.
+//! * `unary`: calls of our own.
 //! * `link`: connections to endpoints and apps, by the same keys as HTTP/1's pool.
 //!
 //! A reset travels on as the reset that it was, either way. A request that the other side says it never processed
@@ -26,11 +27,13 @@ mod link;
 mod pump;
 mod relay;
 mod serve;
+mod unary;
 
 use std::time::Duration;
 
 pub(crate) use link::Links;
 pub(crate) use serve::serve;
+pub(crate) use unary::{Unanswered, unary};
 
 /// Requests that a client may have open: memory per connection is this times the stream window.
 const STREAMS: u32 = 256;

@@ -134,7 +134,7 @@ impl Relay<'_> {
             return Poll::Ready(Err(Failure::ClientGone(reset.unwrap_or(Code::CANCEL))));
         }
         if !self.upload.is_done() {
-            match self.upload.poll(cx, &self.shared.protected) {
+            match self.upload.poll(cx, &self.shared.protected()) {
                 Poll::Ready(Err(Broken::From(error))) => {
                     return Poll::Ready(Err(Failure::ClientGone(error.reason().unwrap_or(Code::CANCEL))));
                 }
@@ -155,7 +155,7 @@ impl Relay<'_> {
             }
         }
         let Some(down) = &mut self.down else { return Poll::Pending };
-        let passed = down.poll(cx, &self.shared.protected);
+        let passed = down.poll(cx, &self.shared.protected());
         self.done.sent = down.moved;
         if let Some(code) = down.grpc_status {
             self.done.outcome = Some(Outcome::Grpc(code));
@@ -182,7 +182,7 @@ impl Relay<'_> {
             if let Err(error) = check_answer(interim.status(), interim.headers()) {
                 return Poll::Ready(Err(invalid(error)));
             }
-            self.forward.answer_edits.apply(interim.headers_mut(), &self.shared.protected);
+            self.forward.answer_edits.apply(interim.headers_mut(), &self.shared.protected());
             if self.respond.send_informational(interim).is_err() {
                 break;
             }
@@ -211,7 +211,7 @@ impl Relay<'_> {
         if self.forward.copies().is_empty() {
             self.upload.forget();
         }
-        self.forward.answer_edits.apply(&mut parts.headers, &self.shared.protected);
+        self.forward.answer_edits.apply(&mut parts.headers, &self.shared.protected());
         self.done.status = parts.status.as_u16();
         let ended = body.is_end_stream();
         match self.respond.send_response(Response::from_parts(parts, ()), ended) {

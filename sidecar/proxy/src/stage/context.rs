@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use signet_policy::{Context, User};
 use signet_token::txn::{self, Remembered, Trust};
 use signet_token::{AccessToken, Subject, TxnClaims};
+use signet_wire::{Edits, Known, RequestView};
 
 use crate::answer::{Reason, Refusal};
 use crate::shared::Shared;
@@ -196,6 +197,30 @@ pub(crate) fn original(
             Err(Refusal::new(reason).detail(error))
         }
     }
+}
+
+/// Takes a user's own JWT out of a request that leads to nobody who is to have it: the original mode is for the services
+/// that name it, and ends at egress. Another `Authorization` is the app's own affair. Returns how many fields went.
+///
+/// It is known by its signature, under the keys that this process verifies users with; who has none of them was sent no
+/// such token.
+pub(crate) fn keep_home(shared: &Shared, keys: &Keys, head: RequestView<'_>, edits: &mut Edits) -> u32 {
+    if keys.issuers.is_empty() {
+        return 0;
+    }
+    let is_users = |line: &[u8]| {
+        let token = std::str::from_utf8(line).ok().and_then(bearer);
+        token.is_some_and(|token| {
+            let now = crate::pool::now();
+            shared.originals.get(keys.generation, token, now).is_some()
+                || keys.issuers.verify_from(token, now, |_| true).is_ok()
+        })
+    };
+    if head.get(Known::Authorization).is_some_and(is_users) {
+        edits.remove(http::header::AUTHORIZATION);
+        return 1;
+    }
+    0
 }
 
 /// The token of `Bearer <token>` (RFC 6750, 2.1; the scheme in any case).

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use signet_identity::Peer;
 use signet_wire::RequestView;
 
-use super::{ConnContext, Direction, Forward, Role, Stage, Target};
+use super::{ConnContext, Direction, Forward, Role, Stage, Target, context};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::metrics::Via;
 use crate::outside::speaks;
@@ -149,7 +149,8 @@ impl Stage for Egress {
             return Err(Refusal::new(Reason::Internal).detail("a request outward without a place"));
         };
         // Users and callers are the mesh's own matter; the defaults drop all that speaks of them, both ways.
-        conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+        let named = head.also_protected(&self.shared.protected());
+        conn.metrics.stripped.inc_by(u64::from(head.protected_count().saturating_add(named)));
         conn.metrics.context(if head.get(signet_wire::Known::TxnToken).is_some() {
             Via::Unseen
         } else {
@@ -157,11 +158,16 @@ impl Stage for Egress {
         });
         let Some((port, named)) = Egress::place(conn, view, outward, head)? else {
             let app = outward.unlisted.clone().ok_or(Reason::Internal)?;
-            return Ok(Forward::to(Target::App(app), crate::state::Timeouts::default()));
+            let mut forward = Forward::to(Target::App(app), crate::state::Timeouts::default());
+            let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
+            conn.metrics.stripped.inc_by(u64::from(kept));
+            return Ok(forward);
         };
         let (Named::Asked(host) | Named::Sole(host)) = &named;
         let target = port.target_of(Some(host))?;
         let mut forward = Forward::to(target, port.timeouts);
+        let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
+        conn.metrics.stripped.inc_by(u64::from(kept));
         if let Named::Sole(host) = &named {
             forward.edits.set_authority(authority(host, &port));
         }

@@ -5,7 +5,7 @@
 //! 2. A transaction token is verified, and presentable by our app while this exchange is open
 //!    (decision 20), unless it came from ourselves. A service in the `original` mode also demands the
 //!    caller's JWT and verifies it against the issuers' keys that the control plane pushed.
-//! 3. Policy decides. No policy, no request.
+//! 3. Policy decides. No policy, no request. Who else has to be asked is noted, and asked by the engine.
 //! 4. Somebody without an identity, at a port that still lets such callers in, is nobody: no user is believed, and the
 //!    port is permissive only while no policy on it asks who calls (decision 16).
 //! 5. Limits count what passed so far.
@@ -23,6 +23,7 @@ use signet_wire::{Edits, Known, RequestView};
 use super::context;
 use super::{ConnContext, Forward, Role, Stage, Target};
 use crate::answer::{Audience, Reason, Refusal};
+use crate::authz::Check;
 use crate::exchange;
 use crate::limit::{Caller, Exceeded, Standing};
 use crate::metrics::Via;
@@ -56,7 +57,12 @@ impl Inbound {
             return Err(Refusal::new(Reason::Undetected)
                 .detail(format_args!("policies of {service} speak of requests at port {}", port.name)));
         }
-        self.decide(view, port, &connection(peer, &port.name, Protocol::Tcp))?;
+        if self.decide(view, port, &connection(peer, &port.name, Protocol::Tcp))?.is_some() {
+            return Err(Refusal::new(Reason::ExternalUnavailable("bytes")).detail(format_args!(
+                "a provider is to be asked at port {}, and bytes are nothing to ask about",
+                port.name
+            )));
+        }
         Ok(port.clone())
     }
 
@@ -66,7 +72,8 @@ impl Inbound {
             return false;
         };
         let turned = port.protocol == Protocol::Auto && served.policies.speaks_of_requests(&port.name);
-        !turned && served.policies.decide(&connection(peer, &port.name, Protocol::Tcp)).allowed
+        let verdict = served.policies.decide(&connection(peer, &port.name, Protocol::Tcp));
+        !turned && verdict.allowed && verdict.ask.is_empty()
     }
 
     /// Whether policy could let this peer make any request on this port, so that its connection is still good for
@@ -112,7 +119,13 @@ impl Inbound {
         Ok(())
     }
 
-    fn decide(&self, view: &Snapshot, port: &InboundPort, facts: &Facts<'_>) -> Result<(), Refusal> {
+    /// Decides by policy, and says who else has to be asked.
+    fn decide(
+        &self,
+        view: &Snapshot,
+        port: &Arc<InboundPort>,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Box<Check>>, Refusal> {
         let Some(served) = view.policy.of(&port.service) else {
             return Err(Reason::PolicyUnavailable.into());
         };
@@ -131,10 +144,10 @@ impl Inbound {
         if verdict.allowed {
             if would_change {
                 self.shared.decisions.record_shadow(explain);
-            } else if served.samples > 0 {
+            } else if served.samples > 0 && verdict.ask.is_empty() {
                 self.shared.decisions.record_sample(served.samples, explain);
             }
-            return Ok(());
+            return Check::of(view, served, port, &verdict.ask, facts.user);
         }
         let reason = match verdict.basis {
             signet_policy::Basis::NotUnderstood => Reason::PolicyUnavailable,
@@ -164,7 +177,7 @@ fn connection<'a>(peer: &'a Peer, port: &'a str, protocol: Protocol) -> Facts<'a
 }
 
 /// The header fields of a request, for policies that look at one.
-struct Lines<'a>(RequestView<'a>);
+pub(crate) struct Lines<'a>(pub(crate) RequestView<'a>);
 
 impl Headers for Lines<'_> {
     fn any_line(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
@@ -180,7 +193,7 @@ impl fmt::Debug for Lines<'_> {
 }
 
 /// Milliseconds since the epoch. A clock before it decides as at it.
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -208,7 +221,9 @@ impl Stage for Inbound {
         let Some(peer) = &conn.peer else {
             let port = self.admit_nobody(view, service, port)?;
             // No identity, no user, and no word of its own about either.
-            conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
+            let stripped =
+                head.protected_count().saturating_add(head.also_protected(&self.shared.protected()));
+            conn.metrics.stripped.inc_by(u64::from(stripped));
             conn.metrics.context(Via::None);
             let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);
             self.limit(view, &port, Caller { workload: "", user: None }, head, &mut forward)?;
@@ -231,7 +246,7 @@ impl Stage for Inbound {
             user = Some(txn.user(attached));
             forward.subjects.add(txn.subject.clone());
             forward.edits.keep(Known::TxnToken);
-            forward.edits.set(self.shared.user_header.clone(), txn.header.clone());
+            port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
             // A call that this pod made to itself brings nothing that it did not have.
             if peer.svid().key != view.tls.generation.own().svid().key {
                 forward.exchange = Some(self.shared.exchanges.open(exchange::hash(token), txn.until));
@@ -243,9 +258,10 @@ impl Stage for Inbound {
             via = Via::Original;
             user = Some(jwt.user(false));
             forward.subjects.add(jwt.subject.clone());
-            forward.edits.set(self.shared.user_header.clone(), jwt.header.clone());
+            port.user_headers.tell(&mut forward.edits, &jwt.header, jwt.user(false));
         }
         conn.metrics.context(via);
+        conn.metrics.stripped.inc_by(u64::from(head.also_protected(&self.shared.protected())));
 
         let grpc = head.is_grpc().then(|| head.path().strip_prefix('/')).flatten();
         let lines = Lines(head);
@@ -261,7 +277,7 @@ impl Stage for Inbound {
             headers: Some(&lines),
             now_ms: now_ms(),
         };
-        self.decide(view, port, &facts)?;
+        forward.check = self.decide(view, port, &facts)?;
         let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
         self.limit(view, port, caller, head, &mut forward)?;
         if let Some(xfcc) = &conn.xfcc {

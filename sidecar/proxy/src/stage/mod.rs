@@ -22,6 +22,7 @@ use signet_token::{RevokedUsers, Subject, UserRevokedBy};
 use signet_wire::{Edits, RequestView};
 
 use crate::answer::{Audience, Reason, Refusal};
+use crate::authz::Check;
 pub use crate::east_west::Passage;
 use crate::exchange::Exchange;
 use crate::metrics::RouteMetrics;
@@ -33,7 +34,7 @@ pub use egress::{Egress, Outward};
 pub use explicit::Explicit;
 pub(crate) use explicit::Opening;
 pub use inbound::Inbound;
-pub(crate) use inbound::xfcc;
+pub(crate) use inbound::{Lines, now_ms, xfcc};
 pub use outbound::Outbound;
 pub(crate) use outbound::check_endpoints;
 pub use passed::{Entered, Passed};
@@ -147,6 +148,8 @@ pub struct Forward {
     pub exchange: Option<Exchange>,
     /// For whom it is made: it ends when they are revoked.
     pub subjects: Subjects,
+    /// Who has to be asked before it goes anywhere.
+    pub check: Option<Box<Check>>,
     /// Metrics of its service, where the connection did not know it.
     pub metrics: Option<Arc<RouteMetrics>>,
     /// What routes and traffic policies ask for; few requests have any of it.
@@ -228,6 +231,7 @@ impl Forward {
             timeouts,
             exchange: None,
             subjects: Subjects::default(),
+            check: None,
             metrics: None,
             calling: None,
         }

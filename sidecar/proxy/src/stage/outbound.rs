@@ -12,12 +12,12 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use signet_wire::{Known, RequestView};
 
-use super::{Asked, ConnContext, Forward, Role, Stage, Way};
+use super::{Asked, ConnContext, Forward, Role, Stage, Way, context};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange;
 use crate::metrics::Via;
 use crate::shared::Shared;
-use crate::state::{Service, ServicePort, Snapshot, Wanted};
+use crate::state::{Service, ServicePort, Snapshot, UserContext, Wanted};
 
 /// The stage of our app's calls.
 pub struct Outbound {
@@ -127,11 +127,20 @@ impl Stage for Outbound {
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
         let mut forward = way.forward(head)?;
+        let takes_original = view
+            .endpoints
+            .service(&port.service)
+            .is_some_and(|service| service.user_context == UserContext::Original);
+        if !(is_ours && takes_original) {
+            let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
+            conn.metrics.stripped.inc_by(u64::from(kept));
+        }
         if head.authority().is_none() && forward.edits.authority().is_none() {
             // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
             forward.edits.set_authority(service.as_bytes().to_vec().into());
         }
-        let mut stripped = head.protected_count();
+        let named = head.also_protected(&self.shared.protected());
+        let mut stripped = head.protected_count().saturating_add(named);
         let via = match head.get(Known::TxnToken) {
             None => Via::None,
             Some(token)

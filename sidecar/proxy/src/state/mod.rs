@@ -22,13 +22,15 @@ mod service;
 mod streams;
 mod tls;
 mod traffic;
+mod user_headers;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use signet_token::RevokedUsers;
+use signet_wire::protected::Protected;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -49,6 +51,7 @@ pub use signet_model::{Protocol, UserContext};
 pub use streams::{Door, Doors, PortIs, Routing, Share, Shares, Takes};
 pub use tls::Tls;
 pub use traffic::{Budget, Retry, Traffic};
+pub use user_headers::UserHeaders;
 
 /// One consistent view of everything.
 #[derive(Clone)]
@@ -68,6 +71,8 @@ pub struct Snapshot {
 /// The current snapshot, and who is told when a part changes.
 pub struct State {
     current: ArcSwap<Snapshot>,
+    /// Names that only the mesh may set. Beside the snapshot, since it holds for what an older view has let in as well.
+    protected: ArcSwap<Protected>,
     /// How old all this is.
     pub freshness: Freshness,
     /// One counter per kind of news; its value is how often that changed.
@@ -115,6 +120,7 @@ impl State {
         };
         let state = State {
             current: ArcSwap::from_pointee(snapshot),
+            protected: ArcSwap::default(),
             freshness: Freshness::default(),
             tls_changed: watch::Sender::new(0),
             endpoints_changed: watch::Sender::new(0),
@@ -153,7 +159,17 @@ impl State {
 
     /// Replaces what we serve.
     pub fn update_routes(&self, update: impl Fn(&Routes) -> Routes) {
-        self.current.rcu(|now| Snapshot { routes: Arc::new(update(&now.routes)), ..Snapshot::clone(now) });
+        self.current.rcu(|now| {
+            let routes = update(&now.routes);
+            // Before anybody sets such a header, nobody else's passes.
+            self.protected.store(Arc::new(routes.protected()));
+            Snapshot { routes: Arc::new(routes), ..Snapshot::clone(now) }
+        });
+    }
+
+    /// Header names that only the mesh may set.
+    pub fn protected(&self) -> Guard<Arc<Protected>> {
+        self.protected.load()
     }
 
     /// Replaces policy and the mesh's settings. Open TCP streams are decided again.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use signet_policy::PolicySet;
 
+use crate::authz::Provider;
+
 /// Settings of the whole mesh.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeshSettings {
@@ -37,6 +39,8 @@ pub struct Policy {
     /// Settings of the whole mesh.
     pub mesh: MeshSettings,
     served: HashMap<Arc<str>, Arc<Served>>,
+    /// Who else is asked, by `name.namespace`.
+    providers: HashMap<Arc<str>, Arc<Provider>>,
 }
 
 impl Policy {
@@ -55,6 +59,27 @@ impl Policy {
     #[must_use]
     pub fn with_mesh(&self, mesh: MeshSettings) -> Self {
         Policy { generation: self.generation + 1, mesh, ..self.clone() }
+    }
+
+    /// The next snapshot, with these as who is asked; `None` removes one, and what it would be asked about is refused.
+    #[must_use]
+    pub fn with_providers<'a>(
+        &self,
+        providers: impl IntoIterator<Item = (&'a str, Option<Arc<Provider>>)>,
+    ) -> Self {
+        let mut next = Policy { generation: self.generation + 1, ..self.clone() };
+        for (name, provider) in providers {
+            match provider {
+                Some(provider) => next.providers.insert(name.into(), provider),
+                None => next.providers.remove(name),
+            };
+        }
+        next
+    }
+
+    /// Who is asked under this name.
+    pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.providers.get(name)
     }
 
     /// Whether time alone may change what was decided.

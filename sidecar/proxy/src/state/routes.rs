@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use signet_model::{Protocol, TrafficPolicySpec, UserContext};
+use signet_wire::protected::Protected;
 
 use super::service::Timeouts;
 use super::streams::Doors;
+use super::user_headers::UserHeaders;
 use crate::limit::Limits;
 
 /// Where an app listens.
@@ -65,6 +67,8 @@ pub struct InboundPort {
     pub timeouts: Timeouts,
     /// Which user context the service takes.
     pub user_context: UserContext,
+    /// How the app reads of users.
+    pub user_headers: Arc<UserHeaders>,
     /// Until this second of the epoch callers without the mesh may be let in; see [`Snapshot::lets_in_plaintext`].
     ///
     /// [`Snapshot::lets_in_plaintext`]: super::Snapshot::lets_in_plaintext
@@ -98,6 +102,12 @@ impl Routes {
             next.inbound.insert(service.into(), ports.into_iter().map(Arc::new).collect());
         }
         next
+    }
+
+    /// Header names that only the mesh may set, for all apps of this process.
+    pub(super) fn protected(&self) -> Protected {
+        let ports = self.inbound.values().flatten();
+        Protected::with_names(ports.flat_map(|port| port.user_headers.names()))
     }
 
     /// The next snapshot, with the limits of these policies for one served service. Counts go on where nothing changed.
@@ -191,6 +201,7 @@ mod tests {
             protocol: Protocol::Tcp,
             timeouts: Timeouts::default(),
             user_context: UserContext::Transaction,
+            user_headers: Arc::default(),
             permissive_until: None,
         };
         let routes = Routes::default()

@@ -41,6 +41,7 @@ fn port(protocol: Protocol, until: Option<u64>) -> InboundPort {
         protocol,
         timeouts: Timeouts::default(),
         user_context: UserContext::Transaction,
+        user_headers: Arc::default(),
         permissive_until: until,
     }
 }

@@ -330,3 +330,61 @@ fn a_port_is_permissive_until_the_second_that_is_said_and_strict_where_none_is()
         assert_eq!(held.ports[0].permissive_until, until);
     }
 }
+
+#[test]
+fn a_provider_that_cannot_be_read_is_taken_as_such_and_named() {
+    let provider = |version: &str, spec: &str| {
+        let json = format!(
+            r#"{{"apiVersion":"signet.mesh/v1alpha1","kind":"AuthorizationProvider","metadata":{{"namespace":"shop","name":"asked"}},"spec":{spec}}}"#
+        );
+        resource(
+            "provider/asked.shop",
+            version,
+            Body::Provider(v1::Provider { name: "asked.shop".to_owned(), json }),
+        )
+    };
+    let mut deliveries = Deliveries::new();
+    let (changed, answer) =
+        deliveries.apply(delta(1, vec![provider("1", r#"{"local":"127.0.0.1:9191"}"#)], &[]));
+    assert_eq!(answer, Message::Ack(v1::Ack { nonce: 1 }));
+    assert_eq!(changed.providers.iter().collect::<Vec<_>>(), ["asked.shop"]);
+    assert!(
+        matches!(deliveries.get("provider/asked.shop"), Some(Item::Provider(asked)) if asked.provider.is_ok())
+    );
+    // The older one does not go on being asked.
+    let newer = provider("2", r#"{"local":"127.0.0.1:9191","stricter":true}"#);
+    let (changed, answer) = deliveries.apply(delta(2, vec![newer], &[]));
+    let Message::Nack(nack) = answer else { panic!("expected a nack") };
+    assert!(
+        nack.rejected[0].reason.contains("what it would be asked about is refused"),
+        "{:?}",
+        nack.rejected
+    );
+    assert_eq!(changed.providers.len(), 1);
+    assert!(
+        matches!(deliveries.get("provider/asked.shop"), Some(Item::Provider(asked)) if asked.provider.is_err())
+    );
+}
+
+#[test]
+fn names_for_users_that_mean_something_else_are_refused_with_their_service() {
+    let mut deliveries = Deliveries::new();
+    let with = |version: &str, header: &str| {
+        let mut told = inbound(version, r#"{"spec":{}}"#);
+        if let Some(Body::Inbound(body)) = &mut told.body {
+            body.policies.clear();
+            body.ports[0].user_headers = Some(v1::UserHeaders {
+                header: header.to_owned(),
+                claims: [("x-groups".to_owned(), "groups".to_owned())].into(),
+            });
+        }
+        told
+    };
+    let (_, answer) = deliveries.apply(delta(1, vec![with("1", "x-jwt-payload")], &[]));
+    assert_eq!(answer, Message::Ack(v1::Ack { nonce: 1 }));
+    let Some(Item::Inbound(read)) = deliveries.get("inbound/orders.shop") else { panic!("an inbound") };
+    assert_eq!(read.ports[0].user_headers.names().collect::<Vec<_>>(), ["x-jwt-payload", "x-groups"]);
+    let (_, answer) = deliveries.apply(delta(2, vec![with("2", "host")], &[]));
+    let Message::Nack(nack) = answer else { panic!("expected a nack") };
+    assert!(nack.rejected[0].reason.contains("expected another header than `host`"), "{:?}", nack.rejected);
+}

@@ -1,6 +1,7 @@
 //! A small mesh: authority, proxies, apps, callers.
 
 pub mod app;
+pub mod authorizer;
 pub mod caller;
 pub mod token;
 
@@ -19,7 +20,7 @@ use signet_proxy::listener::{Bind, Kind, ListenerSpec};
 use signet_proxy::stage::NoEdge;
 use signet_proxy::state::{
     App, AppAddress, EndpointSpec, InboundPort, PortSpec, Protocol, Served, ServiceSpec, State, Timeouts,
-    Tls, UserContext, Wanted,
+    Tls, UserContext, UserHeaders, Wanted,
 };
 use signet_proxy::{Limits, Proxy, Running, Shared};
 use tokio::sync::mpsc;
@@ -140,10 +141,32 @@ impl Node {
             protocol,
             timeouts,
             user_context: user,
+            user_headers: Arc::default(),
             permissive_until: None,
         };
         self.state.update_routes(|routes| routes.with_inbound("orders.shop", vec![port.clone()]));
         self.permits(policies);
+    }
+
+    /// Tells its app of users by these headers: the one with everything, and those of claims.
+    pub fn serves_to(&self, header: Option<&str>, claims: &[(&str, &str)]) {
+        let headers = Arc::new(UserHeaders::new(header, claims.iter().copied()).unwrap());
+        self.state.update_routes(|routes| {
+            let ports = routes.inbound_of("orders.shop").iter();
+            let ports = ports.map(|port| InboundPort { user_headers: headers.clone(), ..(**port).clone() });
+            routes.with_inbound("orders.shop", ports.collect())
+        });
+    }
+
+    /// Records so many permitted requests a second.
+    pub fn samples(&self, samples: u32) {
+        let own = self.state.view().tls.generation.own().svid().id.trust_domain().clone();
+        let docs = [document(0, WEB), document(1, r#"{"effect":"external","provider":"asked"}"#)];
+        self.state.update_policy(|policy| {
+            let docs = docs.iter().enumerate().map(|(at, json)| (format!("p{at}.shop"), json));
+            let policies = PolicySet::compile(&own, &"orders.shop".parse().unwrap(), docs, false);
+            policy.with_served("orders.shop", Some(Served { policies, samples, issuer_aliases: vec![] }))
+        });
     }
 
     pub fn permits(&self, policies: &[&str]) {
