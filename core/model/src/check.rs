@@ -1,6 +1,7 @@
 //! What only the whole can tell: duplicates, and references that lead nowhere.
 
 mod calls;
+mod exchanges;
 mod external;
 mod policies;
 mod streams;
@@ -43,6 +44,7 @@ struct Origins {
     guard_rails: BTreeMap<Label, Origin>,
     registrations: BTreeMap<Label, Origin>,
     traffic: BTreeMap<ObjectName, Origin>,
+    exchanges: BTreeMap<Label, Origin>,
     routes: BTreeMap<(&'static str, ObjectName), Origin>,
 }
 
@@ -114,6 +116,11 @@ pub(crate) fn assemble(
                     registry.traffic.insert(object.name.clone(), object);
                 }
             }
+            Resource::TokenExchange(object) => {
+                if admit(&mut origins.exchanges, &object.name, origin, "TokenExchange", errors) {
+                    registry.exchanges.insert(object.name.clone(), object);
+                }
+            }
             Resource::Route(route) => {
                 let key = (route.kind(), route.name().clone());
                 match origins.routes.entry(key.clone()) {
@@ -139,6 +146,7 @@ pub(crate) fn assemble(
     check.guard_rails();
     check.registrations();
     check.traffic();
+    check.exchanges();
     check.routes();
     check.streams();
     let errors = check.errors;

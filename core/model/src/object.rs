@@ -11,8 +11,8 @@ use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
 use crate::{
     AnyRoute, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy,
-    Workload,
+    MeshPolicy, ObjectName, Registration, Service, Subdomain, TcpRouteSpec, TlsRouteSpec, TokenExchange,
+    TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -114,7 +114,7 @@ fn versions(kind: &str) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, \
+const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, TokenExchange, \
      HTTPRoute, GRPCRoute, TLSRoute, TCPRoute";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
@@ -228,6 +228,7 @@ pub enum Resource {
     GuardRail(GuardRail),
     Registration(Registration),
     TrafficPolicy(TrafficPolicy),
+    TokenExchange(TokenExchange),
     Route(AnyRoute),
 }
 
@@ -248,6 +249,7 @@ impl Resource {
             "GuardRail" => global(value).map(Resource::GuardRail),
             "Registration" => global(value).map(Resource::Registration),
             "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
+            "TokenExchange" => global(value).map(Resource::TokenExchange),
             "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),
             "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
             "TLSRoute" => namespaced(value).map(AnyRoute::Tls).map(Resource::Route),

@@ -13,8 +13,8 @@ use signet_identity::TrustDomain;
 
 use crate::{
     AnyRoute, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail, Issuer, Label, Mesh,
-    MeshPolicy, ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TrafficPolicy, Workload,
-    WorkloadId,
+    MeshPolicy, ObjectName, PolicyDocument, ProcessSelector, Registration, Service, TokenExchange,
+    TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -87,6 +87,7 @@ pub struct Registry {
     pub(crate) guard_rails: BTreeMap<Label, GuardRail>,
     pub(crate) registrations: BTreeMap<Label, Registration>,
     pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
+    pub(crate) exchanges: BTreeMap<Label, TokenExchange>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
     pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
 }
@@ -106,6 +107,7 @@ impl Default for Registry {
             guard_rails: BTreeMap::new(),
             registrations: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
             routes: BTreeMap::new(),
         }
     }
@@ -162,6 +164,15 @@ impl Registry {
 
     pub fn traffic_policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
         self.traffic.values()
+    }
+
+    pub fn token_exchanges(&self) -> impl Iterator<Item = &TokenExchange> {
+        self.exchanges.values()
+    }
+
+    /// What this workload may exchange tokens by, beside its own ones for narrower ones.
+    pub fn exchanges_of<'a>(&'a self, id: &'a WorkloadId) -> impl Iterator<Item = &'a TokenExchange> {
+        self.token_exchanges().filter(move |exchange| exchange.spec.workloads.contains(id))
     }
 
     pub fn routes(&self) -> impl Iterator<Item = &AnyRoute> {

@@ -31,6 +31,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         "HTTPRoute",
         "GRPCRoute",
         "TrafficPolicy",
+        "TokenExchange",
     ] {
         assert!(kinds.iter().any(|k| k == kind), "the page has no example of {kind}");
     }

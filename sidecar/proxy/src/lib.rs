@@ -22,6 +22,7 @@
 //! presenter table, limits) is atomic or behind a short lock in [`Shared`].
 
 pub mod answer;
+pub mod app_tokens;
 pub mod decision;
 pub mod exchange;
 pub mod limit;

@@ -230,6 +230,7 @@ impl Stage for Inbound {
             via = if attached { Via::Attached } else { Via::Forwarded };
             user = Some(txn.user(attached));
             forward.subjects.add(txn.subject.clone());
+            txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
             forward.edits.keep(Known::TxnToken);
             forward.edits.set(self.shared.user_header.clone(), txn.header.clone());
             // A call that this pod made to itself brings nothing that it did not have.
