@@ -11,19 +11,22 @@ import urllib.request
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
+from joserfc.jws import JWSRegistry
+from joserfc.registry import HeaderParameter
 
 address, trust_domain, *tokens = sys.argv[1:]
 request = urllib.request.Request(f"http://{address}/jwks", headers={"Signet-App": "true"})
+known = JWSRegistry(header_registry={"dlg": HeaderParameter("Delegation", "str")}, algorithms=["ES256"])
 keys = KeySet.import_key_set(json.load(urllib.request.urlopen(request)))
 for token in tokens:
-    decoded = jwt.decode(token, keys, algorithms=["ES256"])
+    decoded = jwt.decode(token, keys, registry=known)
     claims = decoded.claims
     assert decoded.header["typ"] == "txntoken+jwt"
     assert claims["aud"] == claims["iss"] == trust_domain and claims["exp"] > time.time()
     head, payload, signature = token.split(".")
     for forged in (f"{head}.{payload}.{signature[::-1]}", f"{head}.{payload[:-4]}AAAA.{signature}"):
         try:
-            jwt.decode(forged, keys, algorithms=["ES256"])
+            jwt.decode(forged, keys, registry=known)
             sys.exit("a forged token was taken")
         except (JoseError, ValueError):
             pass

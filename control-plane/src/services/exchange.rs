@@ -146,8 +146,10 @@ impl v1::transaction_tokens_server::TransactionTokens for TokenService {
             }
             Err(Stop::Refused(refused)) => {
                 count(refused.error);
+                // A scope is whatever the app wrote.
+                let why = if refused.error == "invalid_scope" { "" } else { &refused.description };
                 tracing::warn!(target: "signet::tokens", peer = %caller.peer.id(), kind = kind.as_str(),
-                    error = refused.error, why = refused.description, "an exchange refused");
+                    error = refused.error, why, "an exchange refused");
                 if let (Some(refusal), Some(leaf)) = (refused.recorded, caller.chain.first()) {
                     self.authority.refuse_exchange(leaf, refusal).await;
                 }

@@ -36,9 +36,9 @@ pub enum Of<'a> {
 pub enum NotTaken {
     /// It does not verify here, or not yet.
     Refused(Refusal),
-    /// The request that it was got for has ended meanwhile, or too many were got for it.
+    /// The request that it was got for has ended meanwhile.
     Ended,
-    /// Too many are held.
+    /// Too many are held, or were got for one request.
     TooMany,
 }
 
@@ -102,8 +102,8 @@ impl Shared {
         };
         match (taken, of) {
             (true, _) => Ok(verified.until),
-            (false, Of::Request(_)) => Err(NotTaken::Ended),
-            (false, Of::Nothing) => Err(NotTaken::TooMany),
+            (false, Of::Request(source)) if !self.is_presentable(source) => Err(NotTaken::Ended),
+            (false, _) => Err(NotTaken::TooMany),
         }
     }
 

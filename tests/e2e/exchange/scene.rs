@@ -155,8 +155,13 @@ impl Scene {
 
     /// A request with this credential that the app of `front` is serving.
     pub(super) async fn visit(&self, credential: &str) -> Visit {
+        self.asked(credential).await.expect("a request that reaches the app")
+    }
+
+    /// The same; none where it was refused on its way.
+    pub(super) async fn asked(&self, credential: &str) -> Option<Visit> {
         let (gateway, bearer) = (self.gateway.clone(), format!("Bearer {credential}"));
-        let asked = tokio::spawn(async move {
+        let mut asked = tokio::spawn(async move {
             loop {
                 let answer = get(&gateway, "/", &[("authorization", &bearer)]).await.status().as_u16();
                 if answer != 503 {
@@ -166,9 +171,11 @@ impl Scene {
             }
         });
         let mut seen = self.seen.lock().await;
-        let (token, answer) =
-            tokio::time::timeout(PATIENCE, seen.recv()).await.expect("a request").expect("the app");
-        Visit { token, answer, asked }
+        let (token, answer) = tokio::select! {
+            seen = tokio::time::timeout(PATIENCE, seen.recv()) => seen.expect("a request").expect("the app"),
+            _ = &mut asked => return None,
+        };
+        Some(Visit { token, answer, asked })
     }
 
     /// A user of `idp` with the scopes `read write`.
