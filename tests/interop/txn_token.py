@@ -17,6 +17,7 @@ from joserfc.registry import HeaderParameter
 address, trust_domain, *tokens = sys.argv[1:]
 request = urllib.request.Request(f"http://{address}/jwks", headers={"Signet-App": "true"})
 known = JWSRegistry(header_registry={"dlg": HeaderParameter("Delegation", "str")}, algorithms=["ES256"])
+known.max_header_length = 4096
 keys = KeySet.import_key_set(json.load(urllib.request.urlopen(request)))
 for token in tokens:
     decoded = jwt.decode(token, keys, registry=known)
