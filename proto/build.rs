@@ -1,10 +1,12 @@
 //! Compiles every `.proto` in pure Rust (protox), so that no `protoc` is needed to build.
 
 /// Messages with a private key or a bearer token in them: they do not print what they hold (see `src/secret.rs`).
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 8] = [
     ".X509SVID",
     ".JWTSVID",
     ".signet.v1.IssuedJwtSvid",
+    ".signet.v1.ExchangeRequest",
+    ".signet.v1.GrantedToken",
     ".envoy.config.core.v3.DataSource",
     ".envoy.service.discovery.v3.DiscoveryResponse",
     ".envoy.service.discovery.v3.Resource",
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "envoy/service/auth/v3/external_auth.proto",
         "signet/v1/federation.proto",
         "signet/v1/process.proto",
+        "signet/v1/exchange.proto",
     ];
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

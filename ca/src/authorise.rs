@@ -281,7 +281,7 @@ fn named(id: &str, class: &str, table: &'static str) -> Result<(SpiffeId, PeerCl
     }
 }
 
-fn random_id() -> Result<[u8; 16], AuthorityError> {
+pub(crate) fn random_id() -> Result<[u8; 16], AuthorityError> {
     use ring::rand::{SecureRandom as _, SystemRandom};
     let mut id = [0u8; 16];
     SystemRandom::new().fill(&mut id).map_err(|_| AuthorityError::File(crate::files::FileError::Random))?;

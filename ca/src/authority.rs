@@ -29,7 +29,9 @@ use crate::hierarchy::{HierarchyError, Issuer, pem};
 use crate::issue::{self, Issued};
 use crate::keys::{self, CaKey};
 use crate::keystore::KeyStore;
-use crate::limits::{AGENT_PER_MINUTE, Attempts, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing};
+use crate::limits::{
+    AGENT_PER_MINUTE, Attempts, EXCHANGES_PER_MINUTE, JWT_SVIDS_PER_MINUTE, RecordBudget, Signing,
+};
 use crate::metrics::Metrics;
 use crate::record::{Entry, Event, Record};
 use crate::refusal::Refusal;
@@ -84,6 +86,9 @@ pub(crate) struct Inner {
     /// Certificates for processes, by the agents that vouch for them.
     pub(crate) processes: Mutex<Signing>,
     pub(crate) jwt_svids: Mutex<Signing>,
+    /// Transaction tokens and sealed contexts for sidecars.
+    pub(crate) exchanges: Mutex<Signing>,
+    pub(crate) exchange_keys: crate::exchange::Keys,
     bootstrap_budget: Mutex<RecordBudget>,
     peer_budget: Mutex<RecordBudget>,
     pub(crate) operator_budget: Mutex<RecordBudget>,
@@ -233,6 +238,8 @@ impl Authority {
             workloads: Mutex::new(Signing::new()),
             processes: Mutex::new(Signing::per_minute(AGENT_PER_MINUTE)),
             jwt_svids: Mutex::new(Signing::per_minute(JWT_SVIDS_PER_MINUTE)),
+            exchanges: Mutex::new(Signing::per_minute(EXCHANGES_PER_MINUTE)),
+            exchange_keys: crate::exchange::Keys::default(),
             bootstrap_budget: Mutex::new(RecordBudget::new(50, 2)),
             peer_budget: Mutex::new(RecordBudget::new(200, 10)),
             operator_budget: Mutex::new(RecordBudget::new(100, 2)),
@@ -409,6 +416,7 @@ impl Authority {
             writer.sweep_tokens(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_operators(now.saturating_sub(24 * 3600)).await?;
             writer.sweep_delegations(now.saturating_sub(3600)).await?;
+            writer.sweep_deferred(now).await?;
             // As long as the log tells of it.
             writer.sweep_svids(now.saturating_sub(inner.log_retention)).await?;
             let swept = writer.sweep_revocations(now).await?;

@@ -8,7 +8,7 @@
 //! being the control plane itself, or for the app of whoever holds one (`workload`, and `jwt` for tokens); `issue` is the one place that
 //! signs, and takes only such a right. `store` remembers, in SQLite or PostgreSQL; every act is one `record` of a hash
 //! chain in the same transaction, so that what cannot be written down is not done. `revoke` takes back, `recover` does so for everything that a lost store or a stolen key may have left, `backup` copies what is needed to begin again,
-//! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `limits` bounds what a flood may cost.
+//! `crl` tells strangers of it, `delegate` lends the token key's authority to gateways, `exchange` signs for sidecars that exchange tokens and `defer` seals what they put off, `limits` bounds what a flood may cost.
 //!
 //! It never takes a name, a usage or a date from a request, never issues past a parent's end, never stores a
 //! private key or a token in the database, and never tells a stranger why.
@@ -26,8 +26,10 @@ mod clock;
 mod config;
 mod crl;
 mod csr;
+mod defer;
 mod delegate;
 mod error;
+mod exchange;
 mod external;
 mod files;
 mod hierarchy;
@@ -68,7 +70,9 @@ pub use config::{
 };
 pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;
+pub use defer::{Deferral, MAX_DEFERRED, SEALED_PREFIX};
 pub use error::AuthorityError;
+pub use exchange::Exchange;
 pub use external::{Imported, Look, RootChainError, RootRequest, RootSource};
 pub use files::FileError;
 pub use hierarchy::HierarchyError;

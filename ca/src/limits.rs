@@ -110,6 +110,8 @@ pub(crate) const AGENT_PER_MINUTE: u32 = 600;
 const VOUCHED_PER_MINUTE: u32 = 120;
 /// A sidecar keeps a JWT-SVID for half of its life: so many audiences can be asked for anew each minute.
 pub(crate) const JWT_SVIDS_PER_MINUTE: u32 = 600;
+/// Each is a signature and a record: enough for jobs and for what is narrowed now and then, not for each request of many.
+pub(crate) const EXCHANGES_PER_MINUTE: u32 = 1_200;
 /// Holders told apart within a minute. Only who was authenticated is counted, so that the table is full of
 /// real ones; those beyond share one count.
 const HOLDERS: usize = 65_536;

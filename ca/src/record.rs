@@ -61,10 +61,14 @@ pub enum Event {
     Recovered,
     /// A copy was made from which the authority can be started again.
     BackedUp,
+    /// A transaction token was signed for a sidecar whose app asked for it.
+    Exchanged,
+    /// A user's context was sealed, to be opened later by a named workload.
+    Deferred,
 }
 
 impl Event {
-    const ALL: [Event; 27] = [
+    const ALL: [Event; 29] = [
         Event::RootMade,
         Event::IssuerMade,
         Event::TokenMade,
@@ -92,6 +96,8 @@ impl Event {
         Event::RootImported,
         Event::Recovered,
         Event::BackedUp,
+        Event::Exchanged,
+        Event::Deferred,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -123,6 +129,8 @@ impl Event {
             Event::RootImported => "root-imported",
             Event::Recovered => "recovered",
             Event::BackedUp => "backed-up",
+            Event::Exchanged => "exchanged",
+            Event::Deferred => "deferred",
         }
     }
 

@@ -45,6 +45,7 @@ impl Authority {
                 let now = inner.clock.unix_seconds();
                 let mut writer = inner.store.begin_alone().await?;
                 let tokens = writer.end_tokens(now).await?;
+                writer.end_deferred().await?;
                 let lineages = writer.end_lineages(now).await?;
                 let words = format!("{tokens} join tokens and {lineages} chains of renewals ended: {why}");
                 writer.record(Entry::new(now, Event::Recovered, &by).because(&words)).await?;

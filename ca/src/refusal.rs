@@ -133,6 +133,14 @@ pub enum Refusal {
     NotTheCaller,
     /// The audiences of a JWT-SVID are none, too many or too long.
     Audience,
+    /// A token was handed in for another one that is not believed, has ended or is revoked.
+    SubjectToken,
+    /// No TokenExchange of the registry lets this workload have what it asks for.
+    NoTokenExchange,
+    /// A sealed context that this workload may not open, or not any more.
+    NotItsContext,
+    /// More sealed contexts of one workload than are kept.
+    TooManyContexts,
 }
 
 /// What the caller is told.
@@ -219,6 +227,10 @@ impl Refusal {
             Refusal::ProcessFacts => "process-facts",
             Refusal::NotTheCaller => "not-the-caller",
             Refusal::Audience => "audience",
+            Refusal::SubjectToken => "subject-token",
+            Refusal::NoTokenExchange => "no-token-exchange",
+            Refusal::NotItsContext => "not-its-context",
+            Refusal::TooManyContexts => "too-many-contexts",
         }
     }
 
@@ -353,6 +365,18 @@ impl Refusal {
             Refusal::Audience => {
                 "a JWT-SVID names 1 to 16 audiences of 1 to 1024 bytes without control characters"
             }
+            Refusal::SubjectToken => {
+                "a token that was handed in for another one is not believed, has ended or is revoked"
+            }
+            Refusal::NoTokenExchange => {
+                "no TokenExchange of the registry lets this workload have a token like that for that user"
+            }
+            Refusal::NotItsContext => {
+                "a sealed context is for another workload, has ended, was opened as often as it may, or was never sealed here"
+            }
+            Refusal::TooManyContexts => {
+                "the workload has put off more contexts than are kept: have them opened, or put off for a shorter time"
+            }
         }
     }
 
@@ -400,7 +424,10 @@ impl Refusal {
             | Refusal::EvidenceReserved
             | Refusal::EvidenceIdentity
             | Refusal::Impersonation => Outward::Unauthenticated,
-            Refusal::TooManyAttempts | Refusal::EvidenceInFlight | Refusal::Contended => Outward::Exhausted,
+            Refusal::TooManyAttempts
+            | Refusal::EvidenceInFlight
+            | Refusal::Contended
+            | Refusal::TooManyContexts => Outward::Exhausted,
             Refusal::KeyUsed | Refusal::Stale | Refusal::AttestAgain => Outward::Precondition,
             Refusal::NotRegistered
             | Refusal::NoRole
@@ -419,7 +446,10 @@ impl Refusal {
             | Refusal::NotAnAgent
             | Refusal::NotItsProcess
             | Refusal::ProcessFacts
-            | Refusal::NotTheCaller => Outward::Denied,
+            | Refusal::NotTheCaller
+            | Refusal::SubjectToken
+            | Refusal::NoTokenExchange
+            | Refusal::NotItsContext => Outward::Denied,
         }
     }
 

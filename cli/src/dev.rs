@@ -136,7 +136,12 @@ impl Double {
             subject: self.user.sub.clone(),
             scopes: self.user.scopes.clone(),
             ttl: self.user.ttl,
-            tctx: Tctx { route: "dev".into(), method: "GET".into(), claims: self.claims.clone() },
+            tctx: Tctx {
+                route: "dev".into(),
+                method: "GET".into(),
+                claims: self.claims.clone(),
+                ..Tctx::default()
+            },
             rctx: Rctx { cred: "jwt".into(), ..Rctx::default() },
         };
         let now = now();

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub connections_ended: IntCounterVec,
     /// Calls refused before or beside the authority, by call and reason.
     pub refusals: IntCounterVec,
+    /// Tokens that were asked for, by what for and what came of it.
+    pub exchanges: IntCounterVec,
     pub streams: IntGauge,
     /// From the moment at which revocations are in force until the last connected sidecar acknowledged them.
     pub revocation_seconds: Histogram,
@@ -136,6 +138,7 @@ impl Metrics {
                 &["reason"],
             )?,
             refusals: counters("refusals_total", "Calls refused", &["call", "reason"])?,
+            exchanges: counters("exchanges_total", "Token exchanges asked for", &["kind", "outcome"])?,
             streams: gauge("streams", "Delivery streams open now")?,
             log_contradictions: counters(
                 "log_contradictions_total",

@@ -51,8 +51,8 @@ use crate::own::{Own, OwnError};
 use crate::registrar::{ForApps, FromRegistry};
 use crate::registry::Folder;
 use crate::services::{
-    bootstrap as attest, federation as operators_of_federation, identity, operator, people, process,
-    recovery, roots, rotation,
+    bootstrap as attest, exchange, federation as operators_of_federation, identity, operator, people,
+    process, recovery, roots, rotation,
 };
 use crate::waiting;
 use crate::world::Sources;
@@ -246,6 +246,14 @@ pub async fn start(
         registry: registry.clone(),
         metrics: metrics.clone(),
     };
+    let token_service = exchange::TokenService {
+        authority: authority.clone(),
+        registrar: registrar.clone(),
+        trust_domain: trust_domain.clone(),
+        registry: registry.clone(),
+        issuers: Arc::clone(&issuers),
+        metrics: metrics.clone(),
+    };
     let advertise_bootstrap = config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string());
     let advertise_mesh = config.advertise_mesh.clone().unwrap_or_else(|| mesh_at.to_string());
     let logins = Logins {
@@ -357,7 +365,7 @@ pub async fn start(
             registry: registry.clone(),
             trust_domain: config.trust_domain.clone(),
             allow_unregistered,
-            routes: peer_routes(peers, delivery),
+            routes: peer_routes(peers, token_service, delivery),
             operators: (!config.operators.providers.is_empty()).then(|| operator_routes.clone()),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
@@ -527,7 +535,9 @@ fn stranger_routes(
     Routes::new(service).prepare()
 }
 
-fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
+fn peer_routes(peers: identity::Peers, exchange: exchange::TokenService, delivery: Delivery) -> Routes {
+    let exchange = v1::transaction_tokens_server::TransactionTokensServer::new(exchange)
+        .max_decoding_message_size(exchange::MAX_MESSAGE);
     let renew = v1::identity_server::IdentityServer::new(peers.clone())
         .max_decoding_message_size(identity::MAX_MESSAGE);
     let processes = v1::processes_server::ProcessesServer::new(peers.clone())
@@ -536,7 +546,8 @@ fn peer_routes(peers: identity::Peers, delivery: Delivery) -> Routes {
     let delivery = v1::delivery_server::DeliveryServer::new(delivery)
         .max_decoding_message_size(stream::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(renew).add_service(tokens).add_service(processes).add_service(delivery).prepare()
+    let routes = Routes::new(renew).add_service(tokens).add_service(exchange);
+    routes.add_service(processes).add_service(delivery).prepare()
 }
 
 /// For both doors: each service behind the guard that asks who may.

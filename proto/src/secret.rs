@@ -8,7 +8,7 @@ use zeroize::Zeroize as _;
 use crate::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use crate::envoy::service::discovery::v3::{DiscoveryResponse, Resource};
 use crate::spiffe::{Jwtsvid, X509svid};
-use crate::v1::IssuedJwtSvid;
+use crate::v1::{ExchangeRequest, GrantedToken, IssuedJwtSvid};
 
 impl Drop for X509svid {
     fn drop(&mut self) {
@@ -37,6 +37,18 @@ impl fmt::Debug for Jwtsvid {
 impl fmt::Debug for IssuedJwtSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedJwtSvid").field("spiffe_id", &self.spiffe_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExchangeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExchangeRequest").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for GrantedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrantedToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
     }
 }
 
@@ -100,13 +112,21 @@ mod tests {
         let mut token = Jwtsvid::default();
         token.svid = "token text".into();
         let issued = IssuedJwtSvid { token: "token text".into(), ..IssuedJwtSvid::default() };
+        let asked = ExchangeRequest {
+            subject: Some(crate::v1::exchange_request::Subject::TxnToken("token text".into())),
+            actor_token: "token text".into(),
+            ..ExchangeRequest::default()
+        };
+        let granted = GrantedToken { token: "token text".into(), ..GrantedToken::default() };
         let source = DataSource { specifier: Some(Specifier::InlineBytes(b"key bytes".to_vec())) };
         let any = prost_types::Any { type_url: String::new(), value: b"key bytes".to_vec() };
         let mut resource = Resource::default();
         resource.resource = Some(any.clone());
         let mut response = DiscoveryResponse::default();
         response.resources = vec![any];
-        let printed = format!("{svid:?} {token:?} {issued:?} {source:?} {resource:?} {response:?}");
+        let printed = format!(
+            "{svid:?} {token:?} {issued:?} {source:?} {resource:?} {response:?} {asked:?} {granted:?}"
+        );
         for secret in ["key bytes", "token text", "107, 101, 121"] {
             assert!(!printed.contains(secret), "{printed}");
         }

@@ -7,6 +7,7 @@
 //! unless it is ours alone.
 
 mod address;
+mod app_api;
 mod dns;
 mod error;
 mod text;
@@ -22,6 +23,7 @@ use signet_identity::SpiffeId;
 use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
+pub use app_api::AppApi;
 pub use dns::Dns;
 pub use error::ConfigError;
 pub use text::{from_json, from_yaml};
@@ -61,6 +63,9 @@ pub struct Config {
     /// The Unix socket from which the app gets an identity of its own.
     #[serde(default)]
     pub workload_api: Option<WorkloadApi>,
+    /// Where the app exchanges transaction tokens.
+    #[serde(default)]
+    pub app_api: Option<AppApi>,
     /// The TCP listener for probes and Prometheus.
     #[serde(default)]
     pub metrics: Option<Metrics>,
@@ -397,6 +402,14 @@ impl Config {
                 paths.push((format!("gateway.listeners[{at}].tls.key"), &tls.key));
             }
         }
+        if let Some(api) = &self.app_api {
+            if let ListenAddress::Unix(path) = &api.listen {
+                paths.push(("appApi.listen".to_owned(), path));
+            }
+            if let Err((field, expected, got)) = api.check() {
+                return wrong(field.to_owned(), expected, got);
+            }
+        }
         if let Some(dns) = &self.dns {
             paths.push(("dns.resolvConf".to_owned(), &dns.resolv_conf));
             if let Err((field, expected, got)) = dns.check() {
@@ -449,6 +462,7 @@ impl Config {
                 ("forwardProxy", self.forward_proxy.is_some()),
                 ("transparent", self.transparent.is_some()),
                 ("dns", self.dns.is_some()),
+                ("appApi", self.app_api.is_some()),
             ] {
                 if used {
                     let expected = if self.role == Role::Gateway {
@@ -523,6 +537,9 @@ impl Config {
         if let Some(workload) = &self.workload_api {
             let socket = ListenAddress::Unix(workload.socket.clone());
             all.push(("workloadApi.socket".to_owned(), socket));
+        }
+        if let Some(api) = &self.app_api {
+            all.push(("appApi.listen".to_owned(), api.listen.clone()));
         }
         if let Some(metrics) = &self.metrics {
             all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use signet_daemon::logs::LogHandle;
-use signet_daemon::{MetricsServer, Shutdown, SystemClock, Trigger};
+use signet_daemon::{LocalServer, MetricsServer, Shutdown, SystemClock, Trigger};
 use signet_workload::{Bounds, Listen, Provider};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::agent;
-use crate::config::{Config, Role};
+use crate::app_api::AppApi;
+use crate::config::{Config, ListenAddress, Role};
 use crate::run::RunError;
 use crate::status::Status;
 
@@ -40,6 +41,7 @@ pub struct Doors {
 pub struct Open {
     tasks: JoinSet<()>,
     workload: Option<UnixListener>,
+    app: Option<LocalServer>,
 }
 
 /// How long a predecessor may take to leave them: it has been told to, and closes sockets.
@@ -77,7 +79,28 @@ impl Doors {
             addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
             signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits(config.role))
         });
-        Ok(Open { tasks, workload: workload.transpose().map_err(RunError::Workload)? })
+        let workload = workload.transpose().map_err(RunError::Workload)?;
+        Ok(Open { tasks, workload, app: self.app(addresses).await? })
+    }
+
+    /// The app's own, bound and silent until there is an answer to give.
+    async fn app(&self, addresses: &mut BTreeMap<String, String>) -> Result<Option<LocalServer>, RunError> {
+        let Some(api) = &self.config.app_api else { return Ok(None) };
+        let server = match &api.listen {
+            ListenAddress::Tcp(address) => {
+                let failed = |source| RunError::AppAddress { address: *address, source };
+                let server = LocalServer::on_loopback(*address).await.map_err(failed)?;
+                let bound = server.local_addr().unwrap_or(*address);
+                addresses.insert("app".to_owned(), bound.to_string());
+                server
+            }
+            ListenAddress::Unix(path) => {
+                addresses.insert("app".to_owned(), format!("unix:{}", path.display()));
+                LocalServer::on_socket(path, api.mode_bits(), api.allowed_uids.clone())
+                    .map_err(RunError::AppSocket)?
+            }
+        };
+        Ok(Some(server))
     }
 
     /// The same, as soon as they are free.
@@ -85,9 +108,13 @@ impl Doors {
         let end = Instant::now() + PATIENCE;
         loop {
             match self.open(addresses).await {
-                Err(RunError::Admin(_) | RunError::Metrics { .. } | RunError::Workload(_))
-                    if Instant::now() < end =>
-                {
+                Err(
+                    RunError::Admin(_)
+                    | RunError::Metrics { .. }
+                    | RunError::Workload(_)
+                    | RunError::AppAddress { .. }
+                    | RunError::AppSocket(_),
+                ) if Instant::now() < end => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 opened => return opened,
@@ -112,9 +139,17 @@ impl Open {
         self.tasks.spawn(signet_workload::listen(listener, listen));
     }
 
+    /// Answers the app, if it has a door.
+    pub fn answer_app(&mut self, api: Option<Arc<AppApi>>, shutdown: &Shutdown) {
+        let (Some(server), Some(api)) = (self.app.take(), api) else { return };
+        let shutdown = shutdown.clone();
+        self.tasks.spawn(server.run(shutdown, move |request| api.clone().answer(request)));
+    }
+
     /// Closes them, and returns when they are free.
     pub async fn close(mut self) {
         self.workload = None;
+        self.app = None;
         self.tasks.shutdown().await;
     }
 }

@@ -12,6 +12,7 @@
 //! * [`control`]: the delivery stream; [`publish`]: from what was delivered to what the data plane reads.
 //! * [`workload`]: the app's own certificate and tokens, where it may have some.
 //! * [`agent`]: certificates and tokens for the processes of a host, in the role `agent`.
+//! * [`app_api`]: where the app exchanges transaction tokens.
 //! * [`gateway`]: the edge's configuration and its right to mint.
 //! * [`names`]: the app's name server, where DNS is captured.
 //! * [`status`], [`admin`], [`metrics`]: what probes and people see.
@@ -27,6 +28,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod app_api;
 pub mod backoff;
 pub mod candidate;
 pub mod clock;

@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
+use crate::app_api::AppApi;
 use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
 use crate::control::heads::Kept;
 use crate::control::plane::ControlPlane;
@@ -104,6 +105,17 @@ pub enum RunError {
     /// The workload socket cannot be made.
     #[error("workloadApi.socket: {0}")]
     Workload(SocketError),
+    /// The app's address cannot be taken.
+    #[error("appApi.listen: cannot listen on {address}: {source}")]
+    AppAddress {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The app's socket cannot be made.
+    #[error("appApi.listen: {0}")]
+    AppSocket(SocketError),
     /// The data plane did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -234,8 +246,13 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let offer =
         provider.map(|provider| Ok::<_, RunError>((provider, signet_workload::Metrics::new(&registry)?)));
     let offer = offer.transpose()?;
+    let app_api = match &config.app_api {
+        Some(_) => Some(AppApi::new(shared.clone(), plane.clone(), &registry)?),
+        None => None,
+    };
     if let Some(open) = &mut open {
         open.offer(offer.clone(), &config, &shutdown);
+        open.answer_app(app_api.clone(), &shutdown);
     }
     let kept = Kept::of(&config.data_dir);
     let last_word = kept.last_word(status.clone());
@@ -325,6 +342,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         }
         let mut opened = doors.open_when_free(&mut addresses).await?;
         opened.offer(offer, &config, &shutdown);
+        opened.answer_app(app_api, &shutdown);
         open = Some(opened);
     }
 

@@ -11,6 +11,7 @@ mod demo;
 mod east_west;
 mod edge;
 mod egress;
+mod exchange;
 mod federation;
 mod fleet;
 mod handover;

@@ -76,6 +76,13 @@ const STEPS: &[Step] = &[
         sqlite: "",
         postgres: "",
     },
+    Step {
+        version: 9,
+        name: "deferred",
+        sql: include_str!("../../migrations/0009_deferred.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.

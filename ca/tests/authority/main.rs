@@ -5,6 +5,7 @@ mod attested;
 mod audit;
 mod backup;
 mod crl;
+mod exchange;
 mod external;
 mod harness;
 mod hierarchy;

@@ -50,6 +50,8 @@ pub(super) struct Who {
     pub(super) cred: String,
     #[serde(default = "forwarded")]
     pub(super) context: Way,
+    #[serde(default)]
+    pub(super) actor: Option<String>,
 }
 
 fn jwt() -> String {
@@ -115,6 +117,7 @@ impl Question {
             claims: who.claims,
             cred: who.cred,
             context: who.context,
+            actor: who.actor,
         });
         let grpc_path;
         let (method, path, grpc) = match &self.request {
@@ -209,6 +212,7 @@ impl Can {
                 claims: Map::new(),
                 cred: jwt(),
                 context: Way::Forwarded,
+                actor: None,
             }),
             (None, None) => None,
         };

@@ -32,7 +32,7 @@ pub(super) fn mesh(trust_domain: &TrustDomain, registry: &Registry, dev: bool) -
         trust_domain: trust_domain.to_string(),
         default_allow: spec.default_action == signet_model::DefaultAction::Allow,
         dev,
-        token_issuer: trust_domain.to_string(),
+        token_issuer: crate::services::exchange::token_issuer(trust_domain),
         max_connection_age_seconds: seconds(spec.max_connection_age),
         max_staleness_seconds: seconds(spec.max_staleness),
         egress_allow: spec.egress() == signet_model::DefaultAction::Allow,

@@ -252,7 +252,7 @@ impl Intake {
 }
 
 /// The issuers of the registry with the keys that were fetched.
-fn believed(registry: &Registry, keys: &std::collections::BTreeMap<String, KeyState>) -> Issuers {
+pub(crate) fn believed(registry: &Registry, keys: &std::collections::BTreeMap<String, KeyState>) -> Issuers {
     let issuers = registry.issuers().filter_map(|issuer| {
         let spec = &issuer.spec;
         let alias = issuer.name.to_string();
@@ -265,7 +265,7 @@ fn believed(registry: &Registry, keys: &std::collections::BTreeMap<String, KeySt
             token_types: spec.token_types.iter().map(ToString::to_string).collect(),
             scope_claim: spec.scope_claim.to_string(),
             max_lifetime: Some(spec.max_lifetime.seconds()),
-            claims: Vec::new(),
+            claims: spec.claims.iter().map(ToString::to_string).collect(),
             skew: None,
         };
         let issuer = IssuerKeys::new(settings).ok()?;

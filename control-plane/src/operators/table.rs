@@ -273,7 +273,7 @@ mod tests {
             calls.extend(service.method.iter().map(|method| (name.clone(), method.name().to_owned())));
         }
         // What stands behind the other doors.
-        let others = ["Bootstrap", "Identity", "Tokens", "Processes", "Delivery"];
+        let others = ["Bootstrap", "Identity", "Tokens", "TransactionTokens", "Processes", "Delivery"];
         for other in others {
             assert!(services.remove(&format!("signet.v1.{other}")), "{other} is gone");
         }

@@ -1,9 +1,10 @@
-//! What stands behind each door: [`bootstrap`] for strangers, [`identity`] and
+//! What stands behind each door: [`bootstrap`] for strangers, [`identity`], [`exchange`] and
 //! [`crate::delivery::stream`] for peers, [`operator`], [`people`], [`rotation`], [`roots`], [`recovery`], [`federation`] and `audit` for operators.
 
 mod audit;
 pub mod bootstrap;
 pub(crate) mod convert;
+pub mod exchange;
 pub mod federation;
 pub mod identity;
 pub mod operator;

@@ -6,6 +6,7 @@ mod clock;
 mod files;
 mod harden;
 mod http;
+mod local;
 pub mod logs;
 mod metrics;
 mod notify;
@@ -20,6 +21,7 @@ pub use files::{
     refuse_if_writable_by_others, write_addresses, write_private,
 };
 pub use harden::{Hardened, harden};
+pub use local::LocalServer;
 pub use metrics::MetricsServer;
 pub use notify::notify;
 pub use secret::Secret;

@@ -13,7 +13,7 @@ use std::{
 use http::StatusCode;
 use prometheus::{IntCounter, Registry};
 use signet_daemon::{
-    AdminResponse, AdminServer, MetricsServer, Routes, Shutdown, Trigger, shutdown::channel,
+    AdminResponse, AdminServer, LocalServer, MetricsServer, Routes, Shutdown, Trigger, shutdown::channel,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -228,4 +228,39 @@ async fn a_token_for_ever_never_stops() {
         () = token.draining() => panic!("nobody asked for it"),
         () = tokio::task::yield_now() => {}
     }
+}
+
+#[tokio::test]
+async fn a_socket_for_the_app_serves_whom_it_lists_and_hangs_up_on_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap());
+    let (trigger, token) = channel();
+    let mut answers = Vec::new();
+    for (name, uids) in [("ours", Some(vec![own])), ("others", Some(vec![own + 1])), ("any", None)] {
+        let path = dir.path().join(name);
+        let server = LocalServer::on_socket(&path, 0o666, uids).unwrap();
+        assert_eq!(server.local_addr(), None);
+        let echo = async |request: http::Request<bytes::Bytes>| http::Response::new(request.into_body());
+        tokio::spawn(server.run(token.clone(), echo));
+        let request = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nhello";
+        answers.push(exchange(UnixStream::connect(&path).await.unwrap(), request).await);
+    }
+    assert!(answers[0].ends_with("hello") && answers[2].ends_with("hello"), "{answers:?}");
+    assert_eq!(answers[1], "", "hung up on before a byte was read");
+    drop(trigger);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_for_the_app_is_refused() {
+    let (trigger, token) = channel();
+    let server = LocalServer::on_loopback("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(server.run(token, async |_| http::Response::new(bytes::Bytes::from_static(b"taken"))));
+    for (length, expected) in [(LocalServer::MAX_BODY, "200 OK"), (LocalServer::MAX_BODY + 1, "413 ")] {
+        let request =
+            format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{}", "x".repeat(length));
+        let answer = exchange(TcpStream::connect(address).await.unwrap(), &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{length}: {answer}");
+    }
+    drop(trigger);
 }

@@ -1,6 +1,7 @@
 //! What only the whole can tell: duplicates, and references that lead nowhere.
 
 mod calls;
+mod exchanges;
 mod external;
 mod policies;
 mod providers;
@@ -45,6 +46,7 @@ struct Origins {
     registrations: BTreeMap<Label, Origin>,
     traffic: BTreeMap<ObjectName, Origin>,
     providers: BTreeMap<ObjectName, Origin>,
+    exchanges: BTreeMap<Label, Origin>,
     routes: BTreeMap<(&'static str, ObjectName), Origin>,
     grants: BTreeMap<ObjectName, Origin>,
 }
@@ -127,6 +129,11 @@ pub(crate) fn assemble(
                     registry.providers.insert(object.name.clone(), object);
                 }
             }
+            Resource::TokenExchange(object) => {
+                if admit(&mut origins.exchanges, &object.name, origin, "TokenExchange", errors) {
+                    registry.exchanges.insert(object.name.clone(), object);
+                }
+            }
             Resource::Route(route) => {
                 let key = (route.kind(), route.name().clone());
                 match origins.routes.entry(key.clone()) {
@@ -153,6 +160,7 @@ pub(crate) fn assemble(
     check.registrations();
     check.traffic();
     check.providers();
+    check.exchanges();
     check.routes();
     check.streams();
     let errors = check.errors;

@@ -1,7 +1,7 @@
 //! The resources of the mesh: what an operator writes, and what everything else reads.
 //!
 //! Kinds in the shape of Kubernetes (`apiVersion: signet.mesh/v1alpha1`): [`Mesh`], [`Workload`],
-//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`], [`AuthorizationProvider`]; and
+//! [`Service`], [`ExternalService`], [`Issuer`], [`FederatedTrustDomain`], [`Gateway`], [`MeshPolicy`], [`GuardRail`], [`Registration`], [`TrafficPolicy`], [`TokenExchange`], [`AuthorizationProvider`]; and
 //! of the Gateway API [`HttpRoute`], [`GrpcRoute`], [`TlsRoute`] and [`TcpRoute`]. A value of one of these types is valid by itself; a [`Registry`] is valid as a whole, cross references included. There is no way to a
 //! half-read resource: an unknown field, a duplicate key, an empty field or a wrong name refuses the
 //! lot, with file, document, line, field and reason for each mistake found.
@@ -39,6 +39,7 @@ pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
 pub use resources::east_west::{EastWest, ThroughGateway};
+pub use resources::exchange::{Actors, Defer, SubjectToken, TokenExchange, TokenExchangeSpec};
 pub use resources::external::{
     Callers, ExternalPort, ExternalProtocol, ExternalService, ExternalServiceSpec, Through, TlsOrigination,
 };

@@ -12,7 +12,7 @@ use crate::text::shorten;
 use crate::{
     AnyRoute, AuthorizationProvider, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail,
     Issuer, Label, Mesh, MeshPolicy, ObjectName, ReferenceGrant, ReferenceGrantSpec, Registration, Service,
-    Subdomain, TcpRouteSpec, TlsRouteSpec, TrafficPolicy, Workload,
+    Subdomain, TcpRouteSpec, TlsRouteSpec, TokenExchange, TrafficPolicy, Workload,
 };
 
 pub const API_VERSION: &str = "signet.mesh/v1alpha1";
@@ -115,7 +115,7 @@ fn versions(kind: &str) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, AuthorizationProvider, \
+const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, FederatedTrustDomain, Gateway, MeshPolicy, GuardRail, Registration, TrafficPolicy, AuthorizationProvider, TokenExchange, \
      HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
@@ -230,6 +230,7 @@ pub enum Resource {
     Registration(Registration),
     TrafficPolicy(TrafficPolicy),
     AuthorizationProvider(AuthorizationProvider),
+    TokenExchange(TokenExchange),
     Route(AnyRoute),
     ReferenceGrant(ReferenceGrant),
 }
@@ -252,6 +253,7 @@ impl Resource {
             "Registration" => global(value).map(Resource::Registration),
             "TrafficPolicy" => namespaced(value).map(Resource::TrafficPolicy),
             "AuthorizationProvider" => namespaced(value).map(Resource::AuthorizationProvider),
+            "TokenExchange" => global(value).map(Resource::TokenExchange),
             "HTTPRoute" => namespaced(value).map(AnyRoute::Http).map(Resource::Route),
             "GRPCRoute" => namespaced(value).map(AnyRoute::Grpc).map(Resource::Route),
             "TLSRoute" => namespaced(value).map(AnyRoute::Tls).map(Resource::Route),

@@ -14,7 +14,7 @@ use signet_identity::TrustDomain;
 use crate::{
     AnyRoute, AuthorizationProvider, ExternalService, Family, FederatedTrustDomain, Gateway, GuardRail,
     Issuer, Label, Mesh, MeshPolicy, ObjectName, PolicyDocument, Port, ProcessSelector, ReferenceGrant,
-    Registration, Service, TrafficPolicy, Workload, WorkloadId,
+    Registration, Service, TokenExchange, TrafficPolicy, Workload, WorkloadId,
 };
 
 /// What a registry is checked against besides itself.
@@ -88,6 +88,7 @@ pub struct Registry {
     pub(crate) registrations: BTreeMap<Label, Registration>,
     pub(crate) traffic: BTreeMap<ObjectName, TrafficPolicy>,
     pub(crate) providers: BTreeMap<ObjectName, AuthorizationProvider>,
+    pub(crate) exchanges: BTreeMap<Label, TokenExchange>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
     pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
     pub(crate) grants: BTreeMap<ObjectName, ReferenceGrant>,
@@ -109,6 +110,7 @@ impl Default for Registry {
             registrations: BTreeMap::new(),
             traffic: BTreeMap::new(),
             providers: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
             routes: BTreeMap::new(),
             grants: BTreeMap::new(),
         }
@@ -180,6 +182,15 @@ impl Registry {
     pub fn providers_of(&self, service: &ObjectName) -> impl Iterator<Item = &AuthorizationProvider> {
         let named: BTreeSet<_> = self.policies_for(service).filter_map(MeshPolicy::provider).collect();
         named.into_iter().filter_map(|name| self.provider(&name))
+    }
+
+    pub fn token_exchanges(&self) -> impl Iterator<Item = &TokenExchange> {
+        self.exchanges.values()
+    }
+
+    /// What this workload may exchange tokens by, beside its own ones for narrower ones.
+    pub fn exchanges_of<'a>(&'a self, id: &'a WorkloadId) -> impl Iterator<Item = &'a TokenExchange> {
+        self.token_exchanges().filter(move |exchange| exchange.spec.workloads.contains(id))
     }
 
     pub fn routes(&self) -> impl Iterator<Item = &AnyRoute> {

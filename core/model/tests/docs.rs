@@ -32,6 +32,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
         "GRPCRoute",
         "TrafficPolicy",
         "ReferenceGrant",
+        "TokenExchange",
     ] {
         assert!(kinds.iter().any(|k| k == kind), "the page has no example of {kind}");
     }

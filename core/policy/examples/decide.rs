@@ -88,6 +88,7 @@ fn main() {
         claims: json!({"groups": ["a", "b", "staff"]}).as_object().cloned().unwrap_or_default(),
         cred: "jwt".into(),
         context: Context::Forwarded,
+        actor: None,
     };
     let facts = |path| Facts {
         peer: &web,

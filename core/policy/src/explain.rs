@@ -147,6 +147,9 @@ pub struct UserSummary {
     pub sub: String,
     pub cred: String,
     pub context: Context,
+    /// Who acts for the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     #[serde(default)]
     pub scopes: Vec<String>,
     /// Each claim that a policy of the service looks at; `null` for one that was not there.
@@ -251,6 +254,7 @@ impl PolicySet {
                 sub: short(&user.sub),
                 cred: short(&user.cred),
                 context: user.context,
+                actor: user.actor.as_ref().map(short),
                 scopes: user.scopes.iter().map(short).collect(),
                 claims: self.claims_of(user),
             }),

@@ -47,6 +47,8 @@ pub struct User {
     /// The kind of credential that the user came with at the edge, as in `rctx.cred`.
     pub cred: String,
     pub context: Context,
+    /// Who acts for the user, where that is somebody else: `<alias>|<sub>`.
+    pub actor: Option<String>,
 }
 
 /// How the user is known here.

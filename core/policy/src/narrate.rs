@@ -76,7 +76,9 @@ impl fmt::Display for Explanation {
             _ => "a connection".to_owned(),
         };
         let user = facts.user.as_ref().map_or("no user".to_owned(), |user| {
-            format!("user {} ({}, {})", user.sub, user.cred, user.context.as_str())
+            let actor = user.actor.as_ref().map(|actor| format!(", {actor} acts"));
+            let actor = actor.unwrap_or_default();
+            format!("user {} ({}, {}{actor})", user.sub, user.cred, user.context.as_str())
         });
         let verdict = if self.verdict == Answer::Allow { "allowed" } else { "denied" };
         writeln!(f, "{verdict}: {}", visible(&self.reason))?;

@@ -70,6 +70,7 @@ impl PolicySet {
                 .collect::<Map<_, _>>(),
             cred: user.cred.clone(),
             context: user.context,
+            actor: user.actor.clone(),
         });
         let lines = Recorded(recorded);
         let facts = Facts {
@@ -106,7 +107,7 @@ impl PolicySet {
             return Some("the request is not recorded as a whole".into());
         }
         if let Some(user) = &recorded.user {
-            let texts = user.scopes.iter().chain([&user.sub, &user.cred]);
+            let texts = user.scopes.iter().chain([&user.sub, &user.cred]).chain(&user.actor);
             if texts.into_iter().any(|text| text.ends_with('…')) {
                 return Some("the user is not recorded as a whole".into());
             }

@@ -340,6 +340,7 @@ impl<'f> Reading<'f> {
             Attribute::Header(name) => self.header(attribute, name)?,
             Attribute::Sub => Value::Text(&self.user_of(attribute)?.sub),
             Attribute::Cred => Value::Text(&self.user_of(attribute)?.cred),
+            Attribute::Actor => Value::Text(self.user_of(attribute)?.actor.as_deref().ok_or_else(absent)?),
             Attribute::UserContext => Value::Text(self.user_of(attribute)?.context.as_str()),
             Attribute::Scopes => Value::Texts(Texts::Scopes(&self.user_of(attribute)?.scopes)),
             Attribute::Claim(name, of) => self.claim(attribute, name, *of)?,

@@ -30,6 +30,7 @@ fn user(cell: &str) -> Option<User> {
         claims: claims.as_object().unwrap().clone(),
         cred: "jwt".into(),
         context: Context::Forwarded,
+        actor: None,
     })
 }
 

@@ -309,6 +309,7 @@ fn user() -> impl Strategy<Value = User> {
             claims: claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             cred: cred.into(),
             context,
+            actor: None,
         })
 }
 

@@ -134,6 +134,23 @@ fn a_user_who_is_only_attached_is_none_to_a_permit_that_does_not_take_one() {
 }
 
 #[test]
+fn who_acts_for_a_user_can_be_asked_for_and_is_absent_where_nobody_does() {
+    let web = peer("ns/shop/sa/web");
+    let (own, acted) = (user(), User { actor: Some("staff|sam".into()), ..user() });
+    let ask =
+        |user: &User, set: &PolicySet| set.decide(&http(&web, Some(user), "GET", "/v1/orders/7")).allowed;
+    let nobody_acts = forbid("context has user && context.user has actor");
+    assert!(ask(&own, &nobody_acts) && !ask(&acted, &nobody_acts));
+    let sam = permit("context.user.actor == \"staff|sam\"");
+    assert!(!ask(&own, &sam) && ask(&acted, &sam));
+    assert!(!ask(&own, &forbid("context.user.actor == \"staff|sam\"")), "what cannot be evaluated forbids");
+    let said = nobody_acts.explain(&http(&web, Some(&acted), "GET", "/v1/orders/7"));
+    assert!(said.to_string().contains("staff|sam acts"), "{said}");
+    let json = serde_json::to_value(&said).unwrap();
+    assert_eq!(json["facts"]["user"]["actor"], "staff|sam");
+}
+
+#[test]
 fn a_value_with_two_readings_must_hold_in_both_for_a_permit_and_in_one_for_a_forbid() {
     let web = peer("ns/shop/sa/web");
     let admin = "context.request.headers[\"x-role\"].contains(\"admin\")";

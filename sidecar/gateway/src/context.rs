@@ -37,6 +37,7 @@ pub(crate) fn mint(
             route: route.name.to_string(),
             method: method.to_owned(),
             claims: claims.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            ..Tctx::default()
         },
         rctx,
     };

@@ -37,7 +37,12 @@ struct Open {
     others: u32,
     /// The token's own end, in seconds since the epoch.
     until: u64,
+    /// Tokens that our app got for this one; they are presentable as long as it is.
+    derived: Vec<Exchange>,
 }
+
+/// Tokens that may be got for one, while it is open.
+const MAX_DERIVED: usize = 64;
 
 /// The table. Cloning shares it.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +84,7 @@ impl Exchanges {
         if shard.len() >= SHARD_BOUND && !shard.contains_key(&token) {
             return Exchange { open: None };
         }
-        let open = shard.entry(token).or_insert(Open { own: 0, others: 0, until });
+        let open = shard.entry(token).or_insert(Open { own: 0, others: 0, until, derived: Vec::new() });
         let count = if own { &mut open.own } else { &mut open.others };
         *count += 1;
         if own && *count == 1 {
@@ -87,6 +92,25 @@ impl Exchanges {
         }
         drop(shard);
         Exchange { open: Some((self.clone(), token, own)) }
+    }
+
+    /// Makes a token that our app got for another one presentable as long as that one is, and no longer than it is good
+    /// itself. False where the other one is no more, or too many were got for it.
+    pub fn derive(&self, source: &TokenHash, token: TokenHash, until: u64) -> bool {
+        let derived = self.enter(token, until, true);
+        let mut shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
+        match shard.get_mut(source) {
+            Some(open) if open.derived.len() < MAX_DERIVED => {
+                open.derived.push(derived);
+                true
+            }
+            _ => {
+                // What is dropped takes a lock, perhaps this one.
+                drop(shard);
+                drop(derived);
+                false
+            }
+        }
     }
 
     /// From now on every change is told here, and everything that is open now; what opens meanwhile perhaps twice.
@@ -122,6 +146,8 @@ impl Exchanges {
     }
 
     fn leave(&self, token: &TokenHash, own: bool) {
+        // Outlives the lock: what was derived is in other shards, or in this one.
+        let mut ended = None;
         let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = shard.get_mut(token) {
             let count = if own { &mut open.own } else { &mut open.others };
@@ -130,12 +156,14 @@ impl Exchanges {
                 self.tell(Change::Closed(*token));
             }
             if open.own == 0 && open.others == 0 {
-                shard.remove(token);
+                ended = shard.remove(token);
             }
         }
         if shard.is_empty() && shard.capacity() > 64 {
             shard.shrink_to_fit();
         }
+        drop(shard);
+        drop(ended);
     }
 }
 
@@ -199,6 +227,31 @@ mod tests {
         assert!(told.try_recv().is_err());
         let _there = other.open_elsewhere(b, 100);
         assert!(other.is_open(&b, 99) && !other.is_open(&b, 100));
+    }
+
+    #[test]
+    fn what_was_got_for_a_token_is_presentable_as_long_as_that_one_and_what_was_got_for_it_too() {
+        let table = Exchanges::new();
+        let (first, second, third) = (hash(b"first"), hash(b"second"), hash(b"third"));
+        assert!(!table.derive(&first, second, 100), "for one that is not open");
+        assert!(!table.is_open(&second, 1));
+        let open = table.open(first, 100);
+        assert!(table.derive(&first, second, 90) && table.derive(&second, third, 80));
+        assert!(table.is_open(&second, 89) && !table.is_open(&second, 90) && table.is_open(&third, 79));
+        drop(open);
+        assert!(!table.is_open(&second, 1) && !table.is_open(&third, 1));
+        assert!(table.shards.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is left");
+    }
+
+    #[test]
+    fn no_app_fills_the_table_with_what_it_gets_for_one_token() {
+        let table = Exchanges::new();
+        let source = hash(b"source");
+        let open = table.open(source, 100);
+        let got = (0..200_u32).filter(|n| table.derive(&source, hash(&n.to_be_bytes()), 100)).count();
+        assert_eq!(got, MAX_DERIVED);
+        drop(open);
+        assert!(table.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]

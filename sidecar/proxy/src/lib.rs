@@ -23,6 +23,7 @@
 //! presenter table, limits) is atomic or behind a short lock in [`Shared`].
 
 pub mod answer;
+pub mod app_tokens;
 pub mod authz;
 pub mod decision;
 pub mod exchange;

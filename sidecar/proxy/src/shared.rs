@@ -11,6 +11,7 @@ use signet_token::{Delegation, TokenCache};
 use signet_wire::protected::Protected;
 use tokio::sync::Semaphore;
 
+use crate::app_tokens::{Begun, MintingKeys};
 use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
@@ -94,6 +95,10 @@ pub struct Shared {
     pub(crate) tokens: TokenCache<Verified>,
     /// Verified delegations of gateways, which transaction tokens carry.
     pub(crate) delegations: TokenCache<Delegation>,
+    /// Tokens of transactions that our app began.
+    pub(crate) begun: Begun,
+    /// Keys of delegations that were verified.
+    pub(crate) minting: MintingKeys,
     /// Verified JWTs of outside issuers.
     pub(crate) originals: TokenCache<Verified>,
     /// Who came without the mesh.
@@ -138,6 +143,8 @@ impl Shared {
             exchanges: Exchanges::new(),
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
+            begun: Begun::default(),
+            minting: MintingKeys::default(),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),
             names: Resolver::default(),

@@ -209,6 +209,30 @@ fn the_workload_socket_is_off_by_default_and_open_only_as_far_as_it_says() {
 }
 
 #[test]
+fn the_apps_door_is_on_loopback_or_a_socket() {
+    let with = |rest: &str| parse(&format!("{SIDECAR}appApi: {{listen: {rest}}}\n"));
+    for good in ["'127.0.0.1:15021'", "'[::1]:0'", "'unix:/run/app.sock'"] {
+        assert!(with(good).is_ok(), "{good}");
+    }
+    let mode = |rest: &str| with(rest).unwrap().app_api.unwrap().mode_bits();
+    assert_eq!(mode("'unix:/run/app.sock'"), 0o600);
+    assert_eq!(mode("'unix:/run/app.sock', allowedUids: [1000]"), 0o666);
+    assert_eq!(mode("'unix:/run/app.sock', mode: '0660', allowedUids: [1000]"), 0o660);
+    for (bad, words) in [
+        ("'0.0.0.0:15021'", "a loopback address"),
+        ("'10.0.0.7:15021'", "a loopback address"),
+        ("'[::]:15021'", "a loopback address"),
+        ("'127.0.0.1:15021', allowedUids: [1000]", "the kernel names no caller of an address"),
+        ("'127.0.0.1:15021', mode: '0600'", "the kernel names no caller of an address"),
+        ("'unix:/run/app.sock', allowedUids: []", "serves nobody"),
+        ("'unix:app.sock'", "appApi.listen"),
+        ("'unix:/run/signet/admin.sock'", "appApi.listen"),
+    ] {
+        refused(&format!("{SIDECAR}appApi: {{listen: {bad}}}\n"), &[words]);
+    }
+}
+
+#[test]
 fn an_agent_has_a_socket_a_join_bundle_and_nothing_that_a_sidecar_has() {
     let with = |rest: &str| format!("role: agent\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{rest}");
     let socket = "workloadApi: {socket: /run/signet/w.sock}\n";

@@ -41,7 +41,13 @@ impl WorkloadApi {
         // An agent tells everybody apart, and serves whom the registry names.
         let open = self.allowed_uids.is_some() || role == Role::Agent;
         let default = if open { SocketMode::Everybody } else { SocketMode::Owner };
-        match self.mode.unwrap_or(default) {
+        self.mode.unwrap_or(default).bits()
+    }
+}
+
+impl SocketMode {
+    pub(super) fn bits(self) -> u32 {
+        match self {
             SocketMode::Owner => 0o600,
             SocketMode::Group => 0o660,
             SocketMode::Everybody => 0o666,

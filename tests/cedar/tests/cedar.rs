@@ -140,6 +140,7 @@ fn input() -> impl Strategy<Value = Input> {
         claims,
         cred: "jwt".into(),
         context,
+        actor: None,
     });
     (
         select(vec!["ns/shop/sa/web", "ns/edge/sa/gateway", "other/path"]),

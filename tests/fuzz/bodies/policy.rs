@@ -41,6 +41,7 @@ pub(crate) fn body(bytes: &[u8]) {
             .unwrap_or_default(),
         cred: "jwt".into(),
         context: Context::Direct,
+        actor: None,
     };
     let peer = SpiffeId::parse("spiffe://demo.signet/ns/shop/sa/web").expect("an ID");
     for effect in ["permit", "forbid"] {

@@ -1,6 +1,7 @@
 //! The kinds, one file each: its shape, and what a valid one of it cannot contradict.
 
 pub(crate) mod east_west;
+pub(crate) mod exchange;
 pub(crate) mod external;
 pub(crate) mod federated;
 pub(crate) mod gateway;

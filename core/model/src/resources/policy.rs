@@ -168,6 +168,8 @@ pub struct ClaimMatch {
 #[serde(rename_all = "camelCase")]
 pub enum CredentialKind {
     Jwt,
+    /// None: a workload that may do so named the user.
+    Workload,
 }
 
 impl CredentialKind {
@@ -175,6 +177,7 @@ impl CredentialKind {
     pub fn as_str(self) -> &'static str {
         match self {
             CredentialKind::Jwt => "jwt",
+            CredentialKind::Workload => "workload",
         }
     }
 }

@@ -518,6 +518,7 @@ impl<'t> Parser<'t> {
             | Attribute::Sub
             | Attribute::Cred
             | Attribute::UserContext
+            | Attribute::Actor
             | Attribute::Scopes
             | Attribute::Claim(..) => self.reads.user = true,
             Attribute::Now => self.reads.time = true,

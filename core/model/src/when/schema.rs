@@ -29,6 +29,8 @@ pub enum Attribute {
     Sub,
     Cred,
     UserContext,
+    /// Who acts for the user.
+    Actor,
     Scopes,
     Claim(Box<str>, ClaimType),
 }
@@ -79,6 +81,7 @@ impl fmt::Display for Attribute {
             Attribute::Sub => "context.user.sub",
             Attribute::Cred => "context.user.cred",
             Attribute::UserContext => "context.user.context",
+            Attribute::Actor => "context.user.actor",
             Attribute::Scopes => "context.user.scopes",
             Attribute::Claim(name, _) => return write!(f, "context.user.claims[\"{name}\"]"),
         };
@@ -165,7 +168,7 @@ impl Record {
             Record::Headers => {
                 "a header's name in lower case that carries no credential, no identity and nothing that the mesh sets"
             }
-            Record::User => "sub, cred, context, scopes or claims of `context.user`",
+            Record::User => "sub, actor, cred, context, scopes or claims of `context.user`",
             Record::Claims => "the name of a claim, at most 256 bytes",
         }
     }
@@ -191,6 +194,7 @@ impl Record {
             (Record::User, "sub") => (A::Sub, Type::Text),
             (Record::User, "cred") => (A::Cred, Type::Text),
             (Record::User, "context") => (A::UserContext, Type::Text),
+            (Record::User, "actor") => (A::Actor, Type::Text),
             (Record::User, "scopes") => (A::Scopes, Type::Texts),
             (Record::User, "claims") => return Ok(Member::Record(Record::Claims, None)),
             (Record::Params, name) if is_capture(name) => (A::Param(name.into()), Type::Text),

@@ -47,6 +47,7 @@ pub(crate) fn user() -> User {
         claims: claims.as_object().unwrap().clone(),
         cred: "jwt".into(),
         context: Context::Forwarded,
+        actor: None,
     }
 }
 

@@ -22,8 +22,20 @@ pub struct TxnClaims {
     pub scope: String,
     /// The SPIFFE ID of the workload that asked for it.
     pub req_wl: String,
+    /// Who acts for the subject, where that is somebody else (`act`, RFC 8693 section 4.1).
+    pub actor: Option<Actor>,
     pub tctx: Tctx,
     pub rctx: Rctx,
+}
+
+/// A user who acts for another one, and what a revocation may name of the actor's own credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// `<alias>|<sub>`.
+    pub subject: String,
+    pub session_id: Option<String>,
+    pub src_jti: Option<String>,
+    pub src_iat: Option<u64>,
 }
 
 /// What the transaction is about.
@@ -33,6 +45,8 @@ pub struct Tctx {
     pub method: String,
     /// The caller's claims that the route's allow-list names.
     pub claims: Map<String, Value>,
+    /// What a workload that began the transaction by itself says of it (`request_details`). The mesh believes none of it.
+    pub details: Map<String, Value>,
 }
 
 /// How its caller was known.
@@ -56,6 +70,62 @@ pub struct Rctx {
     pub auth_time: Option<u64>,
     pub session_id: Option<String>,
     pub req_ip: Option<String>,
+    /// When the transaction began, in a token that replaced another one.
+    pub began: Option<u64>,
+    /// The `req_wl` of the tokens before this one, the first first.
+    pub via: Vec<String>,
+}
+
+impl Actor {
+    /// Who acts, by the token that the actor itself is known by.
+    pub fn of(token: &TxnClaims) -> Actor {
+        Actor {
+            subject: token.subject.clone(),
+            session_id: token.rctx.session_id.clone(),
+            src_jti: token.rctx.src_jti.clone(),
+            src_iat: token.rctx.src_iat,
+        }
+    }
+
+    /// The part of its name before the bar.
+    pub fn alias(&self) -> &str {
+        self.subject.split_once('|').map_or("", |(alias, _)| alias)
+    }
+
+    /// Whom a revocation may name.
+    pub fn revocable(&self) -> Subject {
+        Subject {
+            user: self.subject.clone(),
+            session: self.session_id.clone(),
+            token: self.src_jti.clone(),
+            issued_at: self.src_iat.unwrap_or_default(),
+        }
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("sub".into(), self.subject.as_str().into());
+        for (name, value) in [("sid", &self.session_id), ("src_jti", &self.src_jti)] {
+            if let Some(value) = value {
+                map.insert(name.into(), value.as_str().into());
+            }
+        }
+        if let Some(at) = self.src_iat {
+            map.insert("src_iat".into(), at.into());
+        }
+        map
+    }
+
+    /// Earlier actors inside this one decide nothing (RFC 8693, section 4.1), and we write none.
+    fn read(claims: Claims<'_>) -> Result<Actor, ClaimError> {
+        let text = |name| claims.text(name).map(|value| value.map(str::to_owned));
+        Ok(Actor {
+            subject: claims.required_text("sub")?.to_owned(),
+            session_id: text("sid")?,
+            src_jti: text("src_jti")?,
+            src_iat: claims.date("src_iat")?,
+        })
+    }
 }
 
 impl TxnClaims {
@@ -83,14 +153,23 @@ impl TxnClaims {
         self.subject.split_once('|').map_or("", |(alias, _)| alias)
     }
 
-    pub(crate) fn to_json(&self) -> Map<String, Value> {
+    /// As it stands in a token.
+    pub fn to_json(&self) -> Map<String, Value> {
         let mut tctx = Map::new();
         tctx.insert("route".into(), self.tctx.route.as_str().into());
-        tctx.insert("method".into(), self.tctx.method.as_str().into());
+        if !self.tctx.method.is_empty() {
+            tctx.insert("method".into(), self.tctx.method.as_str().into());
+        }
         if !self.tctx.claims.is_empty() {
             tctx.insert("claims".into(), Value::Object(self.tctx.claims.clone()));
         }
+        if !self.tctx.details.is_empty() {
+            tctx.insert("details".into(), Value::Object(self.tctx.details.clone()));
+        }
         let mut map = Map::new();
+        if let Some(actor) = &self.actor {
+            map.insert("act".into(), Value::Object(actor.to_json()));
+        }
         map.insert("iss".into(), self.issuer.as_str().into());
         map.insert("aud".into(), self.audience.as_str().into());
         map.insert("iat".into(), self.issued_at.into());
@@ -102,6 +181,11 @@ impl TxnClaims {
         map.insert("tctx".into(), Value::Object(tctx));
         map.insert("rctx".into(), Value::Object(self.rctx.to_json()));
         map
+    }
+
+    /// Reads what [`TxnClaims::to_json`] wrote. Nothing is verified here.
+    pub fn from_json(map: &Map<String, Value>) -> Result<TxnClaims, ClaimError> {
+        TxnClaims::read(Claims(map))
     }
 
     pub(crate) fn read(claims: Claims<'_>) -> Result<TxnClaims, ClaimError> {
@@ -116,6 +200,10 @@ impl TxnClaims {
             subject: claims.required_text("sub").map(owned)?,
             scope: scope(claims)?,
             req_wl: claims.required_text("req_wl").map(owned)?,
+            actor: match claims.has("act") {
+                true => Some(Actor::read(claims.object("act")?)?),
+                false => None,
+            },
             tctx: Tctx::read(claims.object("tctx")?)?,
             rctx: Rctx::read(claims.object("rctx")?)?,
         })
@@ -137,14 +225,15 @@ fn scope(claims: Claims<'_>) -> Result<String, ClaimError> {
 
 impl Tctx {
     fn read(claims: Claims<'_>) -> Result<Tctx, ClaimError> {
-        let copied = match claims.has("claims") {
-            true => claims.object("claims")?.0.clone(),
-            false => Map::new(),
+        let object = |name| match claims.has(name) {
+            true => claims.object(name).map(|object| object.0.clone()),
+            false => Ok(Map::new()),
         };
         Ok(Tctx {
             route: claims.required_text("route")?.to_owned(),
             method: claims.text("method")?.unwrap_or_default().to_owned(),
-            claims: copied,
+            claims: object("claims")?,
+            details: object("details")?,
         })
     }
 }
@@ -167,7 +256,12 @@ impl Rctx {
                 map.insert(name.into(), value.as_str().into());
             }
         }
-        let dates = [("src_exp", self.src_exp), ("src_iat", self.src_iat), ("auth_time", self.auth_time)];
+        let dates = [
+            ("src_exp", self.src_exp),
+            ("src_iat", self.src_iat),
+            ("auth_time", self.auth_time),
+            ("began", self.began),
+        ];
         for (name, value) in dates {
             if let Some(value) = value {
                 map.insert(name.into(), value.into());
@@ -175,6 +269,9 @@ impl Rctx {
         }
         if !self.amr.is_empty() {
             map.insert("amr".into(), self.amr.clone().into());
+        }
+        if !self.via.is_empty() {
+            map.insert("via".into(), self.via.clone().into());
         }
         map
     }
@@ -194,6 +291,8 @@ impl Rctx {
             auth_time: claims.date("auth_time")?,
             session_id: text("sid")?,
             req_ip: text("req_ip")?,
+            began: claims.date("began")?,
+            via: claims.list("via")?.into_iter().map(str::to_owned).collect(),
         })
     }
 }

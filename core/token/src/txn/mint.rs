@@ -4,7 +4,7 @@
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::Map;
 
-use super::claims::{Rctx, Tctx, TxnClaims};
+use super::claims::{Actor, Rctx, Tctx, TxnClaims};
 use super::{MAX_BYTES, MAX_TTL, MIN_TTL, TYPE};
 use crate::delegation::Delegation;
 use crate::key::{KeyError, SigningKey};
@@ -106,6 +106,7 @@ pub fn mint(
     scopes.retain(|scope| terms.scope_ceiling.allows(scope));
 
     let claims = TxnClaims {
+        actor: None,
         issuer: request.issuer,
         audience: terms.issuer.clone(),
         issued_at: now,
@@ -117,17 +118,48 @@ pub fn mint(
         tctx: request.tctx,
         rctx: request.rctx,
     };
+    Ok((sealed(key, delegation, &claims)?, claims))
+}
+
+/// Signs these claims, if the delegation covers them. They end no later than it.
+pub fn sign(
+    key: &SigningKey,
+    delegation: &str,
+    terms: &Delegation,
+    mut claims: TxnClaims,
+    now: u64,
+) -> Result<(String, TxnClaims), MintError> {
+    if key.thumbprint() != terms.thumbprint() {
+        return Err(MintError::WrongKey);
+    }
+    if now >= terms.expires_at {
+        return Err(MintError::DelegationEnded { expires_at: terms.expires_at, now });
+    }
+    let actor = claims.actor.as_ref().map(Actor::alias);
+    if let Some(alias) =
+        actor.into_iter().chain([claims.alias()]).find(|alias| !terms.aliases.contains(*alias))
+    {
+        return Err(MintError::AliasNotDelegated { alias: alias.to_owned() });
+    }
+    if !terms.credentials.contains(&claims.rctx.cred) {
+        return Err(MintError::CredentialNotDelegated { cred: claims.rctx.cred });
+    }
+    claims.expires_at = claims.expires_at.min(terms.expires_at);
+    Ok((sealed(key, delegation, &claims)?, claims))
+}
+
+fn sealed(key: &SigningKey, delegation: &str, claims: &TxnClaims) -> Result<String, MintError> {
     let mut header = Map::new();
     header.insert("dlg".into(), delegation.into());
     let token = key.sign(TYPE, header, &claims.to_json())?;
     if token.len() > MAX_BYTES {
         return Err(MintError::TooLarge { got: token.len() });
     }
-    Ok((token, claims))
+    Ok(token)
 }
 
-/// A random UUID (RFC 9562 §5.4).
-fn uuid4() -> Result<String, KeyError> {
+/// A random UUID (RFC 9562 §5.4), which names a transaction.
+pub fn uuid4() -> Result<String, KeyError> {
     let mut bytes = [0u8; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::Random)?;
     let mut value = u128::from_be_bytes(bytes);

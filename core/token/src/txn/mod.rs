@@ -6,12 +6,14 @@
 //! peer's matter. It is forwarded unmodified and never logged.
 
 mod claims;
+mod exchange;
 mod mint;
 mod verify;
 
-pub use claims::{Rctx, Tctx, TxnClaims};
-pub use mint::{MintError, Request, mint};
-pub use verify::{Remembered, Trust, TxnError, verify};
+pub use claims::{Actor, Rctx, Tctx, TxnClaims};
+pub use exchange::{Begin, ExchangeError, MAX_VIA, Source, UNPROVEN, begin, continued, narrowed, replace};
+pub use mint::{MintError, Request, mint, sign, uuid4};
+pub use verify::{Remembered, Trust, TxnError, verify, verify_with_grant};
 
 /// The header's `typ`, exactly.
 pub const TYPE: &str = "txntoken+jwt";

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::claims::TxnClaims;
+use super::claims::{Actor, TxnClaims};
 use super::{LEEWAY, MAX_BYTES, MAX_TTL, TYPE};
 use crate::access::is_scope;
 use crate::cache::TokenCache;
@@ -128,6 +128,15 @@ impl TxnError {
 
 /// Verifies a token under the delegation that it carries.
 pub fn verify(token: &str, trust: &Trust<'_>, now: u64) -> Result<TxnClaims, TxnError> {
+    verify_with_grant(token, trust, now).map(|(claims, _)| claims)
+}
+
+/// The same, with that delegation: its key is what others verify the token by.
+pub fn verify_with_grant(
+    token: &str,
+    trust: &Trust<'_>,
+    now: u64,
+) -> Result<(TxnClaims, Arc<Delegation>), TxnError> {
     let compact = Compact::parse(token, MAX_BYTES)?;
     if compact.header_text("typ")? != TYPE {
         return Err(TxnError::WrongType);
@@ -155,7 +164,8 @@ pub fn verify(token: &str, trust: &Trust<'_>, now: u64) -> Result<TxnClaims, Txn
     if !claims.scopes().all(|scope| grant.scope_ceiling.allows(scope)) {
         return Err(TxnError::ScopeAboveCeiling);
     }
-    if !grant.aliases.contains(claims.alias()) {
+    let actor = claims.actor.as_ref().map(Actor::alias);
+    if !actor.into_iter().chain([claims.alias()]).all(|alias| grant.aliases.contains(alias)) {
         return Err(TxnError::AliasNotDelegated);
     }
     if !grant.credentials.contains(&claims.rctx.cred) {
@@ -168,7 +178,7 @@ pub fn verify(token: &str, trust: &Trust<'_>, now: u64) -> Result<TxnClaims, Txn
         return Err(TxnError::WrongIssuer);
     }
     check_time(&claims, now)?;
-    Ok(claims)
+    Ok((claims, grant))
 }
 
 fn check_time(claims: &TxnClaims, now: u64) -> Result<(), TxnError> {

@@ -5,6 +5,7 @@ mod access;
 mod attacks;
 mod cache;
 mod delegations;
+mod exchanges;
 mod fuzzed;
 mod id_tokens;
 mod jwt_svids;

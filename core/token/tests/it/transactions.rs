@@ -97,6 +97,7 @@ pub(crate) fn request() -> Request {
             route: "shop".into(),
             method: "GET".into(),
             claims: object(json!({"email": "alice@example.com", "groups": ["staff"]})),
+            ..Tctx::default()
         },
         rctx: Rctx {
             cred: "jwt".into(),

@@ -64,6 +64,6 @@ fn describe(verified: &AccessToken, token: &str) -> Rctx {
         amr: verified.amr.clone(),
         auth_time: verified.auth_time,
         session_id: verified.revocable.session.clone(),
-        req_ip: None,
+        ..Rctx::default()
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Verified {
     alias: Option<Arc<str>>,
     /// Whom a revocation may name.
     pub(crate) subject: Arc<Subject>,
+    /// And who acts for that one.
+    pub(crate) actor: Option<Arc<Subject>>,
 }
 
 impl Verified {
@@ -45,7 +47,11 @@ impl Verified {
 
     /// Genuine is not enough: whom it is about may have been revoked since.
     fn unless_revoked(self: Arc<Self>, keys: &Keys) -> Result<Arc<Self>, Refusal> {
-        match keys.revoked_users.revokes(&self.subject) {
+        let by = [Some(&self.subject), self.actor.as_ref()]
+            .into_iter()
+            .flatten()
+            .find_map(|subject| keys.revoked_users.revokes(subject));
+        match by {
             None => Ok(self),
             Some(by) => Err(Reason::ContextInvalid(by.label()).into()),
         }
@@ -53,13 +59,14 @@ impl Verified {
 
     fn of_txn(claims: TxnClaims) -> Self {
         let subject = Arc::new(claims.revocable());
-        let header = claims_header(
-            &claims.subject,
-            &claims.scope,
-            &claims.tctx.claims,
-            &claims.rctx.cred,
-            Some(&claims.txn),
-        );
+        let header = header_of(&Claims {
+            sub: &claims.subject,
+            scope: &claims.scope,
+            claims: &claims.tctx.claims,
+            cred: &claims.rctx.cred,
+            txn: Some(&claims.txn),
+            act: claims.actor.as_ref().map(|actor| Acting { sub: &actor.subject }),
+        });
         let scopes = claims.scopes().map(str::to_owned).collect();
         Verified {
             header,
@@ -67,7 +74,9 @@ impl Verified {
             attached: OnceLock::new(),
             alias: None,
             subject,
+            actor: claims.actor.as_ref().map(|actor| Arc::new(actor.revocable())),
             user: User {
+                actor: claims.actor.map(|actor| actor.subject),
                 sub: claims.subject,
                 scopes,
                 claims: claims.tctx.claims,
@@ -85,7 +94,9 @@ impl Verified {
             attached: OnceLock::new(),
             alias: Some(token.alias),
             subject: token.revocable,
+            actor: None,
             user: User {
+                actor: None,
                 sub,
                 scopes: token.scopes,
                 claims: token.claims,
@@ -104,6 +115,14 @@ struct Claims<'a> {
     cred: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     txn: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Acting<'a>>,
+}
+
+/// Who acts for the user (`act`, RFC 8693 section 4.1).
+#[derive(Serialize)]
+struct Acting<'a> {
+    sub: &'a str,
 }
 
 /// The header in which the app reads who the user is: base64url of `{sub, scope, claims, cred, txn}`.
@@ -114,8 +133,12 @@ pub fn claims_header(
     cred: &str,
     txn: Option<&str>,
 ) -> UserHeader {
+    header_of(&Claims { sub, scope, claims, cred, txn, act: None })
+}
+
+fn header_of(claims: &Claims<'_>) -> UserHeader {
     // Strings and maps always serialise, and base64url is always a header value.
-    let json = serde_json::to_vec(&Claims { sub, scope, claims, cred, txn }).unwrap_or_default();
+    let json = serde_json::to_vec(claims).unwrap_or_default();
     HeaderValue::try_from(URL_SAFE_NO_PAD.encode(json)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
@@ -148,8 +171,9 @@ pub(crate) fn transaction(
         revoked: &|thumbprint| keys.revoked_delegations.contains(thumbprint),
         remembered: Some(Remembered { cache: &shared.delegations, generation: keys.generation }),
     };
-    match txn::verify(token, &trust, now) {
-        Ok(claims) => {
+    match txn::verify_with_grant(token, &trust, now) {
+        Ok((claims, grant)) => {
+            shared.minting.note(grant, now);
             let verified = Arc::new(Verified::of_txn(claims));
             shared.tokens.insert(keys.generation, token, verified.clone(), verified.until);
             verified.unless_revoked(keys)

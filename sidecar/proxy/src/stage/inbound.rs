@@ -245,6 +245,7 @@ impl Stage for Inbound {
             via = if attached { Via::Attached } else { Via::Forwarded };
             user = Some(txn.user(attached));
             forward.subjects.add(txn.subject.clone());
+            txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
             forward.edits.keep(Known::TxnToken);
             port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
             // A call that this pod made to itself brings nothing that it did not have.

@@ -28,8 +28,8 @@ use crate::exchange::Exchange;
 use crate::metrics::RouteMetrics;
 use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
-pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
+pub(crate) use context::{Verified, transaction};
 pub use egress::{Egress, Outward};
 pub use explicit::Explicit;
 pub(crate) use explicit::Opening;
@@ -159,13 +159,14 @@ pub struct Forward {
 /// The users of one request: nearly always none or one. With the original mode there are two words on it, either of which
 /// may be revoked.
 #[derive(Debug, Clone, Default)]
-pub struct Subjects([Option<Arc<Subject>>; 2]);
+pub struct Subjects([Option<Arc<Subject>>; 3]);
 
 impl Subjects {
     /// One more.
     pub fn add(&mut self, subject: Arc<Subject>) {
-        let [first, second] = &mut self.0;
-        *(if first.is_none() { first } else { second }) = Some(subject);
+        if let Some(free) = self.0.iter_mut().find(|held| held.is_none()) {
+            *free = Some(subject);
+        }
     }
 
     /// Whether it is made for nobody.

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod app_tokens;
 mod calls;
 mod drain;
 mod east_west;

@@ -62,7 +62,7 @@ impl Mint {
             subject: user.into(),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             ttl: 60,
-            tctx: Tctx { route: "shop".into(), method: "GET".into(), claims },
+            tctx: Tctx { route: "shop".into(), method: "GET".into(), claims, ..Tctx::default() },
             rctx: Rctx {
                 cred: "jwt".into(),
                 session_id: Some(format!("s-{user}")),
