@@ -10,6 +10,7 @@ mod address;
 mod dns;
 mod error;
 mod text;
+mod user_context;
 mod workload;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ pub use address::{AppAddress, ListenAddress};
 pub use dns::Dns;
 pub use error::ConfigError;
 pub use text::{from_json, from_yaml};
+pub use user_context::AttachContext;
 pub use workload::{SocketMode, WorkloadApi};
 
 /// One process, as its configuration file describes it.
@@ -61,6 +63,9 @@ pub struct Config {
     /// The Unix socket from which the app gets an identity of its own.
     #[serde(default)]
     pub workload_api: Option<WorkloadApi>,
+    /// How calls of an app that forwards no user find theirs.
+    #[serde(default)]
+    pub user_context: AttachContext,
     /// The TCP listener for probes and Prometheus.
     #[serde(default)]
     pub metrics: Option<Metrics>,
@@ -449,6 +454,7 @@ impl Config {
                 ("forwardProxy", self.forward_proxy.is_some()),
                 ("transparent", self.transparent.is_some()),
                 ("dns", self.dns.is_some()),
+                ("userContext", self.user_context != AttachContext::default()),
             ] {
                 if used {
                     let expected = if self.role == Role::Gateway {
@@ -461,6 +467,9 @@ impl Config {
             }
         }
 
+        if let Err((field, expected, got)) = self.user_context.check(!self.served().is_empty()) {
+            return wrong(field.to_owned(), expected, got);
+        }
         if let Some(transparent) = &self.transparent
             && !transparent.inbound.is_empty()
             && self.served().is_empty()

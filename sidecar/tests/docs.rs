@@ -78,6 +78,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("gateway: {listeners: [{tls: {none: 1}}]}", "gateway.listeners[].tls."),
         ("admin: {none: 1}", "admin."),
         ("workloadApi: {none: 1}", "workloadApi."),
+        ("userContext: {none: 1}", "userContext."),
         ("metrics: {none: 1}", "metrics."),
         ("tls: {none: 1}", "tls."),
         ("log: {none: 1}", "log."),

@@ -16,7 +16,7 @@
 //! * `original_dst`, `own_pod`: redirected connections, and calls of a pod to itself.
 //! * `outside`, `names`: calls to places outside the mesh, and what their names resolve to.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
-//! * [`exchange`]: the presenter rule's memory. [`decision`]: refusals on their way to the control plane.
+//! * [`exchange`]: the presenter rule's memory. [`handle`]: users of apps that forward nothing. [`decision`]: refusals on their way to the control plane.
 //!
 //! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
 //! presenter table, limits) is atomic or behind a short lock in [`Shared`].
@@ -24,6 +24,7 @@
 pub mod answer;
 pub mod decision;
 pub mod exchange;
+pub mod handle;
 pub mod limit;
 pub mod listener;
 pub mod metrics;

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
+use crate::handle::Handles;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
 use crate::plaintext::Sources;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub decisions: Arc<DecisionSink>,
     /// Tokens that our app may present now.
     pub exchanges: Exchanges,
+    /// By which calls of our app find the users that it does not name.
+    pub handles: Handles,
     /// Header names that only the mesh may set.
     pub protected: Protected,
     /// The header in which the app reads the verified user.
@@ -134,6 +137,7 @@ impl Shared {
             metrics: Metrics::new(registry)?,
             decisions,
             exchanges: Exchanges::new(),
+            handles: Handles::default(),
             protected: Protected::default(),
             user_header: http::HeaderName::from_static("signet-user"),
             tokens: TokenCache::new(TOKENS),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use signet_identity::Peer;
-use signet_wire::RequestView;
+use signet_wire::{Edits, RequestView, carrier};
 
 use super::{ConnContext, Direction, Forward, Role, Stage, Target};
 use crate::answer::{Audience, Reason, Refusal};
@@ -155,13 +155,19 @@ impl Stage for Egress {
         } else {
             Via::None
         });
+        // Handles are of this pod, and nobody else's.
+        let mut edits = Edits::new();
+        carrier::strip(head, &mut edits);
         let Some((port, named)) = Egress::place(conn, view, outward, head)? else {
             let app = outward.unlisted.clone().ok_or(Reason::Internal)?;
-            return Ok(Forward::to(Target::App(app), crate::state::Timeouts::default()));
+            let mut forward = Forward::to(Target::App(app), crate::state::Timeouts::default());
+            forward.edits = edits;
+            return Ok(forward);
         };
         let (Named::Asked(host) | Named::Sole(host)) = &named;
         let target = port.target_of(Some(host))?;
         let mut forward = Forward::to(target, port.timeouts);
+        forward.edits = edits;
         if let Named::Sole(host) = &named {
             forward.edits.set_authority(authority(host, &port));
         }

@@ -24,11 +24,12 @@ use signet_wire::{Edits, RequestView};
 use crate::answer::{Audience, Reason, Refusal};
 pub use crate::east_west::Passage;
 use crate::exchange::Exchange;
+use crate::handle;
 use crate::metrics::RouteMetrics;
 use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
-pub(crate) use context::Verified;
 pub use context::{UserHeader, claims_header};
+pub(crate) use context::{Verified, transaction};
 pub use egress::{Egress, Outward};
 pub use explicit::Explicit;
 pub(crate) use explicit::Opening;
@@ -145,6 +146,8 @@ pub struct Forward {
     pub timeouts: Timeouts,
     /// Keeps its transaction token presentable while it is open.
     pub exchange: Option<Exchange>,
+    /// Keeps its handle good while it is open.
+    pub handle: Option<handle::Open>,
     /// For whom it is made: it ends when they are revoked.
     pub subjects: Subjects,
     /// Metrics of its service, where the connection did not know it.
@@ -227,6 +230,7 @@ impl Forward {
             answer_edits: Edits::new(),
             timeouts,
             exchange: None,
+            handle: None,
             subjects: Subjects::default(),
             metrics: None,
             calling: None,

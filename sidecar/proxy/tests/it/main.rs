@@ -5,6 +5,7 @@
 
 mod support;
 
+mod attach;
 mod calls;
 mod drain;
 mod east_west;
