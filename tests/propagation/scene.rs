@@ -69,7 +69,7 @@ impl Scene {
             .registry(
                 "kind: Gateway\nmetadata: {namespace: edge, name: gw}\nspec:\n  identity: ns/edge/sa/gw\n  routes:\n  \
                  - {name: all, hosts: ['*'], pathPrefix: /, service: front.shop, port: http, auth: {jwt: {issuers: [idp]}}}\n  \
-                 - {name: anybody, hosts: ['*'], pathPrefix: /anon, service: front.shop, port: http, auth: {}}\n",
+                 - {name: anybody, hosts: ['*'], pathPrefix: /anon, service: front.shop, port: http, auth: {anonymous: true}}\n",
             )
             .sidecar(Sidecar::new(
                 "front.shop",
@@ -211,6 +211,9 @@ async fn untraced_rust(at: &str, out: &str) {
 }
 
 async fn call(out: String, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if !request.uri().path().ends_with("/direct") {
+        return Ok(Response::new(Full::default()));
+    }
     let query = request.uri().query().unwrap_or_default();
     let user = query.split('&').find_map(|part| part.strip_prefix("user=")).unwrap_or_default();
     let answer = get(&out, &format!("/direct/{user}"), &[]).await;
