@@ -11,6 +11,7 @@ mod app_api;
 mod dns;
 mod error;
 mod text;
+mod user_context;
 mod workload;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ pub use app_api::AppApi;
 pub use dns::Dns;
 pub use error::ConfigError;
 pub use text::{from_json, from_yaml};
+pub use user_context::AttachContext;
 pub use workload::{SocketMode, WorkloadApi};
 
 /// One process, as its configuration file describes it.
@@ -66,6 +68,9 @@ pub struct Config {
     /// Where the app exchanges transaction tokens.
     #[serde(default)]
     pub app_api: Option<AppApi>,
+    /// How calls of an app that forwards no user find theirs.
+    #[serde(default)]
+    pub user_context: AttachContext,
     /// The TCP listener for probes and Prometheus.
     #[serde(default)]
     pub metrics: Option<Metrics>,
@@ -463,6 +468,7 @@ impl Config {
                 ("transparent", self.transparent.is_some()),
                 ("dns", self.dns.is_some()),
                 ("appApi", self.app_api.is_some()),
+                ("userContext", self.user_context != AttachContext::default()),
             ] {
                 if used {
                     let expected = if self.role == Role::Gateway {
@@ -475,6 +481,9 @@ impl Config {
             }
         }
 
+        if let Err((field, expected, got)) = self.user_context.check(!self.served().is_empty()) {
+            return wrong(field.to_owned(), expected, got);
+        }
         if let Some(transparent) = &self.transparent
             && !transparent.inbound.is_empty()
             && self.served().is_empty()

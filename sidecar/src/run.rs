@@ -230,6 +230,9 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let (sink, decisions) = DecisionSink::new(DECISIONS);
     let sink = Arc::new(sink);
     let shared = Shared::new(state.clone(), Limits::default(), sink.clone(), &registry)?;
+    if let Some(grace) = config.user_context.grace() {
+        shared.handles.enable(grace);
+    }
     status.attach(shared.clone());
     let resource = config.gateway.as_ref().map(|gateway| gateway.resource.clone());
     let publisher = Arc::new(Publisher::new(state.clone(), credentials.clone(), identity.clone(), resource));

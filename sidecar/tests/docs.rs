@@ -79,6 +79,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("admin: {none: 1}", "admin."),
         ("workloadApi: {none: 1}", "workloadApi."),
         ("appApi: {none: 1}", "appApi."),
+        ("userContext: {none: 1}", "userContext."),
         ("metrics: {none: 1}", "metrics."),
         ("tls: {none: 1}", "tls."),
         ("log: {none: 1}", "log."),

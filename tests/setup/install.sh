@@ -50,3 +50,19 @@ if command -v npm >/dev/null && ! fresh provider "$provider"; then
   (cd "$state/node" && npm install --no-audit --no-fund --loglevel=error)
   done_with provider "$provider"
 fi
+
+# Apps with stock tracing, for the tests of how user context travels.
+traced=$(cat tests/setup/traced/requirements.txt)
+if ! fresh traced "$traced"; then
+  python3 -m venv "$state/traced"
+  "$state/traced/bin/python" -m pip install -q --disable-pip-version-check -r tests/setup/traced/requirements.txt
+  done_with traced "$traced"
+fi
+
+traced_node=$(cat tests/setup/traced/package.json)
+if command -v npm >/dev/null && ! fresh traced-node "$traced_node"; then
+  mkdir -p "$state/traced-node"
+  cp tests/setup/traced/package.json "$state/traced-node/"
+  (cd "$state/traced-node" && npm install --no-audit --no-fund --loglevel=error)
+  done_with traced-node "$traced_node"
+fi

@@ -21,6 +21,16 @@ pub fn node_modules() -> Option<PathBuf> {
     installed(root().join(".signet/node"))
 }
 
+/// Python with the traced apps of `tests/setup/traced/requirements.txt`, if they are installed.
+pub fn traced_python() -> Option<PathBuf> {
+    installed(root().join(".signet/traced/bin/python"))
+}
+
+/// The folder with `node_modules` of `tests/setup/traced/package.json`, if they are installed.
+pub fn traced_node() -> Option<PathBuf> {
+    installed(root().join(".signet/traced-node"))
+}
+
 fn installed(path: PathBuf) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);

@@ -119,6 +119,7 @@ fn request() -> Request {
             route: "shop".into(),
             method: "GET".into(),
             claims: object(json!({"email": "alice@example.com", "groups": ["staff"]})),
+            ..Tctx::default()
         },
         rctx: Rctx {
             cred: "jwt".into(),

@@ -5,7 +5,7 @@ use http::header::{AUTHORIZATION, FORWARDED, HeaderName, HeaderValue};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use signet_proxy::stage::ConnContext;
 use signet_token::Minted;
-use signet_wire::{Edits, RequestView};
+use signet_wire::{Edits, RequestView, carrier};
 
 use crate::events::hex;
 
@@ -13,7 +13,6 @@ const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
 const SIGNET_CONTEXT: HeaderName = HeaderName::from_static("signet-context");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -62,34 +61,7 @@ pub(crate) fn edit(
 fn restart_trace(request: RequestView<'_>, edits: &mut Edits) {
     edits.remove(TRACEPARENT);
     edits.remove(TRACESTATE);
-    let mut kept: Vec<&str> = Vec::new();
-    let mut dropped = false;
-    for value in request.get_all("baggage") {
-        let Ok(text) = std::str::from_utf8(value) else {
-            dropped = true;
-            continue;
-        };
-        for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
-            if is_ours(member) { dropped = true } else { kept.push(member) }
-        }
-    }
-    if dropped {
-        match HeaderValue::from_str(&kept.join(",")) {
-            Ok(value) if !kept.is_empty() => edits.set(BAGGAGE, value),
-            _ => edits.remove(BAGGAGE),
-        }
-    }
-}
-
-/// `signet`, `signet.ctx`, `signet-…`, `signet_…` as a baggage key, in any case and however encoded: a key is a
-/// token (W3C Baggage §3.2.1.1), so what is percent-encoded is not ours to anybody who reads it right, but goes
-/// as well.
-fn is_ours(member: &str) -> bool {
-    let key = member.split(['=', ';']).next().unwrap_or_default().trim().to_ascii_lowercase();
-    match key.strip_prefix("signet") {
-        Some(rest) => rest.is_empty() || rest.starts_with(['.', '-', '_', '%']),
-        None => false,
-    }
+    carrier::strip(request, edits);
 }
 
 /// Keeps one plain `x-request-id`; anything else gets one of ours.

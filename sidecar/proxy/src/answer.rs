@@ -30,6 +30,8 @@ pub enum Reason {
     ContextInvalid(&'static str),
     /// The keys that the token needs are not here yet.
     ContextUnavailable,
+    /// Our app chose a token, with the handle of a request of another transaction.
+    ContextMismatch,
     /// This service takes the original JWT and none came.
     OriginalMissing,
     /// The original JWT does not verify; the label says how.
@@ -156,6 +158,7 @@ impl Reason {
             // Inside the mesh never 401: it would reach the caller outside as a challenge to log in.
             ContextInvalid(_) => ("context-invalid", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             ContextUnavailable => ("context-unavailable", 503, grpc::UNAVAILABLE, "Service Unavailable"),
+            ContextMismatch => ("context-mismatch", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             OriginalMissing => ("original-missing", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             OriginalInvalid(_) => ("original-invalid", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             DestinationUnknown => {

@@ -33,8 +33,8 @@ pub fn hash(token: &[u8]) -> TokenHash {
 #[derive(Debug)]
 struct Open {
     /// Of this process, and of another that shares our listeners.
-    own: u32,
-    others: u32,
+    own: Count,
+    others: Count,
     /// The token's own end, in seconds since the epoch.
     until: u64,
     /// Tokens that our app got for this one; they are presentable as long as it is.
@@ -43,6 +43,34 @@ struct Open {
 
 /// Tokens that may be got for one, while it is open.
 const MAX_DERIVED: usize = 64;
+
+/// Exchanges that are open, and those among them to which the token came attached.
+#[derive(Debug, Default)]
+struct Count {
+    all: u32,
+    attached: u32,
+}
+
+impl Open {
+    fn count(&mut self, own: bool) -> &mut Count {
+        if own { &mut self.own } else { &mut self.others }
+    }
+
+    /// Our own ones, as another process is told of them.
+    fn told(&self, token: TokenHash) -> Change {
+        match self.own.attached {
+            0 => Change::Opened(token, self.until),
+            _ => Change::Attached(token, self.until),
+        }
+    }
+}
+
+/// What an exchange counts as.
+#[derive(Clone, Copy, Debug)]
+struct Whose {
+    own: bool,
+    attached: bool,
+}
 
 /// The table. Cloning shares it.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +86,19 @@ pub struct Exchanges {
 pub enum Change {
     /// Until this second of the epoch at the latest.
     Opened(TokenHash, u64),
+    /// The same, or it was already, and one of the exchanges that brought it did so attached.
+    Attached(TokenHash, u64),
     /// Its last exchange ended.
     Closed(TokenHash),
+}
+
+/// How sure it is that a token which may be presented is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Every exchange that brought it did so by an app's own choice.
+    Forwarded,
+    /// To one of them it was attached: from there on nobody knows better.
+    Attached,
 }
 
 impl Exchanges {
@@ -71,33 +110,49 @@ impl Exchanges {
     /// Makes the token presentable until the guard is dropped, and no longer than it is good (seconds since
     /// the epoch).
     pub fn open(&self, token: TokenHash, until: u64) -> Exchange {
-        self.enter(token, until, true)
+        self.open_as(token, until, false)
+    }
+
+    /// The same; `attached`: it came attached, so that it is not sure whose call it was.
+    pub fn open_as(&self, token: TokenHash, until: u64, attached: bool) -> Exchange {
+        self.enter(token, until, true, attached)
     }
 
     /// The same for an exchange of another process that shares our listeners, of which it told us.
-    pub fn open_elsewhere(&self, token: TokenHash, until: u64) -> Exchange {
-        self.enter(token, until, false)
+    pub fn open_elsewhere(&self, token: TokenHash, until: u64, attached: bool) -> Exchange {
+        self.enter(token, until, false, attached)
     }
 
-    fn enter(&self, token: TokenHash, until: u64, own: bool) -> Exchange {
+    fn enter(&self, token: TokenHash, until: u64, own: bool, attached: bool) -> Exchange {
         let mut shard = self.shard(&token).lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= SHARD_BOUND && !shard.contains_key(&token) {
             return Exchange { open: None };
         }
-        let open = shard.entry(token).or_insert(Open { own: 0, others: 0, until, derived: Vec::new() });
-        let count = if own { &mut open.own } else { &mut open.others };
-        *count += 1;
-        if own && *count == 1 {
-            self.tell(Change::Opened(token, until));
+        let open = shard.entry(token).or_insert(Open {
+            own: Count::default(),
+            others: Count::default(),
+            until,
+            derived: Vec::new(),
+        });
+        let count = open.count(own);
+        count.all += 1;
+        count.attached += u32::from(attached);
+        // Once told as attached it stays so for the other process until the last one has ended.
+        if own && (count.all == 1 || attached && count.attached == 1) {
+            self.tell(open.told(token));
         }
         drop(shard);
-        Exchange { open: Some((self.clone(), token, own)) }
+        Exchange { open: Some((self.clone(), token, Whose { own, attached })) }
     }
 
     /// Makes a token that our app got for another one presentable as long as that one is, and no longer than it is good
     /// itself. False where the other one is no more, or too many were got for it.
     pub fn derive(&self, source: &TokenHash, token: TokenHash, until: u64) -> bool {
-        let derived = self.enter(token, until, true);
+        // Who was not sure of the one is not surer of what was got for it.
+        let shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
+        let attached = shard.get(source).is_some_and(|open| open.own.attached + open.others.attached > 0);
+        drop(shard);
+        let derived = self.enter(token, until, true, attached);
         let mut shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         match shard.get_mut(source) {
             Some(open) if open.derived.len() < MAX_DERIVED => {
@@ -119,8 +174,8 @@ impl Exchanges {
         self.is_told.store(true, Ordering::SeqCst);
         for shard in self.shards.iter() {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (token, open) in shard.iter().filter(|(_, open)| open.own > 0) {
-                let _ = to.send(Change::Opened(*token, open.until));
+            for (token, open) in shard.iter().filter(|(_, open)| open.own.all > 0) {
+                let _ = to.send(open.told(*token));
             }
         }
     }
@@ -137,25 +192,34 @@ impl Exchanges {
 
     /// Whether an exchange that brought this token is open, and the token good at `now`.
     pub fn is_open(&self, token: &TokenHash, now: u64) -> bool {
+        self.standing(token, now).is_some()
+    }
+
+    /// The same, and how it came.
+    pub fn standing(&self, token: &TokenHash, now: u64) -> Option<Standing> {
         let shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
-        shard.get(token).is_some_and(|open| now < open.until)
+        let open = shard.get(token).filter(|open| now < open.until)?;
+        let is_sure = open.own.attached == 0 && open.others.attached == 0;
+        Some(if is_sure { Standing::Forwarded } else { Standing::Attached })
     }
 
     fn shard(&self, token: &TokenHash) -> &Mutex<HashMap<TokenHash, Open>> {
         &self.shards[usize::from(token[0]) % SHARDS]
     }
 
-    fn leave(&self, token: &TokenHash, own: bool) {
+    fn leave(&self, token: &TokenHash, whose: Whose) {
+        let Whose { own, attached } = whose;
         // Outlives the lock: what was derived is in other shards, or in this one.
         let mut ended = None;
         let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = shard.get_mut(token) {
-            let count = if own { &mut open.own } else { &mut open.others };
-            *count -= 1;
-            if own && *count == 0 {
+            let count = open.count(own);
+            count.all -= 1;
+            count.attached -= u32::from(attached);
+            if own && count.all == 0 {
                 self.tell(Change::Closed(*token));
             }
-            if open.own == 0 && open.others == 0 {
+            if open.own.all == 0 && open.others.all == 0 {
                 ended = shard.remove(token);
             }
         }
@@ -170,13 +234,13 @@ impl Exchanges {
 /// One open inbound exchange that brought a token.
 #[derive(Debug)]
 pub struct Exchange {
-    open: Option<(Exchanges, TokenHash, bool)>,
+    open: Option<(Exchanges, TokenHash, Whose)>,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some((table, token, own)) = self.open.take() {
-            table.leave(&token, own);
+        if let Some((table, token, whose)) = self.open.take() {
+            table.leave(&token, whose);
         }
     }
 }
@@ -215,7 +279,7 @@ mod tests {
         assert_eq!(told.recv().await, Some(Change::Opened(a, 100)), "what was open already");
         let (first, second) = (table.open(b, 100), table.open(b, 100));
         assert_eq!(told.recv().await, Some(Change::Opened(b, 100)));
-        let elsewhere = table.open_elsewhere(b, 100);
+        let elsewhere = table.open_elsewhere(b, 100, false);
         drop((first, second, before));
         assert_eq!(
             (told.recv().await, told.recv().await),
@@ -225,8 +289,28 @@ mod tests {
         drop(elsewhere);
         assert!(!table.is_open(&b, 99));
         assert!(told.try_recv().is_err());
-        let _there = other.open_elsewhere(b, 100);
+        let _there = other.open_elsewhere(b, 100, false);
         assert!(other.is_open(&b, 99) && !other.is_open(&b, 100));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_came_attached_once_is_not_sure_until_that_exchange_ends() {
+        let (table, token) = (Exchanges::new(), hash(b"token"));
+        let (to, mut told) = tokio::sync::mpsc::unbounded_channel();
+        table.tell_of_changes(to);
+        let sure = table.open(token, 100);
+        assert_eq!(table.standing(&token, 99), Some(Standing::Forwarded));
+        let unsure = table.open_as(token, 100, true);
+        assert_eq!(table.standing(&token, 99), Some(Standing::Attached));
+        drop(unsure);
+        assert_eq!(table.standing(&token, 99), Some(Standing::Forwarded));
+        drop(sure);
+        assert_eq!(table.standing(&token, 99), None);
+        for change in [Change::Opened(token, 100), Change::Attached(token, 100), Change::Closed(token)] {
+            assert_eq!(told.recv().await, Some(change));
+        }
+        let _elsewhere = table.open_elsewhere(token, 100, true);
+        assert_eq!(table.standing(&token, 99), Some(Standing::Attached));
     }
 
     #[test]
@@ -241,6 +325,15 @@ mod tests {
         drop(open);
         assert!(!table.is_open(&second, 1) && !table.is_open(&third, 1));
         assert!(table.shards.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is left");
+    }
+
+    #[test]
+    fn what_was_got_for_a_token_that_came_attached_is_attached() {
+        let table = Exchanges::new();
+        let (source, got) = (hash(b"source"), hash(b"got"));
+        let _open = table.open_as(source, 100, true);
+        assert!(table.derive(&source, got, 100));
+        assert_eq!(table.standing(&got, 99), Some(Standing::Attached));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     streams_cut: IntCounterVec,
     context: IntCounterVec,
+    handles: IntCounterVec,
     plaintext: IntCounterVec,
     /// Protected headers that came from somebody who may not set them.
     pub stripped: IntCounterVec,
@@ -108,25 +109,114 @@ type Routes = HashMap<(Direction, Arc<str>), Arc<RouteMetrics>>;
 pub enum Via {
     /// The app chose the token.
     Forwarded,
-    /// The sidecar attached it.
-    Attached,
+    /// The sidecar attached it, by what the app carried; or somebody before it had.
+    Attached(Carried),
     /// None came.
     None,
     /// The app sent a token that it was not handling: stripped.
     Unseen,
     /// The original JWT.
     Original,
+    /// The app carried the handle of a request that is over.
+    Ended,
+    /// The app carried a handle that was not made here.
+    Unknown,
+    /// The app carried handles that differ.
+    Ambiguous,
+    /// The app sent a token, and the handle of another transaction: refused.
+    Mismatch,
 }
 
-impl Via {
+/// In which header the app carried it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carried {
+    /// The token's own.
+    Header,
+    /// A handle in `baggage`.
+    Baggage,
+    /// A handle in `tracestate`.
+    Tracestate,
+    /// The same handle in both.
+    Both,
+}
+
+impl Carried {
+    pub(crate) fn by(baggage: bool, tracestate: bool) -> Self {
+        match (baggage, tracestate) {
+            (true, true) => Carried::Both,
+            (false, true) => Carried::Tracestate,
+            _ => Carried::Baggage,
+        }
+    }
+}
+
+/// What became of a handle that was to be offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offering {
+    /// In `baggage`.
+    Baggage,
+    /// In `tracestate`.
+    Tracestate,
+    /// In both.
+    Both,
+    /// In neither: the request's own members leave no room.
+    NoRoom,
+    /// Not made, as there are too many.
+    Full,
+    /// One in its grace had to go for a newer one.
+    Evicted,
+}
+
+impl Offering {
     fn label(self) -> &'static str {
         match self {
-            Via::Forwarded => "forwarded",
-            Via::Attached => "attached",
-            Via::None => "none",
-            Via::Unseen => "unseen",
-            Via::Original => "original",
+            Offering::Baggage => "baggage",
+            Offering::Tracestate => "tracestate",
+            Offering::Both => "both",
+            Offering::NoRoom => "no-room",
+            Offering::Full => "full",
+            Offering::Evicted => "evicted",
         }
+    }
+}
+
+/// Every way, in the order of [`Via::place`].
+const WAYS: [Via; 12] = [
+    Via::Forwarded,
+    Via::None,
+    Via::Unseen,
+    Via::Original,
+    Via::Attached(Carried::Header),
+    Via::Attached(Carried::Baggage),
+    Via::Attached(Carried::Tracestate),
+    Via::Attached(Carried::Both),
+    Via::Ended,
+    Via::Unknown,
+    Via::Ambiguous,
+    Via::Mismatch,
+];
+
+impl Via {
+    /// What it is, and in which header it came.
+    fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Via::Forwarded => ("forwarded", "header"),
+            Via::Attached(Carried::Header) => ("attached", "header"),
+            Via::Attached(Carried::Baggage) => ("attached", "baggage"),
+            Via::Attached(Carried::Tracestate) => ("attached", "tracestate"),
+            Via::Attached(Carried::Both) => ("attached", "both"),
+            Via::None => ("none", "none"),
+            Via::Unseen => ("unseen", "header"),
+            Via::Original => ("original", "header"),
+            Via::Ended => ("ended", "none"),
+            Via::Unknown => ("unknown", "none"),
+            Via::Ambiguous => ("ambiguous", "none"),
+            Via::Mismatch => ("mismatch", "header"),
+        }
+    }
+
+    fn place(self) -> usize {
+        WAYS.iter().position(|way| *way == self).unwrap_or(1)
     }
 }
 
@@ -142,12 +232,9 @@ pub struct RouteMetrics {
     pub connections_total: IntCounter,
     /// Connections now.
     pub connections: IntGauge,
-    forwarded: IntCounter,
-    attached: IntCounter,
-    none: IntCounter,
-    unseen: IntCounter,
-    original: IntCounter,
-    /// Protected headers dropped.
+    /// By [`Via::place`].
+    context: [IntCounter; WAYS.len()],
+    /// Protected headers, and handles of others, dropped.
     pub stripped: IntCounter,
 }
 
@@ -169,14 +256,9 @@ impl RouteMetrics {
 
     /// Counts how user context came.
     pub fn context(&self, via: Via) {
-        match via {
-            Via::Forwarded => &self.forwarded,
-            Via::Attached => &self.attached,
-            Via::None => &self.none,
-            Via::Unseen => &self.unseen,
-            Via::Original => &self.original,
+        if let Some(counter) = self.context.get(via.place()) {
+            counter.inc();
         }
-        .inc();
     }
 }
 
@@ -189,6 +271,11 @@ impl Metrics {
     /// What became of a copy.
     pub fn copied(&self, outcome: &str) {
         self.copies.with_label_values(&[outcome]).inc();
+    }
+
+    /// A handle was offered, or was not.
+    pub fn handle(&self, offering: Offering) {
+        self.handles.with_label_values(&[offering.label()]).inc();
     }
 
     /// A request met a rate limit.
@@ -291,8 +378,14 @@ impl Metrics {
             context: counters(
                 registry,
                 "signet_user_context_total",
-                "How user context came with requests",
-                &["direction", "service", "via"],
+                "How user context came with requests, and by which header",
+                &["direction", "service", "via", "carrier"],
+            )?,
+            handles: counters(
+                registry,
+                "signet_context_handles_total",
+                "What became of handles for requests with a user: offered by which headers, or why not",
+                &["outcome"],
             )?,
             plaintext: counters(
                 registry,
@@ -371,7 +464,10 @@ impl Metrics {
         }
         let d = direction.as_str();
         let code = |code| self.requests.with_label_values(&[d, &**service, code]);
-        let via = |via: Via| self.context.with_label_values(&[d, &**service, via.label()]);
+        let via = |via: Via| {
+            let (via, carrier) = via.labels();
+            self.context.with_label_values(&[d, &**service, via, carrier])
+        };
         let made = Arc::new(RouteMetrics {
             codes: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(code),
             duration: self.duration.with_label_values(&[d, &**service]),
@@ -379,11 +475,7 @@ impl Metrics {
             sent: self.bytes.with_label_values(&[d, &**service, "sent"]),
             connections_total: self.connections_total.with_label_values(&[d, &**service]),
             connections: self.connections.with_label_values(&[d, &**service]),
-            forwarded: via(Via::Forwarded),
-            attached: via(Via::Attached),
-            none: via(Via::None),
-            unseen: via(Via::Unseen),
-            original: via(Via::Original),
+            context: WAYS.map(via),
             stripped: self.stripped.with_label_values(&[d, &**service]),
         });
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);

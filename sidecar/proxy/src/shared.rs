@@ -15,6 +15,7 @@ use crate::app_tokens::{Begun, MintingKeys};
 use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
+use crate::handle::Handles;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
 use crate::plaintext::Sources;
@@ -91,6 +92,8 @@ pub struct Shared {
     pub decisions: Arc<DecisionSink>,
     /// Tokens that our app may present now.
     pub exchanges: Exchanges,
+    /// By which calls of our app find the users that it does not name.
+    pub handles: Handles,
     /// Verified transaction tokens.
     pub(crate) tokens: TokenCache<Verified>,
     /// Verified delegations of gateways, which transaction tokens carry.
@@ -141,6 +144,7 @@ impl Shared {
             metrics: Metrics::new(registry)?,
             decisions,
             exchanges: Exchanges::new(),
+            handles: Handles::default(),
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             begun: Begun::default(),

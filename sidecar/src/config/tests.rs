@@ -73,6 +73,31 @@ fn a_name_server_is_for_this_host_alone_and_has_the_documented_defaults() {
 }
 
 #[test]
+fn handles_are_for_a_workload_that_serves_somebody_and_end_soon_after() {
+    let with = |context: &str| {
+        format!(
+            "{{role: sidecar, identity: {{joinBundle: /j}}, dataDir: /d, userContext: {context}, inbound: [{{service: \
+             orders.shop, port: http, listen: '127.0.0.1:1', app: 'tcp:127.0.0.1:2'}}]}}"
+        )
+    };
+    let grace = |context: &str| parse(&with(context)).unwrap().user_context.grace();
+    assert_eq!(grace("{attach: true}"), Some(std::time::Duration::ZERO));
+    assert_eq!(grace("{attach: true, graceSeconds: 30}"), Some(std::time::Duration::from_secs(30)));
+    assert_eq!((grace("{}"), grace("{attach: false}")), (None, None));
+    refused(&with("{attach: true, graceSeconds: 31}"), &["userContext.graceSeconds", "at most 30", "31"]);
+    refused(&with("{graceSeconds: 1}"), &["userContext.graceSeconds", "attach: true"]);
+    refused(&with("{atach: true}"), &["userContext.atach", "unknown field"]);
+    let idle = "{role: sidecar, identity: {joinBundle: /j}, dataDir: /d, userContext: {attach: true}}";
+    refused(idle, &["userContext.attach", "a service that this workload serves", "none"]);
+    let gateway = "{role: gateway, identity: {joinBundle: /j}, dataDir: /d, userContext: {attach: true}, \
+                   gateway: {resource: a.b, listeners: [{listen: '127.0.0.1:1'}]}}";
+    refused(gateway, &["userContext", "none with role: gateway"]);
+    let agent = "{role: agent, identity: {joinBundle: /j}, dataDir: /d, userContext: {attach: true}, \
+                 workloadApi: {socket: /s}}";
+    refused(agent, &["userContext", "none with role: agent"]);
+}
+
+#[test]
 fn what_is_left_out_has_the_documented_default() {
     let config = parse("{role: sidecar, identity: {joinBundle: /j}, dataDir: /d}").unwrap();
     assert_eq!(config.drain_seconds, 10);

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 const OPENED: u8 = 1;
 const CLOSED: u8 = 2;
+const ATTACHED: u8 = 3;
 /// Of the other process at once; what is more is not presentable here.
 const MOST: usize = 64 * 1024;
 
@@ -31,8 +32,11 @@ pub async fn share(exchanges: Exchanges, stream: UnixStream) {
         let mut frame = [0; 41];
         while from.read_exact(&mut frame).await.is_ok() {
             match decode(&frame) {
-                Some(Change::Opened(token, until)) if elsewhere.len() < MOST => {
-                    elsewhere.insert(token, exchanges.open_elsewhere(token, until));
+                Some(change @ (Change::Opened(token, until) | Change::Attached(token, until)))
+                    if elsewhere.len() < MOST || elsewhere.contains_key(&token) =>
+                {
+                    let attached = matches!(change, Change::Attached(..));
+                    elsewhere.insert(token, exchanges.open_elsewhere(token, until, attached));
                 }
                 Some(Change::Closed(token)) => {
                     elsewhere.remove(&token);
@@ -52,6 +56,7 @@ fn encode(change: Change) -> [u8; 41] {
     let mut frame = [0; 41];
     let (kind, token, until) = match change {
         Change::Opened(token, until) => (OPENED, token, until),
+        Change::Attached(token, until) => (ATTACHED, token, until),
         Change::Closed(token) => (CLOSED, token, 0),
     };
     frame[0] = kind;
@@ -65,6 +70,7 @@ fn decode(frame: &[u8; 41]) -> Option<Change> {
     let until = u64::from_be_bytes(frame[33..].try_into().ok()?);
     match frame[0] {
         OPENED => Some(Change::Opened(token, until)),
+        ATTACHED => Some(Change::Attached(token, until)),
         CLOSED => Some(Change::Closed(token)),
         _ => None,
     }

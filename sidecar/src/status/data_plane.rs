@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use signet_proxy::Shared;
+use signet_proxy::handle::Coverage;
 use signet_proxy::state::{Entry, InboundPort, ServicePort, Snapshot};
 
 use crate::clock::{self, rfc3339};
@@ -27,6 +28,9 @@ pub struct DataPlaneReport {
     routes: BTreeMap<String, Vec<RouteReport>>,
     places: BTreeMap<String, Vec<PlaceReport>>,
     served: BTreeMap<String, ServedReport>,
+    /// Whether the app carries handles to its calls, where it is given any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_context: Option<Coverage>,
 }
 
 /// One port of a place outside the mesh that we may call.
@@ -149,6 +153,7 @@ impl DataPlaneReport {
             routes: routes(&view),
             places: places(&view),
             served: served.collect(),
+            user_context: shared.handles.coverage(),
         }
     }
 }

@@ -52,6 +52,11 @@ impl Edits {
         }
     }
 
+    /// Whether every field of that name as it came is dropped, or replaced.
+    pub(crate) fn removes(&self, known: Known) -> bool {
+        self.removed.contains(known)
+    }
+
     /// Replaces every field of that name by one.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.added.retain(|(other, _)| *other != name);

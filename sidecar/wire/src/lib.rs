@@ -7,6 +7,7 @@
 //!   what they want changed before it is forwarded.
 //! * [`canon`] makes path and host canonical before anybody decides on them; [`protected`] knows the header names
 //!   that only the mesh may set; [`names`] the few that a proxy looks at.
+//! * [`carrier`] finds, strips and offers handles in the two headers that tracing libraries copy.
 //! * [`hello`] peeks at a TLS ClientHello, [`xfcc`] speaks Envoy's client-certificate header, [`grpc`] the parts of
 //!   gRPC that a proxy must answer in.
 //!
@@ -23,6 +24,7 @@
 )]
 
 pub mod canon;
+pub mod carrier;
 pub mod edits;
 pub mod first;
 pub mod grpc;

@@ -4,8 +4,10 @@
 //! Names are compared after lower-casing and with `_` read as `-`, since frameworks that turn headers into variables
 //! (CGI, WSGI, PHP) make the two the same and the app would read the forged one.
 
-/// The fixed protected names, in the compared form; besides these, everything starting with [`PREFIX`].
-pub const NAMES: &[&str] = &["txn-token", "x-forwarded-client-cert"];
+/// The fixed protected names, in the compared form; besides these, everything starting with [`PREFIX`]. The last two are how
+/// older tracing libraries say a member of `baggage` ([`crate::carrier`]).
+pub const NAMES: &[&str] =
+    &["txn-token", "x-forwarded-client-cert", "ot-baggage-signet.ctx", "uberctx-signet.ctx"];
 
 /// Every name starting with this is the mesh's own.
 pub const PREFIX: &str = "signet-";
@@ -16,7 +18,7 @@ pub const PREFIX: &str = "signet-";
 /// [`Protected`].
 pub fn is_protected(name: &[u8]) -> bool {
     match name.first() {
-        Some(b's' | b'S' | b't' | b'T' | b'x' | b'X') => {}
+        Some(b's' | b'S' | b't' | b'T' | b'x' | b'X' | b'o' | b'O' | b'u' | b'U') => {}
         _ => return false,
     }
     name.get(..PREFIX.len()).is_some_and(|head| same(head, PREFIX.as_bytes()))
@@ -91,6 +93,8 @@ mod tests {
             "signet_user",
             "x-forwarded-client-cert",
             "X_Forwarded-Client_Cert",
+            "ot-baggage-signet.ctx",
+            "Uberctx_Signet.Ctx",
         ] {
             assert!(is_protected(name.as_bytes()), "{name}");
         }
@@ -98,9 +102,17 @@ mod tests {
 
     #[test]
     fn other_names_are_not_protected() {
-        for name in
-            ["", "signet", "signetuser", "x-signet-user", "txn-tokens", "txntoken", "x-forwarded-for", "host"]
-        {
+        for name in [
+            "",
+            "signet",
+            "signetuser",
+            "x-signet-user",
+            "txn-tokens",
+            "txntoken",
+            "x-forwarded-for",
+            "host",
+            "ot-baggage-user",
+        ] {
             assert!(!is_protected(name.as_bytes()), "{name}");
         }
     }

@@ -13,7 +13,7 @@ fn believed(mut told: UnboundedReceiver<Change>) -> HashSet<TokenHash> {
     let mut open = HashSet::new();
     while let Ok(change) = told.try_recv() {
         match change {
-            Change::Opened(token, _) => open.insert(token),
+            Change::Opened(token, _) | Change::Attached(token, _) => open.insert(token),
             Change::Closed(token) => open.remove(&token),
         };
     }

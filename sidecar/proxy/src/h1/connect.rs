@@ -77,6 +77,7 @@ async fn begin<E: Stage>(
         metrics: Some(opening.metrics),
         _in_flight: in_flight,
         _exchange: None,
+        _handle: None,
     }))
 }
 

@@ -29,6 +29,7 @@ use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::authz;
 use crate::exchange::Exchange;
+use crate::handle;
 use crate::io::Conn;
 use crate::metrics::RouteMetrics;
 use crate::session::Session;
@@ -63,6 +64,7 @@ pub(crate) struct Tunnel {
     pub(crate) metrics: Option<Arc<RouteMetrics>>,
     pub(super) _in_flight: Option<InFlight>,
     pub(super) _exchange: Option<Exchange>,
+    pub(super) _handle: Option<handle::Open>,
 }
 
 /// Reads one request and sees it through.
@@ -210,6 +212,7 @@ async fn carry<E: Stage>(
                 metrics: None,
                 _in_flight: in_flight,
                 _exchange: forward.exchange.take(),
+                _handle: forward.handle.take(),
             })));
         }
         drop(in_flight);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_policy::{Context, User};
 use signet_token::txn::{self, Remembered, Trust};
-use signet_token::{AccessToken, Subject, TxnClaims};
+use signet_token::{AccessToken, Subject, TxnClaims, UserRevokedBy};
 use signet_wire::{Edits, Known, RequestView};
 
 use crate::answer::{Reason, Refusal};
@@ -27,6 +27,10 @@ pub(crate) struct Verified {
     /// The same when the sidecar attached it: rare, so made on demand.
     attached: OnceLock<User>,
     pub(crate) header: UserHeader,
+    /// Of a transaction token: which one.
+    pub(crate) txn: Option<Arc<str>>,
+    /// The token as it is sent on where it is attached: made on demand.
+    token: OnceLock<HeaderValue>,
     /// The token's end, in seconds since the epoch.
     pub(crate) until: u64,
     /// The issuer's alias, for JWTs of outside issuers.
@@ -45,13 +49,30 @@ impl Verified {
         self.attached.get_or_init(|| User { context: Context::Attached, ..self.user.clone() })
     }
 
+    /// The token that was verified, as a header's value that HPACK must never index.
+    pub(crate) fn token(&self, came: &[u8]) -> Option<HeaderValue> {
+        if let Some(made) = self.token.get() {
+            return Some(made.clone());
+        }
+        let mut made = HeaderValue::from_bytes(came).ok()?;
+        made.set_sensitive(true);
+        Some(self.token.get_or_init(|| made).clone())
+    }
+
+    /// What revokes the user, or who acts for that one.
+    fn revoked_by(&self, keys: &Keys) -> Option<UserRevokedBy> {
+        let all = [Some(&self.subject), self.actor.as_ref()];
+        all.into_iter().flatten().find_map(|subject| keys.revoked_users.revokes(subject))
+    }
+
+    /// Whether nobody has revoked whom it is about.
+    pub(crate) fn is_believed(&self, keys: &Keys) -> bool {
+        keys.refuse_users.is_none() && self.revoked_by(keys).is_none()
+    }
+
     /// Genuine is not enough: whom it is about may have been revoked since.
     fn unless_revoked(self: Arc<Self>, keys: &Keys) -> Result<Arc<Self>, Refusal> {
-        let by = [Some(&self.subject), self.actor.as_ref()]
-            .into_iter()
-            .flatten()
-            .find_map(|subject| keys.revoked_users.revokes(subject));
-        match by {
+        match self.revoked_by(keys) {
             None => Ok(self),
             Some(by) => Err(Reason::ContextInvalid(by.label()).into()),
         }
@@ -70,6 +91,8 @@ impl Verified {
         let scopes = claims.scopes().map(str::to_owned).collect();
         Verified {
             header,
+            txn: Some(claims.txn.as_str().into()),
+            token: OnceLock::new(),
             until: claims.expires_at,
             attached: OnceLock::new(),
             alias: None,
@@ -90,6 +113,8 @@ impl Verified {
         let sub = token.principal();
         Verified {
             header: claims_header(&sub, &token.scopes.join(" "), &token.claims, "jwt", None),
+            txn: None,
+            token: OnceLock::new(),
             until: token.expires_at.saturating_add(token.skew),
             attached: OnceLock::new(),
             alias: Some(token.alias),
@@ -104,6 +129,32 @@ impl Verified {
                 context: Context::Direct,
             },
         }
+    }
+}
+
+#[cfg(test)]
+impl Verified {
+    /// A user of this name, until this second of the epoch.
+    pub(crate) fn named(sub: &str, txn: &str, until: u64) -> Arc<Self> {
+        let subject = Subject { user: sub.into(), session: None, token: None, issued_at: 0 };
+        Arc::new(Verified {
+            header: HeaderValue::from_static("e30"),
+            txn: Some(txn.into()),
+            token: OnceLock::new(),
+            until,
+            attached: OnceLock::new(),
+            alias: None,
+            subject: Arc::new(subject),
+            actor: None,
+            user: User {
+                actor: None,
+                sub: sub.into(),
+                scopes: Vec::new(),
+                claims: Map::new(),
+                cred: "jwt".into(),
+                context: Context::Forwarded,
+            },
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use signet_identity::Peer;
-use signet_wire::RequestView;
+use signet_wire::{Edits, RequestView, carrier};
 
 use super::{ConnContext, Direction, Forward, Role, Stage, Target, context};
 use crate::answer::{Audience, Reason, Refusal};
@@ -156,9 +156,13 @@ impl Stage for Egress {
         } else {
             Via::None
         });
+        // Handles are of this pod, and nobody else's.
+        let mut edits = Edits::new();
+        carrier::strip(head, &mut edits);
         let Some((port, named)) = Egress::place(conn, view, outward, head)? else {
             let app = outward.unlisted.clone().ok_or(Reason::Internal)?;
             let mut forward = Forward::to(Target::App(app), crate::state::Timeouts::default());
+            forward.edits = edits;
             let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
             conn.metrics.stripped.inc_by(u64::from(kept));
             return Ok(forward);
@@ -166,6 +170,7 @@ impl Stage for Egress {
         let (Named::Asked(host) | Named::Sole(host)) = &named;
         let target = port.target_of(Some(host))?;
         let mut forward = Forward::to(target, port.timeouts);
+        forward.edits = edits;
         let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
         conn.metrics.stripped.inc_by(u64::from(kept));
         if let Named::Sole(host) = &named {

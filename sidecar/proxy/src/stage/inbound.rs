@@ -9,7 +9,8 @@
 //! 4. Somebody without an identity, at a port that still lets such callers in, is nobody: no user is believed, and the
 //!    port is permissive only while no policy on it asks who calls (decision 16).
 //! 5. Limits count what passed so far.
-//! 6. The app sees the token, the verified claims and the caller's certificate, all set by us.
+//! 6. The app sees the token, the verified claims and the caller's certificate, all set by us; where it forwards none of
+//!    them by itself, also a handle that stands for the request ([`crate::handle`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use super::{ConnContext, Forward, Role, Stage, Target};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::authz::Check;
 use crate::exchange;
+use crate::handle;
 use crate::limit::{Caller, Exceeded, Standing};
-use crate::metrics::Via;
+use crate::metrics::{Carried, Via};
 use crate::shared::Shared;
 use crate::state::{InboundPort, Protocol, Snapshot, UserContext, monotonic};
 
@@ -226,6 +228,7 @@ impl Stage for Inbound {
             conn.metrics.stripped.inc_by(u64::from(stripped));
             conn.metrics.context(Via::None);
             let mut forward = Forward::to(Target::App(app.clone()), port.timeouts);
+            handle::receive(&self.shared, &conn.metrics, head, &mut forward, None);
             self.limit(view, &port, Caller { workload: "", user: None }, head, &mut forward)?;
             return Ok(forward);
         };
@@ -235,6 +238,7 @@ impl Stage for Inbound {
 
         let mut via = Via::None;
         let mut user: Option<&User> = None;
+        let mut brought = None;
         let (txn, jwt);
         let voice = has_a_voice(peer, view);
         if !voice {
@@ -242,7 +246,7 @@ impl Stage for Inbound {
         } else if let Some(token) = head.get(Known::TxnToken) {
             txn = context::transaction(&self.shared, &view.keys, token, now)?;
             let attached = head.get(Known::SignetContext).is_none_or(|how| how != b"forwarded");
-            via = if attached { Via::Attached } else { Via::Forwarded };
+            via = if attached { Via::Attached(Carried::Header) } else { Via::Forwarded };
             user = Some(txn.user(attached));
             forward.subjects.add(txn.subject.clone());
             txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
@@ -250,7 +254,9 @@ impl Stage for Inbound {
             port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
             // A call that this pod made to itself brings nothing that it did not have.
             if peer.svid().key != view.tls.generation.own().svid().key {
-                forward.exchange = Some(self.shared.exchanges.open(exchange::hash(token), txn.until));
+                let exchanges = &self.shared.exchanges;
+                forward.exchange = Some(exchanges.open_as(exchange::hash(token), txn.until, attached));
+                brought = Some((&txn, token));
             }
         }
         if port.user_context == UserContext::Original {
@@ -281,6 +287,7 @@ impl Stage for Inbound {
         forward.check = self.decide(view, port, &facts)?;
         let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
         self.limit(view, port, caller, head, &mut forward)?;
+        handle::receive(&self.shared, &conn.metrics, head, &mut forward, brought);
         if let Some(xfcc) = &conn.xfcc {
             set_xfcc(&mut forward.edits, xfcc);
         }

@@ -25,6 +25,7 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::authz::Check;
 pub use crate::east_west::Passage;
 use crate::exchange::Exchange;
+use crate::handle;
 use crate::metrics::RouteMetrics;
 use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
@@ -146,6 +147,8 @@ pub struct Forward {
     pub timeouts: Timeouts,
     /// Keeps its transaction token presentable while it is open.
     pub exchange: Option<Exchange>,
+    /// Keeps its handle good while it is open.
+    pub handle: Option<handle::Open>,
     /// For whom it is made: it ends when they are revoked.
     pub subjects: Subjects,
     /// Who has to be asked before it goes anywhere.
@@ -231,6 +234,7 @@ impl Forward {
             answer_edits: Edits::new(),
             timeouts,
             exchange: None,
+            handle: None,
             subjects: Subjects::default(),
             check: None,
             metrics: None,

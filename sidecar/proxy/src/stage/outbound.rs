@@ -2,7 +2,8 @@
 //!
 //! What the app says about users and callers is dropped, with one exception: a transaction token that this
 //! sidecar received in an exchange that is still open (decision 20). It travels on as `forwarded`, which
-//! only sidecars may say. It never travels to another trust domain, where nobody could verify it and everybody
+//! only sidecars may say. Where the app chose none, the token of the request whose handle the call carries may be attached
+//! ([`crate::handle`]). A token never travels to another trust domain, where nobody could verify it and everybody
 //! could read it. The service comes from the listener or the original destination, never from the request; where
 //! the destination is an endpoint's own address, so does the endpoint.
 
@@ -10,12 +11,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
-use signet_wire::{Known, RequestView};
+use signet_wire::{Known, RequestView, carrier};
 
 use super::{Asked, ConnContext, Forward, Role, Stage, Way, context};
 use crate::answer::{Audience, Reason, Refusal};
-use crate::exchange;
-use crate::metrics::Via;
+use crate::exchange::{self, Standing};
+use crate::handle;
+use crate::metrics::{Carried, Via};
 use crate::shared::Shared;
 use crate::state::{Service, ServicePort, Snapshot, UserContext, Wanted};
 
@@ -141,19 +143,28 @@ impl Stage for Outbound {
         }
         let named = head.also_protected(&self.shared.protected());
         let mut stripped = head.protected_count().saturating_add(named);
+        // A handle goes no further, whatever it is good for.
+        let found = carrier::take(head, &mut forward.edits);
+        let standing = |token| self.shared.exchanges.standing(&exchange::hash(token), crate::pool::now());
         let via = match head.get(Known::TxnToken) {
-            None => Via::None,
-            Some(token)
-                if is_ours && self.shared.exchanges.is_open(&exchange::hash(token), crate::pool::now()) =>
-            {
-                stripped = stripped.saturating_sub(1);
-                forward.edits.keep(Known::TxnToken);
-                forward
-                    .edits
-                    .set(HeaderName::from_static("signet-context"), HeaderValue::from_static("forwarded"));
-                Via::Forwarded
-            }
-            Some(_) => Via::Unseen,
+            None => handle::attach(&self.shared, view, &found, is_ours, &mut forward.edits),
+            Some(token) => match standing(token).filter(|_| is_ours) {
+                Some(standing) => {
+                    handle::agrees(&self.shared, view, token, &found)
+                        .inspect_err(|_| conn.metrics.context(Via::Mismatch))?;
+                    stripped = stripped.saturating_sub(1);
+                    forward.edits.keep(Known::TxnToken);
+                    let (how, via) = match standing {
+                        Standing::Forwarded => ("forwarded", Via::Forwarded),
+                        // Somebody before us was not sure whose call it was, and our app cannot know better.
+                        Standing::Attached => ("attached", Via::Attached(Carried::Header)),
+                    };
+                    let how = HeaderValue::from_static(how);
+                    forward.edits.set(HeaderName::from_static("signet-context"), how);
+                    via
+                }
+                None => Via::Unseen,
+            },
         };
         conn.metrics.context(via);
         conn.metrics.stripped.inc_by(u64::from(stripped));

@@ -122,6 +122,7 @@ mod tests {
             claims: json!({"it": claim}).as_object().unwrap().clone(),
             cred: "jwt".into(),
             context: signet_policy::Context::Forwarded,
+            actor: None,
         };
         assert_eq!(value(&user, "sub").unwrap(), "idp|1");
         assert_eq!(value(&user, "scope").unwrap(), "a b");

@@ -6,6 +6,7 @@
 mod support;
 
 mod app_tokens;
+mod attach;
 mod calls;
 mod drain;
 mod east_west;
