@@ -282,6 +282,7 @@ impl<'f> Reading<'f> {
                 self.request_of(attribute)?;
                 Ok(self.param(name).is_some())
             }
+            Attribute::Actor => self.user_of(attribute).map(|user| user.actor.is_some()),
             Attribute::Namespace => Ok(self.facts.peer.namespace().is_some()),
             Attribute::Account => Ok(self.facts.peer.service_account().is_some()),
             other => self.read(other).map(|_| true),
