@@ -314,10 +314,13 @@ async fn what_a_revoked_user_has_open_through_the_gateway_ends_within_the_call_t
         open.push(stream);
     }
     // Both have come as far as the front's sidecar.
-    let context = "signet_user_context_total{direction=\"inbound\"";
+    let context = "signet_user_context_total{";
     let inbound = || async {
         let metrics = chain.mesh.metrics("front").await;
-        let lines = metrics.lines().filter(|line| line.starts_with(context) && line.contains("forwarded"));
+        let lines = metrics.lines().filter(|line| {
+            let all = [context, "direction=\"inbound\"", "via=\"forwarded\""];
+            all.iter().all(|part| line.contains(part))
+        });
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
     };
     let before = chain.front.seen();
