@@ -124,7 +124,7 @@ impl Authority {
 
     /// Opens a context, and signs the token that `next` makes of it (of its claims, who put it off, and its end). Where `next`
     /// refuses, it was not opened. Everything that is wrong with the context itself is one refusal.
-    pub async fn open_deferred<E: Send + 'static>(
+    pub async fn open_deferred<E>(
         &self,
         presented: &CertificateDer<'_>,
         sealed: Zeroizing<String>,
@@ -132,7 +132,7 @@ impl Authority {
         registrar: SharedRegistrar,
     ) -> Result<Result<Minted, E>, AuthorityError>
     where
-        E: From<signet_token::MintError>,
+        E: From<signet_token::MintError> + Send + 'static,
     {
         self.act_of_peer(presented, move |inner, peer| async move {
             let mut writer = inner.store.begin().await?;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -82,13 +83,14 @@ impl Dev {
 }
 
 fn print(headers: &[(&'static str, String)], as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
     if as_json {
         let all: Map<_, _> = headers.iter().map(|(name, value)| ((*name).into(), json!(value))).collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
         return Ok(());
     }
     for (name, value) in headers {
-        println!("{name}: {value}");
+        writeln!(out, "{name}: {value}")?;
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ pub async fn drive(
     futures_util::future::join_all((0..callers).map(|_| caller())).await;
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = results.failed.first() {
-        println!("the first of {} failures: {error}", results.failed.len());
+        eprintln!("the first of {} failures: {error}", results.failed.len());
     }
     let mut tally = Tally { given_up: results.given_up, failed: results.failed.len(), ..Tally::default() };
     for answered in &results.answered {

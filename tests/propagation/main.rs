@@ -29,7 +29,7 @@ async fn direct_calls_are_never_crossed(stack: Stack) {
     let requests = requests();
     let users = Users::new(&scene.issuer, 1_000.min(requests));
     let tally = scene.drive(&users, requests, 32, |user| format!("/direct?user={user}&delay=20"), true).await;
-    println!("{stack:?}, {requests} direct calls: {tally}");
+    eprintln!("{stack:?}, {requests} direct calls: {tally}");
     assert_eq!(tally.crossed(), 0, "{stack:?}: {tally}");
     assert_eq!(tally.failed, 0, "{stack:?}: {tally}");
     // Whoever gave up has ended his request: what the app still did for him had no user, and nobody else's.

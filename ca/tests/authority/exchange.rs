@@ -85,7 +85,7 @@ async fn whatever_revokes_a_sidecar_ends_what_was_signed_for_it() {
     let (web, other) = (mesh.join("web").await, mesh.join("orders").await);
     let token = exchanged(&mesh, &web, claims(&web.spiffe_id, START)).await.unwrap().token;
     let others = exchanged(&mesh, &other, claims(&other.spiffe_id, START)).await.unwrap().token;
-    mesh.authority.revoke(Revocation::Serial(web.serial.clone()), "", "uid:0").await.unwrap();
+    mesh.authority.revoke(Revocation::Serial(web.serial), "", "uid:0").await.unwrap();
     assert_eq!(believed(&mesh, &token), Err(TxnError::Revoked));
     believed(&mesh, &others).unwrap();
     let result = exchanged(&mesh, &web, claims(&web.spiffe_id, START)).await;

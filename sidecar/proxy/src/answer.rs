@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
@@ -276,7 +277,7 @@ pub struct Refusal {
     /// `Location`, where a route redirects.
     pub location: Option<Box<str>>,
     /// Seconds, for `Retry-After`.
-    pub retry_after: Option<u32>,
+    pub retry_after: Option<NonZeroU32>,
     /// `RateLimit` and `RateLimit-Policy`, where a limit was met.
     pub limit: Option<Box<(String, String)>>,
     /// The answer in somebody else's words, where a provider has some.
@@ -336,7 +337,7 @@ impl Refusal {
     /// Adds a `Retry-After` of so many seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
+        self.retry_after = NonZeroU32::new(seconds);
         self
     }
 

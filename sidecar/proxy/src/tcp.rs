@@ -191,7 +191,7 @@ pub(crate) async fn tunnel<E: Stage>(
             if let End::UserRevoked(by) = end
                 && down.may_say_more()
             {
-                say_why(&mut client.borrow_mut(), by.label()).await;
+                say_why(client.into_inner(), by.label()).await;
             }
         }
     }

@@ -47,13 +47,13 @@ impl Frames {
         if self.have < 2 {
             return 2;
         }
-        let length = match second & 127 {
-            126 => 2,
-            127 => 8,
-            _ => 0,
+        let with_length = match second & 127 {
+            126 => 4_u8,
+            127 => 10,
+            _ => 2,
         };
         let mask = if second & 128 == 0 { 0 } else { 4 };
-        length + mask + 2
+        with_length.saturating_add(mask)
     }
 
     fn payload(&self) -> u64 {

@@ -87,7 +87,8 @@ async fn what_the_standards_and_the_mesh_forbid_is_refused_with_their_errors() {
         all.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         all
     };
-    let cases: Vec<(&str, Vec<(&str, String)>, (u16, &str))> = vec![
+    type Form = Vec<(&'static str, String)>;
+    let cases: Vec<(&str, Form, (u16, &str))> = vec![
         ("a scope that it has not", with(&[("scope", "admin")]), (400, "invalid_scope")),
         ("no scopes", with(&[("scope", "read  write")]), (400, "invalid_scope")),
         ("another audience", with(&[("audience", "other.example")]), (400, "invalid_target")),

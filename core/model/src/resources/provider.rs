@@ -132,7 +132,8 @@ impl Kind for ProviderSpec {
                 format!("expected 1 to {MOST_CHECKS}, got {}", self.max_checks),
             ));
         }
-        let lists: [(&str, &[HeaderField], fn(&HeaderField) -> Option<&'static str>); 3] = [
+        type Unfit = fn(&HeaderField) -> Option<&'static str>;
+        let lists: [(&str, &[HeaderField], Unfit); 3] = [
             ("includeHeaders", &self.include_headers, unshown),
             ("allowedUpstreamHeaders", &self.allowed_upstream_headers, unsettable),
             ("allowedDownstreamHeaders", &self.allowed_downstream_headers, unsettable),

@@ -22,8 +22,7 @@ fn heads(lines: &[(&str, &str)]) -> (crate::h1::RequestHead, crate::h2::RequestH
         request = request.header(*name, value.trim());
     }
     text += "\r\n";
-    let mut limits = Limits::default();
-    limits.head = 64 * 1024;
+    let limits = Limits { head: 64 * 1024, ..Limits::default() };
     let head = RequestParser::new(limits).parse(&mut BytesMut::from(&*text)).unwrap().unwrap();
     let (parts, ()) = request.body(()).unwrap().into_parts();
     (head, crate::h2::RequestHead::new(parts).unwrap())
