@@ -96,7 +96,7 @@ impl Shared {
                 self.exchanges.is_open(&source, now) && self.exchanges.derive(&source, hash, verified.until)
             }
             Of::Nothing => {
-                let held = self.exchanges.open(hash, verified.until);
+                let held = self.exchanges.begin(hash, verified.until);
                 self.begun.hold(verified.until, held, now)
             }
         };

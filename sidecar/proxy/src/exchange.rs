@@ -39,6 +39,8 @@ struct Open {
     until: u64,
     /// Tokens that our app got for this one; they are presentable as long as it is.
     derived: Vec<Exchange>,
+    /// Our app asked for it by itself.
+    asked_for: bool,
 }
 
 /// Tokens that may be got for one, while it is open.
@@ -133,6 +135,7 @@ impl Exchanges {
             others: Count::default(),
             until,
             derived: Vec::new(),
+            asked_for: false,
         });
         let count = open.count(own);
         count.all += 1;
@@ -153,6 +156,7 @@ impl Exchanges {
         let attached = shard.get(source).is_some_and(|open| open.own.attached + open.others.attached > 0);
         drop(shard);
         let derived = self.enter(token, until, true, attached);
+        self.mark(&token);
         let mut shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         match shard.get_mut(source) {
             Some(open) if open.derived.len() < MAX_DERIVED => {
@@ -166,6 +170,26 @@ impl Exchanges {
                 false
             }
         }
+    }
+
+    /// The same of a token that our app got for none of those that it was brought.
+    pub fn begin(&self, token: TokenHash, until: u64) -> Exchange {
+        let open = self.open(token, until);
+        self.mark(&token);
+        open
+    }
+
+    fn mark(&self, token: &TokenHash) {
+        let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = shard.get_mut(token) {
+            open.asked_for = true;
+        }
+    }
+
+    /// Whether our app asked for this token by itself: then it is for whom the app wants, whoever called it.
+    pub fn was_asked_for(&self, token: &TokenHash) -> bool {
+        let shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
+        shard.get(token).is_some_and(|open| open.asked_for)
     }
 
     /// From now on every change is told here, and everything that is open now; what opens meanwhile perhaps twice.

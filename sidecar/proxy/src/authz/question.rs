@@ -116,6 +116,7 @@ fn now() -> prost_types::Timestamp {
 fn metadata(user: &User) -> prost_types::Struct {
     let text = |text: &str| value(&Value::String(text.to_owned()));
     let scopes = user.scopes.iter().map(|scope| text(scope)).collect();
+    let actor = user.actor.as_ref().map(|actor| ("actor", text(actor)));
     let fields = [
         ("sub", text(&user.sub)),
         ("scopes", kind(prost_types::value::Kind::ListValue(prost_types::ListValue { values: scopes }))),
@@ -123,7 +124,8 @@ fn metadata(user: &User) -> prost_types::Struct {
         ("context", text(user.context.as_str())),
         ("claims", kind(prost_types::value::Kind::StructValue(map(&user.claims)))),
     ];
-    prost_types::Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+    let fields = fields.into_iter().chain(actor);
+    prost_types::Struct { fields: fields.map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
 fn map(object: &serde_json::Map<String, Value>) -> prost_types::Struct {
@@ -149,4 +151,25 @@ fn value(json: &Value) -> prost_types::Value {
         }
         Value::Object(object) => Kind::StructValue(map(object)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_acts_for_the_user_is_told_and_only_where_somebody_does() {
+        let own = User {
+            sub: "idp|alice".into(),
+            scopes: Vec::new(),
+            claims: serde_json::Map::new(),
+            cred: "workload".into(),
+            context: signet_policy::Context::Forwarded,
+            actor: None,
+        };
+        assert!(!metadata(&own).fields.contains_key("actor"));
+        let acted = User { actor: Some("staff|sam".into()), ..own };
+        let said = &metadata(&acted).fields["actor"];
+        assert_eq!(said.kind, Some(prost_types::value::Kind::StringValue("staff|sam".into())));
+    }
 }

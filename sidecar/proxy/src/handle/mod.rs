@@ -22,6 +22,7 @@ use signet_wire::{Edits, RequestView};
 use tokio::time::Instant;
 
 use crate::answer::{Reason, Refusal};
+use crate::exchange;
 use crate::metrics::{Carried, Offering, RouteMetrics, Via};
 use crate::shared::Shared;
 use crate::stage::{Forward, Verified, transaction};
@@ -158,7 +159,7 @@ pub(crate) fn attach(
 }
 
 /// A call of our app that chose a token: a handle beside it must not speak of another transaction. Which of two users is
-/// meant nobody can say, and one of them is wrong.
+/// meant nobody can say, and one of them is wrong. A token that the app asked for by itself is no such mistake.
 pub(crate) fn agrees(shared: &Shared, view: &Snapshot, token: &[u8], found: &Found) -> Result<(), Refusal> {
     let Some(on) = shared.handles.on.get() else { return Ok(()) };
     on.seen.call(Via::Forwarded, &on.table);
@@ -169,7 +170,8 @@ pub(crate) fn agrees(shared: &Shared, view: &Snapshot, token: &[u8], found: &Fou
         }
         // A token that replaced another keeps its transaction.
         let chosen = transaction(shared, &view.keys, token, crate::pool::now())?;
-        if chosen.txn != user.txn {
+        let asked_for = || shared.exchanges.was_asked_for(&exchange::hash(token));
+        if chosen.txn != user.txn && !asked_for() {
             return Err(Refusal::new(Reason::ContextMismatch).detail(
                 "the app forwarded a transaction token with the handle of a request of another transaction",
             ));

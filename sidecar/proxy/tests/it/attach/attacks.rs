@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use signet_identity::{Alpn, PeerClass};
+use signet_proxy::app_tokens::Of;
 use signet_proxy::listener::Kind;
 use signet_proxy::state::PlaceSpec;
 
@@ -122,11 +123,16 @@ async fn a_token_with_the_handle_of_another_transaction_is_refused() {
         assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some("context-mismatch")));
     }
     assert_eq!(scene.outbound("mismatch", "header"), 2);
+    // Whom the app itself asked to act for is nobody's mistake.
+    let carol = scene.mint.token("carol", &[]);
+    scene.orders.shared.take(&carol, Of::Nothing).unwrap();
+    let answer = calls.request("/", &[("txn-token", &carol), ("baggage", &b.baggage())]).await;
+    assert_eq!((answer.status, answer.echoed("txn-token")), (200, Some(&*carol)));
     let refusals = [("direction", "outbound"), ("reason", "context-mismatch")];
     assert_eq!(scene.orders.counter("signet_refusals_total", &refusals), 2);
     let answer = calls.request("/", &[("txn-token", &alice), ("baggage", &a.baggage())]).await;
     assert_eq!(answer.echoed("txn-token"), Some(&*alice), "its own handle beside it is fine");
-    assert_eq!((scene.next_inbound("forwarded"), scene.next_inbound("attached")), (1, 0));
+    assert_eq!((scene.next_inbound("forwarded"), scene.next_inbound("attached")), (2, 0));
     // A token that may not be presented is not made up for by a handle: the app chose, and chose wrong.
     let carol = scene.mint.token("carol", &[]);
     let answer = calls.request("/", &[("txn-token", &carol), ("baggage", &a.baggage())]).await;
