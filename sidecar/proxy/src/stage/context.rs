@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_policy::{Context, User};
 use signet_token::txn::{self, Remembered, Trust};
-use signet_token::{AccessToken, Subject, TxnClaims, UserRevokedBy};
+use signet_token::{AccessToken, Subject, TokenError, TxnClaims, UserRevokedBy};
 use signet_wire::{Edits, Known, RequestView};
 
 use crate::answer::{Reason, Refusal};
@@ -249,20 +249,10 @@ pub(crate) fn original(
     };
     all_can_be_told(keys)?;
     let accepts = |alias: &str| aliases.is_empty() || aliases.iter().any(|known| &**known == alias);
-    // Whether a token is genuine is not whether it is welcome: a remembered one is asked again.
-    if let Some(known) = shared.originals.get(keys.generation, token, now)
-        && known.alias.as_deref().is_some_and(accepts)
-    {
-        return known.unless_revoked(keys);
-    }
-    match keys.issuers.verify_from(token, now, accepts) {
-        Ok(access) => {
-            let verified = Arc::new(Verified::of_access(access));
-            shared.originals.insert(keys.generation, token, verified.clone(), verified.until);
-            verified.unless_revoked(keys)
-        }
+    match genuine(shared, keys, token, now, accepts) {
+        Ok(verified) => verified.unless_revoked(keys),
         Err(error) => {
-            if let signet_token::TokenError::UnknownKey { alias, .. } = &error {
+            if let TokenError::UnknownKey { alias, .. } = &error {
                 shared.state.want(Wanted::IssuerKeys(alias.as_str().into()));
             }
             let reason = match error.is_unavailable() {
@@ -272,6 +262,25 @@ pub(crate) fn original(
             Err(Refusal::new(reason).detail(error))
         }
     }
+}
+
+/// A JWT of one of these issuers, verified, or remembered from before. Whether its user was revoked is not asked.
+fn genuine(
+    shared: &Shared,
+    keys: &Keys,
+    token: &str,
+    now: u64,
+    accepts: impl Fn(&str) -> bool,
+) -> Result<Arc<Verified>, TokenError> {
+    // Whether a token is genuine is not whether it is welcome: a remembered one is asked again.
+    if let Some(known) = shared.originals.get(keys.generation, token, now)
+        && known.alias.as_deref().is_some_and(&accepts)
+    {
+        return Ok(known);
+    }
+    let verified = Arc::new(Verified::of_access(keys.issuers.verify_from(token, now, accepts)?));
+    shared.originals.insert(keys.generation, token, verified.clone(), verified.until);
+    Ok(verified)
 }
 
 /// Takes a user's own JWT out of a request that leads to nobody who is to have it: the original mode is for the services
@@ -285,11 +294,7 @@ pub(crate) fn keep_home(shared: &Shared, keys: &Keys, head: RequestView<'_>, edi
     }
     let is_users = |line: &[u8]| {
         let token = std::str::from_utf8(line).ok().and_then(bearer);
-        token.is_some_and(|token| {
-            let now = crate::pool::now();
-            shared.originals.get(keys.generation, token, now).is_some()
-                || keys.issuers.verify_from(token, now, |_| true).is_ok()
-        })
+        token.is_some_and(|token| genuine(shared, keys, token, crate::pool::now(), |_| true).is_ok())
     };
     if head.get(Known::Authorization).is_some_and(is_users) {
         edits.remove(http::header::AUTHORIZATION);
