@@ -403,7 +403,11 @@ pub(crate) struct Caller<S>(pub(crate) S);
 
 impl Caller<TcpStream> {
     pub(crate) async fn to(at: SocketAddr) -> Self {
-        let socket = within(TcpStream::connect(at)).await.unwrap();
+        let socket = match within(TcpStream::connect(at)).await {
+            // Taken, and reset before `connect` had returned: whoever reads finds its end.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => ended().await,
+            connected => connected.unwrap(),
+        };
         socket.set_nodelay(true).unwrap();
         Caller(socket)
     }
@@ -457,4 +461,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
         let _ = within(self.0.read_to_end(&mut all)).await;
         all
     }
+}
+
+/// A connection whose other side has gone.
+async fn ended() -> TcpStream {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    drop(listener.accept().await.unwrap());
+    socket
 }
