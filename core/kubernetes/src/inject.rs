@@ -1,0 +1,1 @@
+//! What is added to a pod so that it is one of the mesh.

@@ -1,0 +1,1 @@
+//! A cluster's objects as resources of the registry.
