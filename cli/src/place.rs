@@ -117,7 +117,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{}", error.without_snippet()))
+        Ok(signet_model::from_yaml(text)?)
     }
 }
 

@@ -144,24 +144,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the file, the field and what was expected.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let raw = read(text).map_err(|message| ConfigError::Parse { file: file.to_owned(), message })?;
+        let raw: Raw = signet_model::from_yaml(text)
+            .map_err(|error| ConfigError::Parse { file: file.to_owned(), message: error.to_string() })?;
         raw.check().map_err(|(field, reason)| ConfigError::Value { file: file.to_owned(), field, reason })
     }
-}
-
-/// One line with the field's path; the message itself says line and column.
-fn read(text: &str) -> Result<Raw, String> {
-    let mut field = String::new();
-    serde_saphyr::with_deserializer_from_str(text, |document| {
-        serde_path_to_error::deserialize(document).map_err(|error| {
-            field = error.path().to_string();
-            error.into_inner()
-        })
-    })
-    .map_err(|error: serde_saphyr::Error| {
-        let message = error.without_snippet().to_string();
-        if field.is_empty() || field == "." { message } else { format!("{field}: {message}") }
-    })
 }
 
 #[derive(Deserialize)]

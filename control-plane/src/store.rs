@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, dev: bool) -> Result<StoreConfig, String> {
-        let raw: RawStore = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let raw: RawStore = signet_model::from_yaml(text).map_err(|error| error.to_string())?;
         raw.check(dev).map_err(|(field, reason)| format!("{field}: {reason}"))
     }
 

@@ -102,7 +102,7 @@ impl PolicyCommand {
 fn outcomes(path: &Path, folder: Option<PathBuf>) -> anyhow::Result<Vec<Outcome>> {
     let place = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(place)?;
-    let file: Table = serde_saphyr::from_str(&text).with_context(place)?;
+    let file: Table = signet_model::from_yaml(&text).with_context(place)?;
     if file.cases.is_empty() {
         bail!("{}: expected at least one case", place());
     }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Backup, String> {
-        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let raw: Raw = signet_model::from_yaml(text).map_err(|error| error.to_string())?;
         raw.check(false, Path::new("/var/lib/signet")).map_err(|(field, reason)| format!("{field}: {reason}"))
     }
 

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<RootSource, String> {
-        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let raw: Raw = signet_model::from_yaml(text).map_err(|error| error.to_string())?;
         raw.check().map_err(|(field, reason)| format!("{field}: {reason}"))
     }
 

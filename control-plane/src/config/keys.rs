@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Keys, String> {
-        let raw: RawKeys = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let raw: RawKeys = signet_model::from_yaml(text).map_err(|error| error.to_string())?;
         raw.check().map_err(|(field, reason)| format!("{field}: {reason}"))
     }
 

@@ -9,10 +9,11 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
-use crate::error::{Problem, Unreadable};
+use crate::error::{Misread, Problem, Unreadable};
+use crate::typed::typed;
 
 /// Any value; `N` is what its children are, so that YAML's can know their lines.
 enum Tree<N> {
@@ -23,6 +24,17 @@ enum Tree<N> {
 
 struct YamlNode(Spanned<Tree<YamlNode>>);
 struct JsonNode(Tree<JsonNode>);
+
+impl Misread {
+    fn whole(reason: &str) -> Misread {
+        Misread { line: 0, column: 0, field: String::new(), reason: reason.to_owned() }
+    }
+
+    fn at(lines: &Lines, problem: Problem) -> Misread {
+        let (line, column) = lines.place(&problem.field).unwrap_or_default();
+        Misread { line, column, field: problem.field, reason: problem.reason }
+    }
+}
 
 impl<'de> Deserialize<'de> for YamlNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<YamlNode, D::Error> {
@@ -94,17 +106,21 @@ impl<'de, N: Deserialize<'de>> Visitor<'de> for TreeVisitor<N> {
     }
 }
 
-/// Where the fields of one YAML document stand.
+/// Where the fields of one YAML document stand: lines and columns, from 1.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lines(BTreeMap<String, u64>);
+pub(crate) struct Lines(BTreeMap<String, (u64, u64)>);
 
 impl Lines {
     /// The line of `field`, or of the nearest thing around it.
     pub(crate) fn of(&self, field: &str) -> Option<u64> {
+        self.place(field).map(|(line, _)| line)
+    }
+
+    fn place(&self, field: &str) -> Option<(u64, u64)> {
         let mut field = field;
         loop {
-            if let Some(line) = self.0.get(field) {
-                return Some(*line);
+            if let Some(place) = self.0.get(field) {
+                return Some(*place);
             }
             if field.is_empty() {
                 return None;
@@ -116,6 +132,7 @@ impl Lines {
 }
 
 /// A YAML document as plain values, with the lines of its fields and what is already wrong with it.
+#[derive(Default)]
 pub(crate) struct Document {
     pub(crate) value: Value,
     pub(crate) lines: Lines,
@@ -146,7 +163,7 @@ pub(crate) fn yaml_documents(text: &str) -> Result<Vec<Document>, serde_saphyr::
 
 /// Strips what only YAML knows, keeping lines by path. YAML's own limits bound the depth.
 fn flatten(node: YamlNode, path: String, lines: &mut Lines, problems: &mut Vec<Problem>) -> Value {
-    lines.0.insert(path.clone(), node.0.referenced.line());
+    lines.0.insert(path.clone(), (node.0.referenced.line(), node.0.referenced.column()));
     match node.0.value {
         Tree::Scalar(Value::Null) => {
             problems.push(empty_field(&path));
@@ -171,6 +188,42 @@ fn flatten(node: YamlNode, path: String, lines: &mut Lines, problems: &mut Vec<P
                 .collect(),
         ),
     }
+}
+
+/// A YAML text that is one document of the shape `T`, as files of configuration are.
+///
+/// By way of plain values: a reader of YAML for every type would be a multiple of the code.
+///
+/// # Errors
+/// What is wrong first, and where it stands.
+pub fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Misread> {
+    let documents = yaml_documents(text).map_err(|error| {
+        let place = error.location();
+        Misread {
+            line: place.as_ref().map_or(0, |place| place.line()),
+            column: place.as_ref().map_or(0, |place| place.column()),
+            field: String::new(),
+            reason: format!("expected YAML: {}", first_line(&error.to_string())),
+        }
+    })?;
+    let mut written = documents.into_iter().filter(|document| document.value != Value::Null);
+    let document = written.next().unwrap_or_default();
+    if written.next().is_some() {
+        return Err(Misread::whole("expected one document, got several"));
+    }
+    if let Some(problem) = document.problems.into_iter().next() {
+        return Err(Misread::at(&document.lines, problem));
+    }
+    let value = if document.value == Value::Null { Value::Object(Map::new()) } else { document.value };
+    typed(&value).map_err(|problem| Misread::at(&document.lines, problem))
+}
+
+/// A message without the place, which is told beside it.
+fn first_line(message: &str) -> &str {
+    let line = message.lines().next().unwrap_or_default();
+    let end = [" at line ", " (line "].iter().filter_map(|mark| line.rfind(mark)).min();
+    let line = end.and_then(|end| line.get(..end)).unwrap_or(line);
+    line.trim_end_matches([':', ' '])
 }
 
 fn plain(node: JsonNode, path: &str, problems: &mut Vec<Problem>) -> Value {
@@ -214,15 +267,6 @@ pub(crate) fn json_value(text: &str) -> Result<Value, Unreadable> {
     let mut problems = Vec::new();
     let value = plain(root, "", &mut problems);
     if problems.is_empty() { Ok(value) } else { Err(Unreadable { problems }) }
-}
-
-/// A typed value, or the first thing in it that is not of its shape.
-pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let field = if path == "." { String::new() } else { path };
-        Problem::new(field, error.into_inner().to_string())
-    })
 }
 
 /// JSON with sorted keys and no blanks: equal values give equal text in every build, whatever the

@@ -42,6 +42,32 @@ impl Unreadable {
     }
 }
 
+/// Why a text is not the document that it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Misread {
+    /// Counted from 1; 0 where it is not known.
+    pub line: u64,
+    /// Counted from 1; 0 where it is not known.
+    pub column: u64,
+    /// As in `inbound[0].listen`; empty for the document as a whole.
+    pub field: String,
+    /// What was expected, and what came.
+    pub reason: String,
+}
+
+impl fmt::Display for Misread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)?;
+        if self.line > 0 {
+            write!(f, " (line {}, column {})", self.line, self.column)?;
+        }
+        Ok(())
+    }
+}
+
 /// One mistake and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct RegistryError {

@@ -32,9 +32,11 @@ pub mod reach;
 mod registry;
 mod resources;
 mod text;
+mod typed;
 pub mod when;
 
-pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
+pub use decode::from_yaml;
+pub use error::{Misread, Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};

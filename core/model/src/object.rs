@@ -6,9 +6,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::decode::{canonical, json_value, typed};
+use crate::decode::{canonical, json_value};
 use crate::error::{Problem, Unreadable};
 use crate::text::shorten;
+use crate::typed::typed;
 use crate::{
     AnyRoute, AuthorizationProvider, ExternalService, FederatedTrustDomain, GATEWAY_API, Gateway, GuardRail,
     Issuer, Label, Mesh, MeshPolicy, ObjectName, ReferenceGrant, ReferenceGrantSpec, Registration, Service,
@@ -119,7 +120,7 @@ const KINDS: &str = "one of Mesh, Workload, Service, ExternalService, Issuer, Fe
      HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant";
 
 fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
-    let document: Document<GlobalMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
+    let document: Document<GlobalMetadata, S> = typed(&value).map_err(|problem| vec![problem])?;
     let object = Global { name: document.metadata.name, spec: document.spec };
     let mut problems = Vec::new();
     object.spec.check(&Name::Global(&object.name), &mut problems);
@@ -127,7 +128,7 @@ fn global<S: Kind>(value: Value) -> Result<Global<S>, Vec<Problem>> {
 }
 
 fn namespaced<S: Kind>(value: Value) -> Result<Namespaced<S>, Vec<Problem>> {
-    let document: Document<NamespacedMetadata, S> = typed(value).map_err(|problem| vec![problem])?;
+    let document: Document<NamespacedMetadata, S> = typed(&value).map_err(|problem| vec![problem])?;
     let name = ObjectName { namespace: document.metadata.namespace, name: document.metadata.name };
     let object = Namespaced { name, spec: document.spec };
     let mut problems = Vec::new();

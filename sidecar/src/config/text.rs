@@ -8,23 +8,12 @@ use super::ConfigError;
 
 /// Reads one YAML document. Duplicate keys, a second document and unknown fields are errors.
 pub fn from_yaml<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
-    let mut field = String::new();
-    serde_saphyr::with_deserializer_from_str(text, |document| {
-        serde_path_to_error::deserialize(document).map_err(|error| {
-            field = error.path().to_string();
-            error.into_inner()
-        })
-    })
-    .map_err(|error: serde_saphyr::Error| {
-        let error = error.without_snippet();
-        let place = error.location();
-        ConfigError::Syntax {
-            file: file.to_owned(),
-            line: place.map_or(0, |place| place.line()),
-            column: place.map_or(0, |place| place.column()),
-            field: named(&field),
-            reason: reason(&error.to_string()),
-        }
+    signet_model::from_yaml(text).map_err(|error| ConfigError::Syntax {
+        file: file.to_owned(),
+        line: error.line,
+        column: error.column,
+        field: named(&error.field),
+        reason: error.reason,
     })
 }
 

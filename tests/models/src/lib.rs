@@ -1,17 +1,20 @@
 //! What threads of the data plane share, compiled once more on loom's locks and atomics. The tests run it in every order in
 //! which threads can come, and with every value that memory lets them read.
 //!
-//! A worker shares little: the presenter rule's table and the standing of endpoints are here. Snapshots are one pointer that
+//! A worker shares little: the presenter rule's table, the budget of further tries and the standing of endpoints are here. Snapshots are one pointer that
 //! is swapped, by a library that has models of its own.
 
 /// In place of the proxy's own.
 mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
     pub(crate) use loom::sync::{Arc, Mutex};
 }
 
 #[path = "../../../sidecar/proxy/src/exchange.rs"]
 pub mod exchange;
+
+#[path = "../../../sidecar/proxy/src/state/budget.rs"]
+pub mod budget;
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../../sidecar/proxy/src/state/outlier.rs"]

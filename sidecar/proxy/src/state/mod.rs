@@ -9,6 +9,7 @@
 //! Each is immutable and numbered. They hang together in one [`Snapshot`], so that a request takes one
 //! consistent view with one load; an owner replaces its own part and never touches the others.
 
+mod budget;
 mod calls;
 mod endpoints;
 mod freshness;
@@ -34,6 +35,7 @@ use signet_wire::protected::Protected;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub use budget::Budget;
 pub use calls::{Backend, Calls, Copied, Entry, Found, HeaderOps, RouteRule, modified};
 pub use endpoints::{Dialled, Endpoints};
 pub use freshness::Freshness;
@@ -50,7 +52,7 @@ pub use service::{
 pub use signet_model::{Protocol, UserContext};
 pub use streams::{Door, Doors, PortIs, Routing, Share, Shares, Takes};
 pub use tls::Tls;
-pub use traffic::{Budget, Retry, Traffic};
+pub use traffic::{Retry, Traffic};
 pub use user_headers::UserHeaders;
 
 /// One consistent view of everything.
