@@ -483,7 +483,7 @@ fn listen(
     sockets: HashMap<usize, Vec<OwnedFd>>,
     addresses: &mut BTreeMap<String, String>,
 ) -> Result<Running, RunError> {
-    let running = proxy.start_with(listeners, sockets)?;
+    let running = signet_gateway::start(proxy, listeners, sockets)?;
     for (name, address) in names.iter().zip(running.addresses()) {
         tracing::info!(target: "signet::sidecar", %address, name, "listening");
         addresses.insert(name.clone(), address.to_string());

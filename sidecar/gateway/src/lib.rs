@@ -19,6 +19,12 @@
     )
 )]
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use signet_proxy::listener::ListenerSpec;
+use signet_proxy::{Proxy, Running, StartError};
+
 mod auth;
 mod challenge;
 mod context;
@@ -29,3 +35,18 @@ mod routes;
 
 pub use edge::Edge;
 pub use routes::Compiled;
+
+/// Starts a data plane that may have a gateway's listeners; `inherited` are sockets for some of them, by their place.
+///
+/// The engine is generic over the edge, and so is made where that is named: here, where it is made to be fast. The rest of
+/// the program is made to be small.
+///
+/// # Errors
+/// An address that cannot be taken, a listener of the edge without an edge, no thread.
+pub fn start(
+    proxy: Proxy<Edge>,
+    listeners: Vec<ListenerSpec>,
+    inherited: HashMap<usize, Vec<OwnedFd>>,
+) -> Result<Running, StartError> {
+    proxy.start_with(listeners, inherited)
+}
