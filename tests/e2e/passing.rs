@@ -138,6 +138,16 @@ async fn an_apps_own_tls_comes_from_outside_and_from_inside_and_is_opened_by_nob
     assert_eq!(String::from_utf8_lossy(&answer), String::from_utf8_lossy(opened));
     assert!(echoes(&mut secure(socket, &roots, NAME).await.unwrap()).await);
 
+    // Both say where it goes.
+    let gateway = mesh.admin("gw", "/config")["dataPlane"]["listeners"].clone();
+    let tls_route = &gateway[0]["connections"][0];
+    assert_eq!(
+        (&gateway[0]["name"], &gateway[0]["takes"], &gateway[1]["takes"], &tls_route["name"]),
+        (&"tls".into(), &"tls".into(), &"bytes".into(), &NAME.into()),
+        "{gateway}"
+    );
+    assert_eq!(tls_route["backends"][0]["service"], "db.shop", "{gateway}");
+
     // The route goes, and with it what it let in; the other one stays.
     mesh.write_registry("test-3.yaml", &routes(false));
     let mut end = [0; 1];

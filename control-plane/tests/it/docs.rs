@@ -76,7 +76,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
             .split_once("expected one of ")
             .or_else(|| message.split_once("expected "))
             .unwrap_or_else(|| panic!("{message}"));
-        let known = known.split(" at line ").next().unwrap();
+        let known = known.split(" (line ").next().unwrap();
         for field in
             known.split(", ").flat_map(|fields| fields.split(" or ")).map(|field| field.trim_matches('`'))
         {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use signet_model::HostPattern;
 use signet_proxy::Shared;
 use signet_proxy::handle::Coverage;
-use signet_proxy::state::{Entry, InboundPort, ServicePort, Snapshot};
+use signet_proxy::state::{Entry, InboundPort, ServicePort, Shares, Snapshot, Takes};
 
 use crate::clock::{self, rfc3339};
 
@@ -26,6 +27,11 @@ pub struct DataPlaneReport {
     services: BTreeMap<String, Vec<PeerReport>>,
     /// Services whose requests are routed: where they go, in the order in which a request meets it.
     routes: BTreeMap<String, Vec<RouteReport>>,
+    /// Services of which whole connections are routed: where they go.
+    connections: BTreeMap<String, Vec<ConnectionReport>>,
+    /// A gateway's listeners, by port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    listeners: Vec<ListenerReport>,
     places: BTreeMap<String, Vec<PlaceReport>>,
     served: BTreeMap<String, ServedReport>,
     /// Whether the app carries handles to its calls, where it is given any.
@@ -90,7 +96,37 @@ struct RouteReport {
     retries: bool,
 }
 
-/// Where requests or their copies go.
+/// Connections that go by one route.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectionReport {
+    /// `TLSRoute/name.namespace`
+    route: String,
+    /// Ports of the service, by name or number; empty is all of them, or those of the listener.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<String>,
+    /// The server name in the hello; none: whatever comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    backends: Vec<BackendReport>,
+}
+
+/// A listener of a gateway.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListenerReport {
+    name: String,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    /// What becomes of what comes in: `requests` (in plaintext), `tls-requests`, `tls` or `bytes` that go on unopened.
+    takes: &'static str,
+    /// Where it goes that is not opened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    connections: Vec<ConnectionReport>,
+}
+
+/// Where requests, connections or copies go.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BackendReport {
@@ -151,6 +187,8 @@ impl DataPlaneReport {
             minting: view.keys.minter.is_some(),
             services: services(&view),
             routes: routes(&view),
+            connections: connections(&view),
+            listeners: listeners(&view),
             places: places(&view),
             served: served.collect(),
             user_context: shared.handles.coverage(),
@@ -179,6 +217,51 @@ fn services(view: &Snapshot) -> BTreeMap<String, Vec<PeerReport>> {
 fn routes(view: &Snapshot) -> BTreeMap<String, Vec<RouteReport>> {
     let routed = view.endpoints.routed();
     routed.map(|(service, calls)| (service.to_owned(), calls.entries().map(route).collect())).collect()
+}
+
+fn connections(view: &Snapshot) -> BTreeMap<String, Vec<ConnectionReport>> {
+    let routed = view.endpoints.routed().map(|(service, calls)| {
+        let each = calls.connections().map(|(ports, name, shares)| connection(ports, name, shares));
+        (service.to_owned(), each.collect::<Vec<_>>())
+    });
+    routed.filter(|(_, connections)| !connections.is_empty()).collect()
+}
+
+fn listeners(view: &Snapshot) -> Vec<ListenerReport> {
+    let each = view.routes.doors().all().map(|(port, door)| {
+        let (takes, connections) = match door.takes() {
+            Takes::Requests(false) => ("requests", Vec::new()),
+            Takes::Requests(true) => ("tls-requests", Vec::new()),
+            Takes::Names(names) => {
+                let each = names.iter().map(|(name, shares)| connection(Vec::new(), Some(name), shares));
+                ("tls", each.collect())
+            }
+            Takes::Bytes(shares) => {
+                ("bytes", shares.iter().map(|shares| connection(Vec::new(), None, shares)).collect())
+            }
+        };
+        let host = door.host().map(ToString::to_string);
+        ListenerReport { name: door.name.to_string(), port, host, takes, connections }
+    });
+    let mut listeners: Vec<_> = each.collect();
+    listeners.sort_by_key(|listener| listener.port);
+    listeners
+}
+
+fn connection(ports: Vec<String>, name: Option<&HostPattern>, shares: &Shares) -> ConnectionReport {
+    let backends = shares.backends().iter().map(|share| BackendReport {
+        service: share.service.to_string(),
+        port: share.port,
+        share: share.weight.into(),
+        of: shares.total(),
+        refused: share.refused,
+    });
+    ConnectionReport {
+        route: shares.name.to_string(),
+        ports,
+        name: name.map(ToString::to_string),
+        backends: backends.collect(),
+    }
 }
 
 fn route(entry: &Entry) -> RouteReport {

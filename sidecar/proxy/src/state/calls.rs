@@ -20,7 +20,7 @@ use signet_wire::RequestView;
 use super::streams::{Routing, Shares, Streams};
 use super::traffic::Retry;
 
-mod shown;
+pub(in crate::state) mod shown;
 
 /// The routes of one service.
 #[derive(Debug, Default)]

@@ -32,8 +32,10 @@ pub struct Share {
     pub service: Arc<str>,
     /// The port that its callers dial.
     pub port: u16,
-    weight: u32,
-    refused: bool,
+    /// Its part of the weights of all.
+    pub weight: u32,
+    /// No ReferenceGrant lets the route refer to it.
+    pub refused: bool,
 }
 
 impl Shares {
@@ -73,6 +75,16 @@ impl Shares {
             }
             None => true,
         })
+    }
+
+    /// Where it leads, for people.
+    pub fn backends(&self) -> &[Share] {
+        &self.backends
+    }
+
+    /// The weights of all, put together.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Whether it still names this port of this service, with whatever weight, and still may.
@@ -122,6 +134,12 @@ impl Streams {
         // Stable: of two that are as specific, the same one always.
         entries.sort_by_key(|entry| Reverse(entry.host.as_ref().map(HostPattern::rank)));
         Streams(entries)
+    }
+
+    /// Each name (or none, for all connections) with where it leads, and of which ports of the service; no ports: of all.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Vec<String>, Option<&HostPattern>, &Shares)> {
+        let ports = |entry: &Entry| super::calls::shown::ports(&entry.parents);
+        self.0.iter().map(move |entry| (ports(entry), entry.host.as_ref(), &*entry.shares))
     }
 
     fn of(&self, port: &str, number: u16) -> impl Iterator<Item = &Entry> {
@@ -231,6 +249,11 @@ impl Doors {
         Doors(self.0.iter().map(|(port, doors)| (*port, doors.iter().map(close).collect())).collect())
     }
 
+    /// Every listener with its port, for people.
+    pub fn all(&self) -> impl Iterator<Item = (u16, &Door)> {
+        self.0.iter().flat_map(|(port, doors)| doors.iter().map(|door| (*port, door)))
+    }
+
     /// What a port is for. Its listeners agree in that.
     pub fn port(&self, port: u16) -> PortIs<'_> {
         match self.0.get(&port).and_then(|doors| doors.first()).map(|door| &door.takes) {
@@ -276,6 +299,11 @@ impl Doors {
 }
 
 impl Door {
+    /// The names that it is for; none: all.
+    pub fn host(&self) -> Option<&HostPattern> {
+        self.host.as_ref()
+    }
+
     /// What becomes of what comes in here.
     pub fn takes(&self) -> &Takes {
         &self.takes

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use signet_identity::PeerClass;
@@ -174,4 +175,28 @@ fn hello(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).unwrap();
     bytes
+}
+
+#[tokio::test]
+async fn a_routed_connection_may_finish_while_the_process_drains_and_is_cut_at_its_end() {
+    let mut scene = Scene::new().await;
+    scene.routed(&[("TCPRoute", at_db(json!({"rules": [{"backendRefs": [to("v1", 1)]}]})))]);
+    let (mut done, mut never) = (Client::to(scene.out).await, Client::to(scene.out).await);
+    for client in [&mut done, &mut never] {
+        assert_eq!(client.take(2).await, b"v1");
+    }
+    let out = scene.out;
+    let drained = tokio::spawn(async move { (scene.web.drain(Duration::from_secs(2)).await, scene) });
+    within(async {
+        while tokio::net::TcpStream::connect(out).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    done.send("last").await;
+    assert_eq!(done.take(4).await, b"last");
+    drop(done);
+    let (cut, _scene) = within(drained).await.unwrap();
+    assert_eq!(cut, 1, "the one that did not end by itself");
+    assert_ne!(never.ended().await, Some(false));
 }

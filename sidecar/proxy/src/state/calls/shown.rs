@@ -2,25 +2,36 @@
 
 use std::fmt;
 
-use signet_model::HostPattern;
+use signet_model::{HostPattern, ParentRef};
 
-use super::{Calls, Entry, Matcher, PathMatcher, RouteRule};
+use super::{Calls, Entry, Matcher, PathMatcher, RouteRule, Shares};
 
 impl Calls {
     /// Every match of every rule, in the order in which a request meets them.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
     }
+
+    /// Where whole connections go, by the name in their hello (none: all of them) and the ports of the service; no ports:
+    /// all of it.
+    pub fn connections(&self) -> impl Iterator<Item = (Vec<String>, Option<&HostPattern>, &Shares)> {
+        self.streams.entries()
+    }
+}
+
+/// The ports that parents name, by name or number; empty is all of them.
+pub(in crate::state) fn ports(parents: &[ParentRef]) -> Vec<String> {
+    let port = |parent: &ParentRef| {
+        let number = parent.port.map(|port| port.get().to_string());
+        parent.section_name.as_ref().map(ToString::to_string).or(number)
+    };
+    parents.iter().map(port).collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
 impl Entry {
     /// The ports of the service that this is for, by name or number; empty is all of them.
     pub fn ports(&self) -> Vec<String> {
-        let port = |parent: &signet_model::ParentRef| {
-            let number = parent.port.map(|port| port.get().to_string());
-            parent.section_name.as_ref().map(ToString::to_string).or(number)
-        };
-        self.parents.iter().map(port).collect::<Option<Vec<_>>>().unwrap_or_default()
+        ports(&self.parents)
     }
 
     /// The hosts.

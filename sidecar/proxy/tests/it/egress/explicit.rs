@@ -1,5 +1,7 @@
 //! Our app uses its sidecar as an HTTP proxy, knowingly: CONNECT by both versions of HTTP, and requests in absolute form.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use http::{Method, Request};
@@ -62,6 +64,11 @@ struct Orders {
 }
 
 fn mesh(ca: &TestCa, web: &Node, app: SocketAddr, http: SocketAddr) -> Orders {
+    mesh_within(ca, web, app, http, Timeouts::default())
+}
+
+/// The same, with these times of its ports.
+fn mesh_within(ca: &TestCa, web: &Node, app: SocketAddr, http: SocketAddr, timeouts: Timeouts) -> Orders {
     let mut bytes = Node::new(generation(ca, "ns/shop/sa/orders", PeerClass::Sidecar));
     bytes.serves(Protocol::Tcp, &[WEB]);
     let at = bytes.start(vec![inbound(app)])[0];
@@ -72,7 +79,7 @@ fn mesh(ca: &TestCa, web: &Node, app: SocketAddr, http: SocketAddr) -> Orders {
         name: name.into(),
         port,
         protocol,
-        timeouts: Timeouts::default(),
+        timeouts,
         requests_only: false,
     };
     let spec = ServiceSpec {
@@ -369,4 +376,63 @@ async fn connect_over_http2_carries_bytes_in_a_stream_that_is_governed_by_itself
     assert_eq!(take(&mut db, 1).await.unwrap(), b"x");
     orders.bytes.permits(&[]);
     assert!(take(&mut db, 1).await.is_err());
+}
+
+#[tokio::test]
+async fn what_connect_opened_may_finish_while_the_process_drains_and_is_cut_at_its_end() {
+    let ca = TestCa::new("demo.signet");
+    let mut web = web(&ca);
+    let app = bytes_app().await;
+    knows(&web, "mail", Some(place("mail", entry(app, 25, "tcp"))));
+    let out = web.start(vec![Kind::Explicit])[0];
+    let open = || async {
+        let (mut client, status, head) = ask(out, &connect("api.example.com:25")).await;
+        assert_eq!(status, 200, "{head}");
+        client.send("x").await;
+        assert_eq!(client.take(1).await, b"x");
+        client
+    };
+    let (mut done, mut never) = (open().await, open().await);
+    let mut h2 = peers::connect(out).await;
+    let (response, mut up) = h2.send_request(connect_h2("api.example.com:25"), false).unwrap();
+    let mut down = within(response).await.unwrap().into_body();
+    up.send_data(Bytes::from_static(b"x"), false).unwrap();
+    assert_eq!(take(&mut down, 1).await.unwrap(), b"x");
+    let drained = tokio::spawn(async move { (web.drain(Duration::from_secs(2)).await, web) });
+    within(async {
+        while tokio::net::TcpStream::connect(out).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    done.send("last").await;
+    assert_eq!(done.take(4).await, b"last");
+    within(done.stream.shutdown()).await.unwrap();
+    assert_eq!(done.rest().await, b"over");
+    up.send_data(Bytes::from_static(b"words"), true).unwrap();
+    assert_eq!(take(&mut down, 9).await.unwrap(), b"wordsover");
+    let (cut, _web) = within(drained).await.unwrap();
+    assert_eq!(cut, 1, "the one that did not end by itself");
+    assert_ne!(never.ended().await, Some(false));
+}
+
+#[tokio::test]
+async fn what_connect_opened_ends_after_the_idle_time_of_its_port() {
+    let ca = TestCa::new("demo.signet");
+    let mut web = web(&ca);
+    let app = bytes_app().await;
+    let timeouts = Timeouts { idle: Some(Duration::from_millis(200)), ..Timeouts::default() };
+    let _orders = mesh_within(&ca, &web, app, app, timeouts);
+    let out = web.start(vec![Kind::Explicit])[0];
+    let (mut client, status, head) = ask(out, &connect("orders.shop.signet.internal:5432")).await;
+    assert_eq!(status, 200, "{head}");
+    client.send("x").await;
+    assert_eq!(client.take(1).await, b"x");
+    assert_ne!(client.ended().await, Some(false));
+    let mut h2 = peers::connect(out).await;
+    let (response, mut up) = h2.send_request(connect_h2("orders.shop.signet.internal:5432"), false).unwrap();
+    let mut down = within(response).await.unwrap().into_body();
+    up.send_data(Bytes::from_static(b"x"), false).unwrap();
+    assert_eq!(take(&mut down, 1).await.unwrap(), b"x");
+    assert!(take(&mut down, 1).await.is_err(), "a stream that ended in order");
 }
