@@ -15,5 +15,7 @@
     )
 )]
 
+#[cfg(feature = "crd")]
+pub mod crd;
 pub mod inject;
 pub mod translate;

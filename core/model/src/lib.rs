@@ -31,6 +31,8 @@ mod object;
 pub mod reach;
 mod registry;
 mod resources;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod text;
 mod typed;
 pub mod when;

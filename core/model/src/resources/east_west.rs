@@ -18,6 +18,7 @@ use crate::{ObjectName, Port};
 
 /// Says that an endpoint's address is that of another cluster's gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ThroughGateway {
     /// The service's name there; absent means its name here.
@@ -27,10 +28,12 @@ pub struct ThroughGateway {
 
 /// What other clusters reach through this gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EastWest {
     /// `name.namespace` of each; every port of theirs, by whom their policies let in.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub services: Vec<ObjectName>,
 }
 

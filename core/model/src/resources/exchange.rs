@@ -21,19 +21,24 @@ const MAX_WITHIN: Period = Period::from_secs(7 * 24 * 3600);
 const MAX_OPENINGS: u32 = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TokenExchangeSpec {
     /// Whose apps may.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub workloads: Vec<WorkloadId>,
     /// For whose users, by the aliases of their issuers.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuers: Vec<Label>,
     /// For these users alone, `<alias>|<sub>`. Absent: every user of the issuers.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub users: Vec<ClaimValue>,
     /// By what the app may name the user.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub subject_tokens: Vec<SubjectToken>,
     /// Who must be acting for the user, where it is not the workload itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +59,7 @@ pub struct TokenExchangeSpec {
 
 /// What says who the user is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum SubjectToken {
     /// An access token of the user's issuer, which the app holds.
@@ -64,21 +70,26 @@ pub enum SubjectToken {
 
 /// Users who may act for others, by the transaction token with which they call the workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Actors {
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuers: Vec<Label>,
     /// All of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub scopes: Vec<Scope>,
 }
 
 /// What a context may be put off for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Defer {
     /// Who may open it.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub to: Vec<WorkloadId>,
     /// For how long.
     #[serde(default = "day")]

@@ -21,18 +21,23 @@ use crate::{Label, ObjectName, Period, Port, Protocol, WorkloadId, WorkloadPatte
 pub type ExternalService = Namespaced<ExternalServiceSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ExternalServiceSpec {
     /// Names by which it is called; never `*`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub hosts: Vec<HostPattern>,
     /// Where it is: instead of what the names resolve to, or without any name.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub addresses: Vec<HostAddress>,
     /// With names: ranges beside the public internet into which they may lead. Without: all of it may be called.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub networks: Vec<Network>,
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub ports: Vec<ExternalPort>,
     /// Who may call it; absent: the workloads of its own namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,9 +49,11 @@ pub struct ExternalServiceSpec {
 
 /// Who may call: these, or every workload of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Callers {
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub workloads: Vec<WorkloadPattern>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub everyone: bool,
@@ -54,6 +61,7 @@ pub struct Callers {
 
 /// A port of a place outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[serde(from = "WrittenPort")]
 pub struct ExternalPort {
@@ -77,6 +85,7 @@ pub struct ExternalPort {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenPort {
     name: Label,
@@ -98,7 +107,9 @@ impl From<WrittenPort> for ExternalPort {
 
 /// What an app speaks to a place outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", schemars(extend("x-signet-also" = ["http"])))]
 pub enum ExternalProtocol {
     #[serde(alias = "http")]
     Http1,
@@ -150,6 +161,7 @@ impl ExternalProtocol {
 
 /// TLS towards a place outside. The certificate must be for the name that is called.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TlsOrigination {
     /// The name that is asked for and that the certificate must have, instead of the name that was called.
@@ -162,6 +174,7 @@ pub struct TlsOrigination {
 
 /// By which gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Through {
     /// The service of the egress gateway, `name.namespace`.

@@ -20,9 +20,11 @@ pub type FederatedTrustDomain = Global<FederatedSpec>;
 const REFRESH: (Period, Period) = (Period::from_secs(5), Period::from_secs(86_400));
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct FederatedSpec {
     /// Whose bundle it is; a bundle document does not say so itself.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub trust_domain: TrustDomain,
     /// Where the bundle is.
     pub url: HttpUrl,
@@ -35,6 +37,7 @@ pub struct FederatedSpec {
 
 /// How a bundle endpoint is authenticated (SPIFFE Federation, section 5.2), by the standard's own names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum EndpointProfile {
     /// By an SVID of its own trust domain.
     #[serde(rename = "https_spiffe")]
@@ -45,9 +48,11 @@ pub enum EndpointProfile {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SpiffeProfile {
     /// Who answers, exactly.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub endpoint_id: SpiffeId,
     /// By which the first connection is authenticated; those that follow are by what was fetched last.
     pub initial_bundle: InitialBundle,
@@ -55,6 +60,7 @@ pub struct SpiffeProfile {
 
 /// A bundle document that somebody brought from the other side by a safe way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum InitialBundle {
     /// The document itself.
@@ -64,6 +70,7 @@ pub enum InitialBundle {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WebProfile {
     /// Authorities (PEM, on the control plane's host) that may certify the host, instead of the public web's.

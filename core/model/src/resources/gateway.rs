@@ -16,6 +16,7 @@ use crate::{Label, ObjectName, Period, WorkloadId};
 pub type Gateway = Namespaced<GatewaySpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GatewaySpec {
     /// A workload of class gateway, of the gateway's own namespace.
@@ -36,15 +37,18 @@ pub struct GatewaySpec {
 
 /// That a gateway calls out. Which places, and for whom, the ExternalServices say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GatewayEgress {}
 
 /// The most specific route wins, whatever their order: see [`GatewaySpec::route`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Route {
     pub name: Label,
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub hosts: Vec<HostPattern>,
     pub path_prefix: PathPrefix,
     /// `name.namespace`
@@ -63,6 +67,7 @@ pub struct Route {
 
 /// Which credentials the route takes. There is no default: a route that lets anybody in says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RouteAuth {
     /// A JWT as bearer token.
@@ -75,15 +80,18 @@ pub struct RouteAuth {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct JwtAuth {
     /// Aliases of issuers; any of them will do.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuers: Vec<Label>,
 }
 
 /// What the gateway writes into the transaction token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TransactionSettings {
     /// Claims of the credential that travel on; each must be listed by the issuers.
@@ -96,6 +104,7 @@ pub struct TransactionSettings {
 
 /// Whether the caller's own credential travels on beside the transaction token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ForwardCredential {
     #[default]

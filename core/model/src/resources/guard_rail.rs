@@ -18,6 +18,7 @@ use crate::{Label, ObjectName, When};
 pub type GuardRail = Global<GuardRailSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GuardRailSpec {
     /// Of `forbid`: `shadow` reports it and enforces nothing.
@@ -25,12 +26,14 @@ pub struct GuardRailSpec {
     pub mode: Mode,
     /// The namespaces whose services it is for. Absent: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub namespaces: Vec<Label>,
     /// What is forbidden there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forbid: Option<Forbidden>,
     /// Whom `forbid` spares, for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub exceptions: Vec<Exception>,
     /// What each permit there must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +42,7 @@ pub struct GuardRailSpec {
 
 /// The conditions of a forbid.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Forbidden {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +59,7 @@ pub struct Forbidden {
 
 /// Limits on what a namespace may permit. A permit in shadow keeps them too: it is to be enforced one day.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PermitLimits {
     /// It says in `from` who calls.
@@ -68,6 +73,7 @@ pub struct PermitLimits {
     pub own_trust_domain: bool,
     /// It names nobody outside of these namespaces, and its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub from_namespaces: Vec<Label>,
 }
 
@@ -204,6 +210,7 @@ impl PolicyDocument {
     pub fn from_json(text: &str) -> Result<PolicyDocument, Unreadable> {
         // The kind decides which reader says what is wrong.
         #[derive(Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         struct Head {
             kind: String,
         }

@@ -14,6 +14,7 @@ use crate::text::jose::{ClaimName, ClaimValue};
 pub type Issuer = Global<IssuerSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct IssuerSpec {
     /// The exact `iss` of its tokens, compared byte by byte.
@@ -24,12 +25,15 @@ pub struct IssuerSpec {
     pub jwks_uri: Option<HttpUrl>,
     /// A token needs one of these in `aud`.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub audiences: Vec<ClaimValue>,
     /// The signature algorithms that are believed; there is no default.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub algorithms: Vec<Algorithm>,
     /// Accepted values of the header's `typ`.
     #[serde(default = "access_token", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub token_types: Vec<ClaimValue>,
     /// The claim that holds the scopes, as one text with blanks or as a list.
     #[serde(default = "scope")]
@@ -48,6 +52,7 @@ pub struct IssuerSpec {
 
 /// JWS algorithms (RFC 7518, RFC 8037): those that `signet-token` verifies. Neither `none` nor a shared secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Algorithm {
     ES256,
     ES384,

@@ -15,6 +15,7 @@ use crate::{HostPattern, Label, Port};
 const MAX_LISTENERS: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Listener {
     /// What a route's `sectionName` says.
@@ -32,6 +33,7 @@ pub struct Listener {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ListenerProtocol {
     /// Requests in plaintext.
@@ -66,6 +68,7 @@ impl ListenerProtocol {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ListenerTls {
     #[serde(default, skip_serializing_if = "is_default")]
@@ -74,6 +77,7 @@ pub struct ListenerTls {
 
 /// Where TLS ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TlsMode {
     /// Here.
     #[default]
@@ -84,6 +88,7 @@ pub enum TlsMode {
 
 /// Whose routes may attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AllowedRoutes {
     #[serde(default, skip_serializing_if = "is_default")]
@@ -91,6 +96,7 @@ pub struct AllowedRoutes {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RouteNamespaces {
     #[serde(default, skip_serializing_if = "is_default")]
@@ -98,6 +104,7 @@ pub struct RouteNamespaces {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum FromNamespaces {
     /// The gateway's own namespace alone.
     #[default]

@@ -11,6 +11,7 @@ use crate::resources::is_default;
 pub type Mesh = Global<MeshSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshSpec {
     /// What happens to a request that no policy names.
@@ -36,6 +37,7 @@ pub struct MeshSpec {
 const MAX_SAMPLES: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum DefaultAction {
     #[default]

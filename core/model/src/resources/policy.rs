@@ -19,6 +19,7 @@ use crate::{Label, Moment, ObjectName, When, Words, WorkloadPattern};
 pub type MeshPolicy = Namespaced<PolicySpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicySpec {
     pub effect: Effect,
@@ -47,11 +48,13 @@ pub struct PolicySpec {
     pub if_absent: IfAbsent,
     /// Only on a forbid: whom it spares, for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub exceptions: Vec<Exception>,
 }
 
 /// Whom a forbid spares until a moment. Its conditions are those of a permit: it spares nobody by what is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Exception {
     /// Who answers for it: a person or a team, and how to reach them.
@@ -83,6 +86,7 @@ impl Exception {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Effect {
     Permit,
@@ -93,6 +97,7 @@ pub enum Effect {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
     #[default]
@@ -102,6 +107,7 @@ pub enum Mode {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum IfAbsent {
     /// What is absent counts as matching.
@@ -112,6 +118,7 @@ pub enum IfAbsent {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicyTarget {
     /// A service of the policy's own namespace.
@@ -119,15 +126,18 @@ pub struct PolicyTarget {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct FromMatch {
     /// Any of these.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub workloads: Vec<WorkloadPattern>,
 }
 
 /// Each of the conditions that are given. In a permit any of them needs a user.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct UserMatch {
     /// A user is there. Only in a permit.
@@ -135,28 +145,34 @@ pub struct UserMatch {
     pub required: Option<bool>,
     /// All of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub scopes: Vec<Scope>,
     /// All of these, each on a top-level claim that is a text or a list of texts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "non_empty_map")]
     pub claims: BTreeMap<ClaimName, ClaimMatch>,
     /// Any of these kinds of credential brought the user.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub cred: Vec<CredentialKind>,
     /// Any of these ways to know the user. Absent: `forwarded` in a permit, any in a forbid.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub context: Vec<ContextKind>,
 }
 
 /// Each of the conditions that are given, on the set of texts that the claim holds (a single text is a
 /// set of one).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClaimMatch {
     /// At least one of these is in the claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub any_of: Vec<ClaimValue>,
     /// Each of these is in the claim.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub all_of: Vec<ClaimValue>,
     /// The claim holds this and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +181,7 @@ pub struct ClaimMatch {
 
 /// What the user came with at the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum CredentialKind {
     Jwt,
@@ -184,6 +201,7 @@ impl CredentialKind {
 
 /// How the receiving sidecar knows the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ContextKind {
     /// The calling app chose this user's token, or the receiver verified the credential itself.
@@ -195,19 +213,24 @@ pub enum ContextKind {
 /// `ports` and what is asked for: an HTTP request (`methods` and `paths`, both where both are given) or
 /// a gRPC call (`grpc`), whichever fits where both are described.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ToMatch {
     /// Any of these ports of the service, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub ports: Vec<Label>,
     /// Any of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub methods: Vec<HttpMethod>,
     /// Any of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub paths: Vec<PathTemplate>,
     /// Any of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub grpc: Vec<GrpcPattern>,
 }
 

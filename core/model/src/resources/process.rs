@@ -21,6 +21,7 @@ const SAYING: &str = "at least one of uid, user, gid, group, supplementaryGids, 
 
 /// Processes on the hosts of certain agents: those of which everything that is written here is true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ProcessSelector {
     /// Who may vouch for such a process: identities of class `agent`.

@@ -26,6 +26,7 @@ const LONGEST: Period = Period::from_secs(5);
 const MOST_CHECKS: u32 = 4_096;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ProviderSpec {
     /// The service of the mesh that answers, called over mutual TLS as any other.
@@ -45,12 +46,15 @@ pub struct ProviderSpec {
     pub max_checks: u32,
     /// Headers of the request that are shown to it; no others are.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub include_headers: Vec<HeaderField>,
     /// Headers that it may set on, or take from, the request on its way to the app.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub allowed_upstream_headers: Vec<HeaderField>,
     /// Headers that it may set on the answer to the caller, its own or the app's.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub allowed_downstream_headers: Vec<HeaderField>,
     /// What it is told with each question.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "non_empty_map")]

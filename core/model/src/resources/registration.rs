@@ -18,6 +18,7 @@ const MAX_LABELS: usize = 16;
 pub type Registration = Global<RegistrationSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RegistrationSpec {
     /// The pods that are meant.
@@ -32,6 +33,7 @@ pub struct RegistrationSpec {
 
 /// Pods of one service account, perhaps only those with certain labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PodSelector {
     pub namespace: Label,

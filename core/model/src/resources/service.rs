@@ -20,6 +20,7 @@ use crate::{ClaimName, HeaderField, Label, Moment, ObjectName, Period, Port, Wor
 pub type Service = Namespaced<ServiceSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// Who may answer; absent means the service account of the service's own name. See
@@ -29,11 +30,13 @@ pub struct ServiceSpec {
     /// A workload of a federated trust domain that answers, instead of any of this mesh: callers here reach
     /// what is served there. No user context leaves the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub federated_identity: Option<SpiffeId>,
     /// Virtual addresses by which it is dialled transparently.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<HostAddress>,
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub ports: Vec<ServicePort>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
@@ -47,6 +50,7 @@ pub struct ServiceSpec {
 /// The headers by which an app reads of the verified user. Whoever else sends them, to this app or from it, sends them in
 /// vain.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct UserHeaders {
     /// The header with everything, base64url of JSON; `signet-user` where it is absent.
@@ -86,6 +90,7 @@ impl UserHeaders {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[serde(from = "WrittenPort")]
 pub struct ServicePort {
@@ -110,6 +115,7 @@ pub struct ServicePort {
 
 /// A port on its way into the mesh: callers in plaintext are let in beside peers, until it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Permissive {
     /// From then on the port is strict, by the clock of each sidecar.
@@ -118,6 +124,7 @@ pub struct Permissive {
 
 /// A port as it is written, perhaps without its protocol.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenPort {
     name: Label,
@@ -140,6 +147,7 @@ impl From<WrittenPort> for ServicePort {
 
 /// What becomes of a stream of bytes (`tcp`, or what an HTTP upgrade leaves) when an SVID under it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum OnExpiry {
     /// It lives on while the mesh vouches for the peer.
@@ -151,7 +159,9 @@ pub enum OnExpiry {
 
 /// What is spoken on a port. The receiver decides by this, never by the bytes, unless it is `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", schemars(extend("x-signet-also" = ["http"])))]
 pub enum Protocol {
     #[serde(alias = "http")]
     Http1,
@@ -195,6 +205,7 @@ impl Protocol {
 
 /// Where one sidecar of the service takes mutual TLS, or a gateway that leads there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Endpoint {
     pub address: HostAddress,
@@ -211,6 +222,7 @@ pub struct Endpoint {
 
 /// How the user reaches this service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum UserContext {
     /// By a transaction token.

@@ -20,6 +20,7 @@ pub const MAX_RETRIES: u32 = 10;
 pub const MAX_REPLAY: u32 = 1024 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
     pub target: TrafficTarget,
@@ -37,6 +38,7 @@ pub struct TrafficPolicySpec {
 
 /// A service of the policy's own namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TrafficTarget {
     pub service: Label,
@@ -46,6 +48,7 @@ pub struct TrafficTarget {
 
 /// When a request is tried again, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RetryPolicy {
     /// Tries beyond the first.
@@ -78,6 +81,7 @@ pub struct RetryPolicy {
 
 /// Further tries are at most this share of the first ones, and at least so many are allowed each second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RetryBudget {
     #[serde(default = "twenty")]
@@ -94,6 +98,7 @@ impl Default for RetryBudget {
 
 /// When an endpoint is left out for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OutlierPolicy {
     /// Failures in a row: statuses 500 to 599, gRPC UNAVAILABLE, INTERNAL, UNKNOWN and DATA_LOSS, broken connections,
@@ -111,6 +116,7 @@ pub struct OutlierPolicy {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct TrafficTimeouts {
     /// From a request's head to the last byte of its answer.
@@ -120,6 +126,7 @@ pub struct TrafficTimeouts {
 
 /// So many requests in so long, for each value of the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RateLimit {
     pub name: Label,
@@ -137,6 +144,7 @@ pub struct RateLimit {
 
 /// What tells counts apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum LimitKey {
     /// The calling workload's identity.
@@ -147,6 +155,7 @@ pub enum LimitKey {
 
 /// Trouble on purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Fault {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +167,7 @@ pub struct Fault {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct FaultDelay {
     pub percent: u8,
@@ -166,6 +176,7 @@ pub struct FaultDelay {
 
 /// The request is answered with this and goes nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct FaultAbort {
     pub percent: u8,
@@ -187,6 +198,7 @@ fn is_unavailable(code: &GrpcCode) -> bool {
 
 /// A gRPC status code, by its name; the number is the discriminant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 pub enum GrpcCode {

@@ -10,6 +10,7 @@ use crate::object::{Kind, Name, Namespaced};
 pub type Workload = Namespaced<WorkloadSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadSpec {
     pub class: WorkloadClass,
@@ -20,6 +21,7 @@ pub struct WorkloadSpec {
 
 /// The peer class that its certificates carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum WorkloadClass {
     Sidecar,

@@ -57,3 +57,16 @@ impl<'de> Deserialize<'de> for Port {
         deserializer.deserialize_u16(Number)
     }
 }
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Port {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Port".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 1, "maximum": 65535})
+    }
+}

@@ -23,18 +23,22 @@ const LONGEST: usize = 253;
 pub type ReferenceGrant = Namespaced<ReferenceGrantSpec>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ReferenceGrantSpec {
     /// Who may refer.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub from: Vec<GrantFrom>,
     /// To what, in the grant's own namespace.
     #[serde(deserialize_with = "non_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub to: Vec<GrantTo>,
 }
 
 /// Objects of one kind in one namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GrantFrom {
     pub group: String,
@@ -45,6 +49,7 @@ pub struct GrantFrom {
 
 /// Objects of one kind, or one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GrantTo {
     pub group: String,

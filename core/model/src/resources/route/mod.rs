@@ -44,6 +44,7 @@ const MAX_HOSTNAMES: usize = 16;
 
 /// The service, or the gateway, that a route belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ParentRef {
     /// Empty or `core` is Kubernetes' own group, where Service is.
@@ -65,6 +66,7 @@ pub struct ParentRef {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ParentKind {
     /// Callers outside the mesh, at a gateway's listener.
     #[default]
@@ -75,12 +77,14 @@ pub enum ParentKind {
 
 /// What a backend is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum BackendKind {
     Service,
 }
 
 /// Where a rule's requests go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BackendRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +150,7 @@ fn object(name: &Label, namespace: &Label) -> ObjectName {
 
 /// How long a rule's requests may take; zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RouteTimeouts {
     /// From the request's head to the answer's head, all tries together.
@@ -158,6 +163,7 @@ pub struct RouteTimeouts {
 
 /// When a request is tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RouteRetry {
     /// Statuses of an answer that is thrown away for another try, 400 to 599.
