@@ -216,6 +216,29 @@ pub(crate) fn json_value(text: &str) -> Result<Value, Unreadable> {
     if problems.is_empty() { Ok(value) } else { Err(Unreadable { problems }) }
 }
 
+/// The fields of a value that are written and empty.
+pub(crate) fn nulls(value: &Value) -> Vec<Problem> {
+    fn look(value: &Value, path: &str, problems: &mut Vec<Problem>) {
+        match value {
+            Value::Null => problems.push(empty_field(path)),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    look(item, &format!("{path}[{index}]"), problems);
+                }
+            }
+            Value::Object(fields) => {
+                for (key, item) in fields {
+                    look(item, &join(path, key), problems);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut problems = Vec::new();
+    look(value, "", &mut problems);
+    problems
+}
+
 /// A typed value, or the first thing in it that is not of its shape.
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(value).map_err(|error| {

@@ -27,6 +27,7 @@ mod check;
 mod decode;
 mod error;
 mod folder;
+mod lenient;
 mod object;
 pub mod reach;
 mod registry;
@@ -36,6 +37,7 @@ pub mod when;
 
 pub use error::{Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
+pub use lenient::{InForce, Kept, Lenient, ObjectId, Offer, Stage, Stand, Verdict, stands_for};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
 pub use resources::east_west::{EastWest, ThroughGateway};
