@@ -285,15 +285,15 @@ fn a_service_without_selector_is_one_of_the_mesh_once_its_identities_are_listed(
     objects.push(core(
         "Service",
         "shop/legacy",
-        json!({"spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"name": "http", "port": 80}]}}),
+        json!({"spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"name": "http", "port": 81}]}}),
     ));
     objects.push(slice(
         "shop/legacy-a",
         "legacy",
         json!([endpoint("10.1.0.1", "web-1")]),
-        json!([{"name": "http", "port": 8080}]),
+        json!([{"name": "http", "port": 8180}]),
     ));
-    objects.push(ours("Service", "shop/legacy", json!({"identities": ["ns/shop/sa/web"], "ports": [{"name": "http", "port": 80, "requestTimeout": "5s"}]})));
+    objects.push(ours("Service", "shop/legacy", json!({"identities": ["ns/shop/sa/web"], "ports": [{"name": "http", "port": 81, "requestTimeout": "5s"}]})));
     let made = made(&objects);
     assert_eq!(made.refused, Vec::<String>::new());
     let spec = spec(&made, "legacy.shop");
@@ -327,8 +327,8 @@ fn a_namespace_speaks_for_others_only_where_the_mesh_lets_it() {
         if label {
             objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
         }
-        objects.push(ours("Workload", "shop/web", json!({"class": "gateway"})));
-        objects.push(ours("Gateway", "shop/gw", json!({"identity": "ns/shop/sa/web", "egress": {}})));
+        objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+        objects.push(ours("Gateway", "shop/gw", json!({"identity": "ns/shop/sa/edge", "egress": {}})));
         objects.push(ours("ExternalService", "shop/bank", json!({"hosts": ["bank.example.com"], "ports": [{"name": "https", "port": 443}], "from": {"everyone": true}})));
         objects.push(ours(
             "Service",
@@ -341,7 +341,7 @@ fn a_namespace_speaks_for_others_only_where_the_mesh_lets_it() {
     assert_eq!(refused.refused.len(), 4, "{:?}", refused.refused);
     assert!(refused.refused.iter().all(|it| it.contains("signet.mesh/mesh-admin")), "{:?}", refused.refused);
     assert_eq!((refused.registry.gateways().count(), refused.registry.external_services().count()), (0, 0));
-    assert!(refused.registry.workload(&"ns/shop/sa/web".parse().unwrap()).is_none());
+    assert!(refused.registry.workload(&"ns/shop/sa/edge".parse().unwrap()).is_none());
     assert_eq!(made(&objects(true)).refused, Vec::<String>::new());
 }
 

@@ -129,7 +129,8 @@ async fn somebody_who_writes_over_us_is_answered_with_longer_and_longer_rests() 
     let end = tokio::time::Instant::now() + Duration::from_secs(6);
     let mut overwritten = 0;
     while tokio::time::Instant::now() < end {
-        if api.object(&policy).unwrap()["status"]["conditions"].is_array() {
+        let now = api.object(&policy).unwrap();
+        if now["status"]["conditions"].as_array().is_some_and(|all| !all.is_empty()) {
             let mut theirs = policy.clone();
             theirs["status"] = json!({"conditions": []});
             api.put(theirs);
