@@ -173,17 +173,19 @@ async fn an_outage_of_the_api_server_and_a_restart_beside_it_take_nothing_away()
     // The next one waits for the cluster, and the sidecars go on with what they have.
     let process = cluster.mesh.control_plane.take().expect("it runs");
     drop(process);
-    let Cluster { api, mesh, entry, .. } = &mut cluster;
-    let starting = mesh.start_control_plane();
-    tokio::pin!(starting);
-    for _ in 0..20 {
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(100), &mut starting).await;
-        assert!(waits.is_err(), "an empty registry is never served");
-        assert_eq!(get(entry, "/a", &[]).await.status(), 200);
+    {
+        let Cluster { api, mesh, entry, .. } = &mut cluster;
+        let starting = mesh.start_control_plane();
+        tokio::pin!(starting);
+        for _ in 0..20 {
+            let waits = tokio::time::timeout(std::time::Duration::from_millis(100), &mut starting).await;
+            assert!(waits.is_err(), "an empty registry is never served");
+            assert_eq!(get(entry, "/a", &[]).await.status(), 200);
+        }
+        api.put(permit("/b"));
+        api.is_away(false);
+        starting.await;
     }
-    api.put(permit("/b"));
-    api.is_away(false);
-    starting.await;
     cluster.answers("/a", 403).await;
     cluster.answers("/b", 200).await;
     cluster.mesh.assert_unharmed();
