@@ -23,7 +23,7 @@ use signet_model::Label;
 
 use crate::operators::config::{Operators, RawOperators, Surroundings};
 use crate::store::{RawIssuanceLog, RawReplica, RawStore};
-use crate::{attest, istio};
+use crate::{attest, cluster, istio};
 
 mod hierarchy;
 mod rotation;
@@ -75,7 +75,7 @@ pub struct Config {
     pub backup: Option<Backup>,
     pub keys: Keys,
     pub dev: bool,
-    pub registry: PathBuf,
+    pub registry: RegistrySource,
     pub bootstrap_listen: SocketAddr,
     pub mesh_listen: SocketAddr,
     /// What join bundles say instead of the bound addresses, `host:port`.
@@ -109,6 +109,13 @@ pub struct Config {
     pub rotation: Rotation,
     /// Where the root comes from.
     pub root: RootSource,
+}
+
+/// Where the registry comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistrySource {
+    Folder(PathBuf),
+    Kubernetes(cluster::config::Cluster),
 }
 
 /// How and how much is logged.
@@ -209,7 +216,8 @@ struct RawSeal {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRegistry {
-    folder: PathBuf,
+    folder: Option<PathBuf>,
+    kubernetes: Option<cluster::config::RawCluster>,
 }
 
 #[derive(Deserialize)]
@@ -350,7 +358,7 @@ impl Raw {
             log_failure,
             keys: self.keys.check()?,
             dev: self.dev,
-            registry: absolute("registry.folder", self.registry.folder)?,
+            registry: self.registry.check()?,
             bootstrap_listen: self.listen.bootstrap,
             mesh_listen: self.listen.mesh,
             advertise_bootstrap: host_port("advertise.bootstrap", self.advertise.bootstrap)?,
@@ -375,6 +383,17 @@ impl Raw {
             rotation: self.rotation.check(self.dev)?,
             root: self.hierarchy.check()?,
         })
+    }
+}
+
+impl RawRegistry {
+    fn check(self) -> Result<RegistrySource, Refused> {
+        match (self.folder, self.kubernetes) {
+            (Some(folder), None) => Ok(RegistrySource::Folder(absolute("registry.folder", folder)?)),
+            (None, Some(cluster)) => Ok(RegistrySource::Kubernetes(cluster.check()?)),
+            (None, None) => Err(("registry", "expected folder or kubernetes, found neither".into())),
+            (Some(_), Some(_)) => Err(("registry", "expected folder or kubernetes, found both".into())),
+        }
     }
 }
 
@@ -467,6 +486,31 @@ operator: {socket: /run/signet/operator.sock}
             ("trustedNodeAccounts: [ztunnel]", ["istio.trustedNodeAccounts", "name.namespace"]),
         ] {
             let message = with(&format!("listen: '127.0.0.1:0', {text}")).unwrap_err();
+            assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_a_folder_or_a_cluster() {
+        let with = |text: &str| parse(&GOOD.replace("{folder: /etc/signet/registry}", text));
+        let RegistrySource::Kubernetes(found) = with("{kubernetes: {}}").unwrap().registry else {
+            panic!("expected a cluster")
+        };
+        assert_eq!(found.place.server, ("kubernetes.default.svc".into(), 443));
+        assert!(found.statuses && found.namespaces.is_empty());
+        let times = [found.lease.duration, found.lease.renew_deadline, found.lease.retry_period];
+        assert_eq!(times.map(|time| time.as_secs()), [15, 10, 2]);
+        for (text, words) in [
+            ("{}", ["registry", "found neither"]),
+            ("{folder: /a, kubernetes: {}}", ["registry", "found both"]),
+            ("{kubernetes: {apiServer: 'http://a'}}", ["registry.kubernetes.apiServer", "https://host"]),
+            ("{kubernetes: {tokenFile: a}}", ["registry.kubernetes.tokenFile", "absolute"]),
+            ("{kubernetes: {namespaces: [A]}}", ["registry.kubernetes.namespaces", "`A`"]),
+            ("{kubernetes: {namespaces: [a], excludeNamespaces: [a]}}", ["excludeNamespaces", "`a`"]),
+            ("{kubernetes: {leaseSeconds: 1}}", ["registry.kubernetes.leaseSeconds", "3 to 300"]),
+            ("{kubernetes: {surprise: 1}}", ["surprise", "excludeNamespaces"]),
+        ] {
+            let message = with(text).unwrap_err();
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         }
     }

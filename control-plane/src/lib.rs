@@ -1,6 +1,6 @@
 //! The control plane: who may join, what each sidecar is told, and by whom it is told.
 //!
-//! One process. A folder of YAML ([`registry`]) says what the mesh is; the authority (`signet-ca`) says who
+//! One process. A folder of YAML ([`registry`]), or a cluster's objects ([`cluster`]), say what the mesh is; the authority (`signet-ca`) says who
 //! is who; [`issuers`] fetches outside issuers' keys, [`federation`] the bundles of other trust domains. Whenever
 //! one of them changes, [`world`] makes one consistent snapshot of them, and [`delivery`] sends each sidecar the part that its identity may have.
 //!
@@ -17,6 +17,7 @@ pub mod attest;
 mod backup;
 pub mod bundle;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod decisions;
 pub mod delivery;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::Parser;
-use signet_control_plane::config::Config;
+use signet_control_plane::config::{Config, RegistrySource};
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_control_plane::run;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,8 +50,15 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
     if arguments.check {
+        let RegistrySource::Folder(folder) = &config.registry else {
+            eprintln!(
+                "{}: good; the cluster's objects say in their status what is wrong with them",
+                arguments.config.display()
+            );
+            return Ok(());
+        };
         let options = run::registry_options(&config);
-        signet_model::parse_folder(&config.registry, &options)
+        signet_model::parse_folder(folder, &options)
             .map_err(|errors| anyhow!("the registry is refused:\n{errors}"))?;
         eprintln!("{}: good, and so is its registry", arguments.config.display());
         return Ok(());

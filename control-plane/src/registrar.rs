@@ -122,7 +122,13 @@ spec: {identities: [ns/shop/sa/web], ports: [{name: http, port: 80, protocol: ht
     fn registrar(allow_unregistered: bool) -> FromRegistry {
         let registry =
             signet_model::parse_text(Path::new("mesh.yaml"), REGISTRY, &Default::default()).unwrap();
-        let state = State { registry: Arc::new(registry), loaded_at: 0, errors: Vec::new(), refused: 0 };
+        let state = State {
+            registry: Arc::new(registry),
+            loaded_at: 0,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            refused: 0,
+        };
         let (_, registry) = watch::channel(state);
         let trust_domain = TrustDomain::parse("demo.signet").unwrap();
         FromRegistry { trust_domain, registry, allow_unregistered }

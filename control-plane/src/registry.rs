@@ -25,8 +25,10 @@ pub struct State {
     pub registry: Arc<Registry>,
     /// When it was loaded, seconds since the epoch.
     pub loaded_at: i64,
-    /// What is wrong with the folder now; empty when nothing.
+    /// What is wrong with the folder, or keeps the cluster from being followed, now; empty when nothing.
     pub errors: Vec<String>,
+    /// What is in force and may not do what it was meant to, beside what the registry itself says.
+    pub warnings: Vec<String>,
     /// How often the folder was refused since the start.
     pub refused: u64,
 }
@@ -51,7 +53,8 @@ impl Folder {
         let seen = digest(path).ok();
         let registry = Arc::new(signet_model::parse_folder(path, &options)?);
         warn(&registry);
-        let state = State { registry, loaded_at: unix_now(), errors: Vec::new(), refused: 0 };
+        let state =
+            State { registry, loaded_at: unix_now(), errors: Vec::new(), warnings: Vec::new(), refused: 0 };
         Ok(Self { path: path.to_owned(), options, seen, state: watch::Sender::new(state) })
     }
 

@@ -30,7 +30,10 @@ use crate::backup;
 use crate::bundle::certificate::{Certificate, CertificateError};
 use crate::bundle::door;
 use crate::bundle::page::Pages;
-use crate::config::{Config, Seal, WebTls};
+use crate::cluster::lease::Lease;
+use crate::cluster::source::Source as ClusterSource;
+use crate::cluster::{self, status};
+use crate::config::{Config, RegistrySource, Seal, WebTls};
 use crate::decisions::Decisions;
 use crate::delivery::acks::Acks;
 use crate::delivery::spread::Spread;
@@ -59,6 +62,8 @@ use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the Lease may take to be given back.
+const LEAVING: Duration = Duration::from_secs(2);
 const MAINTAIN: Duration = Duration::from_secs(60);
 /// How often the folder with the root is looked at, where there is one.
 const ROOT_FOLDER: Duration = Duration::from_secs(30);
@@ -113,6 +118,8 @@ pub struct Running {
     federation: Arc<Federation>,
     shutdown: Shutdown,
     files: Vec<PathBuf>,
+    /// Ends when the Lease is given back.
+    leaving: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// Starts everything; returns when all doors are open.
@@ -125,7 +132,10 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
-    let folder = Folder::open(&config.registry, registry_options(config))?;
+    let folder = match &config.registry {
+        RegistrySource::Folder(path) => Some(Folder::open(path, registry_options(config))?),
+        RegistrySource::Kubernetes(_) => None,
+    };
     let authority = Authority::open(authority_config(config), Arc::new(SystemClock)).await?;
     authority.register_metrics(&metrics.registry)?;
     let addresses_file = config.data_dir.join("addresses.json");
@@ -179,7 +189,34 @@ pub async fn start(
     }
 
     let trust_domain = config.trust_domain.clone();
-    let registry = folder.subscribe();
+    let source = match &config.registry {
+        RegistrySource::Folder(_) => None,
+        RegistrySource::Kubernetes(cluster) => {
+            let counters = cluster::metrics::Metrics::new(&metrics.registry)?;
+            let opened = ClusterSource::open(
+                cluster,
+                registry_options(config),
+                &config.data_dir,
+                counters.clone(),
+                &mut background,
+            );
+            let opened = tokio::select! {
+                opened = opened => Some(opened),
+                () = shutdown.draining() => None,
+            };
+            let Some(source) = opened else {
+                background.shutdown().await;
+                authority.close().await;
+                return Err(StartError::Ended);
+            };
+            Some((source, cluster, counters))
+        }
+    };
+    let registry = match (&folder, &source) {
+        (Some(folder), _) => folder.subscribe(),
+        (None, Some((source, ..))) => source.subscribe(),
+        (None, None) => return Err(StartError::Ended),
+    };
     let client = fetch::Client::new(config.allow_private_addresses, config.allow_http, fetch::TIMEOUT)?;
     let issuers = Issuers::new(client, &config.data_dir.join(ISSUER_KEYS));
     let client = fetch::Client::new(config.federation_private_addresses, false, fetch::TIMEOUT)?;
@@ -383,7 +420,14 @@ pub async fn start(
     background.spawn(crate::observe::follow(registry, issuers.subscribe(), federation.subscribe(), metrics));
     background.spawn(Arc::clone(&spread).tell(authority.clone()));
     background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation), spread));
-    background.spawn(folder.follow(Arc::clone(&look)));
+    if let Some(folder) = folder {
+        background.spawn(folder.follow(Arc::clone(&look)));
+    }
+    let mut leaving = None;
+    if let Some((source, cluster, counters)) = source {
+        leaving = write_statuses(config, cluster, &source, counters, &shutdown, &mut background);
+        background.spawn(source.follow());
+    }
     background.spawn(own.keep());
     background.spawn(maintain(authority.clone()));
     background.spawn(waiting::watch(authority.clone(), ROOT_FOLDER));
@@ -416,7 +460,39 @@ pub async fn start(
         federation,
         shutdown,
         files,
+        leaving,
     })
+}
+
+/// Has the statuses of the cluster's objects written, by one control plane at a time.
+fn write_statuses(
+    config: &Config,
+    cluster: &cluster::config::Cluster,
+    source: &ClusterSource,
+    counters: cluster::metrics::Metrics,
+    shutdown: &Shutdown,
+    background: &mut JoinSet<()>,
+) -> Option<tokio::task::JoinHandle<()>> {
+    if !cluster.statuses {
+        return None;
+    }
+    let (leads, leading) = watch::channel(false);
+    let lease = Lease {
+        api: Arc::clone(&source.api),
+        namespace: config.system_namespace.to_string(),
+        identity: cluster::lease::identity(config.replica.as_deref()),
+        times: cluster.lease,
+    };
+    let writer = status::Writer {
+        api: Arc::clone(&source.api),
+        store: Arc::clone(&source.store),
+        statuses: source.statuses(),
+        leads: leading,
+        metrics: counters,
+    };
+    background.spawn(writer.follow());
+    let ends = shutdown.clone();
+    Some(tokio::spawn(lease.contend(leads, async move { ends.draining().await })))
 }
 
 impl Running {
@@ -436,6 +512,9 @@ impl Running {
         }
         self.issuers.stop();
         self.federation.stop();
+        if let Some(leaving) = self.leaving.take() {
+            let _ = tokio::time::timeout(LEAVING, leaving).await;
+        }
         self.background.shutdown().await;
         // The failure was logged by the authority; then others wait for us as for one that fell silent.
         let _ = self.authority.leave_spread().await;

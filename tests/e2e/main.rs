@@ -4,6 +4,7 @@ mod agent;
 mod backup;
 mod bootstrap;
 mod calls;
+mod cluster;
 mod context;
 mod crash;
 mod delivery;

@@ -92,6 +92,8 @@ pub struct MeshBuilder {
     decision_samples: u32,
     log_level: &'static str,
     control_plane: String,
+    /// Another section `registry` than the folder of the test's documents.
+    registry_from: Option<String>,
     /// The namespace of the control plane and the address that it takes there.
     place: (Option<String>, String),
 }
@@ -116,6 +118,12 @@ impl MeshBuilder {
     pub fn registry(mut self, documents: impl Into<String>) -> Self {
         self.registry.push(documents.into());
         self
+    }
+
+    /// The line `registry` of the control plane's configuration, instead of a folder with the test's documents.
+    #[must_use]
+    pub fn registry_from(self, line: &str) -> Self {
+        Self { registry_from: Some(line.into()), ..self }
     }
 
     #[must_use]
@@ -196,13 +204,15 @@ impl MeshBuilder {
         let path = mesh.folder.path().display().to_string();
         let config = format!(
             "trustDomain: {trust_domain}\ndataDir: {path}/cp\nseal: {{keyFile: {path}/seal.key}}\ndev: true\n\
-             registry: {{folder: {path}/registry}}\n{listen}\
+             {registry}{listen}\
              operator: {{socket: {path}/op.sock}}\nmetrics: {{listen: '127.0.0.1:0'}}\n\
              svid: {{ttlSeconds: {}}}\nissuers: {{allowPrivateAddresses: true, allowHttp: true}}\n\
              log: {{format: text, level: {}}}\n{}",
             self.svid_seconds,
             self.log_level,
             self.control_plane.replace("{folder}", &path),
+            registry =
+                self.registry_from.unwrap_or_else(|| format!("registry: {{folder: {path}/registry}}\n")),
             listen = mesh.doors(&self.place.1),
             trust_domain = mesh.trust_domain,
         );
@@ -238,6 +248,7 @@ impl Mesh {
             decision_samples: 0,
             log_level: "debug",
             control_plane: String::new(),
+            registry_from: None,
             place: (None, "127.0.0.1".into()),
         }
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// Where a pod finds what its service account is given.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+use crate::cluster::config::{ACCOUNT, Place, server};
+
 /// The audience that projected tokens for this authority carry.
 pub const AUDIENCE: &str = "signet-ca";
 /// Longest audience and cluster name.
@@ -34,6 +34,18 @@ pub struct Kubernetes {
     pub check_address: bool,
     /// Whether a pod without a Workload in the registry may join as its service account.
     pub allow_unregistered: bool,
+}
+
+impl Kubernetes {
+    /// Where the API server is, and by what we come to it.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place {
+            server: self.server.clone(),
+            token_file: self.token_file.clone(),
+            ca_file: self.ca_file.clone(),
+        }
+    }
 }
 
 /// Who judges a token.
@@ -122,36 +134,4 @@ pub(crate) fn name(field: &'static str, text: &str) -> Result<(), (&'static str,
     }
     let expected = format!("expected 1 to {MAX_NAME} visible ASCII characters");
     Err((field, format!("{expected}, found `{}`", text.escape_debug())))
-}
-
-fn server(url: &str) -> Option<(String, u16)> {
-    let authority = url.strip_prefix("https://")?;
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    let authority: http::uri::Authority = authority.parse().ok()?;
-    if authority.as_str().contains('@') {
-        return None;
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = match authority.as_str().strip_prefix(authority.host())? {
-        "" => 443,
-        port => port.strip_prefix(':')?.parse().ok()?,
-    };
-    (!host.is_empty() && port != 0).then_some((host, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_api_server_is_a_host_and_perhaps_a_port_over_https() {
-        assert_eq!(server("https://kubernetes.default.svc"), Some(("kubernetes.default.svc".into(), 443)));
-        assert_eq!(server("https://[::1]:6443/"), Some(("::1".into(), 6443)));
-        assert_eq!(server("https://10.0.0.1:6443"), Some(("10.0.0.1".into(), 6443)));
-        for bad in
-            ["http://a", "a:443", "https://", "https://a/b", "https://u@a", "https://a:0", "https://a:x"]
-        {
-            assert_eq!(server(bad), None, "{bad}");
-        }
-    }
 }

@@ -101,7 +101,7 @@ impl Drop for InFlight<'_> {
 impl Kubernetes {
     #[must_use]
     pub fn new(config: config::Kubernetes, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
-        let api = Arc::new(Api::new(&config));
+        let api = Arc::new(Api::new(&config.place()));
         let fast = (config.mode == Mode::Fast).then(|| Fast {
             keys: KeyRing::new(Arc::clone(&api)),
             pods: Pods::new(Arc::clone(&api), metrics.clone()),

@@ -9,8 +9,6 @@
 //! transaction while it waits for the API server, or take the server's silence for an answer. The caller hears
 //! one text for all that is wrong with its evidence; the reason goes to the issuance log.
 
-mod access;
-pub mod api;
 pub mod circuit;
 pub mod config;
 pub mod fast;
@@ -21,6 +19,8 @@ pub mod pods;
 pub mod review;
 pub mod token;
 pub mod watch;
+
+pub use crate::cluster::api;
 
 use std::net::IpAddr;
 use std::sync::Arc;

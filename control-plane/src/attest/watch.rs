@@ -266,7 +266,7 @@ mod tests {
             allow_unregistered: false,
         };
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-        Pods::new(Arc::new(Api::new(&config)), metrics)
+        Pods::new(Arc::new(Api::new(&config.place())), metrics)
     }
 
     fn say(pods: &Pods, kind: &str, object: &str, version: &mut String) -> Result<(), Over> {

@@ -128,7 +128,7 @@ impl Operators {
             sidecars: u32::try_from(self.table.len()).unwrap_or(u32::MAX),
             registry_loaded_at: registry.loaded_at,
             registry_errors: registry.errors,
-            registry_warnings: registry.registry.warnings(),
+            registry_warnings: registry.registry.warnings().into_iter().chain(registry.warnings).collect(),
             issuers: issuers
                 .iter()
                 .map(|(alias, keys)| v1::IssuerStatus {

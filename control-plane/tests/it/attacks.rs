@@ -240,7 +240,13 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
     let (_revoke, revocations) = watch::channel(Arc::new(Revocations::default()));
     let text = "{apiVersion: signet.mesh/v1alpha1, kind: Workload, metadata: {namespace: shop, name: web}, spec: {class: sidecar}}";
     let web = signet_model::parse_text(Path::new("mesh.yaml"), text, &Default::default()).unwrap();
-    let state = registry::State { registry: Arc::new(web), loaded_at: 0, errors: Vec::new(), refused: 0 };
+    let state = registry::State {
+        registry: Arc::new(web),
+        loaded_at: 0,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        refused: 0,
+    };
     let (_registry, registry) = watch::channel(state);
     let metrics = Metrics::new().unwrap();
     let roots = vec![ca.root().clone()];

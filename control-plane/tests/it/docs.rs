@@ -43,6 +43,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "keys",
         "keys.pkcs11",
         "registry",
+        "registry.kubernetes",
         "listen",
         "advertise",
         "operator",
@@ -120,6 +121,10 @@ fn every_metric_and_every_refusal_of_the_authority_has_its_row() {
     let attest = include_str!("../../src/attest/metrics.rs").split('"');
     let names: Vec<&str> = attest.filter(|text| text.starts_with("signet_attest_")).collect();
     assert_eq!(names.len(), 6, "{names:?}");
+    names.into_iter().for_each(row);
+    let cluster = include_str!("../../src/cluster/metrics.rs").split('"');
+    let names: Vec<&str> = cluster.filter(|text| text.starts_with("signet_cluster_")).collect();
+    assert_eq!(names.len(), 7, "{names:?}");
     names.into_iter().for_each(row);
     let authority = include_str!("../../../ca/src/metrics.rs").split('"');
     let names: Vec<&str> = authority.filter(|text| text.starts_with("signet_ca_")).collect();

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod audit;
+mod cluster;
 mod delivery;
 mod docs;
 mod federation;

@@ -30,7 +30,13 @@ struct Check<'a> {
     registry: &'a Registry,
     origins: &'a Origins,
     options: &'a Options,
-    errors: Vec<RegistryError>,
+    errors: Vec<Found>,
+}
+
+/// A mistake, and whose it is.
+pub(crate) struct Found {
+    pub(crate) offer: Option<usize>,
+    pub(crate) error: RegistryError,
 }
 
 #[derive(Default)]
@@ -55,6 +61,19 @@ pub(crate) fn assemble(
     resources: impl Iterator<Item = (Origin, Resource)>,
     options: &Options,
 ) -> Result<Registry, RegistryErrors> {
+    let (registry, found) = put_together(resources, options);
+    if found.is_empty() {
+        Ok(registry)
+    } else {
+        Err(RegistryErrors(found.into_iter().map(|found| found.error).collect()))
+    }
+}
+
+/// All of it in one, and everything that does not fit.
+pub(crate) fn put_together(
+    resources: impl Iterator<Item = (Origin, Resource)>,
+    options: &Options,
+) -> (Registry, Vec<Found>) {
     let mut registry = Registry::default();
     let mut origins = Origins::default();
     let mut mesh_origin: Option<Origin> = None;
@@ -163,8 +182,8 @@ pub(crate) fn assemble(
     check.exchanges();
     check.routes();
     check.streams();
-    let errors = check.errors;
-    if errors.is_empty() { Ok(registry) } else { Err(RegistryErrors(errors)) }
+    let found = check.errors;
+    (registry, found)
 }
 
 fn admit<K: Ord + Clone + Display>(
@@ -172,7 +191,7 @@ fn admit<K: Ord + Clone + Display>(
     name: &K,
     origin: Origin,
     kind: &str,
-    errors: &mut Vec<RegistryError>,
+    errors: &mut Vec<Found>,
 ) -> bool {
     match origins.entry(name.clone()) {
         Entry::Occupied(first) => {
@@ -186,8 +205,8 @@ fn admit<K: Ord + Clone + Display>(
     }
 }
 
-fn duplicate(origin: &Origin, kind: &str, name: &dyn Display, first: &Origin) -> RegistryError {
-    origin.error(
+fn duplicate(origin: &Origin, kind: &str, name: &dyn Display, first: &Origin) -> Found {
+    origin.found(
         "metadata.name",
         format!("expected one {kind} `{name}`, got a second one; the first is in {}", first.place()),
     )
@@ -202,11 +221,11 @@ impl Check<'_> {
         field: impl Into<String>,
         reason: impl Into<String>,
     ) {
-        let error = match origins.get(name) {
-            Some(origin) => origin.error(field, reason),
-            None => Origin::new("").error(field, reason),
+        let found = match origins.get(name) {
+            Some(origin) => origin.found(field, reason),
+            None => Origin::new("").found(field, reason),
         };
-        self.errors.push(error);
+        self.errors.push(found);
     }
 
     fn is_reserved(&self, id: &WorkloadId) -> bool {

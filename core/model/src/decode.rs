@@ -269,6 +269,29 @@ pub(crate) fn json_value(text: &str) -> Result<Value, Unreadable> {
     if problems.is_empty() { Ok(value) } else { Err(Unreadable { problems }) }
 }
 
+/// The fields of a value that are written and empty.
+pub(crate) fn nulls(value: &Value) -> Vec<Problem> {
+    fn look(value: &Value, path: &str, problems: &mut Vec<Problem>) {
+        match value {
+            Value::Null => problems.push(empty_field(path)),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    look(item, &format!("{path}[{index}]"), problems);
+                }
+            }
+            Value::Object(fields) => {
+                for (key, item) in fields {
+                    look(item, &join(path, key), problems);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut problems = Vec::new();
+    look(value, "", &mut problems);
+    problems
+}
+
 /// JSON with sorted keys and no blanks: equal values give equal text in every build, whatever the
 /// features that the JSON library was built with.
 pub(crate) fn canonical(value: &Value, out: &mut String) {

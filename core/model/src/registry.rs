@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::check;
+use crate::check::{self, Found};
 use crate::decode::Lines;
 use crate::error::{RegistryError, RegistryErrors};
 use crate::object::Resource;
@@ -39,16 +39,27 @@ pub struct Origin {
     file: Arc<Path>,
     document: Option<usize>,
     lines: Lines,
+    /// Its number among objects that are taken one by one.
+    offer: Option<usize>,
 }
 
 impl Origin {
     /// A resource that stands alone in what is called `file`.
     pub fn new(file: impl Into<PathBuf>) -> Origin {
-        Origin { file: file.into().into(), document: None, lines: Lines::default() }
+        Origin { file: file.into().into(), document: None, lines: Lines::default(), offer: None }
+    }
+
+    /// One of many objects that are taken one by one.
+    pub(crate) fn offered(name: &str, number: usize) -> Origin {
+        Origin { offer: Some(number), ..Origin::new(name) }
+    }
+
+    pub(crate) fn found(&self, field: impl Into<String>, reason: impl Into<String>) -> Found {
+        Found { offer: self.offer, error: self.error(field, reason) }
     }
 
     pub(crate) fn in_file(file: &Arc<Path>, document: usize, lines: Lines) -> Origin {
-        Origin { file: Arc::clone(file), document: Some(document), lines }
+        Origin { file: Arc::clone(file), document: Some(document), lines, offer: None }
     }
 
     pub(crate) fn error(&self, field: impl Into<String>, reason: impl Into<String>) -> RegistryError {
@@ -228,10 +239,17 @@ impl Registry {
             || self.grants.values().any(|grant| grant.lets(route, service))
     }
 
-    /// The services that a route names and to which it may not refer, each once.
+    /// The services that a route names and gets nothing of, each once: it may not refer to them, or they are not there or
+    /// have no such port. Of the latter there are none in a registry that was taken whole.
     pub fn refused_to(&self, route: &AnyRoute) -> BTreeSet<ObjectName> {
-        let named = route.backends().into_iter().map(|(_, service, _)| service);
-        named.filter(|service| !self.lets_refer(route, service)).collect()
+        let named = route.backends().into_iter();
+        let refused = named
+            .filter(|(_, service, port)| !self.lets_refer(route, service) || !self.has_port(service, *port));
+        refused.map(|(_, service, _)| service).collect()
+    }
+
+    fn has_port(&self, service: &ObjectName, number: Port) -> bool {
+        self.service(service).is_some_and(|it| it.spec.ports.iter().any(|port| port.port == number))
     }
 
     /// What is valid and yet not as its author may have meant it, in words.

@@ -20,11 +20,11 @@ const MAX_FILE: u64 = 256 * 1024;
 
 /// What one connection is made with.
 #[derive(Clone)]
-pub(super) struct Access {
-    pub(super) tls: Arc<rustls::ClientConfig>,
-    pub(super) bearer: HeaderValue,
+pub(crate) struct Access {
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) bearer: HeaderValue,
     /// Grows when the roots change: connections made under others are not used again.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
 }
 
 struct Read {
@@ -35,26 +35,26 @@ struct Read {
 }
 
 /// The two files, and what was read in them last.
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     token_file: PathBuf,
     ca_file: PathBuf,
     read: Mutex<Option<Read>>,
 }
 
 impl Credentials {
-    pub(super) fn new(token_file: &Path, ca_file: &Path) -> Self {
+    pub(crate) fn new(token_file: &Path, ca_file: &Path) -> Self {
         Self { token_file: token_file.to_owned(), ca_file: ca_file.to_owned(), read: Mutex::default() }
     }
 
     /// The files are to be read before the next connection.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         if let Some(read) = self.read.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             read.at = None;
         }
     }
 
     /// What connections are made with now, read anew where it may have changed.
-    pub(super) async fn access(&self) -> Result<Access, ApiError> {
+    pub(crate) async fn access(&self) -> Result<Access, ApiError> {
         {
             let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh = |read: &&Read| read.at.is_some_and(|at| at.elapsed() < READ_AGAIN);

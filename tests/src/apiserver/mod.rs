@@ -1,6 +1,8 @@
 //! A Kubernetes API server inside the test: it replays exchanges that were recorded from a real one, byte for byte,
 //! judges tokens of its own making, and fails in the ways that servers do.
 
+mod objects;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -209,6 +211,7 @@ pub struct ApiServer {
     mind: Arc<Mind>,
     key: Arc<EcdsaKeyPair>,
     events: broadcast::Sender<String>,
+    objects: objects::Objects,
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -225,7 +228,13 @@ impl ApiServer {
         let mind = Arc::new(Mind::default());
         CALLER.clone_into(&mut mind.caller.lock().expect("a mind"));
         let (events, _) = broadcast::channel(64);
-        let server = Answers { mind: Arc::clone(&mind), key: Arc::clone(&key), events: events.clone() };
+        let objects = objects::Objects::default();
+        let server = Answers {
+            mind: Arc::clone(&mind),
+            key: Arc::clone(&key),
+            events: events.clone(),
+            objects: objects.clone(),
+        };
         let acceptor = TlsAcceptor::from(config);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -242,7 +251,7 @@ impl ApiServer {
                 });
             }
         });
-        ApiServer { address, ca_pem, mind, key, events }
+        ApiServer { address, ca_pem, mind, key, events, objects }
     }
 
     /// Writes the files that a pod finds, and returns the lines of `control-plane.yaml` that use them.
@@ -255,6 +264,67 @@ impl ApiServer {
              caFile: '{folder}/api-ca.pem'{more}}}}}\n",
             self.address
         )
+    }
+
+    /// The section `registry` of `control-plane.yaml` that follows this server, with more fields of `kubernetes`.
+    pub fn registry(&self, folder: &Path, more: &str) -> String {
+        self.configuration(folder, "");
+        let folder = folder.display();
+        format!(
+            "registry: {{kubernetes: {{apiServer: 'https://{}', tokenFile: '{folder}/api-token', \
+             caFile: '{folder}/api-ca.pem'{more}}}}}\n",
+            self.address
+        )
+    }
+
+    /// Makes an object of any kind, or gives it another spec; whoever watches hears of it.
+    pub fn put(&self, object: Value) {
+        self.objects.put(object);
+    }
+
+    /// The same with documents in YAML's flow style (JSON).
+    pub fn put_all(&self, objects: impl IntoIterator<Item = Value>) {
+        objects.into_iter().for_each(|object| self.put(object));
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, object: &Value) {
+        self.objects.remove(object);
+    }
+
+    /// An object as it stands there now, status included.
+    pub fn object(&self, like: &Value) -> Option<Value> {
+        self.objects.get(like)
+    }
+
+    /// Whether the cluster lacks a kind, by the path of all its objects.
+    pub fn lacks(&self, path: &str, absent: bool) {
+        self.objects.absent(path, absent);
+    }
+
+    /// Fails once, when a request of this method comes whose path contains the words.
+    pub fn fails_at(&self, method: &'static str, words: &str, fault: Fault) {
+        self.objects.when(method, words, fault);
+    }
+
+    /// Lists in pages of this size.
+    pub fn pages_of(&self, size: usize) {
+        self.objects.page(size);
+    }
+
+    /// Breaks every watch in the middle.
+    pub fn cut_watches(&self) {
+        self.objects.cut();
+    }
+
+    /// Forgets what was before now: watches from there are 410.
+    pub fn forgets(&self) {
+        self.objects.forget();
+    }
+
+    /// Sends a bookmark to the watches of a kind.
+    pub fn bookmark(&self, path: &str, object: Value) {
+        self.objects.bookmark(path, object);
     }
 
     /// Answers the recorded question with the recorded answer, once, and in the order given.
@@ -364,6 +434,7 @@ struct Answers {
     mind: Arc<Mind>,
     key: Arc<EcdsaKeyPair>,
     events: broadcast::Sender<String>,
+    objects: objects::Objects,
 }
 
 impl Answers {
@@ -397,6 +468,19 @@ impl Answers {
         }
         if seen.authorization != format!("Bearer {}", Mind::with(&self.mind.caller, |it| it.clone())) {
             return Ok(status(401, "Unauthorized"));
+        }
+        if let Some(fault) = self.objects.fault(&seen.method, &seen.path) {
+            return fail(fault).await;
+        }
+        // Pods of one node or namespace, and those that still run, are what attestation asks for.
+        let query = head.uri.query().unwrap_or_default();
+        let of_attestation =
+            query.contains("fieldSelector") || head.uri.path().starts_with("/api/v1/namespaces/");
+        if head.uri.path() != REVIEWS && !of_attestation {
+            let answer = self.objects.answer(&head.method, head.uri.path(), query, &seen.body);
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
         }
         Ok(match (&head.method, head.uri.path()) {
             (&Method::POST, REVIEWS) => self.review(&seen.body),
@@ -583,6 +667,11 @@ fn full(body: Bytes) -> Body {
 fn object(code: u16, value: &Value) -> Response<Body> {
     let answer = Response::builder().status(code).header("Content-Type", "application/json");
     answer.body(full(value.to_string().into())).expect("an answer")
+}
+
+fn plain(code: u16, text: &str) -> Response<Body> {
+    let answer = Response::builder().status(code).header("Content-Type", "text/plain; charset=utf-8");
+    answer.body(full(text.to_owned().into())).expect("an answer")
 }
 
 fn status(code: u16, message: &str) -> Response<Body> {

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Credentials};
+use super::config::Place;
 
 /// Kept connections: as many as reviews may run at once.
 const MAX_IDLE: usize = 32;
@@ -108,12 +109,12 @@ pub struct Api {
 
 impl Api {
     #[must_use]
-    pub fn new(config: &super::config::Kubernetes) -> Self {
-        let (host, port) = config.server.clone();
+    pub fn new(place: &Place) -> Self {
+        let (host, port) = place.server.clone();
         Self {
             host,
             port,
-            credentials: Credentials::new(&config.token_file, &config.ca_file),
+            credentials: Credentials::new(&place.token_file, &place.ca_file),
             idle: Mutex::default(),
         }
     }
@@ -129,8 +130,24 @@ impl Api {
         limit: usize,
         timeout: Duration,
     ) -> Result<Bytes, ApiError> {
+        self.send_as(Method::POST, path, JSON, body, limit, timeout).await
+    }
+
+    /// Sends a body of a media type by any method, and returns the body of a 200 or 201 of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn send_as(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: String,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, ApiError> {
         // Boxed: a handshake is large, and most of the time nobody makes one.
-        let work = Box::pin(self.exchange(Method::POST, path, JSON, body.into(), limit));
+        let work = Box::pin(self.exchange(method, path, (JSON, content_type), body.into(), limit));
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
@@ -145,7 +162,7 @@ impl Api {
         limit: usize,
         timeout: Duration,
     ) -> Result<Bytes, ApiError> {
-        let work = Box::pin(self.exchange(Method::GET, path, accept, Bytes::new(), limit));
+        let work = Box::pin(self.exchange(Method::GET, path, (accept, JSON), Bytes::new(), limit));
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
@@ -157,7 +174,7 @@ impl Api {
         let work = Box::pin(async {
             let access = self.credentials.access().await?;
             let mut sender = self.dial(&access).await?;
-            let request = self.request(&access, Method::GET, path, JSON, Bytes::new())?;
+            let request = self.request(&access, Method::GET, path, (JSON, JSON), Bytes::new())?;
             let answer =
                 sender.send_request(request).await.map_err(|error| ApiError::Http(error.to_string()))?;
             if answer.status() == StatusCode::OK {
@@ -173,12 +190,12 @@ impl Api {
         &self,
         method: Method,
         path: &str,
-        accept: &'static str,
+        types: (&'static str, &'static str),
         body: Bytes,
         limit: usize,
     ) -> Result<Bytes, ApiError> {
         let access = self.credentials.access().await?;
-        let request = self.request(&access, method, path, accept, body)?;
+        let request = self.request(&access, method, path, types, body)?;
         let (mut sender, answer) = self.send(&access, request).await?;
         let (head, body) = answer.into_parts();
         let body = bounded(body, limit).await?;
@@ -218,7 +235,7 @@ impl Api {
         access: &Access,
         method: Method,
         path: &str,
-        accept: &'static str,
+        (accept, content_type): (&'static str, &'static str),
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, ApiError> {
         let mut request = Request::builder()
@@ -229,7 +246,7 @@ impl Api {
             .header(USER_AGENT, concat!("signet-control-plane/", env!("CARGO_PKG_VERSION")))
             .header(AUTHORIZATION, access.bearer.clone());
         if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, JSON);
+            request = request.header(CONTENT_TYPE, content_type);
         }
         request.body(Full::new(body)).map_err(|error| ApiError::Http(error.to_string()))
     }

@@ -1,0 +1,151 @@
+//! `registry.kubernetes` of `control-plane.yaml`, and where an API server is.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use signet_model::Label;
+
+/// Where a pod finds what its service account is given.
+pub(crate) const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Where an API server is, and by what we come to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `host` and `port`.
+    pub server: (String, u16),
+    /// Our own token; read again while we run.
+    pub token_file: PathBuf,
+    /// Roots of its certificate, PEM; read again while we run.
+    pub ca_file: PathBuf,
+}
+
+/// The section as it was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub place: Place,
+    /// Only these; empty is all.
+    pub namespaces: BTreeSet<String>,
+    pub excluded: BTreeSet<String>,
+    /// Whether statuses are written.
+    pub statuses: bool,
+    pub lease: LeaseTimes,
+}
+
+/// Who writes statuses is said by a Lease; these are client-go's own names and defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// How long others wait for a holder that is not heard of.
+    pub duration: Duration,
+    /// How long a holder that cannot renew goes on.
+    pub renew_deadline: Duration,
+    pub retry_period: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct RawCluster {
+    api_server: String,
+    token_file: PathBuf,
+    ca_file: PathBuf,
+    namespaces: Vec<String>,
+    exclude_namespaces: Vec<String>,
+    write_status: bool,
+    lease_seconds: u64,
+}
+
+impl Default for RawCluster {
+    fn default() -> Self {
+        Self {
+            api_server: "https://kubernetes.default.svc".into(),
+            token_file: format!("{ACCOUNT}/token").into(),
+            ca_file: format!("{ACCOUNT}/ca.crt").into(),
+            namespaces: Vec::new(),
+            exclude_namespaces: Vec::new(),
+            write_status: true,
+            lease_seconds: 15,
+        }
+    }
+}
+
+impl RawCluster {
+    pub(crate) fn check(self) -> Result<Cluster, (&'static str, String)> {
+        let absolute = |field, path: &PathBuf| match path.is_absolute() {
+            true => Ok(()),
+            false => Err((field, format!("expected an absolute path, found `{}`", path.display()))),
+        };
+        absolute("registry.kubernetes.tokenFile", &self.token_file)?;
+        absolute("registry.kubernetes.caFile", &self.ca_file)?;
+        let server = server(&self.api_server).ok_or_else(|| {
+            let expected = "expected https://host or https://host:port";
+            ("registry.kubernetes.apiServer", format!("{expected}, found `{}`", self.api_server))
+        })?;
+        let names = |field, names: Vec<String>| match names.iter().find(|name| name.parse::<Label>().is_err())
+        {
+            None => Ok(names.into_iter().collect::<BTreeSet<_>>()),
+            Some(name) => {
+                Err((field, format!("expected names of namespaces, found `{}`", name.escape_debug())))
+            }
+        };
+        let namespaces = names("registry.kubernetes.namespaces", self.namespaces)?;
+        let excluded = names("registry.kubernetes.excludeNamespaces", self.exclude_namespaces)?;
+        if let Some(both) = namespaces.intersection(&excluded).next() {
+            return Err((
+                "registry.kubernetes.excludeNamespaces",
+                format!("expected none of registry.kubernetes.namespaces, found `{both}`"),
+            ));
+        }
+        if !(3..=300).contains(&self.lease_seconds) {
+            return Err((
+                "registry.kubernetes.leaseSeconds",
+                format!("expected 3 to 300, found {}", self.lease_seconds),
+            ));
+        }
+        // In the proportions of client-go: 15, 10 and 2 seconds.
+        let duration = Duration::from_secs(self.lease_seconds);
+        Ok(Cluster {
+            place: Place { server, token_file: self.token_file, ca_file: self.ca_file },
+            namespaces,
+            excluded,
+            statuses: self.write_status,
+            lease: LeaseTimes {
+                duration,
+                renew_deadline: duration.mul_f64(2.0 / 3.0),
+                retry_period: duration.mul_f64(2.0 / 15.0),
+            },
+        })
+    }
+}
+
+pub(crate) fn server(url: &str) -> Option<(String, u16)> {
+    let authority = url.strip_prefix("https://")?;
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let authority: http::uri::Authority = authority.parse().ok()?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = match authority.as_str().strip_prefix(authority.host())? {
+        "" => 443,
+        port => port.strip_prefix(':')?.parse().ok()?,
+    };
+    (!host.is_empty() && port != 0).then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_server_is_a_host_and_perhaps_a_port_over_https() {
+        assert_eq!(server("https://kubernetes.default.svc"), Some(("kubernetes.default.svc".into(), 443)));
+        assert_eq!(server("https://[::1]:6443/"), Some(("::1".into(), 6443)));
+        assert_eq!(server("https://10.0.0.1:6443"), Some(("10.0.0.1".into(), 6443)));
+        for bad in
+            ["http://a", "a:443", "https://", "https://a/b", "https://u@a", "https://a:0", "https://a:x"]
+        {
+            assert_eq!(server(bad), None, "{bad}");
+        }
+    }
+}

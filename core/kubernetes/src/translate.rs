@@ -1,1 +1,0 @@
-//! A cluster's objects as resources of the registry.

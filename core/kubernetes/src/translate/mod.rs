@@ -1,0 +1,247 @@
+//! A cluster's objects as resources of the registry.
+//!
+//! [`translate`] is a function of what is in the cluster and of what was right before. Kubernetes' own objects say who
+//! may join (service accounts), what is called (Services) and where it is (EndpointSlices of pods that have a sidecar);
+//! routes come as the Gateway API has them, everything else as objects of `signet.mesh`. What each object came to goes out
+//! as conditions; one that is wrong holds up no other one, see [`signet_model::Lenient`].
+//!
+//! What it never does: take an address or an identity from whoever only says so. An endpoint counts where a pod of the
+//! Service's own namespace, that its selector means, has that address; and what an object says counts in its own namespace,
+//! unless whoever runs the mesh lets that namespace speak for others ([`views::MESH_ADMIN`]).
+
+mod conditions;
+mod custom;
+mod gateway;
+mod routes;
+mod services;
+pub mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use signet_model::{InForce, Kept, ObjectId, Offer, Options, Problem, Registry, Resource, Stand};
+
+pub use conditions::{Condition, ListenerStatus, ObjectStatus, ParentStatus, Reason, Said, merged};
+use views::{Content, INJECT, Key, MESH_ADMIN, Object, Pod};
+
+use crate::kinds::KindId;
+
+/// By which we are named in the Gateway API.
+pub const CONTROLLER: &str = "signet.mesh/gateway-controller";
+
+/// Objects of one kind.
+pub type Objects = BTreeMap<Key, Arc<Object>>;
+
+/// What is in a cluster. Cheap to copy: kinds are shared until one changes.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    kinds: BTreeMap<KindId, Arc<Objects>>,
+}
+
+impl Snapshot {
+    /// All objects of a kind, in the order of their names.
+    pub fn of(&self, kind: KindId) -> impl Iterator<Item = &Arc<Object>> {
+        self.kinds.get(&kind).into_iter().flat_map(|objects| objects.values())
+    }
+
+    #[must_use]
+    pub fn get(&self, kind: KindId, key: &Key) -> Option<&Arc<Object>> {
+        self.kinds.get(&kind)?.get(key)
+    }
+
+    /// How many there are of a kind.
+    #[must_use]
+    pub fn count(&self, kind: KindId) -> usize {
+        self.kinds.get(&kind).map_or(0, |objects| objects.len())
+    }
+
+    /// Puts one in, or in the place of an earlier version; what was there.
+    pub fn put(&mut self, kind: KindId, object: Object) -> Option<Arc<Object>> {
+        let key = object.key();
+        Arc::make_mut(self.kinds.entry(kind).or_default()).insert(key, Arc::new(object))
+    }
+
+    pub fn remove(&mut self, kind: KindId, key: &Key) -> Option<Arc<Object>> {
+        Arc::make_mut(self.kinds.get_mut(&kind)?).remove(key)
+    }
+
+    /// What there is of a kind is this and nothing else.
+    pub fn replace(&mut self, kind: KindId, objects: Objects) -> Arc<Objects> {
+        self.kinds.insert(kind, Arc::new(objects)).unwrap_or_default()
+    }
+}
+
+/// What is not in the cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub options: Options,
+    /// Only these namespaces; empty is all.
+    pub namespaces: BTreeSet<String>,
+    /// Not these.
+    pub excluded: BTreeSet<String>,
+}
+
+/// What a cluster comes to.
+#[derive(Debug)]
+pub struct Translation {
+    pub registry: Registry,
+    /// For the next time.
+    pub kept: Kept,
+    /// What is to stand in the status of each object of ours, and of those of the Gateway API that are for us.
+    pub statuses: Vec<ObjectStatus>,
+    /// What is right and perhaps not as it was meant, in words.
+    pub warnings: Vec<String>,
+    /// Objects that are not, or not as written, in force, in words.
+    pub refused: Vec<String>,
+}
+
+/// An object's place in what is offered to the model.
+struct Offered<'a> {
+    offer: Offer,
+    /// Whose status says what came of it; none where Kubernetes keeps no status for it.
+    of: Option<(KindId, &'a Object)>,
+}
+
+/// One cluster on its way.
+struct Work<'a> {
+    snapshot: &'a Snapshot,
+    settings: &'a Settings,
+    /// Of each namespace that counts, its labels.
+    namespaces: BTreeMap<&'a str, Space<'a>>,
+    offered: Vec<Offered<'a>>,
+    warnings: Vec<String>,
+}
+
+/// A namespace.
+struct Space<'a> {
+    injects: bool,
+    /// Its objects may concern others.
+    is_admin: bool,
+    pods: Vec<(&'a str, &'a Pod)>,
+}
+
+/// Makes a registry of a cluster.
+#[must_use]
+pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Translation {
+    let mut work = Work {
+        snapshot,
+        settings,
+        namespaces: namespaces(snapshot, settings),
+        offered: Vec::new(),
+        warnings: Vec::new(),
+    };
+    work.accounts();
+    work.services();
+    work.customs();
+    let gateways = work.gateways();
+    let routes = work.routes(&gateways);
+    let offers: Vec<Offer> = work.offered.iter().map(|offered| offered.offer.clone()).collect();
+    let made = Registry::build_lenient(&offers, kept, &settings.options);
+    let mut refused = Vec::new();
+    for (offered, verdict) in work.offered.iter().zip(&made.verdicts) {
+        if verdict.is_right() {
+            continue;
+        }
+        let problems: Vec<_> = verdict.problems.iter().map(ToString::to_string).collect();
+        refused.push(format!("{}: {} ({})", offered.offer.id, problems.join("; "), what(verdict.in_force)));
+    }
+    let mut statuses = conditions::of_customs(&work.offered, &made.verdicts);
+    statuses.extend(gateway::statuses(&gateways, &work.offered, &made));
+    statuses.extend(gateway::classes(snapshot));
+    statuses.extend(routes::statuses(&routes, &work.offered, &made));
+    Translation { registry: made.registry, kept: made.kept, statuses, warnings: work.warnings, refused }
+}
+
+/// What is in force of an object that is not right, in words.
+fn what(in_force: InForce) -> &'static str {
+    match in_force {
+        InForce::AsWritten => "it stays in force",
+        InForce::Earlier => "the last version that was right stays in force",
+        InForce::Denies => "until it is mended everything that it may be for is denied",
+        InForce::Nothing => "it is left out",
+    }
+}
+
+fn namespaces<'a>(snapshot: &'a Snapshot, settings: &Settings) -> BTreeMap<&'a str, Space<'a>> {
+    let counts = |name: &str| {
+        (settings.namespaces.is_empty() || settings.namespaces.contains(name))
+            && !settings.excluded.contains(name)
+    };
+    let mut all: BTreeMap<&str, Space<'_>> = snapshot
+        .of(KindId::Namespace)
+        .filter(|object| counts(&object.metadata.name))
+        .map(|object| {
+            let label = |name: &str| object.metadata.labels.get(name).map(String::as_str);
+            let space = Space {
+                injects: label(INJECT) == Some("enabled"),
+                is_admin: label(MESH_ADMIN) == Some("true")
+                    || object.metadata.name == settings.options.system_namespace.as_str(),
+                pods: Vec::new(),
+            };
+            (object.metadata.name.as_str(), space)
+        })
+        .collect();
+    for object in snapshot.of(KindId::Pod) {
+        let Content::Pod(pod) = &object.content else { continue };
+        if let Some(space) = all.get_mut(object.metadata.namespace.as_str()).filter(|_| !pod.ended) {
+            space.pods.push((&object.metadata.name, pod));
+        }
+    }
+    all
+}
+
+impl<'a> Work<'a> {
+    /// A namespace that counts.
+    fn space(&self, name: &str) -> Option<&Space<'a>> {
+        self.namespaces.get(name)
+    }
+
+    fn offer(
+        &mut self,
+        id: ObjectId,
+        uid: &str,
+        read: Result<Resource, Vec<Problem>>,
+        stand: Stand,
+        of: Option<(KindId, &'a Object)>,
+    ) {
+        self.offered.push(Offered { offer: Offer { id, uid: uid.to_owned(), read, stand }, of });
+    }
+
+    /// Whether an object of ours of this name is there, which then says more than Kubernetes does.
+    fn has(&self, kind: KindId, metadata: &views::Metadata) -> bool {
+        let key = (metadata.namespace.as_str().into(), metadata.name.as_str().into());
+        self.snapshot.get(kind, &key).is_some()
+    }
+
+    /// Service accounts whose pods have a sidecar, or are to have one, may join as such.
+    fn accounts(&mut self) {
+        let snapshot = self.snapshot;
+        for object in snapshot.of(KindId::ServiceAccount) {
+            let metadata = &object.metadata;
+            let Some(space) = self.space(&metadata.namespace) else { continue };
+            if metadata.namespace == self.settings.options.system_namespace.as_str() {
+                continue;
+            }
+            let runs = space.pods.iter().any(|(_, pod)| pod.meshed && pod.account == metadata.name);
+            if !(space.injects || runs) || self.has(KindId::Workload, metadata) {
+                continue;
+            }
+            let document = serde_json::json!({
+                "apiVersion": signet_model::API_VERSION, "kind": "Workload",
+                "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+                "spec": {"class": "sidecar"},
+            });
+            self.offer(
+                id("Workload", metadata),
+                &metadata.uid,
+                Resource::from_document(document),
+                Stand::Nothing,
+                None,
+            );
+        }
+    }
+}
+
+fn id(kind: &'static str, metadata: &views::Metadata) -> ObjectId {
+    ObjectId { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+}
