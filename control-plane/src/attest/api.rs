@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -134,6 +134,27 @@ impl Api {
         tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
     }
 
+    /// Changes an object by a patch of this kind, and returns the body of a 200 or 201 of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn patch(
+        &self,
+        path: &str,
+        kind: &'static str,
+        body: String,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, ApiError> {
+        let work = Box::pin(async {
+            let access = self.credentials.access().await?;
+            let mut request = self.request(&access, Method::PATCH, path, JSON, body.into())?;
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            self.finish(&access, request, limit).await
+        });
+        tokio::time::timeout(timeout, work).await.unwrap_or(Err(ApiError::Timeout(timeout)))
+    }
+
     /// Asks for something, and returns the body of a 200 of at most `limit` bytes.
     ///
     /// # Errors
@@ -179,7 +200,16 @@ impl Api {
     ) -> Result<Bytes, ApiError> {
         let access = self.credentials.access().await?;
         let request = self.request(&access, method, path, accept, body)?;
-        let (mut sender, answer) = self.send(&access, request).await?;
+        self.finish(&access, request, limit).await
+    }
+
+    async fn finish(
+        &self,
+        access: &Access,
+        request: Request<Full<Bytes>>,
+        limit: usize,
+    ) -> Result<Bytes, ApiError> {
+        let (mut sender, answer) = self.send(access, request).await?;
         let (head, body) = answer.into_parts();
         let body = bounded(body, limit).await?;
         // Put back only when it can carry another request: a server that closes says so by now.

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod audit;
+mod chart;
 mod delivery;
 mod docs;
 mod federation;
@@ -18,4 +19,5 @@ mod roots;
 #[path = "../../../ca/tests/support/softhsm.rs"]
 mod softhsm;
 mod token;
+mod webhook;
 mod workloads;
