@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod federation;
 mod handshakes;
+mod inject;
 mod login;
 mod mesh;
 mod operator;
@@ -83,6 +84,10 @@ enum Command {
     /// What an app would see in a mesh, for whoever writes one without a mesh.
     #[command(subcommand)]
     Dev(dev::Dev),
+    /// Make the pods of manifests members of the mesh, as the cluster's webhook does.
+    Inject(inject::Inject),
+    /// Give manifests back as they were before they were injected.
+    Uninject(inject::Uninject),
     /// Policies in a folder, before anybody goes by them.
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
@@ -108,6 +113,8 @@ async fn main() -> ExitCode {
         Command::Federation(command) => command.run(&context).await,
         Command::Authz(command) => command.run(&context).await,
         Command::Dev(command) => command.run(&context).await,
+        Command::Inject(inject) => inject.run(),
+        Command::Uninject(uninject) => uninject.run(),
         Command::Policy(command) => command.run(&context),
     };
     match done {

@@ -27,6 +27,7 @@ use crate::{attest, cluster, istio};
 
 mod hierarchy;
 mod rotation;
+pub mod webhook;
 
 pub use backup::Backup;
 pub use bundle::{Bundle, REFRESH_HINT_SECONDS, WebTls};
@@ -100,6 +101,8 @@ pub struct Config {
     pub bundle: Option<Bundle>,
     /// Where tokens are revoked and users logged out by who is no operator.
     pub intake: Option<Intake>,
+    /// Where the API server has pods injected.
+    pub webhook: Option<webhook::Webhook>,
     /// Whether bundle endpoints may be in private networks.
     pub federation_private_addresses: bool,
     pub system_namespace: Label,
@@ -191,6 +194,7 @@ struct Raw {
     bundle: Option<bundle::RawBundle>,
     #[serde(default)]
     intake: Option<intake::RawIntake>,
+    webhook: Option<webhook::RawWebhook>,
     #[serde(default)]
     federation: bundle::RawFederation,
     #[serde(default)]
@@ -342,6 +346,11 @@ impl Raw {
                 return Err(("istio.audience", format!("{expected}, found `{}`", istio.audience)));
             }
         }
+        let webhook = self.webhook.map(webhook::RawWebhook::check).transpose()?;
+        if webhook.is_some() && attestation.kubernetes.is_none() {
+            // What was injected could not join.
+            return Err(("webhook", "expected attestation.kubernetes beside it, found none".into()));
+        }
         let backup = self.backup.map(|backup| backup.check(self.dev, &data_dir)).transpose()?;
         Ok(Config {
             trust_domain,
@@ -375,6 +384,7 @@ impl Raw {
             allow_http: self.issuers.allow_http,
             bundle: self.bundle.map(bundle::RawBundle::check).transpose()?,
             intake: self.intake.map(intake::RawIntake::check).transpose()?,
+            webhook,
             federation_private_addresses: self.federation.allow_private_addresses,
             system_namespace,
             attestation,

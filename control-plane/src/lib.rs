@@ -37,4 +37,5 @@ pub mod run;
 pub mod services;
 mod store;
 mod waiting;
+pub mod webhook;
 pub mod world;

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub jwks_up: IntGaugeVec,
     pub bundle_requests: IntCounterVec,
     pub intake_requests: IntCounterVec,
+    /// What became of pods at the webhook, and why.
+    pub injections: IntCounterVec,
     pub federation_fetches: IntCounterVec,
     pub federation_confirmed_at: IntGaugeVec,
     pub federation_roots: IntGaugeVec,
@@ -185,6 +187,11 @@ impl Metrics {
                 "bundle_requests_total",
                 "Requests answered by the bundle endpoint, by status",
                 &["code"],
+            )?,
+            injections: counters(
+                "injections_total",
+                "Reviews of the API server by what became of the pod, and why",
+                &["outcome", "reason"],
             )?,
             intake_requests: counters(
                 "intake_requests_total",

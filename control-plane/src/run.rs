@@ -30,6 +30,7 @@ use crate::backup;
 use crate::bundle::certificate::{Certificate, CertificateError};
 use crate::bundle::door;
 use crate::bundle::page::Pages;
+use crate::cluster::api::Api;
 use crate::cluster::lease::Lease;
 use crate::cluster::source::Source as ClusterSource;
 use crate::cluster::{self, status};
@@ -58,6 +59,7 @@ use crate::services::{
     process, recovery, roots, rotation,
 };
 use crate::waiting;
+use crate::webhook;
 use crate::world::Sources;
 
 /// How long connections may take to end once the process drains.
@@ -236,8 +238,12 @@ pub async fn start(
     issuers.follow(&sources.key_sources(&now.registry));
     federation.follow(&now.registry);
     let world = watch::Sender::new(now);
-    let names = config.istio.as_ref().map_or(&[][..], |istio| &istio.dns_names);
-    let own = Own::begin(authority.clone(), config.system_namespace.as_str(), names, metrics.clone()).await?;
+    let mut names: Vec<String> = config.istio.iter().flat_map(|istio| &istio.dns_names).cloned().collect();
+    names.extend(config.webhook.iter().flat_map(|webhook| &webhook.dns_names).cloned());
+    names.sort();
+    names.dedup();
+    let own =
+        Own::begin(authority.clone(), config.system_namespace.as_str(), &names, metrics.clone()).await?;
 
     let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen).await?;
     let mesh_listener = bind("the mesh door", config.mesh_listen).await?;
@@ -361,6 +367,7 @@ pub async fn start(
             door::Documents { pages, path: bundle.path.as_str().into(), metrics: metrics.clone() };
         let public = public::Public {
             name: "bundle",
+            bounds: public::STRANGERS,
             certificate: presented(bundle.tls.as_ref(), &own, &mut background).await?,
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
@@ -374,12 +381,36 @@ pub async fn start(
         let intake = Intake::new(authority.clone(), registry.clone(), Arc::clone(&issuers), metrics.clone());
         let public = public::Public {
             name: "intake",
+            bounds: public::STRANGERS,
             certificate: presented(at.tls.as_ref(), &own, &mut background).await?,
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),
             drain: connections.clone(),
         };
         doors.spawn(public::listen(listener, public, intake));
+    }
+    if let Some(at) = &config.webhook {
+        let listener = bind("the webhook", at.listen).await?;
+        addresses.push(("webhook", local(&listener, at.listen)?));
+        let public = public::Public {
+            name: "webhook",
+            bounds: webhook::BOUNDS,
+            certificate: Certificate::own(own.current()),
+            metrics: metrics.clone(),
+            shutdown: shutdown.clone(),
+            drain: connections.clone(),
+        };
+        let settings = Arc::new(at.injection.clone());
+        let answer = webhook::Webhook { settings, metrics: metrics.clone() };
+        doors.spawn(public::listen(listener, public, answer));
+        let place = match &config.registry {
+            RegistrySource::Kubernetes(cluster) => Some(cluster.place.clone()),
+            RegistrySource::Folder(_) => config.attestation.kubernetes.as_ref().map(|it| it.place()),
+        };
+        if let Some(place) = place {
+            let api = Arc::new(Api::new(&place));
+            background.spawn(webhook::publish::keep(api, authority.clone(), at.clone()));
+        }
     }
 
     doors.spawn(bootstrap::listen(

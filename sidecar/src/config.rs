@@ -10,6 +10,7 @@ mod address;
 mod app_api;
 mod dns;
 mod error;
+mod probes;
 mod text;
 mod user_context;
 mod workload;
@@ -27,6 +28,7 @@ pub use address::{AppAddress, ListenAddress};
 pub use app_api::AppApi;
 pub use dns::Dns;
 pub use error::ConfigError;
+pub use probes::{Asked, Header, Probe, Probes};
 pub use text::{from_json, from_yaml};
 pub use user_context::AttachContext;
 pub use workload::{SocketMode, WorkloadApi};
@@ -74,6 +76,9 @@ pub struct Config {
     /// The TCP listener for probes and Prometheus.
     #[serde(default)]
     pub metrics: Option<Metrics>,
+    /// Where the kubelet's probes of the app are answered.
+    #[serde(default)]
+    pub probes: Option<Probes>,
     /// Data plane threads; absent: the CPU limit, for a sidecar at most two.
     #[serde(default)]
     pub workers: Option<usize>,
@@ -174,7 +179,40 @@ pub struct Transparent {
     pub inbound: Vec<SocketAddr>,
     /// The services that redirected inbound connections are for, beside those of the `inbound` list.
     #[serde(default)]
-    pub serves: Vec<ObjectName>,
+    pub serves: Vec<Serves>,
+}
+
+/// What a workload serves behind its redirected connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    /// Every service that lists its identity, `*`.
+    Every,
+    /// This one, `name.namespace`.
+    One(ObjectName),
+}
+
+impl Serves {
+    /// How the control plane is asked for every one.
+    pub const EVERY: &'static str = "*";
+}
+
+impl<'de> Deserialize<'de> for Serves {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            Self::EVERY => Ok(Serves::Every),
+            name => name.parse().map(Serves::One).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl Serialize for Serves {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Serves::Every => serializer.serialize_str(Self::EVERY),
+            Serves::One(name) => serializer.collect_str(name),
+        }
+    }
 }
 
 /// The edge.
@@ -421,6 +459,9 @@ impl Config {
                 return wrong(field.to_owned(), expected, got);
             }
         }
+        if let Some(Err((field, expected, got))) = self.probes.as_ref().map(Probes::check) {
+            return wrong(field, expected, got);
+        }
         for (field, path) in paths {
             if !path.is_absolute() {
                 return wrong(field, "an absolute path", format!("{:?}", path.display().to_string()));
@@ -468,6 +509,7 @@ impl Config {
                 ("transparent", self.transparent.is_some()),
                 ("dns", self.dns.is_some()),
                 ("appApi", self.app_api.is_some()),
+                ("probes", self.probes.is_some()),
                 ("userContext", self.user_context != AttachContext::default()),
             ] {
                 if used {
@@ -481,16 +523,19 @@ impl Config {
             }
         }
 
-        if let Err((field, expected, got)) = self.user_context.check(!self.served().is_empty()) {
+        if let Err((field, expected, got)) =
+            self.user_context.check(self.serves_every() || !self.served().is_empty())
+        {
             return wrong(field.to_owned(), expected, got);
         }
         if let Some(transparent) = &self.transparent
             && !transparent.inbound.is_empty()
             && self.served().is_empty()
+            && !self.serves_every()
         {
             return wrong(
                 "transparent.serves".to_owned(),
-                "the services that redirected inbound connections are for (`[name.namespace]`)",
+                "the services that redirected inbound connections are for (`[name.namespace]`, or `['*']`)",
                 "none".to_owned(),
             );
         }
@@ -553,6 +598,9 @@ impl Config {
         if let Some(metrics) = &self.metrics {
             all.push(("metrics.listen".to_owned(), tcp(metrics.listen)));
         }
+        if let Some(probes) = &self.probes {
+            all.push(("probes.listen".to_owned(), tcp(probes.listen)));
+        }
         all
     }
 
@@ -566,9 +614,43 @@ impl Config {
         self.outbound.iter().map(|outbound| outbound.service.clone()).collect()
     }
 
-    /// Services that this workload serves, once each.
+    /// Whether this workload serves whatever lists its identity.
+    pub fn serves_every(&self) -> bool {
+        self.transparent.iter().any(|transparent| transparent.serves.contains(&Serves::Every))
+    }
+
+    /// The same on a host without IPv6, where no such address can be listened on: what is also there for IPv4 is left
+    /// out, and `[::]`, which means both, means IPv4.
+    #[must_use]
+    pub fn without_ipv6(mut self) -> Self {
+        let keep = |list: &mut Vec<SocketAddr>| {
+            if list.iter().any(SocketAddr::is_ipv4) {
+                list.retain(SocketAddr::is_ipv4);
+            }
+        };
+        if let Some(transparent) = &mut self.transparent {
+            keep(&mut transparent.outbound);
+            keep(&mut transparent.inbound);
+        }
+        if let Some(dns) = &mut self.dns {
+            keep(&mut dns.listen);
+        }
+        let both = self.metrics.iter_mut().map(|metrics| &mut metrics.listen);
+        for listen in both.chain(self.probes.iter_mut().map(|probes| &mut probes.listen)) {
+            if listen.is_ipv6() && listen.ip().is_unspecified() {
+                *listen = SocketAddr::from(([0, 0, 0, 0], listen.port()));
+            }
+        }
+        self
+    }
+
+    /// Services that this workload serves and that the configuration names, once each.
     pub fn served(&self) -> BTreeSet<ObjectName> {
         let transparent = self.transparent.iter().flat_map(|transparent| &transparent.serves);
+        let transparent = transparent.filter_map(|serves| match serves {
+            Serves::Every => None,
+            Serves::One(name) => Some(name),
+        });
         self.inbound.iter().map(|inbound| &inbound.service).chain(transparent).cloned().collect()
     }
 }

@@ -18,6 +18,7 @@ use crate::admin::Admin;
 use crate::agent;
 use crate::app_api::AppApi;
 use crate::config::{Config, ListenAddress, Role};
+use crate::probes::{ProbeError, ProbeServer};
 use crate::run::RunError;
 use crate::status::Status;
 
@@ -75,6 +76,16 @@ impl Doors {
             addresses.insert("metrics".to_owned(), server.local_addr().map_err(failed)?.to_string());
             tasks.spawn(server.run(self.shutdown.clone()));
         }
+        if let Some(probes) = &config.probes {
+            let failed = |source| RunError::Probes { address: probes.listen, source };
+            let server = ProbeServer::bind(probes, &self.registry).await;
+            let server = server.map_err(|error| match error {
+                ProbeError::Io(source) => failed(source),
+                ProbeError::Metrics(error) => RunError::Registry(error),
+            })?;
+            addresses.insert("probes".to_owned(), server.local_addr().map_err(failed)?.to_string());
+            tasks.spawn(server.run(self.shutdown.clone()));
+        }
         let workload = config.workload_api.as_ref().map(|api| {
             addresses.insert("workload".to_owned(), format!("unix:{}", api.socket.display()));
             signet_daemon::bind_socket_with_mode(&api.socket, api.mode_bits(config.role))
@@ -111,6 +122,7 @@ impl Doors {
                 Err(
                     RunError::Admin(_)
                     | RunError::Metrics { .. }
+                    | RunError::Probes { .. }
                     | RunError::Workload(_)
                     | RunError::AppAddress { .. }
                     | RunError::AppSocket(_),

@@ -43,6 +43,7 @@ pub mod join;
 pub mod metrics;
 pub mod names;
 pub mod pod;
+pub mod probes;
 pub mod publish;
 pub mod redirect;
 pub mod run;

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::app_api::AppApi;
-use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role};
+use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role, Serves};
 use crate::control::heads::Kept;
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
@@ -105,6 +105,14 @@ pub enum RunError {
     /// The workload socket cannot be made.
     #[error("workloadApi.socket: {0}")]
     Workload(SocketError),
+    /// The address for probes cannot be taken.
+    #[error("probes.listen: cannot listen on {address}: {source}")]
+    Probes {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The app's address cannot be taken.
     #[error("appApi.listen: cannot listen on {address}: {source}")]
     AppAddress {
@@ -144,7 +152,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     let (trigger, shutdown) = shutdown::channel();
     trigger.on_signals().map_err(RunError::Signals)?;
     let mut asked = signal(SignalKind::user_defined2()).map_err(RunError::Signals)?;
-    let config = Arc::new(config);
+    let config = Arc::new(if has_ipv6() { config } else { config.without_ipv6() });
     let (mut inherited, predecessor) = inherited.unzip();
     let mut sockets = inherited.as_mut().map(Estate::take_sockets).unwrap_or_default();
     open_data_dir(&config.data_dir, inherited.is_none())?;
@@ -283,7 +291,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         decisions,
         sink,
         dialled: config.dialled().iter().map(ToString::to_string).collect(),
-        served,
+        served: served.into_iter().chain(config.serves_every().then(|| Serves::EVERY.to_owned())).collect(),
         shutdown: leave,
     });
     tasks.spawn(discovery.run());
@@ -419,6 +427,11 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     }
     let outcome = drain(running, &config, &shutdown, &trigger).await;
     failed.map(|()| outcome)
+}
+
+/// Whether this network namespace has IPv6; a pod's may have none.
+fn has_ipv6() -> bool {
+    std::net::UdpSocket::bind("[::1]:0").is_ok()
 }
 
 async fn drain(

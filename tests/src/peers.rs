@@ -21,6 +21,11 @@ pub fn node_modules() -> Option<PathBuf> {
     installed(root().join(".signet/node"))
 }
 
+/// The folder with `helm`, `kubectl` and `kubernetes-validate`, if they are installed.
+pub fn kubernetes() -> Option<PathBuf> {
+    installed(root().join(".signet/kubernetes/bin/helm")).and_then(|helm| Some(helm.parent()?.to_owned()))
+}
+
 /// Python with the traced apps of `tests/setup/traced/requirements.txt`, if they are installed.
 pub fn traced_python() -> Option<PathBuf> {
     installed(root().join(".signet/traced/bin/python"))

@@ -95,6 +95,9 @@ impl NotGranted {
     }
 }
 
+/// In place of a name among what a workload serves: every service that lists its identity.
+const EVERY: &str = "*";
+
 /// What a peer may have, and what it asked for in vain.
 #[derive(Debug, Default)]
 pub struct Granted {
@@ -109,6 +112,8 @@ pub struct Catalog {
     common: Vec<Arc<Versioned>>,
     issuers: BTreeMap<String, Arc<Versioned>>,
     services: BTreeMap<String, ServiceEntry>,
+    /// The services that list each identity.
+    listing: BTreeMap<WorkloadId, Vec<String>>,
     /// The services behind each address that an app may dial: its own, or that of an endpoint of theirs.
     by_address: convert::ByAddress,
     /// Bundles of federated trust domains.
@@ -234,6 +239,12 @@ impl Catalog {
             };
             services.insert(name, entry);
         }
+        let mut listing: BTreeMap<WorkloadId, Vec<String>> = BTreeMap::new();
+        for (name, entry) in &services {
+            for identity in &entry.identities {
+                listing.entry(identity.clone()).or_default().push(name.clone());
+            }
+        }
         let federated = federated
             .iter()
             .filter_map(|(domain, state)| {
@@ -294,6 +305,7 @@ impl Catalog {
             common,
             issuers,
             services,
+            listing,
             by_address,
             federated,
             gateways,
@@ -349,27 +361,18 @@ impl Catalog {
             }
         }
         for name in &asked.serves {
+            if name == EVERY {
+                let names = self.listing.get(peer).into_iter().flatten();
+                let entries = names.filter_map(|name| self.services.get(name));
+                entries.for_each(|entry| self.served(&mut granted, entry));
+                continue;
+            }
             match self.services.get(name) {
                 None => granted.refuse(name.clone(), NotGranted::UnknownService),
                 Some(entry) if !entry.identities.contains(peer) => {
                     granted.refuse(name.clone(), NotGranted::NotServedByPeer);
                 }
-                Some(entry) => {
-                    granted.add(&entry.inbound);
-                    entry
-                        .callers
-                        .iter()
-                        .filter_map(|domain| self.federated.get(domain))
-                        .for_each(|bundle| granted.add(bundle));
-                    for (provider, answers) in &entry.providers {
-                        granted.add(provider);
-                        let answers = answers.as_ref().and_then(|name| self.services.get(name));
-                        answers.into_iter().for_each(|entry| self.reached(&mut granted, entry));
-                    }
-                    if entry.original {
-                        self.issuers.values().for_each(|issuer| granted.add(issuer));
-                    }
-                }
+                Some(entry) => self.served(&mut granted, entry),
             }
         }
         if class == PeerClass::Gateway || class == PeerClass::Sidecar {
@@ -386,6 +389,24 @@ impl Catalog {
             }
         }
         granted
+    }
+
+    /// What it takes to serve a service.
+    fn served(&self, granted: &mut Granted, entry: &ServiceEntry) {
+        granted.add(&entry.inbound);
+        entry
+            .callers
+            .iter()
+            .filter_map(|domain| self.federated.get(domain))
+            .for_each(|bundle| granted.add(bundle));
+        for (provider, answers) in &entry.providers {
+            granted.add(provider);
+            let answers = answers.as_ref().and_then(|name| self.services.get(name));
+            answers.into_iter().for_each(|entry| self.reached(granted, entry));
+        }
+        if entry.original {
+            self.issuers.values().for_each(|issuer| granted.add(issuer));
+        }
     }
 
     /// What it takes to call a service from this namespace: the service, where its requests go, and whatever is named

@@ -32,8 +32,14 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_BYTES: usize = 8_192;
 const CONNECTIONS: usize = 256;
 /// Per address. A partner asks once in minutes; a few of them may share an address.
-const BURST: u32 = 32;
-const PER_SECOND: f64 = 4.0;
+pub const STRANGERS: Bounds = Bounds { burst: 32, per_second: 4.0 };
+
+/// How often one address may come.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub burst: u32,
+    pub per_second: f64,
+}
 
 /// What answers there.
 pub trait Answer: Clone + Send + Sync + 'static {
@@ -47,6 +53,7 @@ pub struct Public {
     /// In metrics and logs.
     pub name: &'static str,
     pub certificate: Certificate,
+    pub bounds: Bounds,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     pub drain: Drain,
@@ -55,7 +62,7 @@ pub struct Public {
 /// Serves the door until the process begins to end; connections under way get their grace.
 pub async fn listen<A: Answer>(listener: TcpListener, door: Public, answer: A) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    let attempts = Mutex::new(AttemptLimit::new(BURST, PER_SECOND));
+    let attempts = Mutex::new(AttemptLimit::new(door.bounds.burst, door.bounds.per_second));
     let fate = |fate: &str| door.metrics.connections.with_label_values(&[door.name, fate]).inc();
     while let Some((stream, address)) = accept(&listener, &door.shutdown).await {
         let admitted =

@@ -60,6 +60,7 @@ fn every_field_of_the_control_plane_is_in_its_table() {
         "attestation",
         "attestation.kubernetes",
         "istio",
+        "webhook",
         "log",
     ] {
         let (text, within) = match section {

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod audit;
+mod chart;
 mod cluster;
 mod delivery;
 mod docs;
@@ -19,4 +20,5 @@ mod roots;
 #[path = "../../../ca/tests/support/softhsm.rs"]
 mod softhsm;
 mod token;
+mod webhook;
 mod workloads;

@@ -53,8 +53,8 @@ pub struct Options {
     /// The gid that only the sidecar runs as: the same, by group.
     #[arg(long, value_name = "GID")]
     pub gid: Option<u32>,
-    /// Take the ports from the `transparent` and `dns` sections of this sidecar.yaml, and leave its `inbound` and
-    /// `metrics` ports alone.
+    /// Take the ports from the `transparent` and `dns` sections of this sidecar.yaml, and leave its `inbound`,
+    /// `metrics` and `probes` ports alone.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["outbound_port", "inbound_port", "dns_port"])]
     pub config: Option<PathBuf>,
     /// The sidecar's port for what the app dials, or `none` [default: 15001].
@@ -237,6 +237,7 @@ impl Wanted {
         // Peers and Prometheus come to these by themselves.
         let direct = config.inbound.iter().map(|inbound| inbound.listen);
         let direct = direct.chain(config.metrics.as_ref().map(|metrics| metrics.listen));
+        let direct = direct.chain(config.probes.as_ref().map(|probes| probes.listen));
         for listen in direct.filter(|listen| !listen.ip().is_loopback()) {
             let ports = Ports { first: listen.port(), last: listen.port() };
             if !self.exclude_inbound_ports.contains(&ports) {

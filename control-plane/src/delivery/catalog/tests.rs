@@ -196,6 +196,18 @@ fn a_sidecar_is_given_the_policies_of_what_it_serves_and_of_nothing_else() {
 }
 
 #[test]
+fn a_sidecar_that_serves_whatever_lists_it_is_given_that_and_nothing_of_others() {
+    let more = "---\napiVersion: signet.mesh/v1alpha1\nkind: Service\nmetadata: {namespace: shop, name: history}\n\
+                spec: {identities: [ns/shop/sa/orders], ports: [{name: http, port: 81, protocol: http}]}\n";
+    let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
+    let view = |who: &str| catalog.view(&workload(who), PeerClass::Sidecar, &asked(&[], &["*"]));
+    assert_eq!(names(&view("ns/shop/sa/orders")), ["inbound/history.shop", "inbound/orders.shop"]);
+    assert_eq!(names(&view(WEB)), ["inbound/web.shop"]);
+    let nobody = view("ns/shop/sa/nobody");
+    assert!(names(&nobody).is_empty() && nobody.refused.is_empty());
+}
+
+#[test]
 fn a_federated_bundle_goes_to_whom_a_policy_opens_and_to_who_dials_there_and_to_nobody_else() {
     let catalog = federated_catalog(&["caller.example", "called.example"]);
     let orders = workload("ns/shop/sa/orders");

@@ -1,1 +1,0 @@
-//! What is added to a pod so that it is one of the mesh.
