@@ -16,6 +16,7 @@ use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
 use crate::handle::Handles;
+use crate::hops::Hops;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
 use crate::plaintext::Sources;
@@ -90,6 +91,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where refusals are explained.
     pub decisions: Arc<DecisionSink>,
+    /// Which transactions came in, and from whom.
+    pub hops: Arc<Hops>,
     /// Tokens that our app may present now.
     pub exchanges: Exchanges,
     /// By which calls of our app find the users that it does not name.
@@ -143,6 +146,7 @@ impl Shared {
             state,
             metrics: Metrics::new(registry)?,
             decisions,
+            hops: Arc::default(),
             exchanges: Exchanges::new(),
             handles: Handles::default(),
             tokens: TokenCache::new(TOKENS),
