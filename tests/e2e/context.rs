@@ -403,3 +403,16 @@ async fn the_calls_of_one_transaction_are_a_chain_and_a_replayed_token_is_no_par
     assert!(output.status.success() && said.contains("IMPOSSIBLE"), "{said}");
     chain.mesh.assert_unharmed();
 }
+
+#[tokio::test]
+async fn a_service_that_asks_for_proofs_gets_them_from_the_gateway() {
+    let mut chain = Chain::start("transaction\n  requireHopProof: true").await;
+    let answer = chain.ask(&chain.issuer.token("alice", "read")).await;
+    assert_eq!(answer.status(), 200, "{}", text(&answer));
+    let seen = chain.front.last();
+    assert!(seen["headers"].get("signet-hop").is_none(), "{seen}");
+    let txn = seen_user(&seen)["txn"].as_str().unwrap().to_owned();
+    let told = chain_of(&chain.mesh, &txn, |_| true).await;
+    assert_eq!(told["hops"][0]["provenDepth"], 1, "{told}");
+    chain.mesh.assert_unharmed();
+}

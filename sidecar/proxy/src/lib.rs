@@ -28,6 +28,7 @@ pub mod authz;
 pub mod decision;
 pub mod exchange;
 pub mod handle;
+pub mod hop_proof;
 pub mod hops;
 pub mod limit;
 pub mod listener;

@@ -16,6 +16,7 @@ use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
 use crate::handle::Handles;
+use crate::hop_proof::Proofs;
 use crate::hops::Hops;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
@@ -103,6 +104,8 @@ pub struct Shared {
     pub(crate) delegations: TokenCache<Delegation>,
     /// Tokens of transactions that our app began.
     pub(crate) begun: Begun,
+    /// Hop proofs that were believed.
+    pub(crate) proofs: Proofs,
     /// Keys of delegations that were verified.
     pub(crate) minting: MintingKeys,
     /// Verified JWTs of outside issuers.
@@ -152,6 +155,7 @@ impl Shared {
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             begun: Begun::default(),
+            proofs: Proofs::default(),
             minting: MintingKeys::default(),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),

@@ -27,6 +27,7 @@ use crate::answer::{Audience, Reason, Refusal};
 use crate::authz::Check;
 use crate::exchange;
 use crate::handle;
+use crate::hop_proof;
 use crate::hops::Hop;
 use crate::limit::{Caller, Exceeded, Standing};
 use crate::metrics::{Carried, Via};
@@ -123,7 +124,13 @@ impl Inbound {
     }
 
     /// Notes that a transaction came in, for the chain of its calls.
-    fn note_hop(&self, txn: &Verified, peer: &Peer, port: &InboundPort, attached: bool, refused: bool) {
+    fn note_hop(
+        &self,
+        txn: &Verified,
+        peer: &Peer,
+        port: &InboundPort,
+        (attached, refused, depth): (bool, bool, u32),
+    ) {
         let (Some(name), Some(origin)) = (&txn.txn, &txn.origin) else { return };
         let hop = Hop {
             txn: name.clone(),
@@ -132,7 +139,7 @@ impl Inbound {
             minted_by: origin.minted_by.clone(),
             attached,
             refused,
-            depth: 0,
+            depth,
         };
         self.shared.hops.note(hop, origin, || u64::try_from(now_ms()).unwrap_or_default());
     }
@@ -256,6 +263,7 @@ impl Stage for Inbound {
         let mut user: Option<&User> = None;
         let mut brought = None;
         let mut came = None;
+        let mut proven = None;
         let (txn, jwt);
         let voice = has_a_voice(peer, view);
         if !voice {
@@ -268,12 +276,20 @@ impl Stage for Inbound {
             came = Some((&txn, attached));
             forward.subjects.add(txn.subject.clone());
             txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
+            let hash = exchange::hash(token);
+            if port.hop_proof {
+                let proofs = &self.shared.proofs;
+                proven = Some(hop_proof::believe(proofs, view, peer, head, &hash, now)?);
+            }
             forward.edits.keep(Known::TxnToken);
             port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
             // A call that this pod made to itself brings nothing that it did not have.
             if peer.svid().key != view.tls.generation.own().svid().key {
                 let exchanges = &self.shared.exchanges;
-                forward.exchange = Some(exchanges.open_as(exchange::hash(token), txn.until, attached));
+                forward.exchange = Some(exchanges.open_as(hash, txn.until, attached));
+                if let Some(proven) = proven {
+                    exchanges.came_by(&hash, proven);
+                }
                 brought = Some((&txn, token));
             }
         }
@@ -308,7 +324,8 @@ impl Stage for Inbound {
             self.limit(view, port, caller, head, &mut forward)
         });
         if let Some((txn, attached)) = came {
-            self.note_hop(txn, peer, port, attached, passed.is_err());
+            let depth = proven.map_or(0, |proven| u32::from(proven.depth));
+            self.note_hop(txn, peer, port, (attached, passed.is_err(), depth));
         }
         passed?;
         handle::receive(&self.shared, &conn.metrics, head, &mut forward, brought);
