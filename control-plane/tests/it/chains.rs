@@ -165,11 +165,15 @@ async fn while_a_sidecar_of_the_callers_identity_is_cut_off_nothing_is_flagged_a
     let mut orders = Teller::join(&mut plane, ORDERS, "sidecar", 1).await;
     let mut whole = Teller::join(&mut plane, WEB, "sidecar", 2).await;
     let mut cut_off = Teller::join(&mut plane, WEB, "sidecar", 3).await;
-    cut_off.tell(vec![]).await;
     whole.tell(vec![]).await;
-    // The store says that two are at work once both have said what they go by.
-    let status = v1::ExplainChainRequest { txn: TXN.into() };
-    assert_eq!(plane.operator.explain_chain(status).await.unwrap_err().code(), Code::NotFound);
+    // What it said before is here once this is: also what it goes by, so that the store knows that it is at work.
+    let heard = v1::Hop { txn: "heard".into(), ..hop(GATEWAY, "web.shop") };
+    cut_off.tell(vec![heard]).await;
+    soon(async {
+        let asked = || v1::ExplainChainRequest { txn: "heard".into() };
+        while plane.operator.clone().explain_chain(asked()).await.is_err() {}
+    })
+    .await;
     let Teller { stream, _member: member, told_ms, .. } = cut_off;
     drop(stream);
     soon(async { while plane.metric("signet_control_plane_streams ").await != Some(2.0) {} }).await;
