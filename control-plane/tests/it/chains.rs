@@ -112,7 +112,8 @@ async fn a_sidecar_that_hides_what_it_received_is_flagged_and_an_honest_chain_is
     // It tells, and leaves out what it stole.
     let mut thief = Teller::join(&mut plane, THIEF, "gateway", 4).await;
     thief.tell(vec![]).await;
-    orders.tell(vec![hop(THIEF, "orders.shop")]).await;
+    let stolen = hop(THIEF, "orders.shop");
+    orders.tell(vec![stolen.clone()]).await;
     gateway.tell(vec![]).await;
     counted(&plane, FOUND).await;
     let found = chain(&plane, |chain| chain["verdict"] == "impossible").await;
@@ -130,7 +131,7 @@ async fn a_sidecar_that_hides_what_it_received_is_flagged_and_an_honest_chain_is
         (TXN, THIEF, ORDERS, "orders.shop")
     );
     // Once, however often it is said.
-    orders.tell(vec![hop(THIEF, "orders.shop")]).await;
+    orders.tell(vec![stolen]).await;
     chain(&plane, |chain| chain["hops"][2]["count"] == 2).await;
     assert_eq!(plane.metric(FOUND).await, Some(1.0));
 }
