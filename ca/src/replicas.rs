@@ -27,6 +27,13 @@ impl Authority {
         self.inner.head.subscribe()
     }
 
+    /// By which certificates the sidecars and gateways of an identity are known that may be at work, at whichever control
+    /// plane: of each the one under which it said last what it goes by.
+    pub async fn sidecars_of(&self, spiffe_id: &str) -> Result<Vec<Vec<u8>>, AuthorityError> {
+        let now = self.inner.clock.unix_seconds();
+        Ok(self.inner.store.sidecars_of(spiffe_id, now).await?)
+    }
+
     /// Says that this control plane lives, and signs where its log ends, to the store and to the process's log. To be called every ten seconds.
     pub async fn beat(&self) -> Result<(), AuthorityError> {
         self.act(|inner| async move {

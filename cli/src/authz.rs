@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::chain;
 use crate::operator::{Context, one_line, refused, table, when};
 use crate::policies;
 
@@ -31,6 +32,12 @@ pub(crate) enum Authz {
         #[arg(long)]
         all: bool,
     },
+    /// Who had a transaction from whom, by its id (`txn`); without one, calls that cannot have been.
+    Chain {
+        txn: Option<String>,
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
     Can(Box<policies::Can>),
     Simulate(policies::Simulate),
     Exceptions(policies::Exceptions),
@@ -41,6 +48,8 @@ impl Authz {
         match self {
             Self::Explain { id } => explain(context, id).await,
             Self::List { limit, all } => list(context, limit, all).await,
+            Self::Chain { txn: Some(txn), .. } => chain::explain(context, txn).await,
+            Self::Chain { txn: None, limit } => chain::list(context, limit).await,
             Self::Can(can) => can.run(context).await,
             Self::Simulate(simulate) => simulate.run(context).await,
             Self::Exceptions(exceptions) => exceptions.run(context).await,

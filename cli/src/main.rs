@@ -8,6 +8,7 @@ mod audit;
 mod authority;
 mod authz;
 mod backup;
+mod chain;
 mod demo;
 mod dev;
 mod federation;

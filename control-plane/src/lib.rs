@@ -16,6 +16,7 @@
 pub mod attest;
 mod backup;
 pub mod bundle;
+pub mod chains;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -39,6 +39,9 @@ pub struct Metrics {
     pub deltas: IntCounterVec,
     pub subscriptions_refused: IntCounterVec,
     pub decisions: IntCounterVec,
+    /// Transactions with a call that cannot have been, and those of which it cannot be said, by why.
+    pub impossible_chains: IntCounter,
+    pub undecidable_chains: IntCounterVec,
     pub registry_valid: IntGauge,
     pub registry_loaded_at: IntGauge,
     pub registry_refused: IntCounter,
@@ -166,6 +169,15 @@ impl Metrics {
             subscriptions_refused: counters(
                 "subscriptions_refused_total",
                 "Subscriptions that a peer may not have",
+                &["reason"],
+            )?,
+            impossible_chains: counter(
+                "impossible_chains_total",
+                "Transactions that somebody called with who never received them",
+            )?,
+            undecidable_chains: counters(
+                "undecidable_chains_total",
+                "Transactions of which it cannot be said whether all their callers received them",
                 &["reason"],
             )?,
             decisions: counters("decisions_total", "Decision records reported by sidecars", &["result"])?,

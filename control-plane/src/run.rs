@@ -30,6 +30,7 @@ use crate::backup;
 use crate::bundle::certificate::{Certificate, CertificateError};
 use crate::bundle::door;
 use crate::bundle::page::Pages;
+use crate::chains::{self, Chains};
 use crate::cluster::api::Api;
 use crate::cluster::lease::Lease;
 use crate::cluster::source::Source as ClusterSource;
@@ -268,6 +269,7 @@ pub async fn start(
     let registrar: SharedRegistrar = Arc::new(listed);
     let table = Arc::new(Table::default());
     let decisions = Arc::new(Decisions::default());
+    let call_chains = Arc::new(Chains::default());
     let acks = Arc::new(Acks::default());
     let spread = Arc::new(Spread::new(metrics.revocation_seconds.clone(), metrics.revocation_behind.clone()));
     spread.begins(world.borrow().revocations);
@@ -278,6 +280,7 @@ pub async fn start(
         spread: Arc::clone(&spread),
         authority: authority.clone(),
         decisions: Arc::clone(&decisions),
+        chains: Arc::clone(&call_chains),
         issuers: Arc::clone(&issuers),
         metrics: metrics.clone(),
     };
@@ -295,6 +298,7 @@ pub async fn start(
         trust_domain: trust_domain.clone(),
         registry: registry.clone(),
         issuers: Arc::clone(&issuers),
+        chains: Arc::clone(&call_chains),
         metrics: metrics.clone(),
     };
     let advertise_bootstrap = config.advertise_bootstrap.clone().unwrap_or_else(|| bootstrap_at.to_string());
@@ -324,6 +328,7 @@ pub async fn start(
         spread: Arc::clone(&spread),
         waits: Arc::new(Semaphore::new(operator::WAITS)),
         decisions,
+        chains: Arc::clone(&call_chains),
         metrics: metrics.clone(),
     };
 
@@ -448,6 +453,7 @@ pub async fn start(
         shutdown.clone(),
         connections.clone(),
     ));
+    background.spawn(chains::judge::run(call_chains, authority.clone(), metrics.clone()));
     background.spawn(crate::observe::follow(registry, issuers.subscribe(), federation.subscribe(), metrics));
     background.spawn(Arc::clone(&spread).tell(authority.clone()));
     background.spawn(sources.follow(world, Arc::clone(&issuers), Arc::clone(&federation), spread));

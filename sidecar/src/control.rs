@@ -7,6 +7,7 @@
 pub mod convert;
 pub mod delivery;
 pub mod heads;
+mod hops;
 pub mod link;
 pub mod plane;
 pub mod refused;

@@ -289,6 +289,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         metrics,
         wishes,
         decisions,
+        hops: shared.hops.clone(),
         sink,
         dialled: config.dialled().iter().map(ToString::to_string).collect(),
         served: served.into_iter().chain(config.serves_every().then(|| Serves::EVERY.to_owned())).collect(),

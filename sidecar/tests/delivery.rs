@@ -63,6 +63,7 @@ async fn joined() -> Joined {
         metrics: sidecar.metrics.clone(),
         wishes,
         decisions,
+        hops: Arc::default(),
         sink: sink.clone(),
         dialled: names("orders.shop"),
         served: names("web.shop"),

@@ -1,10 +1,14 @@
 //! Who the user is, from the gateway to the last service.
 
 use serde_json::{Value, json};
+use signet_proto::v1::ExplainChainRequest;
 use signet_tests::apps::Echo;
 use signet_tests::client::{get, header, text};
 use signet_tests::issuer::{Issuer, now};
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
+use signet_tests::process::{PATIENCE, binary};
+use signet_tests::svid::Svid;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// gateway → `front` → (its app calls) → `back`; both apps echo what they saw.
 struct Chain {
@@ -15,6 +19,8 @@ struct Chain {
     gateway: String,
     /// Where the front's app reaches `back`.
     to_back: String,
+    /// Where the front's sidecar takes calls.
+    front_in: String,
 }
 
 impl Chain {
@@ -54,7 +60,7 @@ impl Chain {
             ))
             .start()
             .await;
-        let chain = Self { mesh, front, back, issuer, gateway, to_back };
+        let chain = Self { mesh, front, back, issuer, gateway, to_back, front_in };
         chain.wait_for_keys().await;
         chain
     }
@@ -338,4 +344,75 @@ async fn what_a_revoked_user_has_open_through_the_gateway_ends_within_the_call_t
     let read = tokio::time::timeout(signet_tests::process::PATIENCE, open[1].read_exact(&mut answer)).await;
     read.expect("bob is answered").unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+/// What the control plane says of a transaction, once that is what is asked for.
+async fn chain_of(mesh: &Mesh, txn: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    let asked = async {
+        loop {
+            let request = ExplainChainRequest { txn: txn.to_owned() };
+            if let Ok(answer) = mesh.operator().await.explain_chain(request).await {
+                let chain = serde_json::from_str(&answer.into_inner().json).expect("a chain in JSON");
+                if is_it(&chain) {
+                    return chain;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("the chain was told")
+}
+
+#[tokio::test]
+async fn the_calls_of_one_transaction_are_a_chain_and_a_replayed_token_is_no_part_of_it() {
+    let mut chain = Chain::start("transaction").await;
+    assert_eq!(chain.ask(&chain.issuer.token("alice", "read")).await.status(), 200);
+    let seen = chain.front.last();
+    let (txn, stolen) = (
+        seen_user(&seen)["txn"].as_str().unwrap().to_owned(),
+        seen["headers"]["txn-token"][0].as_str().unwrap().to_owned(),
+    );
+    // A compromised app replays it: its own sidecar drops it, so that nobody receives it.
+    assert_eq!(get(&chain.to_back, "/", &[("txn-token", &stolen)]).await.status(), 403);
+    let told = chain_of(&chain.mesh, &txn, |_| true).await;
+    assert_eq!(told["verdict"], "possible", "{told}");
+    assert_eq!(told["hops"].as_array().map(Vec::len), Some(1), "{told}");
+
+    // One that holds a certificate of the mesh and a stolen token, and tells nobody anything.
+    let attacker = Svid::join(&chain.mesh, "spiffe://test.signet/ns/shop/sa/back", "sidecar").await;
+    let address = &chain.front_in;
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = "front.shop.signet.internal".try_into().unwrap();
+    let config = attacker.foreign_client(&[b"signet-http/1.1"]);
+    let mut tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: front\r\nconnection: close\r\ntxn-token: {stolen}\r\nsignet-context: forwarded\r\n\r\n"
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tls.read_to_end(&mut answer).await;
+    assert!(answer.starts_with(b"HTTP/1.1 403"), "{}", String::from_utf8_lossy(&answer));
+    // The real sidecar of that identity is whole and never received it: one of the two lies.
+    let told = chain_of(&chain.mesh, &txn, |chain| chain["verdict"] == "impossible").await;
+    assert_eq!(told["hops"][1]["caller"], "spiffe://test.signet/ns/shop/sa/back", "{told}");
+    assert_eq!(told["hops"][1]["refused"], true, "{told}");
+    let mut command = std::process::Command::new(binary("signet"));
+    command.arg("--socket").arg(chain.mesh.path("op.sock")).args(["authz", "chain", &txn]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("IMPOSSIBLE"), "{said}");
+    chain.mesh.assert_unharmed();
+}
+
+#[tokio::test]
+async fn a_service_that_asks_for_proofs_gets_them_from_the_gateway() {
+    let mut chain = Chain::start("transaction\n  requireHopProof: true").await;
+    let answer = chain.ask(&chain.issuer.token("alice", "read")).await;
+    assert_eq!(answer.status(), 200, "{}", text(&answer));
+    let seen = chain.front.last();
+    assert!(seen["headers"].get("signet-hop").is_none(), "{seen}");
+    let txn = seen_user(&seen)["txn"].as_str().unwrap().to_owned();
+    let told = chain_of(&chain.mesh, &txn, |_| true).await;
+    assert_eq!(told["hops"][0]["provenDepth"], 1, "{told}");
+    chain.mesh.assert_unharmed();
 }

@@ -169,6 +169,14 @@ impl Store {
         rows.iter().map(|row| Ok((row.try_get(0)?, count(row.try_get(1)?)))).collect()
     }
 
+    /// By which certificates the sidecars of an identity are known that may be at work: those that were told anything, and
+    /// whose certificates have not all ended.
+    pub(crate) async fn sidecars_of(&self, spiffe_id: &str, now: i64) -> Result<Vec<Vec<u8>>, StoreError> {
+        let sql = "SELECT serial FROM sidecars WHERE spiffe_id = $1 AND valid_until >= $2 AND sequence > 0";
+        let rows = query(sql).bind(spiffe_id).bind(now).fetch_all(&mut self.desk.pool.read().await?).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
     /// When the last certificate of an issuer ends; none where it issued none.
     pub(crate) async fn last_end(&self, issuer: &[u8]) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT max(not_after) FROM svids WHERE issuer = $1";

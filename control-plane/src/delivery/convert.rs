@@ -201,6 +201,7 @@ pub(super) fn service(
             })
             .collect(),
         user_context: user_context(spec.user_context).into(),
+        require_hop_proof: spec.require_hop_proof,
         traffic: documents(traffic),
         sharing: sharing(service, by_address),
     }
@@ -269,6 +270,7 @@ pub(super) fn inbound(
         service: service.name.to_string(),
         ports: service.spec.ports.iter().map(|declared| served_port(service, declared, policies)).collect(),
         user_context: user_context(service.spec.user_context).into(),
+        require_hop_proof: service.spec.require_hop_proof,
         policies: policies
             .iter()
             .map(|p| v1::PolicyDocument {

@@ -24,6 +24,7 @@ use super::catalog::{MAX_SUBSCRIPTIONS, NotGranted, Subscriptions};
 use super::session::{Session, View};
 use super::spread::{Place, Spread};
 use super::table::{Entry, Table};
+use crate::chains::{Chains, Telling};
 use crate::clock::unix_now;
 use crate::decisions::{Decisions, Record};
 use crate::issuers::Issuers;
@@ -45,6 +46,9 @@ const MAX_SERVICE_NAME: usize = 330;
 /// Decision records per stream: so many at once, then so many per second.
 const DECISION_BURST: f64 = 1_000.0;
 const DECISIONS_PER_SECOND: f64 = 100.0;
+/// The same for hops of transactions: what an honest sidecar may have to tell.
+const HOP_BURST: f64 = 10_000.0;
+const HOPS_PER_SECOND: f64 = 2_500.0;
 
 /// The service.
 #[derive(Clone)]
@@ -56,6 +60,7 @@ pub struct Delivery {
     /// Sidecars that the authority gives up on.
     pub authority: Authority,
     pub decisions: Arc<Decisions>,
+    pub chains: Arc<Chains>,
     pub issuers: Arc<Issuers>,
     pub metrics: Metrics,
 }
@@ -98,8 +103,9 @@ impl v1::delivery_server::Delivery for Delivery {
             tell,
             asked: Subscriptions::default(),
             refused: BTreeSet::new(),
-            decision_tokens: DECISION_BURST,
-            decision_at: Instant::now(),
+            decisions: Bucket::new(DECISION_BURST, DECISIONS_PER_SECOND),
+            hops: Bucket::new(HOP_BURST, HOPS_PER_SECOND),
+            telling: None,
         };
         tokio::spawn(async move {
             let streaming = Arc::clone(&caller.streaming);
@@ -149,8 +155,36 @@ struct Stream {
     tell: mpsc::Sender<Result<v1::ToSidecar, Status>>,
     asked: Subscriptions,
     refused: BTreeSet<(String, NotGranted)>,
-    decision_tokens: f64,
-    decision_at: Instant,
+    decisions: Bucket,
+    hops: Bucket,
+    /// As who it tells of transactions, once it does.
+    telling: Option<Telling>,
+}
+
+/// So many at once, then so many per second.
+struct Bucket {
+    tokens: f64,
+    burst: f64,
+    per_second: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(burst: f64, per_second: f64) -> Self {
+        Self { tokens: burst, burst, per_second, at: Instant::now() }
+    }
+
+    fn admits(&mut self) -> bool {
+        let now = Instant::now();
+        let idle = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        self.tokens = (self.tokens + idle * self.per_second).min(self.burst);
+        let admits = self.tokens >= 1.0;
+        if admits {
+            self.tokens -= 1.0;
+        }
+        admits
+    }
 }
 
 impl Stream {
@@ -296,9 +330,12 @@ impl Stream {
                 self.took(self.offered, session);
                 Ok(false)
             }
-            Said::Decisions(v1::Decisions { records, dropped }) => {
+            Said::Decisions(v1::Decisions { records, dropped, hops }) => {
                 metrics.decisions.with_label_values(&["dropped_by_sidecar"]).inc_by(dropped);
                 records.into_iter().for_each(|record| self.record(record));
+                if let Some(hops) = hops {
+                    self.received(hops);
+                }
                 Ok(false)
             }
             Said::Leaving(v1::Leaving {}) => {
@@ -399,19 +436,22 @@ impl Stream {
     }
 
     fn record(&mut self, decision: v1::Decision) {
-        let now = Instant::now();
-        let idle = now.saturating_duration_since(self.decision_at).as_secs_f64();
-        self.decision_at = now;
-        self.decision_tokens = (self.decision_tokens + idle * DECISIONS_PER_SECOND).min(DECISION_BURST);
-        let result = if self.decision_tokens < 1.0 {
+        let result = if !self.decisions.admits() {
             "flood"
         } else {
-            self.decision_tokens -= 1.0;
             let v1::Decision { id, at_ms, workload, json, beside } = decision;
             let record = Record { id, at_ms, workload, json };
             self.delivery.decisions.report(&self.peer, record, beside).map_or_else(|r| r.label(), |()| "kept")
         };
         self.delivery.metrics.decisions.with_label_values(&[result]).inc();
+    }
+
+    /// What came in at the sidecar. It tells by one name for as long as the stream lives.
+    fn received(&mut self, hops: v1::Hops) {
+        let chains = &self.delivery.chains;
+        let telling =
+            self.telling.get_or_insert_with(|| chains.comes(&self.peer, self.serial, hops.reporter));
+        telling.hear(hops, || self.hops.admits());
     }
 
     async fn tell(&self, message: Tell) -> Result<(), End> {

@@ -90,6 +90,8 @@ pub static TABLE: &[Row] = &[
     row(OPERATOR, "VerifyLog", "ca-verify", Read, Viewer, plain::<v1::VerifyLogRequest>),
     row(OPERATOR, "ExplainDecision", "authz-explain", Read, Viewer, explain),
     row(OPERATOR, "ListDecisions", "authz-list", Read, Viewer, plain::<v1::ListDecisionsRequest>),
+    row(OPERATOR, "ExplainChain", "authz-chain", Read, Viewer, explain_chain),
+    row(OPERATOR, "ListChains", "authz-chains", Read, Viewer, plain::<v1::ListChainsRequest>),
     row(OPERATOR, "ListPolicies", "authz-policies", Read, Viewer, plain::<v1::ListPoliciesRequest>),
     row(AUDIT, "Search", "ca-audit-search", Read, Viewer, search),
     row(AUDIT, "Export", "ca-audit-export", Read, Viewer, plain::<v1::ExportLogRequest>),
@@ -183,6 +185,11 @@ fn reinstate(_: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
 fn explain(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
     let asked = v1::ExplainDecisionRequest::decode(message)?;
     Ok(Ask { need: Need::of(row.least), words: format!("id={:?}", asked.id) })
+}
+
+fn explain_chain(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {
+    let asked = v1::ExplainChainRequest::decode(message)?;
+    Ok(Ask { need: Need::of(row.least), words: format!("txn={:?}", asked.txn) })
 }
 
 fn search(row: &Row, message: &[u8]) -> Result<Ask, DecodeError> {

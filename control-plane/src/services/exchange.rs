@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::{caller, convert};
+use crate::chains::{Chains, Got};
 use crate::clock::unix_now;
 use crate::intake::believed;
 use crate::issuers::Issuers as Fetched;
@@ -40,6 +41,8 @@ pub struct TokenService {
     pub trust_domain: TrustDomain,
     pub registry: watch::Receiver<State>,
     pub issuers: Arc<Fetched>,
+    /// Where chains of calls are stitched.
+    pub chains: Arc<Chains>,
     pub metrics: Metrics,
 }
 
@@ -245,7 +248,10 @@ impl TokenService {
                 let held = self.believe(&bench, "subject_token", &token)?;
                 if defer_for.is_empty() {
                     let claims = txn::replace(&held, scope, bench.requester.as_str(), ttl, bench.now)?;
-                    return self.sign(caller, claims, "replaced".to_owned()).await;
+                    let txn = claims.txn.clone();
+                    let signed = self.sign(caller, claims, "replaced".to_owned()).await?;
+                    self.chains.got(&txn, bench.requester.as_str(), Got::Replaced);
+                    return Ok(signed);
                 }
                 self.defer(caller, &bench, held, scope, &defer_for, ttl_seconds).await
             }
@@ -481,7 +487,11 @@ impl TokenService {
             }
         };
         match self.authority.open_deferred(leaf, sealed, next, self.registrar.clone()).await {
-            Ok(minted) => Ok(granted(minted?)),
+            Ok(minted) => {
+                let minted = minted?;
+                self.chains.got(&minted.claims.txn, bench.requester.as_str(), Got::Else);
+                Ok(granted(minted))
+            }
             // Recorded by the authority already.
             Err(AuthorityError::Refused(Refusal::NotItsContext)) => {
                 let description = "the subject_token is no sealed context that this workload may open now";

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{convert, people};
+use crate::chains::{Chains, shown};
 use crate::decisions::{Decisions, Found};
 use crate::delivery::spread::Spread;
 use crate::delivery::table::Table;
@@ -47,6 +48,7 @@ pub struct Operators {
     /// Room for those who wait for a revocation.
     pub waits: Arc<Semaphore>,
     pub decisions: Arc<Decisions>,
+    pub chains: Arc<Chains>,
     pub metrics: Metrics,
 }
 
@@ -479,6 +481,36 @@ impl v1::operator_server::Operator for Operators {
             })
             .collect();
         call.end("", Ok(v1::ListDecisionsResponse { decisions }))
+    }
+
+    async fn explain_chain(
+        &self,
+        request: Request<v1::ExplainChainRequest>,
+    ) -> Result<Response<v1::ExplainChainResponse>, Status> {
+        let call = self.call("explain_chain", &request)?;
+        let txn = request.into_inner().txn;
+        let chain = shown::chain(&self.chains, &self.authority, &txn).await;
+        let answer =
+            chain.map(|chain| v1::ExplainChainResponse { json: chain.to_string() }).ok_or_else(|| {
+                Status::not_found("no call of this transaction is known here, or it is not kept any more")
+            });
+        call.end(&format!("{txn:?}"), answer)
+    }
+
+    async fn list_chains(
+        &self,
+        request: Request<v1::ListChainsRequest>,
+    ) -> Result<Response<v1::ListChainsResponse>, Status> {
+        let call = self.call("list_chains", &request)?;
+        let limit = usize::try_from(limit(request.into_inner().limit)).unwrap_or(0);
+        let found = self.chains.found(limit).into_iter().map(|call| v1::ImpossibleCall {
+            txn: call.txn.to_string(),
+            at_ms: call.at_ms,
+            caller: call.caller.to_string(),
+            callee: call.callee.to_string(),
+            service: call.service.to_string(),
+        });
+        call.end("", Ok(v1::ListChainsResponse { calls: found.collect() }))
     }
 
     async fn list_policies(

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod audit;
+mod chains;
 mod chart;
 mod cluster;
 mod delivery;

@@ -98,7 +98,7 @@ async fn a_decision_is_explained_only_in_the_words_of_the_workload_that_made_it(
         beside: false,
     };
     let records = vec![decision("forged", WEB), decision("real", ORDERS)];
-    stream.say(Say::Decisions(v1::Decisions { records, dropped: 3 })).await;
+    stream.say(Say::Decisions(v1::Decisions { records, dropped: 3, hops: None })).await;
     let explained = soon(async {
         loop {
             match plane.operator.explain_decision(v1::ExplainDecisionRequest { id: "real".into() }).await {

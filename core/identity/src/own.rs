@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
+    SignatureScheme,
     crypto::ring::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     sign::CertifiedKey,
@@ -60,6 +61,12 @@ impl OwnSvid {
     /// The private key in PKCS#8 DER: for sealing it to disk where that is configured, and for nothing else.
     pub fn private_key_pkcs8(&self) -> &Zeroizing<Vec<u8>> {
         &self.pkcs8
+    }
+
+    /// An ES256 signature under our key, as TLS makes one (DER). None where the key is of another kind.
+    pub fn sign_es256(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let signer = self.certified.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])?;
+        signer.sign(message).ok()
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {

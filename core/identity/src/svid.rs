@@ -86,6 +86,10 @@ pub struct Svid {
     pub serial: Serial,
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub key: KeyId,
+    /// The key itself, as its subjectPublicKey has it: of an elliptic curve, the point.
+    pub public_key: Box<[u8]>,
+    /// SHA-256 of the certificate.
+    pub thumbprint: [u8; 32],
     /// First second of validity, since 1970.
     pub not_before: i64,
     /// Last second of validity, since 1970.
@@ -203,6 +207,7 @@ fn parse_leaf(der: &[u8], is_ours: impl Fn(&TrustDomain) -> bool) -> Result<Svid
         [uri] => SpiffeId::parse(uri)?,
         uris => return Err(SvidError::UriNames(uris.len())),
     };
+    let public_key = certificate.public_key().subject_public_key.data.as_ref().into();
     if id.is_root() {
         return Err(SvidError::RootPath);
     }
@@ -225,6 +230,8 @@ fn parse_leaf(der: &[u8], is_ours: impl Fn(&TrustDomain) -> bool) -> Result<Svid
         class,
         serial,
         key,
+        public_key,
+        thumbprint: *KeyId::of(der).as_bytes(),
         not_before,
         not_after,
         issuer: certificate.issuer().to_string(),

@@ -18,8 +18,8 @@ use signet_identity::TrustDomain;
 
 use crate::text::address::HostAddress;
 use crate::{
-    Gateway, IssuerSpec, Label, ObjectName, PolicyDocument, Port, ProcessSelector, Registration, Service,
-    WorkloadClass, WorkloadId,
+    ForwardCredential, Gateway, IssuerSpec, Label, ObjectName, PolicyDocument, Port, ProcessSelector,
+    Registration, Service, UserContext, WorkloadClass, WorkloadId,
 };
 
 /// Accounts with this prefix in the system namespace belong to Signet itself.
@@ -470,6 +470,19 @@ impl Check<'_> {
                     ),
                     Some(_) => {}
                 },
+            }
+            if route.forward_credential == ForwardCredential::Original {
+                for service in registry.leads_from(&route.service) {
+                    if service.spec.user_context != UserContext::Original {
+                        add(
+                            "forwardCredential",
+                            format!(
+                                "expected services that ask for the original (userContext: original), got `{}`, which does not",
+                                service.name
+                            ),
+                        );
+                    }
+                }
             }
             let Some(jwt) = &route.auth.jwt else { continue };
             for (at, alias) in jwt.issuers.iter().enumerate() {

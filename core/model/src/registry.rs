@@ -225,6 +225,24 @@ impl Registry {
         each.collect()
     }
 
+    /// The services that may answer requests to this one, whoever makes them: those that routes of requests send them to, or
+    /// itself where there are none. Who only gets copies is none of them.
+    pub fn leads_from(&self, service: &ObjectName) -> Vec<&Service> {
+        let of = |route: &&AnyRoute| route.family() == Family::Requests && route.is_of(service);
+        let mut names: BTreeSet<ObjectName> = BTreeSet::new();
+        let mut routed = false;
+        for route in self.routes().filter(of) {
+            routed = true;
+            let own = &route.name().namespace;
+            let backends = route.rules().into_iter().flat_map(|rule| rule.backends.iter());
+            names.extend(backends.map(|backend| backend.service(own)));
+        }
+        if !routed {
+            names.insert(service.clone());
+        }
+        names.iter().filter_map(|name| self.service(name)).collect()
+    }
+
     /// The routes by which callers outside reach what is behind a gateway. A registry in which a listener does not let one
     /// attach is refused.
     pub fn routes_of_gateway<'a>(&'a self, gateway: &'a ObjectName) -> impl Iterator<Item = &'a AnyRoute> {

@@ -14,6 +14,7 @@
 //! - [`Issuers`]: outside issuers by exact `iss`, yielding an [`AccessToken`]
 //! - [`RelyingParty`]: ID tokens of a provider for one client, yielding an [`IdToken`]
 //! - [`delegation`], [`TokenRoots`]: who may mint; [`txn`], [`DelegatedMinter`]: what is minted
+//! - [`hop`]: by whom, to whom and with which token one call is made
 //! - [`jwt_svid`]: workloads' identities as tokens, ours and those of federated trust domains
 //! - [`RevokedUsers`]: who is not believed any more
 //! - [`TokenCache`]: verified tokens by SHA-256, bounded, dropped when what they rest on changes
@@ -34,6 +35,7 @@ mod cache;
 mod claims;
 pub mod delegation;
 mod error;
+pub mod hop;
 mod id_token;
 mod issuer;
 pub mod json;

@@ -6,8 +6,9 @@ use prometheus::Registry;
 use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
+use signet_proxy::hop_proof::Prove;
 use signet_proxy::stage::{Asked, ConnContext, Direction, Entered, Forward, Outbound, Role, Stage};
-use signet_proxy::state::{Protocol, ServicePort, Snapshot, Wanted, alpn_of};
+use signet_proxy::state::{Protocol, ServicePort, Snapshot, UserContext, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
 use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError};
 use signet_wire::{Known, RequestView};
@@ -162,13 +163,21 @@ impl Stage for Edge {
         metrics.context(if minted.is_some() { Via::Forwarded } else { Via::None });
         metrics.stripped.inc_by(request.protected_count().into());
 
-        // A route without methods reads no credential, so it has none to take away.
-        let consumed = route.auth.jwt.is_some() && route.forward_credential == ForwardCredential::None;
+        // A route without methods reads no credential, so it has none to take away. And where the service's own routes send
+        // the request is not the gateway's to say: whoever does not ask for the original does not get it.
+        let known = view.endpoints.service(&way.port.service);
+        let asks = known.is_some_and(|service| service.user_context == UserContext::Original);
+        let forwards = asks && route.forward_credential == ForwardCredential::Original;
+        let consumed = route.auth.jwt.is_some() && !forwards;
+        let wants_proof = known.is_some_and(|service| service.hop_proof);
         let mut forward = way.forward(request)?;
         head::edit(&mut forward.edits, request, conn, minted.as_ref(), consumed);
         if request.authority().is_none() && forward.edits.authority().is_none() {
             // HTTP/1.0 may leave Host out; the request goes on as HTTP/1.1, which demands one.
             forward.edits.set_authority(place.service.as_bytes().to_vec().into());
+        }
+        if let Some(minted) = minted.as_ref().filter(|_| wants_proof) {
+            forward.prove = Some(Prove::new(minted.token.as_bytes(), None));
         }
         subject.into_iter().for_each(|subject| forward.subjects.add(subject));
         forward.metrics = Some(metrics);

@@ -29,6 +29,8 @@ pub enum Reason {
     PolicyUnavailable,
     /// The transaction token does not verify; the label says how.
     ContextInvalid(&'static str),
+    /// This service asks for a hop proof, and none that is good came with the token; the label says how.
+    HopInvalid(&'static str),
     /// The keys that the token needs are not here yet.
     ContextUnavailable,
     /// Our app chose a token, with the handle of a request of another transaction.
@@ -158,6 +160,7 @@ impl Reason {
             PolicyUnavailable => ("policy-unavailable", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             // Inside the mesh never 401: it would reach the caller outside as a challenge to log in.
             ContextInvalid(_) => ("context-invalid", 403, grpc::PERMISSION_DENIED, "Forbidden"),
+            HopInvalid(_) => ("hop-invalid", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             ContextUnavailable => ("context-unavailable", 503, grpc::UNAVAILABLE, "Service Unavailable"),
             ContextMismatch => ("context-mismatch", 403, grpc::PERMISSION_DENIED, "Forbidden"),
             OriginalMissing => ("original-missing", 403, grpc::PERMISSION_DENIED, "Forbidden"),
@@ -226,7 +229,7 @@ impl Reason {
     /// tells an expired token from a bad one.
     pub fn deny_reason(self) -> &'static str {
         match self {
-            Reason::ContextInvalid(fine) | Reason::OriginalInvalid(fine) => fine,
+            Reason::ContextInvalid(fine) | Reason::OriginalInvalid(fine) | Reason::HopInvalid(fine) => fine,
             other => other.label(),
         }
     }
@@ -236,6 +239,7 @@ impl Reason {
         match self {
             Reason::ContextInvalid(fine)
             | Reason::OriginalInvalid(fine)
+            | Reason::HopInvalid(fine)
             | Reason::ExternalUnavailable(fine)
             | Reason::PeerHandshake(fine)
             | Reason::OutsideHandshake(fine)

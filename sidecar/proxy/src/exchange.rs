@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 use ring::digest;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::hop_proof::Proven;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// SHA-256 of a token as it came over the wire.
@@ -41,6 +42,8 @@ struct Open {
     derived: Vec<Exchange>,
     /// Our app asked for it by itself.
     asked_for: bool,
+    /// The last proof by which it came.
+    proven: Option<Proven>,
 }
 
 /// Tokens that may be got for one, while it is open.
@@ -136,6 +139,7 @@ impl Exchanges {
             until,
             derived: Vec::new(),
             asked_for: false,
+            proven: None,
         });
         let count = open.count(own);
         count.all += 1;
@@ -154,8 +158,12 @@ impl Exchanges {
         // Who was not sure of the one is not surer of what was got for it.
         let shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         let attached = shard.get(source).is_some_and(|open| open.own.attached + open.others.attached > 0);
+        let proven = shard.get(source).and_then(|open| open.proven);
         drop(shard);
         let derived = self.enter(token, until, true, attached);
+        if let Some(proven) = proven {
+            self.came_by(&token, proven);
+        }
         self.mark(&token);
         let mut shard = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         match shard.get_mut(source) {
@@ -177,6 +185,20 @@ impl Exchanges {
         let open = self.open(token, until);
         self.mark(&token);
         open
+    }
+
+    /// An open exchange brought the token with this proof.
+    pub fn came_by(&self, token: &TokenHash, proven: Proven) {
+        let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = shard.get_mut(token) {
+            open.proven = Some(proven);
+        }
+    }
+
+    /// The last proof with which an open exchange brought the token.
+    pub fn proven(&self, token: &TokenHash) -> Option<Proven> {
+        let shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
+        shard.get(token).and_then(|open| open.proven)
     }
 
     fn mark(&self, token: &TokenHash) {

@@ -17,7 +17,7 @@
 //! * `outside`, `names`: calls to places outside the mesh, and what their names resolve to.
 //! * [`limit`]: how many requests in how long. `tries`: what may still be tried, and which endpoint is to blame.
 //! * [`authz`]: who else is asked about what policies permit.
-//! * [`exchange`]: the presenter rule's memory. [`handle`]: users of apps that forward nothing. [`decision`]: refusals on their way to the control plane.
+//! * [`exchange`]: the presenter rule's memory. [`handle`]: users of apps that forward nothing. [`decision`], [`hops`]: refusals, and which transactions came from whom, on their way to the control plane.
 //!
 //! Everything on a worker is single-threaded; what must be one for the process (in-flight counts, the
 //! presenter table, limits) is atomic or behind a short lock in [`Shared`].
@@ -28,6 +28,8 @@ pub mod authz;
 pub mod decision;
 pub mod exchange;
 pub mod handle;
+pub mod hop_proof;
+pub mod hops;
 pub mod limit;
 pub mod listener;
 pub mod metrics;

@@ -215,6 +215,7 @@ mod tests {
     #[test]
     fn callers_are_counted_by_address_and_the_table_does_not_grow_with_strangers() {
         let port = InboundPort {
+            hop_proof: false,
             service: "orders.shop".into(),
             name: "db".into(),
             port: 5432,

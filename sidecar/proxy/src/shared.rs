@@ -16,6 +16,8 @@ use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
 use crate::exchange::Exchanges;
 use crate::handle::Handles;
+use crate::hop_proof::Proofs;
+use crate::hops::Hops;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
 use crate::plaintext::Sources;
@@ -90,6 +92,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Where refusals are explained.
     pub decisions: Arc<DecisionSink>,
+    /// Which transactions came in, and from whom.
+    pub hops: Arc<Hops>,
     /// Tokens that our app may present now.
     pub exchanges: Exchanges,
     /// By which calls of our app find the users that it does not name.
@@ -100,6 +104,8 @@ pub struct Shared {
     pub(crate) delegations: TokenCache<Delegation>,
     /// Tokens of transactions that our app began.
     pub(crate) begun: Begun,
+    /// Hop proofs that were believed.
+    pub(crate) proofs: Proofs,
     /// Keys of delegations that were verified.
     pub(crate) minting: MintingKeys,
     /// Verified JWTs of outside issuers.
@@ -143,11 +149,13 @@ impl Shared {
             state,
             metrics: Metrics::new(registry)?,
             decisions,
+            hops: Arc::default(),
             exchanges: Exchanges::new(),
             handles: Handles::default(),
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             begun: Begun::default(),
+            proofs: Proofs::default(),
             minting: MintingKeys::default(),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),

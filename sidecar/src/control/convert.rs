@@ -428,7 +428,18 @@ fn service(body: &v1::Service) -> Result<Dialled, Reason> {
     let (traffic, unreadable) = traffic(&body.traffic);
     let name = body.name.clone();
     let sharing = body.sharing.as_ref().map(sharing).transpose()?;
-    let spec = ServiceSpec { name, ports, identities, addresses, endpoints, user_context, traffic, sharing };
+    let hop_proof = body.require_hop_proof;
+    let spec = ServiceSpec {
+        name,
+        ports,
+        identities,
+        addresses,
+        endpoints,
+        user_context,
+        hop_proof,
+        traffic,
+        sharing,
+    };
     Ok(Dialled { spec: Box::new(spec), unreadable })
 }
 
@@ -473,6 +484,7 @@ fn inbound(body: &v1::Inbound) -> Result<Inbound, Reason> {
             protocol: protocol(declared.protocol()).map_err(failed)?,
             timeouts: timeouts(declared).map_err(failed)?,
             user_context: user_context(body.user_context()),
+            hop_proof: body.require_hop_proof,
             user_headers: Arc::new(user_headers(declared).map_err(failed)?),
             permissive_until: u64::try_from(declared.permissive_until).ok().filter(|until| *until != 0),
         });

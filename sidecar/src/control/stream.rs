@@ -16,6 +16,7 @@ use signet_proto::v1::delivery_client::DeliveryClient;
 use signet_proto::v1::from_sidecar::Message as Say;
 use signet_proto::v1::to_sidecar::Message as Hear;
 use signet_proxy::decision::{DecisionRecord, DecisionSink};
+use signet_proxy::hops::Hops;
 use signet_proxy::state::Wanted;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,7 @@ use tonic::Streaming;
 use super::convert::Item;
 use super::delivery::Deliveries;
 use super::heads::{Damaged, Kept};
+use super::hops::Teller;
 use super::link::SILENCE;
 use super::plane::{ControlPlane, PlaneError};
 use super::witness::Witness;
@@ -103,6 +105,8 @@ pub struct Parts {
     pub wishes: mpsc::Receiver<Wanted>,
     /// Records of decisions.
     pub decisions: mpsc::Receiver<DecisionRecord>,
+    /// Which transactions came in.
+    pub hops: Arc<Hops>,
     /// Knows how many records were dropped.
     pub sink: Arc<DecisionSink>,
     /// Where the ends of the issuance log are kept.
@@ -129,6 +133,7 @@ pub struct Discovery {
     /// The last of them, by whichever stream: when it ended, some may not have been answered.
     asked: VecDeque<String>,
     batch: Vec<v1::Decision>,
+    hops: Teller,
 }
 
 /// Goes on with what was known of the issuance log before a restart. What cannot be believed of it is said and counted,
@@ -160,6 +165,7 @@ impl Discovery {
     pub fn new(parts: Parts) -> Self {
         let services = parts.dialled.clone();
         let own = SpiffeId::parse(parts.status.id());
+        let hops = Teller::new(parts.hops.clone());
         let witness = resume(&parts, own.as_ref().map_or("", |id| id.trust_domain().as_str()));
         Self {
             parts,
@@ -170,6 +176,7 @@ impl Discovery {
             addresses: 0,
             asked: VecDeque::new(),
             batch: Vec::new(),
+            hops,
         }
     }
 
@@ -223,6 +230,7 @@ impl Discovery {
             send(&say, Say::Subscribe(v1::Subscribe { services: Vec::new(), addresses }))?;
         }
         self.parts.publisher.asks_anew();
+        self.hops.begins();
         let opening = tokio::time::timeout(OPENING, client.stream(ReceiverStream::new(said)));
         let mut hear: Streaming<v1::ToSidecar> =
             opening.await.map_err(|_| Ended::Opening)?.map_err(Ended::Status)?.into_inner();
@@ -430,11 +438,13 @@ impl Discovery {
     fn flush(&mut self, say: &mpsc::Sender<v1::FromSidecar>) -> Result<(), Ended> {
         let dropped = self.parts.sink.take_dropped();
         self.parts.metrics.decisions_dropped.inc_by(dropped);
-        if self.batch.is_empty() && dropped == 0 {
+        let hops = self.hops.report();
+        if self.batch.is_empty() && dropped == 0 && hops.is_none() {
             return Ok(());
         }
-        // Kept until it is on its way: a stream that broke is no reason to forget why somebody was refused.
-        send(say, Say::Decisions(v1::Decisions { records: self.batch.clone(), dropped }))?;
+        // Kept until it is on its way: a stream that broke is no reason to forget why somebody was refused. Hops that
+        // are lost are missed, as each report says where the one before ended.
+        send(say, Say::Decisions(v1::Decisions { records: self.batch.clone(), dropped, hops }))?;
         self.batch.clear();
         Ok(())
     }

@@ -42,6 +42,9 @@ pub struct ServiceSpec {
     pub endpoints: Vec<Endpoint>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_context: UserContext,
+    /// Each transaction token comes with a proof, signed by the caller's sidecar for this receiver and this token.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub require_hop_proof: bool,
     /// How its app reads of the verified user.
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_headers: UserHeaders,
@@ -335,6 +338,12 @@ impl ServiceSpec {
         }
         if self.user_context == UserContext::Original {
             problem("spec.userContext", "expected none beside federatedIdentity: users stay inside the mesh");
+        }
+        if self.require_hop_proof {
+            problem(
+                "spec.requireHopProof",
+                "expected none beside federatedIdentity: no user context leaves the mesh",
+            );
         }
         if self.user_headers != UserHeaders::default() {
             problem(

@@ -35,7 +35,10 @@ async fn the_consumed_credential_stays_at_the_edge_unless_the_route_forwards_it(
     let world = World::new(one_route(json!({})));
     let authorization = format!("Bearer {}", world.token(json!({})));
     assert_eq!(world.get(&authorization).await.header("authorization"), "");
+    // Only to a service that asks for it, whatever the route says.
     world.route(one_route(json!({"forwardCredential": "original"})));
+    assert_eq!(world.get(&authorization).await.header("authorization"), "");
+    world.serves_original();
     let decided = world.get(&authorization).await;
     assert_eq!(decided.header("authorization"), authorization);
     // The transaction token travels beside it.

@@ -110,6 +110,7 @@ impl Scene {
             shared(&self.ca, &format!("ns/shop/sa/{name}"), PeerClass::Sidecar, Limits::default());
         let full = format!("{name}.shop");
         let port = InboundPort {
+            hop_proof: false,
             service: full.as_str().into(),
             name: "main".into(),
             port: 80,

@@ -72,7 +72,18 @@ impl World {
         };
         world.route(routes);
         world.keys(|keys| keys);
+        world.serves(&ca, UserContext::Transaction);
+        world
+    }
+
+    /// The service asks for the caller's own JWT.
+    pub(crate) fn serves_original(&self) {
+        self.serves(&TestCa::new(TD), UserContext::Original);
+    }
+
+    fn serves(&self, ca: &TestCa, user_context: UserContext) {
         let service = ServiceSpec {
+            hop_proof: false,
             name: "web.shop".into(),
             ports: vec![PortSpec {
                 name: "http".into(),
@@ -89,12 +100,11 @@ impl World {
                 behind: None,
             }],
             addresses: Vec::new(),
-            user_context: UserContext::Transaction,
+            user_context,
             traffic: vec![],
             sharing: None,
         };
-        world.shared.state.update_endpoints(|known| known.apply([service.clone()], [""; 0]));
-        world
+        self.shared.state.update_endpoints(|known| known.apply([service.clone()], [""; 0]));
     }
 
     pub(crate) fn route(&self, routes: Value) {

@@ -59,7 +59,7 @@ pub(crate) fn keeps(forward: &Forward) -> usize {
 /// The changes for a copy: those of the request, without what says for whom it is.
 pub(crate) fn edits(forward: &Forward) -> Edits {
     let mut edits = forward.edits.clone();
-    for name in ["txn-token", "signet-context"] {
+    for name in ["txn-token", "signet-context", "signet-hop"] {
         edits.withhold(&http::HeaderName::from_static(name));
     }
     edits.remove(http::header::AUTHORIZATION);

@@ -30,6 +30,7 @@ use crate::answer::{Dialect, Reason, Refusal};
 use crate::authz;
 use crate::exchange::Exchange;
 use crate::handle;
+use crate::hop_proof;
 use crate::io::Conn;
 use crate::metrics::RouteMetrics;
 use crate::session::Session;
@@ -187,6 +188,12 @@ async fn carry<E: Stage>(
         };
         if let Some(in_flight) = &in_flight {
             tries.note(in_flight.endpoint().id);
+            if let Some(prove) = &forward.prove {
+                match prove.header(view, in_flight.endpoint()) {
+                    Ok(proof) => forward.edits.set(hop_proof::HEADER, proof),
+                    Err(refusal) => return refused(refusal, !has_body),
+                }
+            }
         }
         let reused = upstream.reused;
         let endpoint = in_flight.as_ref().map(InFlight::endpoint);

@@ -30,6 +30,7 @@ use super::serve::Request;
 use super::{connect, copies};
 use crate::answer::{Dialect, Reason, Refusal};
 use crate::authz;
+use crate::hop_proof;
 use crate::metrics::RouteMetrics;
 use crate::shared::Shared;
 use crate::stage::{Forward, Stage, Target};
@@ -248,7 +249,10 @@ async fn run<E: Stage>(
         let reused = leased.is_reused();
         let replayable = upload.is_replayable();
         let this = if replayable { outgoing.clone() } else { outgoing.take() };
-        let Some(this) = this else { return Err(Failure::Broken) };
+        let Some(mut this) = this else { return Err(Failure::Broken) };
+        if let (Some(prove), Some(endpoint)) = (&forward.prove, &endpoint) {
+            this.headers_mut().insert(hop_proof::HEADER, prove.header(&view, endpoint)?);
+        }
         progress.outcome = None;
         let result =
             relay(&mut leased, this, respond, upload, deadline, &clock, &forward, shared, progress, &tries)

@@ -22,7 +22,7 @@ use signet_wire::{Edits, RequestView};
 use tokio::time::Instant;
 
 use crate::answer::{Reason, Refusal};
-use crate::exchange;
+use crate::exchange::{self, TokenHash};
 use crate::metrics::{Carried, Offering, RouteMetrics, Via};
 use crate::shared::Shared;
 use crate::stage::{Forward, Verified, transaction};
@@ -126,17 +126,19 @@ impl On {
     }
 }
 
-/// A call of our app that chose no token: that of the request whose handle it carries, if it is for a peer of ours.
+/// A call of our app that chose no token: that of the request whose handle it carries, if it is for a peer of ours. Which
+/// one was attached.
 pub(crate) fn attach(
     shared: &Shared,
     view: &Snapshot,
     found: &Found,
     is_ours: bool,
     edits: &mut Edits,
-) -> Via {
+) -> (Via, Option<TokenHash>) {
     let Some(on) = shared.handles.on.get() else {
-        return if found.is_nothing() { Via::None } else { Via::Unknown };
+        return (if found.is_nothing() { Via::None } else { Via::Unknown }, None);
     };
+    let mut attached = None;
     let via = match found {
         Found::Nothing => Via::None,
         Found::Malformed => Via::Unknown,
@@ -144,6 +146,7 @@ pub(crate) fn attach(
         Found::One { handle, baggage, tracestate } => match on.user(handle, &view.keys) {
             Some(_) if !is_ours => Via::None,
             Some((_, token)) => {
+                attached = Some(exchange::hash(token.as_bytes()));
                 edits.set(HeaderName::from_static("txn-token"), token);
                 edits.set(HeaderName::from_static("signet-context"), HeaderValue::from_static("attached"));
                 Via::Attached(Carried::by(*baggage, *tracestate))
@@ -155,7 +158,7 @@ pub(crate) fn attach(
     if is_ours {
         on.seen.call(via, &on.table);
     }
-    via
+    (via, attached)
 }
 
 /// A call of our app that chose a token: a handle beside it must not speak of another transaction. Which of two users is

@@ -13,6 +13,7 @@ use signet_token::{AccessToken, Subject, TokenError, TxnClaims, UserRevokedBy};
 use signet_wire::{Edits, Known, RequestView};
 
 use crate::answer::{Reason, Refusal};
+use crate::hops::{self, Origin};
 use crate::shared::Shared;
 use crate::state::{Keys, Wanted};
 
@@ -29,6 +30,8 @@ pub(crate) struct Verified {
     pub(crate) header: UserHeader,
     /// Of a transaction token: which one.
     pub(crate) txn: Option<Arc<str>>,
+    /// And where that one began.
+    pub(crate) origin: Option<Origin>,
     /// The token as it is sent on where it is attached: made on demand.
     token: OnceLock<HeaderValue>,
     /// The token's end, in seconds since the epoch.
@@ -92,6 +95,11 @@ impl Verified {
         Verified {
             header,
             txn: Some(claims.txn.as_str().into()),
+            origin: Some(Origin {
+                minted_by: claims.req_wl.as_str().into(),
+                began: claims.rctx.began.unwrap_or(claims.issued_at),
+                lot: hops::lot(&claims.txn),
+            }),
             token: OnceLock::new(),
             until: claims.expires_at,
             attached: OnceLock::new(),
@@ -114,6 +122,7 @@ impl Verified {
         Verified {
             header: claims_header(&sub, &token.scopes.join(" "), &token.claims, "jwt", None),
             txn: None,
+            origin: None,
             token: OnceLock::new(),
             until: token.expires_at.saturating_add(token.skew),
             attached: OnceLock::new(),
@@ -140,6 +149,7 @@ impl Verified {
         Arc::new(Verified {
             header: HeaderValue::from_static("e30"),
             txn: Some(txn.into()),
+            origin: None,
             token: OnceLock::new(),
             until,
             attached: OnceLock::new(),

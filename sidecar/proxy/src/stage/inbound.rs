@@ -21,12 +21,14 @@ use signet_identity::{Peer, PeerClass};
 use signet_policy::{Facts, Headers, User};
 use signet_wire::{Edits, Known, RequestView};
 
-use super::context;
+use super::context::{self, Verified};
 use super::{ConnContext, Forward, Role, Stage, Target};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::authz::Check;
 use crate::exchange;
 use crate::handle;
+use crate::hop_proof;
+use crate::hops::Hop;
 use crate::limit::{Caller, Exceeded, Standing};
 use crate::metrics::{Carried, Via};
 use crate::shared::Shared;
@@ -119,6 +121,27 @@ impl Inbound {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a transaction came in, for the chain of its calls.
+    fn note_hop(
+        &self,
+        txn: &Verified,
+        peer: &Peer,
+        port: &InboundPort,
+        (attached, refused, depth): (bool, bool, u32),
+    ) {
+        let (Some(name), Some(origin)) = (&txn.txn, &txn.origin) else { return };
+        let hop = Hop {
+            txn: name.clone(),
+            peer: peer.id().clone(),
+            service: port.service.clone(),
+            minted_by: origin.minted_by.clone(),
+            attached,
+            refused,
+            depth,
+        };
+        self.shared.hops.note(hop, origin, || u64::try_from(now_ms()).unwrap_or_default());
     }
 
     /// Decides by policy, and says who else has to be asked.
@@ -239,6 +262,8 @@ impl Stage for Inbound {
         let mut via = Via::None;
         let mut user: Option<&User> = None;
         let mut brought = None;
+        let mut came = None;
+        let mut proven = None;
         let (txn, jwt);
         let voice = has_a_voice(peer, view);
         if !voice {
@@ -248,14 +273,23 @@ impl Stage for Inbound {
             let attached = head.get(Known::SignetContext).is_none_or(|how| how != b"forwarded");
             via = if attached { Via::Attached(Carried::Header) } else { Via::Forwarded };
             user = Some(txn.user(attached));
+            came = Some((&txn, attached));
             forward.subjects.add(txn.subject.clone());
             txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
+            let hash = exchange::hash(token);
+            if port.hop_proof {
+                let proofs = &self.shared.proofs;
+                proven = Some(hop_proof::believe(proofs, view, peer, head, &hash, now)?);
+            }
             forward.edits.keep(Known::TxnToken);
             port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
             // A call that this pod made to itself brings nothing that it did not have.
             if peer.svid().key != view.tls.generation.own().svid().key {
                 let exchanges = &self.shared.exchanges;
-                forward.exchange = Some(exchanges.open_as(exchange::hash(token), txn.until, attached));
+                forward.exchange = Some(exchanges.open_as(hash, txn.until, attached));
+                if let Some(proven) = proven {
+                    exchanges.came_by(&hash, proven);
+                }
                 brought = Some((&txn, token));
             }
         }
@@ -284,9 +318,16 @@ impl Stage for Inbound {
             headers: Some(&lines),
             now_ms: now_ms(),
         };
-        forward.check = self.decide(view, port, &facts)?;
         let caller = Caller { workload: peer.id().as_str(), user: user.map(|user| user.sub.as_str()) };
-        self.limit(view, port, caller, head, &mut forward)?;
+        let passed = self.decide(view, port, &facts).and_then(|check| {
+            forward.check = check;
+            self.limit(view, port, caller, head, &mut forward)
+        });
+        if let Some((txn, attached)) = came {
+            let depth = proven.map_or(0, |proven| u32::from(proven.depth));
+            self.note_hop(txn, peer, port, (attached, passed.is_err(), depth));
+        }
+        passed?;
         handle::receive(&self.shared, &conn.metrics, head, &mut forward, brought);
         if let Some(xfcc) = &conn.xfcc {
             set_xfcc(&mut forward.edits, xfcc);

@@ -26,6 +26,7 @@ use crate::authz::Check;
 pub use crate::east_west::Passage;
 use crate::exchange::Exchange;
 use crate::handle;
+use crate::hop_proof::Prove;
 use crate::metrics::RouteMetrics;
 use crate::state::{App, Origin, Protocol, Retry, ServicePort, Snapshot, Timeouts};
 
@@ -151,6 +152,8 @@ pub struct Forward {
     pub handle: Option<handle::Open>,
     /// For whom it is made: it ends when they are revoked.
     pub subjects: Subjects,
+    /// What its receiver wants proven of it.
+    pub prove: Option<Box<Prove>>,
     /// Who has to be asked before it goes anywhere.
     pub check: Option<Box<Check>>,
     /// Metrics of its service, where the connection did not know it.
@@ -236,6 +239,7 @@ impl Forward {
             exchange: None,
             handle: None,
             subjects: Subjects::default(),
+            prove: None,
             check: None,
             metrics: None,
             calling: None,

@@ -17,6 +17,7 @@ use super::{Asked, ConnContext, Forward, Role, Stage, Way, context};
 use crate::answer::{Audience, Reason, Refusal};
 use crate::exchange::{self, Standing};
 use crate::handle;
+use crate::hop_proof::Prove;
 use crate::metrics::{Carried, Via};
 use crate::shared::Shared;
 use crate::state::{Service, ServicePort, Snapshot, UserContext, Wanted};
@@ -129,10 +130,9 @@ impl Stage for Outbound {
         let own = view.tls.generation.own().svid().id.trust_domain();
         let is_ours = port.endpoints.iter().all(|endpoint| endpoint.identity.is_in(own));
         let mut forward = way.forward(head)?;
-        let takes_original = view
-            .endpoints
-            .service(&port.service)
-            .is_some_and(|service| service.user_context == UserContext::Original);
+        let known = view.endpoints.service(&port.service);
+        let takes_original = known.is_some_and(|service| service.user_context == UserContext::Original);
+        let wants_proof = known.is_some_and(|service| service.hop_proof);
         if !(is_ours && takes_original) {
             let kept = context::keep_home(&self.shared, &view.keys, head, &mut forward.edits);
             conn.metrics.stripped.inc_by(u64::from(kept));
@@ -146,7 +146,7 @@ impl Stage for Outbound {
         // A handle goes no further, whatever it is good for.
         let found = carrier::take(head, &mut forward.edits);
         let standing = |token| self.shared.exchanges.standing(&exchange::hash(token), crate::pool::now());
-        let via = match head.get(Known::TxnToken) {
+        let (via, sent) = match head.get(Known::TxnToken) {
             None => handle::attach(&self.shared, view, &found, is_ours, &mut forward.edits),
             Some(token) => match standing(token).filter(|_| is_ours) {
                 Some(standing) => {
@@ -161,11 +161,14 @@ impl Stage for Outbound {
                     };
                     let how = HeaderValue::from_static(how);
                     forward.edits.set(HeaderName::from_static("signet-context"), how);
-                    via
+                    (via, Some(exchange::hash(token)))
                 }
-                None => Via::Unseen,
+                None => (Via::Unseen, None),
             },
         };
+        if let Some(sent) = sent.filter(|_| wants_proof) {
+            forward.prove = Some(Prove::of(sent, self.shared.exchanges.proven(&sent)));
+        }
         conn.metrics.context(via);
         conn.metrics.stripped.inc_by(u64::from(stripped));
         // Who answers is a sidecar or gateway of ours, proven: its refusals reach our app with their ids. What

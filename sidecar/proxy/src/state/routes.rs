@@ -67,6 +67,8 @@ pub struct InboundPort {
     pub timeouts: Timeouts,
     /// Which user context the service takes.
     pub user_context: UserContext,
+    /// A token comes with a hop proof, or is refused.
+    pub hop_proof: bool,
     /// How the app reads of users.
     pub user_headers: Arc<UserHeaders>,
     /// Until this second of the epoch callers without the mesh may be let in; see [`Snapshot::lets_in_plaintext`].
@@ -195,6 +197,7 @@ mod tests {
     #[test]
     fn a_number_that_two_services_have_is_neithers() {
         let port = |service: &str, number: u16| InboundPort {
+            hop_proof: false,
             service: service.into(),
             name: "main".into(),
             port: number,

@@ -41,6 +41,8 @@ pub struct ServiceSpec {
     pub endpoints: Vec<EndpointSpec>,
     /// Which user context it takes.
     pub user_context: UserContext,
+    /// It wants a hop proof with each token.
+    pub hop_proof: bool,
     /// How it is called.
     pub traffic: Vec<TrafficPolicySpec>,
     /// Who else is at its addresses, if that is known.
@@ -109,6 +111,8 @@ pub struct Service {
     pub direct: Vec<(SocketAddr, Arc<ServicePort>)>,
     /// Which user context it takes.
     pub user_context: UserContext,
+    /// It wants a hop proof with each token.
+    pub hop_proof: bool,
     /// Who else is at its addresses, if that is known.
     pub sharing: Option<Sharing>,
 }
@@ -417,6 +421,7 @@ impl Service {
             addresses: spec.addresses,
             direct,
             user_context: spec.user_context,
+            hop_proof: spec.hop_proof,
             sharing: spec.sharing,
         }
     }

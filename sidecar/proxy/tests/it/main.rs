@@ -15,6 +15,7 @@ mod external;
 mod federation;
 mod governed;
 mod handshakes;
+mod hop_proof;
 mod http1;
 mod http2;
 mod identity;

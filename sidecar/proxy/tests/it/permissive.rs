@@ -35,6 +35,7 @@ struct Orders {
 
 fn port(protocol: Protocol, until: Option<u64>) -> InboundPort {
     InboundPort {
+        hop_proof: false,
         service: "orders.shop".into(),
         name: "main".into(),
         port: 80,

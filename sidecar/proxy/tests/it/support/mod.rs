@@ -135,6 +135,7 @@ impl Node {
 
     pub fn serves_with(&self, protocol: Protocol, policies: &[&str], timeouts: Timeouts, user: UserContext) {
         let port = InboundPort {
+            hop_proof: false,
             service: "orders.shop".into(),
             name: "main".into(),
             port: 80,
@@ -192,6 +193,24 @@ impl Node {
         });
     }
 
+    /// Asks whoever brings a token for a hop proof.
+    pub fn asks_for_proofs(&self) {
+        self.state.update_routes(|routes| {
+            let ports = routes.inbound_of("orders.shop").iter();
+            let ports = ports.map(|port| InboundPort { hop_proof: true, ..(**port).clone() });
+            routes.with_inbound("orders.shop", ports.collect())
+        });
+    }
+
+    /// Knows `orders.shop` at this endpoint, and that it asks for hop proofs.
+    pub fn knows_to_prove(&self, ca: &TestCa, protocol: Protocol, endpoint: SocketAddr) {
+        let spec = ServiceSpec {
+            hop_proof: true,
+            ..orders_at(ca, protocol, &[endpoint], "ns/shop/sa/orders", Timeouts::default())
+        };
+        self.state.update_endpoints(|endpoints| endpoints.apply([spec.clone()], [] as [&str; 0]));
+    }
+
     /// Knows `orders.shop` at this endpoint.
     pub fn knows(&self, ca: &TestCa, protocol: Protocol, endpoints: &[SocketAddr]) {
         self.knows_as(ca, protocol, endpoints, "ns/shop/sa/orders", Timeouts::default());
@@ -205,25 +224,36 @@ impl Node {
         identity: &str,
         timeouts: Timeouts,
     ) {
-        let spec = ServiceSpec {
-            name: "orders.shop".into(),
-            ports: vec![PortSpec { name: "main".into(), port: 80, protocol, timeouts, requests_only: false }],
-            identities: vec![ca.id(identity)],
-            addresses: vec![],
-            endpoints: endpoints
-                .iter()
-                .map(|at| EndpointSpec {
-                    address: at.ip(),
-                    ports: BTreeMap::from([("main".to_owned(), at.port())]),
-                    identity: None,
-                    behind: None,
-                })
-                .collect(),
-            user_context: UserContext::Transaction,
-            traffic: vec![],
-            sharing: None,
-        };
+        let spec = orders_at(ca, protocol, endpoints, identity, timeouts);
         self.state.update_endpoints(|endpoints| endpoints.apply([spec.clone()], [] as [&str; 0]));
+    }
+}
+
+fn orders_at(
+    ca: &TestCa,
+    protocol: Protocol,
+    endpoints: &[SocketAddr],
+    identity: &str,
+    timeouts: Timeouts,
+) -> ServiceSpec {
+    ServiceSpec {
+        hop_proof: false,
+        name: "orders.shop".into(),
+        ports: vec![PortSpec { name: "main".into(), port: 80, protocol, timeouts, requests_only: false }],
+        identities: vec![ca.id(identity)],
+        addresses: vec![],
+        endpoints: endpoints
+            .iter()
+            .map(|at| EndpointSpec {
+                address: at.ip(),
+                ports: BTreeMap::from([("main".to_owned(), at.port())]),
+                identity: None,
+                behind: None,
+            })
+            .collect(),
+        user_context: UserContext::Transaction,
+        traffic: vec![],
+        sharing: None,
     }
 }
 
