@@ -80,9 +80,9 @@ struct Asked {
 
 fn asked(path: &str) -> Option<Asked> {
     let mut parts: VecDeque<&str> = path.trim_matches('/').split('/').collect();
-    let prefix: Vec<&str> = match parts.front()? {
-        &"api" => parts.drain(..2.min(parts.len())).collect(),
-        &"apis" => parts.drain(..3.min(parts.len())).collect(),
+    let prefix: Vec<&str> = match *parts.front()? {
+        "api" => parts.drain(..2.min(parts.len())).collect(),
+        "apis" => parts.drain(..3.min(parts.len())).collect(),
         _ => return None,
     };
     let mut namespace = None;

@@ -49,7 +49,7 @@ impl Work<'_> {
         let meshed: Vec<_> =
             meant.iter().filter(|(_, pod)| pod.meshed && !pod.host_network).copied().collect();
         let injects = space.injects;
-        let is_place = service.kind == "ExternalName" || !(is_selected || !listed.is_empty());
+        let is_place = service.kind == "ExternalName" || (!is_selected && listed.is_empty());
         let is_ours = !is_place && (!meshed.is_empty() || (injects && meant.is_empty()));
         if !is_ours {
             if injects && finer.is_none() {
