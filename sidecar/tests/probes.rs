@@ -324,7 +324,7 @@ fn what_cannot_be_asked_is_refused_by_its_field() {
             json!({"listen": "0.0.0.0:1", "key": KEY, "declared": [{"http": {"port": 80, "path": "/", "host": "192.0.2.1"}}]}),
             "host",
         ),
-        (json!({"listen": "0.0.0.0:1", "key": KEY, "declared": [{"exec": {}}]}), "exec"),
+        (json!({"listen": "0.0.0.0:1", "key": KEY, "declared": [{"exec": {}}]}), "http, tcp or grpc"),
         (json!({"listen": "0.0.0.0:1", "key": KEY, "declared": [{"tcp": {"port": 0}}]}), "port"),
         (
             json!({"listen": "0.0.0.0:1", "key": KEY, "declared": [{"tcp": {"port": 1}, "timeoutSeconds": 0}]}),

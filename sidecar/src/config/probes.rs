@@ -31,7 +31,7 @@ pub struct Probe {
 
 /// How an app is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[serde(rename = "http, tcp or grpc", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Asked {
     /// `GET`; 200 to 399 is good.
     Http {

@@ -6,6 +6,9 @@ use signet_kubernetes::inject::{Outcome, ProbeKey, inject, uninject};
 
 use crate::support::{apply, injected, key, namespace, pod, pods, refusal, settings};
 
+/// Something that is done to a pod.
+type Change = fn(&mut Value);
+
 fn takes_part(pod: &Value) -> bool {
     matches!(inject(pod, &namespace(), &settings(), &key()), Outcome::Injected(_))
 }
@@ -72,7 +75,7 @@ fn the_server_has_no_reason_to_add_its_token_to_ours_and_what_it_adds_else_stays
 #[test]
 fn every_part_that_is_changed_or_missing_is_put_right() {
     let good = injected(&pod("pod-probe-http-named-port")).pod;
-    let changes: [(&str, fn(&mut Value)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("image", |pod| pod["spec"]["initContainers"][1]["image"] = json!("other")),
         ("capabilities", |pod| {
             pod["spec"]["initContainers"][1]["securityContext"] = json!({"privileged": true})
