@@ -185,11 +185,11 @@ fn is_receipt(receipt: &Hop, hop: &Hop) -> bool {
 /// Grounds whatever has a grounded receipt, until there is no more.
 fn close(
     hops: &[Hop],
-    depths: &mut Vec<Option<u32>>,
+    depths: &mut [Option<u32>],
     receipts: &impl Fn(&Hop, &dyn Fn(usize) -> bool) -> Vec<usize>,
 ) {
     loop {
-        let before = depths.clone();
+        let before = depths.to_vec();
         let is_grounded = |at: usize| before.get(at).is_some_and(Option::is_some);
         let mut changed = false;
         for (hop, depth) in hops.iter().zip(depths.iter_mut()) {
@@ -268,8 +268,12 @@ mod tests {
         let verdict = |hops: &[Hop], replaced: bool| {
             stitch(hops, |_| replaced, |_| None).last().unwrap().verdict.clone()
         };
-        assert_eq!(verdict(&[own.clone()], false), Verdict::Minted, "a transaction that it began");
-        assert_eq!(verdict(&[own.clone()], true), Verdict::Impossible);
+        assert_eq!(
+            verdict(std::slice::from_ref(&own), false),
+            Verdict::Minted,
+            "a transaction that it began"
+        );
+        assert_eq!(verdict(std::slice::from_ref(&own), true), Verdict::Impossible);
         assert_eq!(verdict(&[hop(GW, "a"), own], true), Verdict::Received);
     }
 

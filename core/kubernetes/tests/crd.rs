@@ -118,11 +118,7 @@ fn refusals(schema: &Map<String, Value>, value: &Value, place: &str, out: &mut V
                 refuse("out of range");
             }
         }
-        Some("boolean") => {
-            if !value.is_boolean() {
-                refuse("neither true nor false");
-            }
-        }
+        Some("boolean") if !value.is_boolean() => refuse("neither true nor false"),
         Some(_) => {}
     }
 }
