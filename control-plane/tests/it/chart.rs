@@ -86,12 +86,48 @@ fn every_profile_is_taken_by_helm_and_by_each_version_of_kubernetes() {
     }
     let files: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), PROFILES.len());
+    validated(&folder, &files);
+}
+
+/// By the schemas of each version that we are for.
+fn validated(folder: &Path, files: &[std::path::PathBuf]) {
     for version in ["1.33.0", "1.34.0", "1.35.0", "1.36.0", "1.37.0"] {
         let mut validate = Command::new(folder.join("python"));
         validate.arg(folder.join("kubernetes-validate")).args(["--strict", "--kubernetes-version", version]);
-        let output = validate.args(&files).output().expect("kubernetes-validate");
+        let output = validate.args(files).output().expect("kubernetes-validate");
         assert!(output.status.success(), "{version}: {}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+#[test]
+fn the_definitions_of_custom_resources_are_a_chart_of_their_own() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let chart = peers::root().join("deploy/helm/signet-crds");
+    let run = |command: &[&str]| {
+        let output = Command::new(folder.join("helm")).args(command).arg(&chart).output().expect("helm");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    run(&["lint"]);
+    let text = run(&["template", "signet-crds"]);
+    let all: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{error}"));
+    let all: Vec<_> = all.into_iter().filter(|object| !object.is_null()).collect();
+    assert_eq!(of_kind(&all, "CustomResourceDefinition").len(), all.len());
+    // What the control plane follows of ours is there, under the names by which it asks.
+    for kind in
+        signet_kubernetes::kinds::KINDS.iter().filter(|kind| kind.group == signet_kubernetes::kinds::SIGNET)
+    {
+        let name = format!("{}.{}", kind.resource, kind.group);
+        let found = all.iter().find(|object| object["metadata"]["name"] == *name);
+        let spec = &found.unwrap_or_else(|| panic!("{name}"))["spec"];
+        assert_eq!(spec["names"]["kind"], kind.kind);
+        assert_eq!(spec["scope"] == "Namespaced", kind.namespaced, "{name}");
+        assert_eq!(spec["versions"][0]["name"], kind.versions[0], "{name}");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("crds.yaml");
+    std::fs::write(&file, all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")).unwrap();
+    validated(&folder, &[file]);
 }
 
 #[test]
