@@ -15,7 +15,7 @@ const MAX_PARTIAL: usize = 64;
 /// Certificates of one process: its streams move to each new one.
 const MAX_SERIALS: usize = 4;
 /// How long one that is gone is remembered: what began before it went has ended.
-const REMEMBERED_MS: i64 = 15 * 60 * 1000;
+const REMEMBERED_MS: i64 = 65 * 60 * 1000;
 
 /// A process, among those of one identity.
 pub(crate) type Name = (Arc<str>, u64);
@@ -80,8 +80,12 @@ impl Reporters {
     }
 
     /// It told of this time.
-    pub(crate) fn tells(&mut self, name: &Name, span: Span) {
+    pub(crate) fn tells(&mut self, name: &Name, span: Span, now_ms: i64) {
         let Some(one) = self.0.get_mut(name) else { return };
+        if span.through_ms > now_ms.saturating_add(SKEW_MS) {
+            // Its clock is ahead: its times say nothing of what came before what.
+            one.whole_from_ms = one.whole_from_ms.max(span.through_ms);
+        }
         let is_first = one.through_ms == 0;
         if is_first || span.from_ms > one.through_ms {
             // What lies between was lost, or told to somebody else.
@@ -189,8 +193,8 @@ mod tests {
     fn told() -> Reporters {
         let mut reporters = Reporters::default();
         reporters.comes(&name(1), serial(1));
-        reporters.tells(&name(1), span(0, NOW - 60_000));
-        reporters.tells(&name(1), span(NOW - 60_000, NOW + 2 * SKEW_MS));
+        reporters.tells(&name(1), span(0, NOW - 60_000), NOW + 2 * SKEW_MS);
+        reporters.tells(&name(1), span(NOW - 60_000, NOW + 2 * SKEW_MS), NOW + 2 * SKEW_MS);
         reporters
     }
 
@@ -213,14 +217,23 @@ mod tests {
     fn a_report_that_is_not_here_yet_or_was_lost_is_missed() {
         let mut reporters = Reporters::default();
         reporters.comes(&name(1), serial(1));
-        reporters.tells(&name(1), span(0, NOW));
+        reporters.tells(&name(1), span(0, NOW), NOW + 2 * SKEW_MS);
         assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), Some(Doubt::NotTold), "its clock may be ahead");
-        reporters.tells(&name(1), span(NOW + 1, NOW + 2 * SKEW_MS));
+        reporters.tells(&name(1), span(NOW + 1, NOW + 2 * SKEW_MS), NOW + 2 * SKEW_MS);
         assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), Some(Doubt::Lost));
         // A control plane that has just started does not know what was told to the one before.
         let mut reporters = Reporters::default();
         reporters.comes(&name(1), serial(1));
-        reporters.tells(&name(1), span(NOW, NOW + 2 * SKEW_MS));
+        reporters.tells(&name(1), span(NOW, NOW + 2 * SKEW_MS), NOW + 2 * SKEW_MS);
+        assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), Some(Doubt::Lost));
+    }
+
+    #[test]
+    fn whose_clock_is_ahead_says_nothing_of_what_came_before_what() {
+        let (mut reporters, now) = (told(), NOW + 2 * SKEW_MS);
+        reporters.tells(&name(1), span(now, now + SKEW_MS), now);
+        assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), None);
+        reporters.tells(&name(1), span(now + SKEW_MS, now + SKEW_MS + 1), now);
         assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), Some(Doubt::Lost));
     }
 
@@ -235,11 +248,19 @@ mod tests {
     fn what_was_left_out_by_lot_is_missed_and_what_was_not_is_not() {
         let mut reporters = told();
         let end = NOW + 2 * SKEW_MS;
-        reporters.tells(&name(1), Span { from_ms: NOW - 1_000, through_ms: end, cut: 100 });
+        reporters.tells(
+            &name(1),
+            Span { from_ms: NOW - 1_000, through_ms: end, cut: 100 },
+            NOW + 2 * SKEW_MS,
+        );
         assert_eq!(reporters.doubt(&hop(), 101, &[serial(1)]), Some(Doubt::LeftOut));
         assert_eq!(reporters.doubt(&hop(), 100, &[serial(1)]), None);
         for n in 1..=65 {
-            reporters.tells(&name(1), Span { from_ms: end, through_ms: end + n, cut: 100 });
+            reporters.tells(
+                &name(1),
+                Span { from_ms: end, through_ms: end + n, cut: 100 },
+                NOW + 2 * SKEW_MS,
+            );
         }
         assert_eq!(reporters.doubt(&hop(), 100, &[serial(1)]), Some(Doubt::Lost), "kept within bounds");
     }
@@ -248,7 +269,7 @@ mod tests {
     fn one_that_went_before_it_began_is_not_waited_for() {
         let mut reporters = told();
         reporters.comes(&name(2), serial(2));
-        reporters.tells(&name(2), span(0, NOW - 30_000));
+        reporters.tells(&name(2), span(0, NOW - 30_000), NOW + 2 * SKEW_MS);
         reporters.goes(&name(2), NOW - 1_000);
         assert_eq!(reporters.doubt(&hop(), 7, &[serial(1)]), Some(Doubt::NotTold));
         let later = Hop { began_ms: NOW + 2 * SKEW_MS, first_ms: NOW + SKEW_MS, ..hop() };

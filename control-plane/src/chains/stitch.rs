@@ -266,7 +266,7 @@ mod tests {
     fn who_exchanged_what_it_never_received_did_not_exchange_its_own() {
         let own = Hop { minted_by: "a".into(), ..hop("a", "b") };
         let verdict = |hops: &[Hop], replaced: bool| {
-            stitch(hops, |_| replaced, |_| None).last().unwrap().verdict.clone()
+            stitch(hops, |who| replaced && who == "a", |_| None).last().unwrap().verdict.clone()
         };
         assert_eq!(
             verdict(std::slice::from_ref(&own), false),

@@ -32,8 +32,11 @@ const MAX_GOT: usize = 64;
 const JUDGED_AFTER: Duration = Duration::from_secs(2);
 /// Until what is still missing does not come any more.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
-/// Longer names are not ours.
-const MAX_TEXT: usize = 2048;
+/// Longer names are not ours: an identity of this mesh has three labels, a service two.
+const MAX_IDENTITY: usize = 640;
+const MAX_SERVICE: usize = 330;
+/// A sidecar tells of no more at a time.
+const MAX_TOLD: usize = 1_024;
 const MAX_TXN: usize = 256;
 
 /// How a workload got a token of its own for a transaction.
@@ -249,14 +252,22 @@ impl Telling {
             return;
         }
         let v1::Hops { from_ms, through_ms, cut, hops, .. } = told;
-        inner.reporters.tells(&self.name, Span { from_ms, through_ms, cut });
-        for hop in hops {
-            let at_ms = hop.first_ms;
-            if !admits() || !is_plain(&hop) {
-                inner.reporters.loses(&self.name.0, at_ms);
+        inner.reporters.tells(&self.name, Span { from_ms, through_ms, cut }, now_ms());
+        let too_many = hops.len() > MAX_TOLD;
+        for hop in hops.into_iter().take(MAX_TOLD) {
+            if !is_plain(&hop) {
+                inner.reporters.loses(&self.name.0, hop.first_ms);
                 continue;
             }
+            if !admits() {
+                // None of the rest is kept either.
+                inner.reporters.loses(&self.name.0, through_ms);
+                return;
+            }
             inner.keep(&self.name, hop, now);
+        }
+        if too_many {
+            inner.reporters.loses(&self.name.0, through_ms);
         }
     }
 }
@@ -267,9 +278,9 @@ fn is_plain(hop: &v1::Hop) -> bool {
         !text.is_empty() && text.len() <= longest && text.bytes().all(|b| b.is_ascii_graphic())
     };
     plain(&hop.txn, MAX_TXN)
-        && plain(&hop.peer, MAX_TEXT)
-        && plain(&hop.service, MAX_TEXT)
-        && plain(&hop.minted_by, MAX_TEXT)
+        && plain(&hop.peer, MAX_IDENTITY)
+        && plain(&hop.service, MAX_SERVICE)
+        && plain(&hop.minted_by, MAX_IDENTITY)
 }
 
 impl Chain {
@@ -462,7 +473,10 @@ mod tests {
         let loud = chains.comes("loud", Serial::from_bytes(&[2]).unwrap(), 1);
         quiet.hear(told(1, [0]), || true);
         let many = u32::try_from(MAX_HOPS + GOES).unwrap();
-        loud.hear(told(1, 1..=many), || true);
+        for first in (1..=many).step_by(MAX_TOLD) {
+            let last = many.min(first + u32::try_from(MAX_TOLD).unwrap() - 1);
+            loud.hear(told(1, first..=last), || true);
+        }
         let inner = chains.lock();
         assert!(inner.order.len() <= MAX_HOPS && inner.due.len() <= MAX_HOPS + 2 * GOES);
         assert!(inner.chains.contains_key("0") && !inner.chains.contains_key("1"));
@@ -475,7 +489,7 @@ mod tests {
             refused: false,
             first_ms: 5 - super::super::SKEW_MS,
             count: 1,
-            began_ms: 5,
+            began_ms: super::super::SKEW_MS,
             depth: 0,
         };
         assert_eq!(inner.reporters.doubt(&from("loud"), 0, &[]), Some(Doubt::Lost));
@@ -497,6 +511,18 @@ mod tests {
         telling.hear(odd, || true);
         telling.hear(told(2, [8]), || true);
         assert_eq!(chains.lock().order.len(), 1, "by another name than its own it tells nothing");
+    }
+
+    #[test]
+    fn more_than_a_sidecar_tells_at_a_time_is_missed_and_not_kept() {
+        let chains = Arc::new(Chains::default());
+        let telling = chains.comes("a", Serial::from_bytes(&[1]).unwrap(), 1);
+        telling.hear(told(1, 0..u32::try_from(MAX_TOLD + 1).unwrap()), || true);
+        assert_eq!(chains.lock().order.len(), MAX_TOLD);
+        let mut long = told(1, [5_000]);
+        long.hops[0].peer = "a".repeat(MAX_IDENTITY + 1);
+        telling.hear(long, || true);
+        assert_eq!(chains.lock().order.len(), MAX_TOLD);
     }
 
     #[test]

@@ -402,7 +402,10 @@ impl TokenService {
         let claims = txn::begin(begin, bench.now)?;
         // Also of a user whom nobody but the workload names.
         unless_revoked(bench, "subject_token", &claims)?;
-        self.sign(caller, claims, format!("begun under {}", grant.name)).await
+        let txn = claims.txn.clone();
+        let signed = self.sign(caller, claims, format!("begun under {}", grant.name)).await?;
+        self.chains.got(&txn, bench.requester.as_str(), Got::Else);
+        Ok(signed)
     }
 
     async fn defer(

@@ -556,6 +556,6 @@ fn the_recorded_life_of_a_cluster_comes_to_a_registry_at_every_step() {
         }
         kept = made.kept;
     }
-    let golden = include_str!("golden/recorded-life.txt");
+    let golden = include_str!("recorded-life.txt");
     assert_eq!(seen.join("\n") + "\n", golden);
 }

@@ -130,6 +130,21 @@ fn only_federated_trust_domains_are_named_by_policies_and_services() {
 }
 
 #[test]
+fn a_users_own_token_comes_without_a_hop_proof() {
+    let both = "
+apiVersion: signet.mesh/v1alpha1
+kind: Service
+metadata: {namespace: shop, name: orders}
+spec:
+  ports: [{name: http, port: 80}]
+  userContext: original
+  requireHopProof: true
+";
+    refused(&[both], "spec.requireHopProof", "beside `userContext: original`");
+    parse(&[&both.replace("  userContext: original\n", "")]).unwrap();
+}
+
+#[test]
 fn a_federated_service_is_answered_by_nobody_of_this_mesh() {
     let registry = parse(&[PARTNER, CALLED]).unwrap();
     assert!(registry.services().next().unwrap().identities().is_empty());

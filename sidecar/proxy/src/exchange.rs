@@ -191,11 +191,14 @@ impl Exchanges {
     pub fn came_by(&self, token: &TokenHash, proven: Proven) {
         let mut shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = shard.get_mut(token) {
-            open.proven = Some(proven);
+            // The shortest way: a call that goes round makes no chain of it that ends.
+            if open.proven.is_none_or(|known| proven.depth < known.depth) {
+                open.proven = Some(proven);
+            }
         }
     }
 
-    /// The last proof with which an open exchange brought the token.
+    /// The proof of least depth with which an open exchange brought the token.
     pub fn proven(&self, token: &TokenHash) -> Option<Proven> {
         let shard = self.shard(token).lock().unwrap_or_else(PoisonError::into_inner);
         shard.get(token).and_then(|open| open.proven)

@@ -23,8 +23,10 @@ pub(crate) const HEADER: HeaderName = HeaderName::from_static("signet-hop");
 
 /// How long a proof that was believed could be believed again: its life, from a clock ahead to a clock behind; seconds.
 const KEPT: u64 = LIFETIME + 2 * LEEWAY;
-/// Proofs of one signer that are remembered in that time, twice. Past it they are refused: some 13,000 a second.
-const MOST: usize = 256 * 1024;
+/// Proofs of one signer that are remembered in that time, twice. Past it they are refused: some 6,500 a second.
+const MOST: usize = 128 * 1024;
+/// Those of all signers.
+const MOST_OF_ALL: usize = 1024 * 1024;
 /// Signers. There is one for each certificate of each caller.
 const SIGNERS: usize = 4096;
 
@@ -128,7 +130,16 @@ pub(crate) fn believe(
 
 /// Proofs that were believed, for as long as they could be again.
 #[derive(Debug, Default)]
-pub(crate) struct Proofs(Mutex<HashMap<KeyId, Ids>>);
+pub(crate) struct Proofs(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    signers: HashMap<KeyId, Ids>,
+    /// Of all of them.
+    ids: usize,
+    /// When those were last dropped whose proofs are all over.
+    swept: u64,
+}
 
 /// Of one signer, in two generations: each is kept for [`KEPT`] after its last one at least.
 #[derive(Debug, Default)]
@@ -141,29 +152,51 @@ struct Ids {
 impl Proofs {
     /// Whether it is; none where there is no room to remember it.
     fn first_time(&self, signer: KeyId, id: [u8; 16], now: u64) -> Option<bool> {
-        let mut signers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if signers.len() >= SIGNERS && !signers.contains_key(&signer) {
-            signers.retain(|_, ids| now < ids.turned.saturating_add(2 * KEPT));
-            if signers.len() >= SIGNERS {
-                return None;
-            }
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now >= held.swept.saturating_add(KEPT) {
+            held.sweep(now);
         }
-        let ids = signers.entry(signer).or_default();
-        if now >= ids.turned.saturating_add(KEPT) {
-            ids.older = std::mem::take(&mut ids.newer);
-            if now >= ids.turned.saturating_add(2 * KEPT) {
-                ids.older = HashSet::new();
-            }
-            ids.turned = now;
-        }
-        if ids.newer.contains(&id) || ids.older.contains(&id) {
-            return Some(false);
-        }
-        if ids.newer.len() >= MOST {
+        let is_full = held.ids >= MOST_OF_ALL || held.signers.len() >= SIGNERS;
+        if is_full && (held.ids >= MOST_OF_ALL || !held.signers.contains_key(&signer)) {
             return None;
         }
-        ids.newer.insert(id);
-        Some(true)
+        let Held { signers, ids: all, .. } = &mut *held;
+        let ids = signers.entry(signer).or_default();
+        let before = ids.len();
+        ids.turn(now);
+        let known = ids.newer.contains(&id) || ids.older.contains(&id);
+        let is_new = !known && ids.newer.len() < MOST;
+        if is_new {
+            ids.newer.insert(id);
+        }
+        *all = all.saturating_sub(before).saturating_add(ids.len());
+        if known { Some(false) } else { is_new.then_some(true) }
+    }
+}
+
+impl Held {
+    /// Drops signers none of whose proofs could be believed any more: each certificate leaves its last ones behind.
+    fn sweep(&mut self, now: u64) {
+        self.swept = now;
+        self.signers.retain(|_, ids| now < ids.turned.saturating_add(2 * KEPT));
+        self.ids = self.signers.values().map(Ids::len).fold(0, usize::saturating_add);
+    }
+}
+
+impl Ids {
+    fn len(&self) -> usize {
+        self.newer.len().saturating_add(self.older.len())
+    }
+
+    fn turn(&mut self, now: u64) {
+        if now < self.turned.saturating_add(KEPT) {
+            return;
+        }
+        self.older = std::mem::take(&mut self.newer);
+        if now >= self.turned.saturating_add(2 * KEPT) {
+            self.older = HashSet::new();
+        }
+        self.turned = now;
     }
 }
 
@@ -203,6 +236,7 @@ mod tests {
         assert_eq!(proofs.first_time(signer(2), id(MOST), 1000), Some(true), "and no other signer's");
         assert_eq!(proofs.first_time(signer(1), id(MOST), 1000 + 2 * KEPT), Some(true));
         let held = proofs.0.lock().unwrap();
-        assert!(held[&signer(1)].older.is_empty() && held[&signer(1)].newer.len() == 1);
+        assert!(held.signers[&signer(1)].older.is_empty() && held.signers[&signer(1)].newer.len() == 1);
+        assert_eq!((held.signers.len(), held.ids), (1, 1), "whoever is not heard of any more leaves nothing");
     }
 }

@@ -275,6 +275,7 @@ impl Kind for ServiceSpec {
         }
         self.check_ports(problems);
         self.user_headers.check(problems);
+        self.check_hop_proof(problems);
         match &self.federated_identity {
             Some(id) => self.check_federated(id, problems),
             None => self.check_identities(name, problems),
@@ -350,6 +351,15 @@ impl ServiceSpec {
                 "spec.userHeaders",
                 "expected none beside federatedIdentity: nobody of this mesh answers here",
             );
+        }
+    }
+
+    fn check_hop_proof(&self, problems: &mut Vec<Problem>) {
+        if self.require_hop_proof && self.user_context == UserContext::Original {
+            problems.push(Problem::new(
+                "spec.requireHopProof",
+                "expected none beside `userContext: original`: a user's own token comes without a proof",
+            ));
         }
     }
 

@@ -127,13 +127,14 @@ impl On {
 }
 
 /// A call of our app that chose no token: that of the request whose handle it carries, if it is for a peer of ours. Which
-/// one was attached.
+/// one was attached, if that is to be proven.
 pub(crate) fn attach(
     shared: &Shared,
     view: &Snapshot,
     found: &Found,
     is_ours: bool,
     edits: &mut Edits,
+    wants_proof: bool,
 ) -> (Via, Option<TokenHash>) {
     let Some(on) = shared.handles.on.get() else {
         return (if found.is_nothing() { Via::None } else { Via::Unknown }, None);
@@ -146,7 +147,7 @@ pub(crate) fn attach(
         Found::One { handle, baggage, tracestate } => match on.user(handle, &view.keys) {
             Some(_) if !is_ours => Via::None,
             Some((_, token)) => {
-                attached = Some(exchange::hash(token.as_bytes()));
+                attached = wants_proof.then(|| exchange::hash(token.as_bytes()));
                 edits.set(HeaderName::from_static("txn-token"), token);
                 edits.set(HeaderName::from_static("signet-context"), HeaderValue::from_static("attached"));
                 Via::Attached(Carried::by(*baggage, *tracestate))

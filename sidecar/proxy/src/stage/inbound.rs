@@ -264,6 +264,7 @@ impl Stage for Inbound {
         let mut brought = None;
         let mut came = None;
         let mut proven = None;
+        let mut opened = None;
         let (txn, jwt);
         let voice = has_a_voice(peer, view);
         if !voice {
@@ -279,7 +280,9 @@ impl Stage for Inbound {
             let hash = exchange::hash(token);
             if port.hop_proof {
                 let proofs = &self.shared.proofs;
-                proven = Some(hop_proof::believe(proofs, view, peer, head, &hash, now)?);
+                let believed = hop_proof::believe(proofs, view, peer, head, &hash, now);
+                proven =
+                    Some(believed.inspect_err(|_| self.note_hop(&txn, peer, port, (attached, true, 0)))?);
             }
             forward.edits.keep(Known::TxnToken);
             port.user_headers.tell(&mut forward.edits, &txn.header, txn.user(attached));
@@ -287,9 +290,7 @@ impl Stage for Inbound {
             if peer.svid().key != view.tls.generation.own().svid().key {
                 let exchanges = &self.shared.exchanges;
                 forward.exchange = Some(exchanges.open_as(hash, txn.until, attached));
-                if let Some(proven) = proven {
-                    exchanges.came_by(&hash, proven);
-                }
+                opened = proven.map(|proven| (hash, proven));
                 brought = Some((&txn, token));
             }
         }
@@ -328,6 +329,10 @@ impl Stage for Inbound {
             self.note_hop(txn, peer, port, (attached, passed.is_err(), depth));
         }
         passed?;
+        // Whom policy turns away has no say in what our app's calls are proven to follow.
+        if let Some((token, proven)) = opened {
+            self.shared.exchanges.came_by(&token, proven);
+        }
         handle::receive(&self.shared, &conn.metrics, head, &mut forward, brought);
         if let Some(xfcc) = &conn.xfcc {
             set_xfcc(&mut forward.edits, xfcc);

@@ -147,7 +147,7 @@ impl Stage for Outbound {
         let found = carrier::take(head, &mut forward.edits);
         let standing = |token| self.shared.exchanges.standing(&exchange::hash(token), crate::pool::now());
         let (via, sent) = match head.get(Known::TxnToken) {
-            None => handle::attach(&self.shared, view, &found, is_ours, &mut forward.edits),
+            None => handle::attach(&self.shared, view, &found, is_ours, &mut forward.edits, wants_proof),
             Some(token) => match standing(token).filter(|_| is_ours) {
                 Some(standing) => {
                     handle::agrees(&self.shared, view, token, &found)
@@ -161,12 +161,12 @@ impl Stage for Outbound {
                     };
                     let how = HeaderValue::from_static(how);
                     forward.edits.set(HeaderName::from_static("signet-context"), how);
-                    (via, Some(exchange::hash(token)))
+                    (via, wants_proof.then(|| exchange::hash(token)))
                 }
                 None => (Via::Unseen, None),
             },
         };
-        if let Some(sent) = sent.filter(|_| wants_proof) {
+        if let Some(sent) = sent {
             forward.prove = Some(Prove::of(sent, self.shared.exchanges.proven(&sent)));
         }
         conn.metrics.context(via);
