@@ -86,8 +86,10 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("log: {none: 1}", "log."),
     ] {
         let message = parse(text).expect_err("an unknown field");
-        let (_, known) = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}"));
-        for field in known.split(", ").map(|field| field.trim_matches('`')) {
+        let known = message.split_once("expected one of ").or_else(|| message.split_once("expected "));
+        let (_, known) = known.unwrap_or_else(|| panic!("{message}"));
+        let each = known.split(", ").flat_map(|fields| fields.split(" or "));
+        for field in each.map(|field| field.trim_matches('`')) {
             let (whole, open) = (format!("`{within}{field}`"), format!("`{within}{field}"));
             let of_list = [format!("{open}[]."), format!("{open}.")];
             let found = table.contains(&whole) || of_list.iter().any(|start| table.contains(start));
