@@ -10,6 +10,18 @@ mod sync {
     pub(crate) use loom::sync::{Arc, Mutex};
 }
 
+/// What is remembered beside a token and decides nothing here.
+pub mod hop_proof {
+    /// In place of the proxy's own, which comes with all that verifies it.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Proven {
+        /// Of the proof.
+        pub digest: [u8; 32],
+        /// From 1.
+        pub depth: u8,
+    }
+}
+
 #[path = "../../../sidecar/proxy/src/exchange.rs"]
 pub mod exchange;
 
