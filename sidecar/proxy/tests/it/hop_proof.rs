@@ -157,13 +157,18 @@ async fn sidecars_prove_each_call_and_count_those_before() {
         assert!(!answer.text().contains("forged") && answer.echoed("signet-hop").is_none());
     }
     assert_eq!(depths(&orders), [1]);
-    web.shared.exchanges.came_by(&key, Proven { digest: [7; 32], depth: 15 });
-    assert_eq!(calls.request("/", &forged).await.status, 200);
-    assert_eq!(depths(&orders), [16]);
-    web.shared.exchanges.came_by(&key, Proven { digest: [7; 32], depth: 16 });
+    let came_by = |depth| web.shared.exchanges.came_by(&key, Proven { digest: [7; 32], depth });
+    came_by(16);
     let answer = calls.request("/", &forged).await;
     assert_eq!((answer.status, answer.header("signet-deny-reason")), (403, Some("hop_depth")));
     assert!(depths(&orders).is_empty(), "nobody was called");
+    came_by(15);
+    assert_eq!(calls.request("/", &forged).await.status, 200);
+    assert_eq!(depths(&orders), [16]);
+    // Whoever calls us with it by a longer way does not end our own calls.
+    came_by(16);
+    assert_eq!(calls.request("/", &forged).await.status, 200);
+    assert_eq!(depths(&orders), [16]);
 }
 
 #[tokio::test]
