@@ -1,7 +1,7 @@
 //! Calls out of the mesh, as processes: what the registry lists, for whom, and by which gateway.
 
 use signet_tests::apps::Echo;
-use signet_tests::client::{get, header};
+use signet_tests::client::{header, try_send};
 use signet_tests::mesh::{Mesh, Sidecar, free_address};
 use std::time::{Duration, Instant};
 
@@ -19,17 +19,25 @@ fn outbound(service: &str, listen: &str) -> String {
 }
 
 async fn ask(to: &str) -> (u16, String) {
-    let answer = get(to, "/v1", &[("txn-token", "eyJ.eyJ.x"), ("authorization", "Bearer own")]).await;
-    (answer.status().as_u16(), header(&answer, "signet-deny-reason").to_owned())
+    try_ask(to).await.expect("an HTTP answer")
 }
 
-/// Asks until the status is this one: what the registry says arrives a moment after it was written.
+async fn try_ask(to: &str) -> anyhow::Result<(u16, String)> {
+    let headers = [("txn-token", "eyJ.eyJ.x"), ("authorization", "Bearer own")];
+    let answer = try_send("GET", to, "/v1", &headers, "").await?;
+    Ok((answer.status().as_u16(), header(&answer, "signet-deny-reason").to_owned()))
+}
+
+/// Asks until the status is this one: what the registry says arrives a moment after it was written, and ends connections
+/// that were there by what it said before.
 async fn until_status(to: &str, status: u16) -> String {
     let end = Instant::now() + PATIENCE;
     loop {
-        let got = ask(to).await;
-        if got.0 == status {
-            return got.1;
+        let got = try_ask(to).await;
+        if let Ok((found, why)) = &got
+            && *found == status
+        {
+            return why.clone();
         }
         assert!(Instant::now() < end, "waited for {status} at {to}, got {got:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -241,7 +241,14 @@ impl Play<'_> {
     }
 
     async fn intruder_tcp(&self) -> Evidence {
-        let mut stream = TcpStream::connect(self.plan.intruder_ledger()).await?;
+        let mut stream = match TcpStream::connect(self.plan.intruder_ledger()).await {
+            Ok(stream) => stream,
+            // Taken, and cut before we were told so.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                return Ok(format!("cut without a byte of the ledger's greeting ({error})"));
+            }
+            Err(error) => return Err(error.into()),
+        };
         // The connection may be cut before or after this line: either is a refusal.
         let _ = stream.write_all(b"let me in\n").await;
         let mut answer = Vec::new();
