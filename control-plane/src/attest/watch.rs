@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::api::{Api, ApiError};
 use super::metrics::Metrics;
 use super::pods::{List, Pod, Raw};
+use crate::cluster::reflect::query;
 use crate::fetch::jitter;
 
 const PODS: &str = "/api/v1/pods?fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed";
@@ -232,21 +233,6 @@ impl Over {
             Self::Failed(error) => error.label(),
         }
     }
-}
-
-/// `&name=value` with the value escaped; nothing for an empty one.
-fn query(name: &str, value: &str) -> String {
-    if value.is_empty() {
-        return String::new();
-    }
-    let mut out = format!("&{name}=");
-    for byte in value.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

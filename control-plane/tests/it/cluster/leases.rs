@@ -52,7 +52,15 @@ async fn one_leads_and_gives_the_lease_back_when_it_ends() {
     let mut first = Contender::start(&api, folder.path(), "a");
     first.leads(true).await;
     let mut second = Contender::start(&api, folder.path(), "b");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Only who waits looks; it does so for longer than a lease lasts, and leaves it alone.
+    let looked = || api.seen().iter().filter(|it| it.method == "GET" && it.path.contains("/leases/")).count();
+    let (before, began) = (looked(), Instant::now());
+    let waited = async {
+        while looked() < before + 4 || began.elapsed() < Duration::from_millis(2000) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect("it looks again and again");
     assert!(!*second.leads.borrow() && *first.leads.borrow());
     first.end.take().unwrap().send(()).unwrap();
     (&mut first.task).await.unwrap();
