@@ -119,12 +119,9 @@ impl SpiffeId {
     }
 
     fn names(&self) -> Option<(&str, &str)> {
-        let mut parts = self.path().split('/');
-        let shape = (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next());
-        match shape {
-            ("", "ns", namespace, "sa", account, None) => Some((namespace, account)),
-            _ => None,
-        }
+        let (namespace, rest) = self.path().strip_prefix("/ns/")?.split_once('/')?;
+        let account = rest.strip_prefix("sa/")?;
+        (!account.contains('/')).then_some((namespace, account))
     }
 }
 

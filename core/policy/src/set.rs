@@ -1,8 +1,9 @@
 //! The policies of one service, indexed by caller.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::HashMap;
 use signet_identity::TrustDomain;
 use signet_model::when::Attribute;
 use signet_model::{Effect, Mode, Moment, ObjectName, PolicyDocument, PolicySpec, WorkloadPattern};
@@ -79,6 +80,26 @@ pub struct PolicySet {
     /// By federated trust domain: policies that name any workload of it.
     federated: HashMap<TrustDomain, Lane>,
     pub(crate) reads: Reads,
+    has: Has,
+}
+
+/// Which kinds of policies there are at all: most sets have permits only.
+#[derive(Debug, Default)]
+struct Has {
+    forbids: bool,
+    shadows: bool,
+    externals: bool,
+}
+
+impl Has {
+    fn of(policies: &[Named]) -> Has {
+        let any = |test: fn(&PolicySpec) -> bool| policies.iter().any(|policy| test(&policy.spec));
+        Has {
+            forbids: any(|spec| spec.mode == Mode::Enforce && spec.effect == Effect::Forbid),
+            shadows: any(|spec| spec.mode == Mode::Shadow),
+            externals: any(|spec| spec.mode == Mode::Enforce && spec.effect == Effect::External),
+        }
+    }
 }
 
 impl PolicySet {
@@ -122,10 +143,11 @@ impl PolicySet {
             policies: Vec::new(),
             not_understood,
             anyone: Lane::default(),
-            namespaces: HashMap::new(),
-            workloads: HashMap::new(),
-            federated: HashMap::new(),
+            namespaces: HashMap::default(),
+            workloads: HashMap::default(),
+            federated: HashMap::default(),
             reads: Reads::of(&policies),
+            has: Has::of(&policies),
         };
         for (place, policy) in policies.iter().enumerate() {
             set.index(place, &policy.spec);
@@ -202,9 +224,11 @@ impl PolicySet {
         }
         let failed = Cell::new(Few::new());
         let lanes = self.lanes(facts);
-        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.forbids) {
-            let spared = self.spared(policy, facts).is_some();
-            (if spared { &mut verdict.excepted } else { &mut verdict.deciding }).push(&*policy.name);
+        if self.has.forbids {
+            for policy in self.matching(&lanes, facts, &failed, |lane| &lane.forbids) {
+                let spared = self.spared(policy, facts).is_some();
+                (if spared { &mut verdict.excepted } else { &mut verdict.deciding }).push(&*policy.name);
+            }
         }
         let is_forbidden = !verdict.deciding.is_empty();
         let permit = self.matching(&lanes, facts, &failed, |lane| &lane.permits).next();
@@ -217,7 +241,7 @@ impl PolicySet {
             // The mesh's default is for its own: somebody of another trust domain needs to be named.
             None => (self.default_allow && lanes.is_own, Basis::Default),
         };
-        if verdict.allowed {
+        if verdict.allowed && self.has.externals {
             for policy in self.matching(&lanes, facts, &failed, |lane| &lane.externals) {
                 match policy.provider.as_deref() {
                     Some(provider) if !verdict.ask.contains(&provider) => verdict.ask.push(provider),
@@ -228,16 +252,18 @@ impl PolicySet {
             }
         }
         let (mut shadow_forbids, mut shadow_permits) = (false, false);
-        for policy in self.matching(&lanes, facts, &failed, |lane| &lane.shadows) {
-            if self.spared(policy, facts).is_some() {
-                continue;
+        if self.has.shadows {
+            for policy in self.matching(&lanes, facts, &failed, |lane| &lane.shadows) {
+                if self.spared(policy, facts).is_some() {
+                    continue;
+                }
+                let would_allow = policy.spec.effect == Effect::Permit;
+                *(if would_allow { &mut shadow_permits } else { &mut shadow_forbids }) = true;
+                let changes = if would_allow { !verdict.allowed && !is_forbidden } else { verdict.allowed };
+                let outcome = ShadowOutcome { policy: &policy.name, would_allow, changes };
+                verdict.shadow.push(outcome);
+                shadow(outcome);
             }
-            let would_allow = policy.spec.effect == Effect::Permit;
-            *(if would_allow { &mut shadow_permits } else { &mut shadow_forbids }) = true;
-            let changes = if would_allow { !verdict.allowed && !is_forbidden } else { verdict.allowed };
-            let outcome = ShadowOutcome { policy: &policy.name, would_allow, changes };
-            verdict.shadow.push(outcome);
-            shadow(outcome);
         }
         verdict.shadow_allowed = !shadow_forbids && (verdict.allowed || (shadow_permits && !is_forbidden));
         verdict.failed = failed.get();

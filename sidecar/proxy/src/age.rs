@@ -48,8 +48,13 @@ impl Age {
     }
 
     /// Whether no further request may begin on it.
-    pub(crate) fn is_over(&self) -> bool {
-        self.born.elapsed() >= self.most || self.until.is_some_and(|until| now() >= until)
+    pub(crate) fn is_over(&self, at: Instant) -> bool {
+        self.is_past(at) || self.until.is_some_and(|until| now() >= until)
+    }
+
+    /// The same without a look at certificates: whether it is worth keeping.
+    pub(crate) fn is_past(&self, at: Instant) -> bool {
+        at.saturating_duration_since(self.born) >= self.most
     }
 }
 
@@ -125,7 +130,7 @@ mod tests {
     async fn a_connection_is_over_at_its_age_and_not_much_before() {
         let limits = Limits { pool_age: Duration::from_secs(600), ..Limits::default() };
         let ages: Vec<_> = (0..200).map(|_| Age::begin(&limits, None)).collect();
-        let over = || ages.iter().filter(|age| age.is_over()).count();
+        let over = || ages.iter().filter(|age| age.is_over(Instant::now())).count();
         tokio::time::advance(Duration::from_secs(539)).await;
         assert_eq!(over(), 0);
         tokio::time::advance(Duration::from_secs(31)).await;
@@ -136,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_connection_is_over_when_its_moment_has_come() {
-        assert!(Age::begin(&Limits::default(), Some(now())).is_over());
-        assert!(!Age::begin(&Limits::default(), Some(now() + 60)).is_over());
+        assert!(Age::begin(&Limits::default(), Some(now())).is_over(Instant::now()));
+        assert!(!Age::begin(&Limits::default(), Some(now() + 60)).is_over(Instant::now()));
     }
 
     #[test]

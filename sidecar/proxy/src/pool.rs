@@ -6,10 +6,10 @@
 //! older generation, near the end of an SVID, or when its peer is no longer believed. What a burst has left behind goes
 //! sooner: past a few to one target, those that the last seconds have not needed.
 
-use std::collections::HashMap;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use foldhash::HashMap;
 use prometheus::IntGauge;
 use signet_identity::Peer;
 use tokio::time::Instant;
@@ -74,15 +74,19 @@ impl Upstream {
 
 impl Pool {
     pub(crate) fn new(gauge: IntGauge) -> Self {
-        Pool { idle: HashMap::new(), gauge }
+        Pool { idle: HashMap::default(), gauge }
     }
 
     /// Takes the connection that was used last: the others grow old together and leave.
     pub(crate) fn take(&mut self, key: Key, limits: &Limits) -> Option<Upstream> {
         let idle = self.idle.get_mut(&key)?;
+        let now = Instant::now();
         while let Some(Idle { mut upstream, since }) = idle.pop() {
             self.gauge.dec();
-            if since.elapsed() < limits.pool_idle && !upstream.age.is_over() && upstream.is_quiet() {
+            if now.saturating_duration_since(since) < limits.pool_idle
+                && !upstream.age.is_over(now)
+                && upstream.is_quiet()
+            {
                 upstream.reused = true;
                 return Some(upstream);
             }
@@ -90,12 +94,12 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last exchange ended cleanly.
-    pub(crate) fn put(&mut self, upstream: Upstream, limits: &Limits) {
+    /// Keeps a connection whose last exchange ended cleanly, now.
+    pub(crate) fn put(&mut self, upstream: Upstream, limits: &Limits, now: Instant) {
         let idle = self.idle.entry(upstream.key).or_default();
-        if idle.len() < limits.pool_per_endpoint && !upstream.age.is_over() {
+        if idle.len() < limits.pool_per_endpoint && !upstream.age.is_past(now) {
             self.gauge.inc();
-            idle.push(Idle { upstream, since: Instant::now() });
+            idle.push(Idle { upstream, since: now });
         }
     }
 
@@ -103,6 +107,7 @@ impl Pool {
     pub(crate) fn sweep(&mut self, view: &Snapshot, limits: &Limits) {
         let current = view.tls.generation.number();
         let gauge = &self.gauge;
+        let now = Instant::now();
         self.idle.retain(|key, idle| {
             let stale = matches!(key, Key::Endpoint { generation, .. } if *generation != current);
             // The one that was used last is at the end.
@@ -112,8 +117,8 @@ impl Pool {
                 surplus = surplus.saturating_sub(1);
                 let most = if is_surplus { SURPLUS.min(limits.pool_idle) } else { limits.pool_idle };
                 let keep = !stale
-                    && idle.since.elapsed() < most
-                    && !idle.upstream.age.is_over()
+                    && now.saturating_duration_since(idle.since) < most
+                    && !idle.upstream.age.is_over(now)
                     && idle.upstream.peer.as_ref().is_none_or(|peer| is_believed(peer, view))
                     && idle.upstream.is_quiet();
                 if !keep {
@@ -176,14 +181,14 @@ mod tests {
         let mut used = Vec::new();
         for _ in 0..100 {
             let (upstream, other) = connection(&limits);
-            pool.put(upstream, &limits);
+            pool.put(upstream, &limits, Instant::now());
             others.push(other);
         }
         tokio::time::advance(Duration::from_secs(570)).await;
         used.extend(std::iter::from_fn(|| pool.take(KEY, &limits)));
         assert!((20..80).contains(&used.len()), "{} of 100 are left in the middle of the spread", used.len());
         tokio::time::advance(Duration::from_secs(30)).await;
-        used.drain(..).for_each(|upstream| pool.put(upstream, &limits));
+        used.drain(..).for_each(|upstream| pool.put(upstream, &limits, Instant::now()));
         assert!(pool.take(KEY, &limits).is_none());
         assert_eq!(pool.gauge.get(), 0);
     }
@@ -196,14 +201,14 @@ mod tests {
         let mut others = Vec::new();
         for _ in 0..100 {
             let (upstream, other) = connection(&limits);
-            pool.put(upstream, &limits);
+            pool.put(upstream, &limits, Instant::now());
             others.push(other);
         }
         // Twelve are needed all the time.
         for _ in 0..12 {
             tokio::time::advance(Duration::from_secs(1)).await;
             let used: Vec<_> = (0..12).map(|_| pool.take(KEY, &limits).unwrap()).collect();
-            used.into_iter().for_each(|upstream| pool.put(upstream, &limits));
+            used.into_iter().for_each(|upstream| pool.put(upstream, &limits, Instant::now()));
             pool.sweep(&view, &limits);
         }
         assert_eq!(pool.gauge.get(), 12);
@@ -220,12 +225,12 @@ mod tests {
         let limits = Limits::default();
         let mut pool = pool();
         let (quiet, _kept) = connection(&limits);
-        pool.put(quiet, &limits);
+        pool.put(quiet, &limits, Instant::now());
         let (gone, other) = connection(&limits);
-        pool.put(gone, &limits);
+        pool.put(gone, &limits, Instant::now());
         drop(other);
         let (talks, other) = connection(&limits);
-        pool.put(talks, &limits);
+        pool.put(talks, &limits, Instant::now());
         other.try_write(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
         // The one that was put last is asked first.
         tokio::task::yield_now().await;

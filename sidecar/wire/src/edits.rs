@@ -61,7 +61,7 @@ impl Edits {
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.added.retain(|(other, _)| *other != name);
         self.remove(name.clone());
-        self.added.push((name, value));
+        self.add(name, value);
     }
 
     /// Replaces every field of that name, also where `_` stands for `-`, by one or by none: a reader that takes the two
@@ -70,13 +70,21 @@ impl Edits {
         self.added
             .retain(|(other, _)| !protected::alike(other.as_str().as_bytes(), name.as_str().as_bytes()));
         self.overruled.push(name.clone());
-        self.added.extend(value.map(|value| (name, value)));
+        if let Some(value) = value {
+            self.add(name, value);
+        }
     }
 
     /// Adds one more field of that name, after those there are. The names that frame a message (`content-length`,
     /// `transfer-encoding`, `connection`, `host`) are the codec's: adding them is ignored.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.added.push((name, value));
+        self.add(name, value);
+    }
+
+    fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        if !writes_itself(Known::of(name.as_str().as_bytes())) {
+            self.added.push((name, value));
+        }
     }
 
     /// Lets one protected header through as it came, under its exact name (an alias with `_` never passes).
@@ -139,9 +147,9 @@ impl Edits {
         if removed { Verdict::Removed } else { Verdict::Forwarded }
     }
 
-    /// The fields to add, without those that the codec writes itself.
-    pub(crate) fn additions(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.added.iter().filter(|(name, _)| !writes_itself(Known::of(name.as_str().as_bytes())))
+    /// The fields to add: none that the codec writes itself.
+    pub(crate) fn additions(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.added
     }
 
     /// Applies the edits to an HTTP/2 head (or trailers); returns how many protected fields were dropped.
@@ -179,6 +187,7 @@ pub(crate) enum Verdict {
     Protected,
 }
 
+/// Whether the codec alone writes fields of this name.
 fn writes_itself(known: Known) -> bool {
     matches!(known, Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::Host)
 }

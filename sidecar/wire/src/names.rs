@@ -88,13 +88,25 @@ impl Known {
             23 => &[Xfcc],
             _ => return Other,
         };
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
         for known in candidates {
-            if name.eq_ignore_ascii_case(known.text().as_bytes()) {
+            let text = known.text().as_bytes();
+            if text.first() == Some(&first) && name.eq_ignore_ascii_case(text) {
                 return *known;
             }
         }
         Other
     }
+
+    /// Those of which a request may have one, see [`Known::is_single_valued`].
+    pub(crate) const SINGLE: &'static [Known] = &[
+        Known::Authorization,
+        Known::Host,
+        Known::ContentLength,
+        Known::Dpop,
+        Known::TxnToken,
+        Known::XApiKey,
+    ];
 
     /// True for names that belong to one connection (RFC 9110, 7.6.1, and their pre-standard kin): they are consumed
     /// by whoever reads them. `content-length` and `transfer-encoding` describe the message and are handled apart.
@@ -208,6 +220,7 @@ mod tests {
             set.insert(*known);
             assert!(set.contains(*known));
             assert!(Known::ALL.iter().filter(|k| set.contains(**k)).count() == 1);
+            assert_eq!(Known::SINGLE.contains(known), known.is_single_valued());
         }
         assert_eq!(Known::of(b"content_length"), Known::Other);
         assert_eq!(Known::of(b""), Known::Other);

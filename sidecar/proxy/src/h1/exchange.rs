@@ -78,7 +78,7 @@ pub(crate) async fn exchange<E: Stage>(
         Ok(head) => head,
         Err(next) => return next,
     };
-    if head.method() == "CONNECT" {
+    if head.method_bytes() == b"CONNECT" {
         return Box::pin(connect::open(session, client, &head)).await;
     }
     let began = Instant::now();
@@ -93,7 +93,12 @@ pub(crate) async fn exchange<E: Stage>(
             return refuse(session, client, Some(&head), &refusal).await;
         }
     };
-    let known = session.watch.set_subjects(forward.subjects.clone(), &shared.state.view());
+    let known = if forward.subjects.is_empty() {
+        Ok(())
+    } else {
+        // News may have come while it was being admitted.
+        session.watch.set_subjects(forward.subjects.clone(), &shared.state.view())
+    };
     let next = match known {
         Ok(()) => match asked(session, &view, &head, &mut forward, began).await {
             Ok(()) => carry(session, client, &view, &head, &mut forward, began).await,
@@ -226,9 +231,10 @@ async fn carry<E: Stage>(
         session.watch.set_upstream(None);
         let failure = match result {
             Ok(finish) => {
-                metrics.answered(status, began.elapsed());
+                let now = Instant::now();
+                metrics.answered(status, now.saturating_duration_since(began));
                 if finish.reusable && uploaded {
-                    session.worker().pool.borrow_mut().put(upstream, &shared.limits);
+                    session.worker().pool.borrow_mut().put(upstream, &shared.limits, now);
                 }
                 copies::send(session.worker(), head, forward, body.borrow().kept().filter(|_| uploaded));
                 return Ok(match (finish.persist.closes(), uploaded) {
@@ -246,7 +252,7 @@ async fn carry<E: Stage>(
             continue;
         }
         if discarded {
-            session.worker().pool.borrow_mut().put(upstream, &shared.limits);
+            session.worker().pool.borrow_mut().put(upstream, &shared.limits, Instant::now());
         }
         let again = match &failure {
             Failure::Unreached => {
@@ -355,7 +361,7 @@ pub(super) async fn refuse<E: Stage>(
     let goes_on = head.is_some_and(|head| head.framing() == Framing::None && head.keep_alive())
         && !session.is_leaving()
         && session.watch.ended().is_none();
-    let to_head = head.is_some_and(|head| head.method() == "HEAD");
+    let to_head = head.is_some_and(|head| head.method_bytes() == b"HEAD");
     let answer = refusal.answer(session.stage.audience(), Dialect::Http).to_http1(!goes_on, to_head);
     session.watch.within(Some(session.worker().shared.limits.head_time));
     let mut at = 0;

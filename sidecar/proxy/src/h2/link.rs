@@ -6,7 +6,6 @@
 //! rule; a second one is opened only while the peer's limit of streams leaves no room on the first.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use foldhash::HashMap;
 use h2::client::SendRequest;
 use signet_identity::{Alpn, HandshakeFailure};
 use tokio::sync::Notify;
@@ -409,7 +409,7 @@ async fn drive<E: Stage>(
                 let idle = link.active.get() == 0 && link.idle_since.get().elapsed() >= limits.pool_idle;
                 let generation = worker.shared.state.view().tls.generation.number();
                 let stale = matches!(link.key, Key::Endpoint { generation: made, .. } if made != generation);
-                if idle || stale || age.is_over() || link.has_outgrown() {
+                if idle || stale || age.is_over(Instant::now()) || link.has_outgrown() {
                     link.closing.set(true);
                 }
                 // Two turns for the answer to a ping.

@@ -87,8 +87,12 @@ const TWICE: usize = 2 * BUFFER;
 const TWICE_BULK: usize = 2 * BULK;
 
 /// A byte buffer that goes back to its thread's shelf when it is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Lent(BytesMut);
+#[derive(Debug)]
+pub(crate) struct Lent {
+    buffer: BytesMut,
+    /// Whether there is a buffer to give back; one whose room is used up does not look like it.
+    lent: bool,
+}
 
 impl Lent {
     /// Borrows an empty buffer with [`BUFFER`] bytes of room.
@@ -99,32 +103,31 @@ impl Lent {
     fn with_room(room: usize) -> Self {
         let taken = FREE.try_with(|free| free.borrow_mut().take(room)).ok().flatten();
         let mut buffer = taken.unwrap_or_default();
-        // Parts that were split off are dropped by now, so this takes their room back.
         buffer.reserve(room.max(BUFFER));
-        Lent(buffer)
+        Lent { buffer, lent: true }
     }
 
     /// A buffer without room, which costs nothing: what an idle connection holds.
     pub(crate) fn none() -> Self {
-        Lent(BytesMut::new())
+        Lent { buffer: BytesMut::new(), lent: false }
     }
 
     /// Makes room for more, borrowing a buffer if there was none.
     pub(crate) fn make_room(&mut self, room: usize) {
-        if self.0.capacity() - self.0.len() >= room && self.0.capacity() != 0 {
+        if self.lent && self.buffer.capacity() - self.buffer.len() >= room && self.buffer.capacity() != 0 {
             return;
         }
-        if self.0.is_empty() {
+        if self.buffer.is_empty() {
             // Growing an empty buffer would copy nothing of worth into a new place.
             *self = Lent::with_room(room);
         } else {
-            self.0.reserve(room.max(BUFFER));
+            self.buffer.reserve(room.max(BUFFER));
         }
     }
 
     /// Gives the buffer back if nothing is in it.
     pub(crate) fn release_if_empty(&mut self) {
-        if self.0.is_empty() && self.0.capacity() != 0 {
+        if self.lent && self.buffer.is_empty() {
             *self = Lent::none();
         }
     }
@@ -133,19 +136,22 @@ impl Lent {
 impl Deref for Lent {
     type Target = BytesMut;
     fn deref(&self) -> &BytesMut {
-        &self.0
+        &self.buffer
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.0
+        &mut self.buffer
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut kept = std::mem::take(&mut self.0);
+        if !self.lent {
+            return;
+        }
+        let mut kept = std::mem::take(&mut self.buffer);
         kept.clear();
         // One that a part still refers to has no room.
         if !kept.try_reclaim(BUFFER) {

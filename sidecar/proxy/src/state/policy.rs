@@ -1,9 +1,9 @@
 //! Who may call us: a compiled policy set for each served service, and the mesh's settings.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use signet_policy::PolicySet;
 
 use crate::authz::Provider;

@@ -1,13 +1,14 @@
 //! What this process serves.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::HashMap;
 use signet_model::{Protocol, TrafficPolicySpec, UserContext};
 use signet_wire::protected::Protected;
 

@@ -255,7 +255,7 @@ impl Body {
     fn hold_trailers(&mut self, input: &[u8]) -> Result<Step, BodyError> {
         let trailers = self
             .trailers
-            .get_or_insert_with(|| Box::new(Trailers { raw: BytesMut::new(), fields: Fields::new() }));
+            .get_or_insert_with(|| Box::new(Trailers { raw: BytesMut::new(), fields: Fields::with_capacity(0) }));
         let mut taken = 0usize;
         for byte in input {
             if trailers.raw.len() >= self.limits.trailers {

@@ -1,12 +1,24 @@
-//! Where the fields of a head lie in its bytes. Most heads have under two dozen fields, kept inline; a longer list
-//! moves to the heap as a whole.
+//! Where the fields of a head lie in its bytes.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::names::{Known, KnownSet};
 
-/// Fields kept without an allocation: browsers send 12–20.
-const INLINE: usize = 24;
+/// Heads up to this size are copied out of the buffer that they came in. To share a buffer costs more than to copy this
+/// much, and while a part of it is in use it is lent to nobody else.
+const COPIED: usize = 4096;
+
+/// Takes a head off the front of the input.
+pub(super) fn take_head(input: &mut BytesMut, len: usize) -> Bytes {
+    match input.get(..len) {
+        Some(head) if len <= COPIED => {
+            let head = Bytes::copy_from_slice(head);
+            input.advance(len);
+            head
+        }
+        _ => input.split_to(len).freeze(),
+    }
+}
 
 /// One field's place: offsets into the head, 16 bits each (a head is under 64 KiB).
 #[derive(Debug, Clone, Copy)]
@@ -23,17 +35,6 @@ pub(crate) struct Place {
     pub(crate) hop: bool,
     pub(crate) protected: bool,
 }
-
-const NOWHERE: Place = Place {
-    start: 0,
-    name_len: 0,
-    value: 0,
-    value_len: 0,
-    end: 0,
-    known: Known::Other,
-    hop: false,
-    protected: false,
-};
 
 /// A received field. Name in the sender's case; value without surrounding white space, possibly not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,20 +55,17 @@ pub struct Field<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Fields {
     pub(crate) bytes: Bytes,
-    inline: [Place; INLINE],
-    spilled: Vec<Place>,
-    len: usize,
+    places: Vec<Place>,
     pub(crate) present: KnownSet,
     pub(crate) any_protected: bool,
 }
 
 impl Fields {
-    pub(crate) fn new() -> Fields {
+    /// No field yet, and room for so many.
+    pub(crate) fn with_capacity(count: usize) -> Fields {
         Fields {
             bytes: Bytes::new(),
-            inline: [NOWHERE; INLINE],
-            spilled: Vec::new(),
-            len: 0,
+            places: Vec::with_capacity(count),
             present: KnownSet::EMPTY,
             any_protected: false,
         }
@@ -76,28 +74,15 @@ impl Fields {
     pub(crate) fn push(&mut self, place: Place) {
         self.present.insert(place.known);
         self.any_protected |= place.protected;
-        if self.spilled.is_empty() {
-            if let Some(free) = self.inline.get_mut(self.len) {
-                *free = place;
-                self.len = self.len.saturating_add(1);
-                return;
-            }
-            self.spilled.extend_from_slice(&self.inline);
-        }
-        self.spilled.push(place);
-        self.len = self.spilled.len();
+        self.places.push(place);
     }
 
     pub(crate) fn places(&self) -> &[Place] {
-        if self.spilled.is_empty() { self.inline.get(..self.len).unwrap_or(&[]) } else { &self.spilled }
+        &self.places
     }
 
     pub(crate) fn places_mut(&mut self) -> &mut [Place] {
-        if self.spilled.is_empty() {
-            self.inline.get_mut(..self.len).unwrap_or(&mut [])
-        } else {
-            &mut self.spilled
-        }
+        &mut self.places
     }
 
     pub(crate) fn slice(&self, start: u16, len: u16) -> &[u8] {

@@ -83,7 +83,7 @@ fn collect_lines(
     headers: &[httparse::Header<'_>],
     after_line: bool,
 ) -> Result<Fields, FieldsError> {
-    let mut fields = Fields::new();
+    let mut fields = Fields::with_capacity(headers.len());
     let offset = |part: &[u8]| {
         let distance = (part.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
         u16::try_from(distance).map_err(|_| FieldsError::TooLarge)

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Field, Framing, Limits, RequestError, Version,
     connection::{self, Connection},
-    fields::{Fields, Place},
+    fields::{Fields, Place, take_head},
     parse::{self, FieldsError, FramingError, Scan},
     response::Asked,
 };
@@ -70,7 +70,7 @@ impl RequestParser {
                 FieldsError::BareLineEnd => RequestError::BareLineEnd,
                 FieldsError::TooLarge => RequestError::TooLarge,
             })?;
-        fields.bytes = input.split_to(len).freeze();
+        fields.bytes = take_head(input, len);
         RequestHead::read(fields, &line, &self.limits).map(Some)
     }
 }
@@ -116,10 +116,8 @@ impl RequestHead {
         if fields.bytes.get(line_len.saturating_sub(2)..line_len) != Some(b"\r\n") {
             return Err(RequestError::BareLineEnd);
         }
-        for known in Known::ALL {
-            if known.is_single_valued() && fields.count(*known) > 1 {
-                return Err(RequestError::Repeated(known.text()));
-            }
+        if let Some(repeated) = Known::SINGLE.iter().find(|known| fields.count(**known) > 1) {
+            return Err(RequestError::Repeated(repeated.text()));
         }
         let connection = connection::read(&mut fields).ok_or(RequestError::Connection)?;
         let framing = parse::framing(&fields, line.version)?.unwrap_or(Framing::None);
@@ -164,7 +162,12 @@ impl RequestHead {
 
     /// The method, in the sender's case.
     pub fn method(&self) -> &str {
-        self.fields.bytes.get(..self.method_len).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+        std::str::from_utf8(self.method_bytes()).unwrap_or_default()
+    }
+
+    /// The method as it came: cheaper to compare.
+    pub fn method_bytes(&self) -> &[u8] {
+        self.fields.bytes.get(..self.method_len).unwrap_or_default()
     }
 
     /// HTTP/1.0 or 1.1.
@@ -234,9 +237,10 @@ impl RequestHead {
 
     /// What the answer's parser must know of this request.
     pub fn asked(&self) -> Asked {
+        let method = self.method_bytes();
         Asked {
-            head: self.method() == "HEAD",
-            connect: self.method() == "CONNECT",
+            head: method == b"HEAD",
+            connect: method == b"CONNECT",
             websocket: self.upgrade == Upgrade::Websocket,
         }
     }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{
     Field, Framing, Limits, RequestHead, ResponseError, Values, Version,
     connection::{self, Connection},
-    fields::Fields,
+    fields::{Fields, take_head},
     parse::{self, FieldsError, FramingError, Scan},
     request::protected_count,
 };
@@ -70,7 +70,7 @@ impl ResponseParser {
                 FieldsError::BareLineEnd => ResponseError::BareLineEnd,
                 FieldsError::TooLarge => ResponseError::TooLarge,
             })?;
-        fields.bytes = input.split_to(len).freeze();
+        fields.bytes = take_head(input, len);
         ResponseHead::read(fields, status, version, asked).map(Some)
     }
 }

@@ -18,7 +18,7 @@ impl RequestHead {
     /// were dropped.
     pub fn write(&self, edits: &Edits, protected: &Protected, out: &mut BytesMut) -> u32 {
         reserve(&self.fields, edits, out);
-        out.put_slice(self.method().as_bytes());
+        out.put_slice(self.method_bytes());
         out.put_u8(b' ');
         out.put_slice(edits.target.as_ref().unwrap_or(self.target()).as_bytes());
         out.put_slice(b" HTTP/1.1\r\n");
@@ -83,6 +83,7 @@ fn put_authority(authority: &crate::canon::Host, out: &mut BytesMut) {
 fn reserve(fields: &Fields, edits: &Edits, out: &mut BytesMut) {
     let added: usize = edits
         .additions()
+        .iter()
         .map(|(name, value)| name.as_str().len().saturating_add(value.len()).saturating_add(4))
         .sum();
     let authority = edits.authority.as_ref().map_or(0, bytes::Bytes::len);
