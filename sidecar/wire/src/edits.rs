@@ -46,7 +46,7 @@ impl Edits {
 
     /// Removes every field of that name.
     pub fn remove(&mut self, name: HeaderName) {
-        match Known::of(name.as_str().as_bytes()) {
+        match Known::of_lower_case(name.as_str().as_bytes()) {
             Known::Other => self.removed_others.push(name),
             known => self.removed.insert(known),
         }
@@ -82,7 +82,7 @@ impl Edits {
     }
 
     fn add(&mut self, name: HeaderName, value: HeaderValue) {
-        if !writes_itself(Known::of(name.as_str().as_bytes())) {
+        if !writes_itself(Known::of_lower_case(name.as_str().as_bytes())) {
             self.added.push((name, value));
         }
     }
@@ -95,7 +95,7 @@ impl Edits {
     /// Takes back what [`Edits::set`], [`Edits::append`] and [`Edits::keep`] said of a name: it is dropped.
     pub fn withhold(&mut self, name: &HeaderName) {
         self.added.retain(|(other, _)| other != name);
-        self.keep.remove(Known::of(name.as_str().as_bytes()));
+        self.keep.remove(Known::of_lower_case(name.as_str().as_bytes()));
         self.remove(name.clone());
     }
 
@@ -159,7 +159,7 @@ impl Edits {
             .keys()
             .filter(|name| {
                 let bytes = name.as_str().as_bytes();
-                let known = Known::of(bytes);
+                let known = Known::of_lower_case(bytes);
                 let verdict = self.verdict(bytes, known, protected::is_protected(bytes), extra);
                 if matches!(verdict, Verdict::Protected) {
                     let count = headers.get_all(*name).iter().count();

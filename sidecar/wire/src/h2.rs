@@ -87,7 +87,7 @@ pub fn check_answer(status: http::StatusCode, headers: &HeaderMap) -> Result<(),
         return Err(AnswerError::Status);
     }
     for (name, value) in headers {
-        let known = Known::of(name.as_str().as_bytes());
+        let known = Known::of_lower_case(name.as_str().as_bytes());
         if is_connection_specific(known) {
             return Err(AnswerError::ConnectionSpecific(known.text()));
         }
@@ -148,7 +148,7 @@ impl Fields {
             if has_outer_space(value.as_bytes()) {
                 return Err(HeadError::OuterSpace);
             }
-            let known = Known::of(name);
+            let known = Known::of_lower_case(name);
             if known.is_single_valued() && fields.present.contains(known) {
                 return Err(HeadError::Repeated(known.text()));
             }

@@ -210,10 +210,12 @@ async fn run<E: Stage>(
     if let Some(of_route) = &forward.metrics {
         *metrics = of_route.clone();
     }
-    let _held = worker
-        .registry
-        .hold(&forward.subjects, deadline, &shared.state.view())
-        .map_err(|by| Refusal::new(Reason::ContextInvalid(by.label())))?;
+    let _held = if forward.subjects.is_empty() {
+        None
+    } else {
+        let held = worker.registry.hold(&forward.subjects, deadline, &shared.state.view());
+        held.map_err(|by| Refusal::new(Reason::ContextInvalid(by.label())))?
+    };
     if forward.check.is_some() {
         let mut asked = Box::pin(authz::ask(session, &view, RequestView::H2(&head), &mut forward));
         unless_gone(respond, deadline, |cx| asked.as_mut().poll(cx)).await??;

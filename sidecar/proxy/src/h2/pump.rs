@@ -258,7 +258,7 @@ fn strip(trailers: &mut HeaderMap, protected: &Protected) -> u32 {
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            let known = Known::of(name.as_str().as_bytes());
+            let known = Known::of_lower_case(name.as_str().as_bytes());
             debug_assert!(!is_protected(name.as_str().as_bytes()));
             known.is_not_removable() || known.is_hop_by_hop()
         })

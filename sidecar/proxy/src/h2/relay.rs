@@ -196,10 +196,14 @@ impl Relay<'_> {
         if let Err(error) = check_answer(parts.status, &parts.headers) {
             return Poll::Ready(Err(invalid(error)));
         }
-        let code = pump::grpc_status(&parts.headers).filter(|_| self.is_grpc && body.is_end_stream());
+        let is_all = self.is_grpc && body.is_end_stream();
+        let code = if is_all { pump::grpc_status(&parts.headers) } else { None };
         let outcome = code.map_or(Outcome::Status(parts.status.as_u16()), Outcome::Grpc);
         self.done.outcome = Some(outcome);
-        let says = parts.headers.get("signet-deny-reason").map(http::HeaderValue::as_bytes);
+        let says = (parts.status.as_u16() == Reason::ConnectFailed.status())
+            .then(|| parts.headers.get("signet-deny-reason"))
+            .flatten()
+            .map(http::HeaderValue::as_bytes);
         let replayable = self.upload.is_replayable();
         // Asked in any case: it also notes how the endpoint stands.
         if self.tries.elsewhere(says, &self.forward.target, self.endpoint, self.shared) && replayable {

@@ -180,7 +180,8 @@ async fn drive<E: Stage>(
                     continue;
                 }
                 let request_guard = Request::begin(served);
-                tokio::task::spawn_local(exchange::exchange(request_guard, request, respond));
+                // In a box, since a task is moved three times before it begins.
+                tokio::task::spawn_local(Box::pin(exchange::exchange(request_guard, request, respond)));
             }
             Ok(Turn::Ended(how)) => {
                 if calming || how == CALMED {

@@ -22,9 +22,9 @@ const MAX_REFUSED: usize = 1024;
 pub struct Endpoints {
     /// Grows with each change.
     pub generation: u64,
-    services: HashMap<Arc<str>, Arc<Service>>,
+    services: foldhash::HashMap<Arc<str>, Arc<Service>>,
     /// Where the requests to a service go, if not simply to it.
-    calls: HashMap<Arc<str>, Arc<Calls>>,
+    calls: foldhash::HashMap<Arc<str>, Arc<Calls>>,
     /// What apps dial; `None` where two services say that it is theirs.
     dialled: HashMap<SocketAddr, Option<Dialled>>,
     /// Addresses of the mesh: virtual ones, and of endpoints.
@@ -201,7 +201,7 @@ impl Endpoints {
 
 /// What apps dial, and the addresses in it. A service's own virtual address goes before its endpoints'.
 fn dialled(
-    services: &HashMap<Arc<str>, Arc<Service>>,
+    services: &foldhash::HashMap<Arc<str>, Arc<Service>>,
 ) -> (HashMap<SocketAddr, Option<Dialled>>, HashSet<IpAddr>) {
     let mut dialled: HashMap<SocketAddr, Option<Dialled>> = HashMap::new();
     let mut addresses = HashSet::new();
@@ -231,7 +231,7 @@ fn dialled(
 }
 
 /// Addresses at which others are that are not known, or where nobody says whether there are others.
-fn open(services: &HashMap<Arc<str>, Arc<Service>>) -> HashSet<IpAddr> {
+fn open(services: &foldhash::HashMap<Arc<str>, Arc<Service>>) -> HashSet<IpAddr> {
     let mut open = HashSet::new();
     for service in services.values() {
         let own = service.addresses.iter().map(|ip| ip.to_canonical());
