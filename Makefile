@@ -5,7 +5,7 @@ PROFILE ?= ci
 BIN := target/$(PROFILE)
 export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 
-.PHONY: demo test lint bench soak fuzz build setup
+.PHONY: demo test traced lint bench soak fuzz build setup
 
 build:
 	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
@@ -21,9 +21,14 @@ setup:
 WHOLE := --locked --workspace --features signet-control-plane/pkcs11
 test: setup
 	$(CARGO) build --profile $(PROFILE) $(WHOLE) --bins --tests
+	$(MAKE) traced
 	$(CARGO) test --quiet --manifest-path tests/models/Cargo.toml --profile ci --locked --target-dir target/models
 	$(CARGO) test --quiet --manifest-path tests/cedar/Cargo.toml --profile ci --locked --target-dir target/cedar
 	$(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE) --lib --bins --tests
+
+# A service that others would have written, for the tests of how user context travels.
+traced:
+	$(CARGO) build --quiet --manifest-path tests/traced/Cargo.toml --profile ci --locked --target-dir target/traced
 
 lint: setup
 	$(CARGO) fmt --all --check

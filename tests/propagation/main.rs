@@ -67,8 +67,13 @@ async fn node_with_stock_opentelemetry_keeps_every_user_on_direct_calls() {
 }
 
 #[tokio::test]
+async fn rust_with_the_usual_tracing_keeps_every_user_on_direct_calls() {
+    direct_calls_are_never_crossed(Stack::Rust).await;
+}
+
+#[tokio::test]
 async fn without_tracing_nobody_is_guessed_and_the_operator_can_see_it() {
-    for stack in [Stack::UntracedNode, Stack::Rust] {
+    for stack in [Stack::UntracedNode, Stack::UntracedRust] {
         let Some(mut scene) = Scene::start(stack, "").await else { return };
         let users = Users::new(&scene.issuer, 20);
         let tally = scene.drive(&users, 60, 4, |user| format!("/direct?user={user}"), true).await;
@@ -87,7 +92,7 @@ async fn without_tracing_nobody_is_guessed_and_the_operator_can_see_it() {
 
 #[tokio::test]
 async fn work_after_the_answer_has_no_user_unless_a_grace_says_so() {
-    for stack in [Stack::Flask, Stack::FastApi, Stack::Node] {
+    for stack in [Stack::Flask, Stack::FastApi, Stack::Node, Stack::Rust] {
         for (grace, config) in [(false, ""), (true, ", graceSeconds: 20")] {
             let Some(mut scene) = Scene::start(stack, config).await else { return };
             let users = Users::new(&scene.issuer, 20);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use signet_tests::client::get;
 use signet_tests::issuer::Issuer;
 use signet_tests::mesh::{Mesh, Sidecar, free_address, permit, service};
-use signet_tests::peers::{root, traced_node, traced_python};
+use signet_tests::peers::{root, traced_node, traced_python, traced_rust};
 use signet_tests::process::{PATIENCE, Process};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -30,6 +30,7 @@ pub enum Stack {
     Node,
     UntracedNode,
     Rust,
+    UntracedRust,
 }
 
 pub struct Scene {
@@ -169,7 +170,8 @@ async fn start_app(stack: Stack, at: &str, out: &str, folder: &TempDir) -> Optio
             command.arg(app).current_dir(packages);
             command
         }
-        Stack::Rust => {
+        Stack::Rust => Command::new(traced_rust()?),
+        Stack::UntracedRust => {
             untraced_rust(at, out).await;
             return Some(None);
         }

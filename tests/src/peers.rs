@@ -36,6 +36,16 @@ pub fn traced_node() -> Option<PathBuf> {
     installed(root().join(".signet/traced-node"))
 }
 
+/// The program of `tests/traced`, if it is built.
+pub fn traced_rust() -> Option<PathBuf> {
+    let built = root().join("target/traced/ci/signet-test-traced");
+    if !built.exists() {
+        leave_out(&format!("{} is missing: run `make traced`", built.display()));
+        return None;
+    }
+    Some(built)
+}
+
 fn installed(path: PathBuf) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);

@@ -64,6 +64,11 @@ impl Peer {
         self.0.svid.class
     }
 
+    /// Whether what it says of users, callers and refusals counts: it is a sidecar or a gateway, whose key no app sees.
+    pub fn has_a_voice(&self) -> bool {
+        matches!(self.class(), PeerClass::Sidecar | PeerClass::Gateway)
+    }
+
     /// Its certificate's serial.
     pub fn serial(&self) -> Serial {
         self.0.svid.serial

@@ -5,10 +5,9 @@
 //! transactions whose *lot* is not above a *cut* are told of, and the cut is told as well. A lot is a digest of the
 //! transaction's name, so that all sidecars that have to leave some out leave out the same ones.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::HashMap;
 use ring::digest;
 use signet_identity::SpiffeId;
 
@@ -89,7 +88,7 @@ struct Untold {
 
 impl Default for Untold {
     fn default() -> Self {
-        Untold { hops: HashMap::new(), cut: u64::MAX, from_ms: 0 }
+        Untold { hops: HashMap::default(), cut: u64::MAX, from_ms: 0 }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Edits {
     pub(crate) added: Vec<(HeaderName, HeaderValue)>,
     pub(crate) keep: KnownSet,
     pub(crate) keep_all_protected: bool,
+    /// Whoever sent the head has no voice: nothing protected passes whatever else was said.
+    pub(crate) distrusted: bool,
     pub(crate) authority: Option<Bytes>,
     pub(crate) target: Option<Target>,
 }
@@ -40,6 +42,7 @@ impl Edits {
         self.added.clear();
         self.keep = KnownSet::EMPTY;
         self.keep_all_protected = false;
+        self.distrusted = false;
         self.authority = None;
         self.target = None;
     }
@@ -104,6 +107,12 @@ impl Edits {
         self.keep_all_protected = true;
     }
 
+    /// Whether whoever sends the head is nobody whose words under protected names count: then none passes, whatever was
+    /// to be kept. To be said anew for each sender.
+    pub fn distrust(&mut self, distrusted: bool) {
+        self.distrusted = distrusted;
+    }
+
     /// Forwards under this `Host` or `:authority` instead of the request's own. Must be a valid authority.
     pub fn set_authority(&mut self, authority: Bytes) {
         self.authority = Some(authority);
@@ -132,7 +141,8 @@ impl Edits {
         is_protected: bool,
         extra: &Protected,
     ) -> Verdict {
-        if (is_protected || extra.is_extra(name)) && !self.keep_all_protected && !self.keep.contains(known) {
+        let kept = (self.keep_all_protected || self.keep.contains(known)) && !self.distrusted;
+        if !kept && (is_protected || extra.is_extra(name)) {
             return Verdict::Protected;
         }
         let removed = match known {

@@ -200,6 +200,7 @@ async fn carry<E: Stage>(
                 }
             }
         }
+        forward.answer_edits.distrust(upstream.peer.as_ref().is_some_and(|peer| !peer.has_a_voice()));
         let reused = upstream.reused;
         let endpoint = in_flight.as_ref().map(InFlight::endpoint);
         let asked = Asked { head, forward, body: &body, tries: &tries, endpoint, whole };

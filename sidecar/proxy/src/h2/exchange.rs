@@ -248,6 +248,7 @@ async fn run<E: Stage>(
         if let Some(endpoint) = &endpoint {
             tries.note(endpoint.id);
         }
+        forward.answer_edits.distrust(!leased.has_a_voice());
         let reused = leased.is_reused();
         let replayable = upload.is_replayable();
         let this = if replayable { outgoing.clone() } else { outgoing.take() };

@@ -66,6 +66,8 @@ struct Link {
     /// No further request may begin on it.
     closing: Cell<bool>,
     idle_since: Cell<Instant>,
+    /// The peer is one of the mesh whose words of users and refusals do not count.
+    is_voiceless: Cell<bool>,
     /// How the peer refused us after our own handshake was over.
     refused: RefCell<Option<HandshakeFailure>>,
     /// The driver's.
@@ -83,6 +85,7 @@ impl Link {
             lately: Cell::new(0),
             closing: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
+            is_voiceless: Cell::new(false),
             refused: RefCell::new(None),
             waker: RefCell::new(None),
         })
@@ -166,6 +169,11 @@ impl Lease {
 
     pub(super) fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// Whether the peer's words of users and refusals count, if it is one of the mesh.
+    pub(super) fn has_a_voice(&self) -> bool {
+        !self.place.0.is_voiceless.get()
     }
 
     /// The peer said that it goes away: no request begins on this link any more.
@@ -295,8 +303,9 @@ enum Dial {
 async fn run<E: Stage>(worker: Rc<Worker<E>>, link: Rc<Link>, dial: Dial) {
     let watch = worker.registry.watch();
     match Box::pin(open(&worker, &watch, &dial)).await {
-        Ok(Opened { sender, connection, flusher, age }) => {
+        Ok(Opened { sender, connection, flusher, age, is_voiceless }) => {
             drop(dial);
+            link.is_voiceless.set(is_voiceless);
             link.set(State::Open(sender));
             let end = drive(&worker, &watch, &link, connection, flusher, age).await;
             tracing::debug!(target: "signet::h2", key = ?link.key, end, "a link ended");
@@ -321,9 +330,11 @@ struct Opened {
     connection: Connection,
     flusher: Flusher,
     age: Age,
+    is_voiceless: bool,
 }
 
 async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> Result<Opened, Refusal> {
+    let mut is_voiceless = false;
     let (stream, until) = match dial {
         Dial::App(app) => (dial_app(worker, watch, app).await?, None),
         Dial::Outside { view, origin } => (outside::dial(worker, watch, view, origin).await?, None),
@@ -332,6 +343,7 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
             endpoint.connected(dialled.is_ok());
             let (stream, peer) = dialled?;
             let until = calls_until(peer.svid(), view);
+            is_voiceless = !peer.has_a_voice();
             watch.set_upstream(Some(peer));
             (stream, Some(until))
         }
@@ -350,7 +362,7 @@ async fn open<E: Stage>(worker: &Rc<Worker<E>>, watch: &Watch, dial: &Dial) -> R
     match watch.wait(|cx| handshake.as_mut().poll(cx)).await {
         Ok(Ok((sender, connection))) => {
             let age = Age::begin(&worker.shared.limits, until);
-            Ok(Opened { sender, connection, flusher, age })
+            Ok(Opened { sender, connection, flusher, age, is_voiceless })
         }
         Ok(Err(error)) => Err(Refusal::new(Reason::ConnectFailed).detail(error)),
         Err(Ended::TimedOut) => {

@@ -200,7 +200,8 @@ impl Relay<'_> {
         let code = if is_all { pump::grpc_status(&parts.headers) } else { None };
         let outcome = code.map_or(Outcome::Status(parts.status.as_u16()), Outcome::Grpc);
         self.done.outcome = Some(outcome);
-        let says = (parts.status.as_u16() == Reason::ConnectFailed.status())
+        // In gRPC a refusal is such an answer with the status 200.
+        let says = (is_all || parts.status.as_u16() == Reason::ConnectFailed.status())
             .then(|| parts.headers.get("signet-deny-reason"))
             .flatten()
             .map(http::HeaderValue::as_bytes);

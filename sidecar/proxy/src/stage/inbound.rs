@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
-use signet_identity::{Peer, PeerClass};
+use signet_identity::Peer;
 use signet_policy::{Facts, Headers, User};
 use signet_wire::{Edits, Known, RequestView};
 
@@ -225,8 +225,7 @@ pub(crate) fn now_ms() -> i64 {
 
 /// Whether this peer's word on users and callers counts.
 fn has_a_voice(peer: &Peer, view: &Snapshot) -> bool {
-    matches!(peer.class(), PeerClass::Sidecar | PeerClass::Gateway)
-        && peer.is_of_domain(&view.tls.generation.own().svid().id)
+    peer.has_a_voice() && peer.is_of_domain(&view.tls.generation.own().svid().id)
 }
 
 impl Stage for Inbound {

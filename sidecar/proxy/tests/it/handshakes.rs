@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::app::{echo, scripted};
 use crate::support::caller::{Client, dial, peer, within};
-use crate::support::{Node, Pair, WEB, generation, generation_with, outbound};
+use crate::support::{Node, Pair, WEB, generation, generation_with, inbound, outbound};
 
 /// Roots beside those of its own trust domain's authority.
 fn trusting(ca: &TestCa, short: &str, class: PeerClass, bundles: Bundles) -> Arc<Generation> {
@@ -130,6 +130,39 @@ async fn a_refused_caller_and_who_refused_it_both_say_why() {
         compare(&case, &refusing, &refused);
         assert_eq!(refused.peer, Some(pair.at.to_string()));
         assert!(refusing.peer.unwrap().starts_with("127.0.0.1:"));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_whose_key_an_app_has_speaks_to_our_app_in_none_of_our_names() {
+    for (protocol, class) in [Protocol::Http1, Protocol::Http2]
+        .into_iter()
+        .flat_map(|protocol| [PeerClass::Sidecar, PeerClass::Workload].map(|class| (protocol, class)))
+    {
+        let ca = TestCa::new("demo.signet");
+        let mut orders = Node::new(generation(&ca, "ns/shop/sa/orders", class));
+        // Nobody is permitted, so that it answers with a reason of its own.
+        orders.serves(protocol, &[]);
+        let at = orders.start(vec![inbound(echo().await)])[0];
+        let mut web = Node::new(generation(&ca, "ns/shop/sa/web", PeerClass::Sidecar));
+        web.knows(&ca, protocol, &[at]);
+        let out = web.start(vec![outbound()])[0];
+        let said = match protocol {
+            Protocol::Http2 => {
+                let client = Client::to(out).await;
+                let (mut sender, connection) = h2::client::handshake(client.stream).await.unwrap();
+                tokio::spawn(connection);
+                let request = http::Request::get("http://orders/").body(()).unwrap();
+                let (answer, _) = sender.send_request(request, true).unwrap();
+                let answer = within(answer).await.unwrap();
+                (answer.status().as_u16(), answer.headers().contains_key("signet-deny-reason"))
+            }
+            _ => {
+                let answer = Client::to(out).await.get("/").await;
+                (answer.status, answer.header("signet-deny-reason").is_some())
+            }
+        };
+        assert_eq!(said, (403, class == PeerClass::Sidecar), "{protocol:?} {class:?}");
     }
 }
 

@@ -253,9 +253,9 @@ impl Body {
 
     /// Gathers the trailer section up to its empty line.
     fn hold_trailers(&mut self, input: &[u8]) -> Result<Step, BodyError> {
-        let trailers = self
-            .trailers
-            .get_or_insert_with(|| Box::new(Trailers { raw: BytesMut::new(), fields: Fields::with_capacity(0) }));
+        let trailers = self.trailers.get_or_insert_with(|| {
+            Box::new(Trailers { raw: BytesMut::new(), fields: Fields::with_capacity(0) })
+        });
         let mut taken = 0usize;
         for byte in input {
             if trailers.raw.len() >= self.limits.trailers {
