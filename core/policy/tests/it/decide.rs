@@ -1,8 +1,6 @@
 //! What policies permit and forbid, rule by rule.
 
-mod common;
-
-use common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
+use crate::common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
 use serde_json::{Value, json};
 use signet_policy::{Basis, Context, Facts, PolicySet, Unproven};
 

@@ -1,9 +1,7 @@
 //! The compiled matcher against a slow reading of the same documents that is plainly right, and
 //! independence of order.
 
-mod common;
-
-use common::{doc, own};
+use crate::common::{doc, own};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -334,7 +332,7 @@ impl Request {
             path: self.http.map(|(_, path, _)| path),
             grpc: self.http.filter(|(_, _, grpc)| *grpc).map(|(_, path, _)| &path[1..]),
             headers: None,
-            now_ms: common::NOW,
+            now_ms: crate::common::NOW,
         }
     }
 }

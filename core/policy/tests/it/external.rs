@@ -1,8 +1,6 @@
 //! Policies of effect `external`: when somebody else is to be asked, and what is told of it afterwards.
 
-mod common;
-
-use common::{http, own, peer, tcp};
+use crate::common::{http, own, peer, tcp};
 use signet_policy::{Answer, Basis, PolicySet, Replayed};
 
 fn set(specs: &[&str]) -> PolicySet {

@@ -1,13 +1,11 @@
 //! The page on policy is true: its example is compiled, and every row of its table is asked.
 
-mod common;
-
-use common::{http, own, peer, tcp};
+use crate::common::{http, own, peer, tcp};
 use serde_json::json;
 use signet_model::{Options, parse_text};
 use signet_policy::{Answer, Context, PolicySet, User};
 
-const PAGE: &str = include_str!("../../../docs/policy.md");
+const PAGE: &str = include_str!("../../../../docs/policy.md");
 
 fn policies() -> PolicySet {
     let yaml = PAGE.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();

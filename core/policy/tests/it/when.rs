@@ -1,8 +1,6 @@
 //! What a `when` comes to: values, absence, types, and values that can be read in two ways.
 
-mod common;
-
-use common::{NOW, http, peer, set, tcp, user};
+use crate::common::{NOW, http, peer, set, tcp, user};
 use serde_json::{Value, json};
 use signet_identity::SpiffeId;
 use signet_policy::{Context, Facts, Headers, PolicySet, User};
@@ -247,7 +245,7 @@ fn a_condition_that_cannot_be_read_makes_the_service_deny() {
             "metadata": {"namespace": "shop", "name": "p"}, "spec": {"effect": "permit", "when": when}})
     };
     let docs = [("p.shop", doc("context.later.attribute == 1").to_string())];
-    let set = PolicySet::compile(&common::own(), &"orders.shop".parse().unwrap(), docs, true);
+    let set = PolicySet::compile(&crate::common::own(), &"orders.shop".parse().unwrap(), docs, true);
     let web = peer("ns/shop/sa/web");
     assert!(!set.decide(&http(&web, None, "GET", "/")).allowed);
     assert!(set.not_understood()[0].reason.contains("got `later`"), "{:?}", set.not_understood());

@@ -1,8 +1,6 @@
 //! An explanation says what would have been needed, and keeps what must not be kept out.
 
-mod common;
-
-use common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
+use crate::common::{doc, grpc, http, own, peer, set, set_with, tcp, user};
 use serde_json::json;
 use signet_policy::{Answer, Basis, Explanation, PolicySet, User};
 

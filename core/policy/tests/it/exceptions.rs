@@ -1,8 +1,6 @@
 //! Guard rails, exceptions with an end, and shadow policies beside what is enforced.
 
-mod common;
-
-use common::{NOW, doc, http, own, peer, tcp, user};
+use crate::common::{NOW, doc, http, own, peer, tcp, user};
 use serde_json::{Value, json};
 use signet_model::PolicyDocument;
 use signet_policy::{Answer, Explanation, Facts, PolicySet, Replayed};

@@ -6,7 +6,7 @@ use signet_model::{Options, parse_text};
 
 #[test]
 fn every_example_of_the_registry_page_is_a_valid_registry() {
-    let page = include_str!("../../../docs/registry.md");
+    let page = include_str!("../../../../docs/registry.md");
     let mut examples = 0;
     let mut kinds = Vec::new();
     for block in page.split("```yaml\n").skip(1) {
@@ -40,7 +40,7 @@ fn every_example_of_the_registry_page_is_a_valid_registry() {
 
 #[test]
 fn every_example_of_the_federation_page_is_a_valid_registry() {
-    let page = include_str!("../../../docs/federation.md");
+    let page = include_str!("../../../../docs/federation.md");
     let examples: Vec<&str> =
         page.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
     assert_eq!(examples.len(), 3);
