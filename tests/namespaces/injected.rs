@@ -268,7 +268,7 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
         return;
     }
     let folder = tempfile::Builder::new().prefix("sgt").tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
         .expect("opening the folder");
     let listener =
         inside(&pods.outside, None, || std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));

@@ -101,7 +101,7 @@ impl Publisher {
             let (served, well) = self.look(&roots, &mut newer).await;
             tokio::select! {
                 () = tokio::time::sleep(if well { EVERY } else { AGAIN }) => {}
-                () = self.another(&mut changes, &served) => {}
+                () = self.another(&mut changes, &served), if well => {}
                 changed = published.changed() => if changed.is_err() { return },
             }
         }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::parts::{OUR_PORTS, VOLUMES};
 use super::settings::Settings;
-use super::switch::{self, Namespace, Skip};
+use super::switch::{self, Namespace};
 use super::{INJECTED, REDIRECT, SIDECAR, is_ours, list, meta, name, own_containers};
 
 /// Why a pod is refused. The message is what its owner reads.
@@ -47,9 +47,8 @@ pub enum Refusal {
     NodesProcesses,
     /// It is to be in the mesh, and nothing led it there.
     #[error(
-        "the pod is to be in the mesh and nobody injected it{}: expected the containers signet-redirect and signet-proxy first among its init containers{}",
+        "the pod is to be in the mesh and nobody injected it{}: expected the containers signet-redirect and signet-proxy first among its init containers; in signet.mesh/rev of the pod and of the namespace a revision that there is, or signet.mesh/inject: disabled",
         .0.as_ref().map(|revision| format!(": its label signet.mesh/rev says {revision:?}")).unwrap_or_default(),
-        ", a revision that there is in signet.mesh/rev of the pod and of the namespace, or signet.mesh/inject: disabled"
     )]
     NotInjected(Option<String>),
     /// The sidecar listens there.
@@ -200,14 +199,16 @@ fn sidecar(pod: &Value, settings: &Settings) -> Option<u32> {
 pub fn member(pod: &Value, namespace: &str, settings: &Settings) -> Result<(), Refusal> {
     shape(pod)?;
     let namespace = Namespace { name: namespace.to_owned(), injects: true };
-    let skip = switch::skip(pod, &namespace, settings)?;
-    if skip.is_some_and(|skip| !matches!(skip, Skip::OtherRevision(_))) {
+    let revision = meta(pod, "labels", switch::REVISION).map(str::to_owned);
+    // As the control plane of its own revision decides.
+    let theirs =
+        Settings { revision: revision.clone().unwrap_or(settings.revision.clone()), ..settings.clone() };
+    if switch::skip(pod, &namespace, &theirs)?.is_some() {
         return Ok(());
     }
     let first = list(pod, "initContainers").iter().take(2).map(name);
     let in_place = first.eq([REDIRECT, SIDECAR]) && meta(pod, "annotations", INJECTED) == Some("true");
     let Some(sidecar) = sidecar(pod, settings).filter(|_| in_place) else {
-        let revision = meta(pod, "labels", switch::REVISION).map(str::to_owned);
         return Err(Refusal::NotInjected(revision));
     };
     let everybody = pod.pointer("/spec/securityContext/runAsUser").and_then(Value::as_u64);

@@ -172,7 +172,11 @@ fn a_pod_that_is_to_be_in_the_mesh_and_that_nobody_injected_is_refused_with_what
         }
     }
     for name in ["pod-host-network", "pod-windows-os"] {
-        assert_eq!(judgement(&crate::support::pod(name)), Ok(()), "{name}");
+        let mut pod = crate::support::pod(name);
+        assert_eq!(judgement(&pod), Ok(()), "{name}");
+        // Its own revision leaves it alone as well.
+        pod["metadata"]["labels"]["signet.mesh/rev"] = "canary".into();
+        assert_eq!(judgement(&pod), Ok(()), "{name}");
     }
     // A revision that nobody has.
     let mut pod = crate::support::pod("pod-bare");
