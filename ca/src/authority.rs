@@ -537,9 +537,9 @@ pub(crate) fn interrupted(error: tokio::task::JoinError) -> AuthorityError {
 /// The key of the marks on stored rows, without which nothing in the store is believed; made by the first start. With
 /// it, whether the first start is not finished yet.
 fn row_mac(vault: &mut Vault, data_dir: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), HierarchyError> {
-    let founding = vault.secret(&Role::Founding)?.is_some();
+    // In this order: whoever makes the mesh at the same moment says so before there is a key.
     if let Some(row_mac) = vault.secret(&Role::RowMac)? {
-        return Ok((row_mac, founding));
+        return Ok((row_mac, vault.secret(&Role::Founding)?.is_some()));
     }
     let held = vault.held()?.into_iter().next();
     let present = held
@@ -549,9 +549,7 @@ fn row_mac(vault: &mut Vault, data_dir: &Path) -> Result<(Zeroizing<Vec<u8>>, bo
         return Err(HierarchyError::SecretMissing { file: Role::RowMac.file_name(), present });
     }
     vault.keep_secret(&Role::Founding, &[])?;
-    let row_mac = keys::generate_mac()?;
-    vault.keep_secret(&Role::RowMac, &row_mac)?;
-    Ok((row_mac, true))
+    Ok((vault.found_secret(&Role::RowMac, &keys::generate_mac()?)?, true))
 }
 
 /// The key that signs ends and checkpoints of the issuance log; made by the first start.
@@ -560,8 +558,7 @@ fn audit_key(vault: &mut Vault, founding: bool) -> Result<AuditKey, AuthorityErr
         Some(pkcs8) => pkcs8,
         None if founding => {
             let pkcs8 = keys::generate().map_err(HierarchyError::from)?;
-            vault.keep_secret(&Role::Audit, &pkcs8)?;
-            pkcs8
+            vault.found_secret(&Role::Audit, &pkcs8)?
         }
         None => {
             let (file, present) = (Role::Audit.file_name(), Role::RowMac.file_name());

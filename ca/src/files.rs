@@ -105,12 +105,18 @@ pub(crate) fn private_exists(path: &Path) -> Result<bool, FileError> {
 
 /// Replaces a file by one of mode 0600 with this content, durably and all at once.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write(path, bytes, 0o600)
+    write(path, bytes, 0o600, Over::Whatever)
+}
+
+/// The same where there is none yet. Of several that try at once one wins, also where the folder is shared by several
+/// machines; the others' content is dropped.
+pub(crate) fn write_private_first(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write(path, bytes, 0o600, Over::Nothing)
 }
 
 /// The same for what everybody may read, such as the root certificate.
 pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write(path, bytes, 0o644)
+    write(path, bytes, 0o644, Over::Whatever)
 }
 
 /// Removes a file, durably.
@@ -120,7 +126,14 @@ pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync", directory))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+/// What may be replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Whatever,
+    Nothing,
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32, over: Over) -> Result<(), FileError> {
     let mut suffix = [0u8; 8];
     SystemRandom::new().fill(&mut suffix).map_err(|_| FileError::Random)?;
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -135,7 +148,17 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
             .map_err(io("create", &temporary))?;
         file.write_all(bytes).map_err(io("write", &temporary))?;
         file.sync_all().map_err(io("sync", &temporary))?;
-        std::fs::rename(&temporary, path).map_err(io("replace", path))?;
+        match over {
+            Over::Whatever => std::fs::rename(&temporary, path).map_err(io("replace", path))?,
+            // A name is given once, by whoever is first.
+            Over::Nothing => {
+                match std::fs::hard_link(&temporary, path) {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    linked => linked.map_err(io("link", path))?,
+                }
+                std::fs::remove_file(&temporary).map_err(io("remove", &temporary))?;
+            }
+        }
         File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync", directory))
     })();
     if written.is_err() {

@@ -117,8 +117,24 @@ impl Vault {
         Ok(self.shared.write(role, secret)?)
     }
 
+    /// Makes it durable unless there is one: of several control planes that make a mesh at once all take what the first
+    /// one made, which comes back.
+    pub(crate) fn found_secret(
+        &mut self,
+        role: &Role,
+        secret: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, HierarchyError> {
+        self.shared.write_first(role, secret)?;
+        let file = role.file_name();
+        self.secret(role)?.ok_or(HierarchyError::SecretMissing { present: file.clone(), file })
+    }
+
     pub(crate) fn forget_secret(&mut self, role: &Role) -> Result<(), HierarchyError> {
-        Ok(self.shared.remove(role)?)
+        // Another control plane that made the mesh may have done so.
+        if self.shared.read(role)?.is_some() {
+            self.shared.remove(role)?;
+        }
+        Ok(())
     }
 
     /// The keys of this trust domain in the token that are none of these authorities': what a crash left between a key

@@ -405,16 +405,28 @@ pub async fn start(
             shutdown: shutdown.clone(),
             drain: connections.clone(),
         };
-        let settings = Arc::new(at.injection.clone());
-        let answer = webhook::Webhook { settings, metrics: metrics.clone() };
+        let followed = source.as_ref().map(|(source, cluster, _)| (source, *cluster));
+        let resources = followed.map(|(source, cluster)| {
+            webhook::resources::Resources::new(
+                Arc::clone(&source.api),
+                Arc::clone(&source.store),
+                cluster.translated_by(registry_options(config)),
+            )
+        });
+        let answer = webhook::Webhook::new(Arc::new(at.injection.clone()), resources, metrics.clone());
         doors.spawn(public::listen(listener, public, answer));
-        let place = match &config.registry {
-            RegistrySource::Kubernetes(cluster) => Some(cluster.place.clone()),
-            RegistrySource::Folder(_) => config.attestation.kubernetes.as_ref().map(|it| it.place()),
+        let api = match followed {
+            Some((source, _)) => Some(Arc::clone(&source.api)),
+            None => config.attestation.kubernetes.as_ref().map(|it| Arc::new(Api::new(&it.place()))),
         };
-        if let Some(place) = place {
-            let api = Arc::new(Api::new(&place));
-            background.spawn(webhook::publish::keep(api, authority.clone(), at.clone()));
+        if let Some(api) = api {
+            let publisher = webhook::publish::Publisher {
+                api,
+                authority: authority.clone(),
+                webhook: at.clone(),
+                store: followed.map(|(source, _)| Arc::clone(&source.store)),
+            };
+            background.spawn(publisher.keep());
         }
     }
 

@@ -1,9 +1,11 @@
 //! A whole mesh of real processes, seen from outside: each module is one of the things it promises.
 
+mod admission;
 mod agent;
 mod backup;
 mod bootstrap;
 mod calls;
+mod chart;
 mod cluster;
 mod context;
 mod crash;

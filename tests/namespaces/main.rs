@@ -5,6 +5,7 @@
 
 mod churn;
 mod headless;
+mod injected;
 mod names;
 mod outside;
 mod pair;

@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod svid;
+pub mod webhook;
 
 pub use mesh::{Mesh, MeshBuilder, Sidecar};
 

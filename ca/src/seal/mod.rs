@@ -218,7 +218,17 @@ impl Sealer {
 
     /// Seals the secret into the role's file, replacing what was there.
     pub(crate) fn write(&mut self, role: &Role, secret: &[u8]) -> Result<(), SealError> {
-        let path = self.path(role);
+        let bytes = self.sealed(role, secret)?;
+        Ok(files::write_private(&self.path(role), &bytes)?)
+    }
+
+    /// The same where there is no such file yet; one that is there stays.
+    pub(crate) fn write_first(&mut self, role: &Role, secret: &[u8]) -> Result<(), SealError> {
+        let bytes = self.sealed(role, secret)?;
+        Ok(files::write_private_first(&self.path(role), &bytes)?)
+    }
+
+    fn sealed(&mut self, role: &Role, secret: &[u8]) -> Result<Vec<u8>, SealError> {
         let (kdf, cost, salt) = match self.material {
             Material::Key(_) => (KDF_KEY_FILE, Argon2Cost { memory_kib: 0, passes: 0, lanes: 0 }, [0; 16]),
             Material::Passphrase(_) => (KDF_ARGON2ID, self.cost, self.salt),
@@ -248,7 +258,7 @@ impl Sealer {
             .map_err(|_| SealError::Random)?;
         bytes.extend_from_slice(&sealed);
         bytes.extend_from_slice(tag.as_ref());
-        Ok(files::write_private(&path, &bytes)?)
+        Ok(bytes)
     }
 
     /// Removes the role's file for good.

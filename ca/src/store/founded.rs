@@ -5,7 +5,7 @@
 //! refused: beginning anew would forget every revocation without a word.
 
 use super::mac::Column;
-use super::sql::{Pool, query};
+use super::sql::{Dialect, Pool, query};
 use super::{Owner, StoreError, revocations, tokens};
 use signet_identity::KeyId;
 
@@ -14,6 +14,10 @@ const TABLE: &str = "founded";
 pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result<(), StoreError> {
     let columns = [Column::Bytes(owner.mesh.as_bytes())];
     let mut tx = pool.write().await?;
+    if tx.dialect() == Dialect::Postgres {
+        // Of several that make the mesh at once one does; the others find it made.
+        query("SELECT pg_advisory_xact_lock(1, 1)").execute(&mut tx).await?;
+    }
     let row = query("SELECT mesh, mac FROM founded WHERE id = 1").fetch_optional(&mut tx).await?;
     let Some(row) = row else {
         if !owner.founding {

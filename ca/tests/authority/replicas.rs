@@ -59,6 +59,43 @@ async fn a_second_control_plane_takes_part_with_a_log_of_its_own() {
 }
 
 #[tokio::test]
+async fn of_three_that_make_a_mesh_at_once_one_does_and_the_others_take_part() {
+    if server().is_none() {
+        return;
+    }
+    for _ in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let private = |path: &std::path::Path| {
+            std::fs::create_dir(path).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        };
+        private(&dir.path().join("shared"));
+        let first = config(dir.path());
+        let mut starts = tokio::task::JoinSet::new();
+        for n in 0..3 {
+            let own = dir.path().join(format!("own-{n}"));
+            private(&own);
+            let mut config = config(&own);
+            config.seal = first.seal.clone();
+            config.data_dir = own.join("data");
+            config.store = store(dir.path());
+            config.shared_keys = Some(dir.path().join("shared"));
+            config.replica = Some(format!("r{n}"));
+            starts.spawn(Authority::open(config, Arc::new(signet_ca::SystemClock)));
+        }
+        let all: Vec<Authority> = starts.join_all().await.into_iter().map(Result::unwrap).collect();
+        for one in &all {
+            assert_eq!(one.root_pem(), all[0].root_pem());
+            assert_eq!(one.mesh(), all[0].mesh());
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path().join("shared")).unwrap().flatten().collect();
+        let left: Vec<_> = left.iter().map(|it| it.file_name().into_string().unwrap()).collect();
+        let half = |name: &String| name.starts_with('.') || name.starts_with("founding");
+        assert!(!left.iter().any(half), "nothing half done is left: {left:?}");
+    }
+}
+
+#[tokio::test]
 async fn two_replicas_race_for_one_token_and_one_wins() {
     let Some(pair) = pair().await else { return };
     for _ in 0..40 {

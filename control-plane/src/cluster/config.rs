@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use signet_model::Label;
+use signet_kubernetes::translate::Settings;
+use signet_model::{Label, Options};
 
 /// Where a pod finds what its service account is given.
 pub(crate) const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -31,6 +32,14 @@ pub struct Cluster {
     /// Whether statuses are written.
     pub statuses: bool,
     pub lease: LeaseTimes,
+}
+
+impl Cluster {
+    /// How its objects are made into resources.
+    #[must_use]
+    pub fn translated_by(&self, options: Options) -> Settings {
+        Settings { options, namespaces: self.namespaces.clone(), excluded: self.excluded.clone() }
+    }
 }
 
 /// Who writes statuses is said by a Lease; these are client-go's own names and defaults.

@@ -84,8 +84,7 @@ impl Source {
             warnings: Vec::new(),
             refused: 0,
         };
-        let settings =
-            Settings { options, namespaces: config.namespaces.clone(), excluded: config.excluded.clone() };
+        let settings = config.translated_by(options);
         let mut source = Self {
             store,
             api,

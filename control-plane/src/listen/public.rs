@@ -1,7 +1,7 @@
 //! A door for strangers: TLS without a client certificate, and one request a connection.
 //!
-//! Whoever comes is a stranger and stays one, so everything is bounded before it is read: connections at once,
-//! attempts per address, the handshake's time, the head's size and time, one request a connection, and the
+//! Whoever comes is a stranger and stays one, so everything is bounded before it is read: connections at once, of all and
+//! of each address, attempts per address, the handshake's time, the head's size and time, one request a connection, and the
 //! connection's whole life.
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 
-use super::limit::AttemptLimit;
+use super::limit::{AttemptLimit, Places};
 use super::{accept, handshake};
 use crate::bundle::certificate::Certificate;
 use crate::metrics::Metrics;
@@ -32,13 +32,15 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_BYTES: usize = 8_192;
 const CONNECTIONS: usize = 256;
 /// Per address. A partner asks once in minutes; a few of them may share an address.
-pub const STRANGERS: Bounds = Bounds { burst: 32, per_second: 4.0 };
+pub const STRANGERS: Bounds = Bounds { burst: 32, per_second: 4.0, at_once: 32 };
 
-/// How often one address may come.
+/// How often one address may come, and how many connections of it there may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     pub burst: u32,
     pub per_second: f64,
+    /// Fewer than all: no address shuts the others out.
+    pub at_once: usize,
 }
 
 /// What answers there.
@@ -63,6 +65,7 @@ pub struct Public {
 pub async fn listen<A: Answer>(listener: TcpListener, door: Public, answer: A) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let attempts = Mutex::new(AttemptLimit::new(door.bounds.burst, door.bounds.per_second));
+    let places = Places::new(door.bounds.at_once);
     let fate = |fate: &str| door.metrics.connections.with_label_values(&[door.name, fate]).inc();
     while let Some((stream, address)) = accept(&listener, &door.shutdown).await {
         let admitted =
@@ -71,6 +74,10 @@ pub async fn listen<A: Answer>(listener: TcpListener, door: Public, answer: A) {
             fate("address_limit");
             continue;
         }
+        let Some(place) = places.take(address.ip()) else {
+            fate("address_limit");
+            continue;
+        };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             fate("connection_limit");
             continue;
@@ -97,7 +104,7 @@ pub async fn listen<A: Answer>(listener: TcpListener, door: Public, answer: A) {
                     door.metrics.handshake_failed(door.name, address, &failure, None);
                 }
             }
-            drop((permit, guard));
+            drop((place, permit, guard));
         });
     }
 }

@@ -1,113 +1,300 @@
-//! What the cluster has to know of the mesh's roots: the `caBundle` by which the API server verifies the webhook, and in each
-//! namespace that is injected the ConfigMap from which its pods take the roots.
+//! What the cluster has to know of the mesh's roots: the `caBundle` by which the API server verifies our webhooks, and in each
+//! namespace with pods of the mesh the ConfigMap from which those take the roots.
 //!
-//! Looked at every half minute and whenever the roots change; what is as it should be is not written. Roots are public: who
-//! changes them here keeps pods out, and lets nobody in.
+//! Looked at every half minute, whenever the roots change, and as soon as another namespace has such pods; what is as
+//! it should be is not written. Every control plane does so, and none undoes what another did: what it writes
+//! carries the number of the roots, which all of one mesh count alike, and roots of a higher number are left alone by
+//! one that has not heard of them yet. Roots are public: who changes them here keeps pods out, and lets nobody in.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use http::Method;
 use serde_json::{Value, json};
 use signet_ca::Authority;
+use signet_kubernetes::kinds::KindId;
+use signet_kubernetes::translate::views::{Content, INJECT};
+use tokio::sync::watch;
 
 use crate::cluster::api::{Api, ApiError};
+use crate::cluster::reflect::query;
+use crate::cluster::store::{Changes, Store};
 use crate::config::webhook::Webhook;
 
 const EVERY: Duration = Duration::from_secs(30);
+/// After a look that failed: pods may be waiting.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Changes that come closer together are taken together.
+const QUIET: Duration = Duration::from_millis(250);
+/// Who wrote a higher number would have told us by then: it is of a mesh that was, or was restored to an earlier state.
+const PATIENCE: Duration = Duration::from_secs(300);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Namespaces of a large cluster.
-const LIMIT: usize = 8 * 1024 * 1024;
+/// Twenty of the largest objects that anybody would make of them.
+const LIMIT: usize = 32 * 1024 * 1024;
+const PAGE: usize = 20;
 const JSON: &str = "application/json";
 /// Who owns the fields.
 const MANAGER: &str = "signet-control-plane";
+/// The mesh, and how often its published keys had changed.
+const NUMBER: &str = "signet.mesh/roots-number";
+const KINDS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
 
-/// Keeps both, for as long as it runs.
-pub async fn keep(api: Arc<Api>, authority: Authority, webhook: Webhook) {
-    let mut published = authority.published();
-    loop {
-        let roots = authority.root_pem();
-        if let Some(name) = &webhook.configuration
-            && let Err(error) = bundle(&api, name, &roots).await
-        {
-            tracing::warn!(target: "signet::webhook", %error, name, "the caBundle cannot be kept");
+/// Keeps both.
+pub struct Publisher {
+    pub api: Arc<Api>,
+    pub authority: Authority,
+    pub webhook: Webhook,
+    /// The cluster as it is known; none where the registry is not the cluster's.
+    pub store: Option<Arc<Store>>,
+}
+
+/// What is to be known.
+struct Roots {
+    pem: String,
+    mesh: String,
+    number: u64,
+}
+
+/// What was seen of higher numbers, and since when.
+#[derive(Default)]
+struct Newer(HashMap<String, (u64, Instant)>);
+
+impl Newer {
+    /// Whether what is there is to be replaced by ours, though its content is another.
+    fn yields(&mut self, what: &str, held: Option<&str>, ours: &Roots, now: Instant) -> bool {
+        let held = held.and_then(|held| held.split_once('/')).filter(|(mesh, _)| *mesh == ours.mesh);
+        let number = held.and_then(|(_, number)| number.parse::<u64>().ok()).unwrap_or(0);
+        if number <= ours.number {
+            self.0.remove(what);
+            return true;
         }
-        if let Err(error) = config_maps(&api, &webhook.injection.roots_config_map, &roots).await {
-            tracing::warn!(target: "signet::webhook", %error, "the roots cannot be given to namespaces");
+        let since = self.0.entry(what.to_owned()).or_insert((number, now));
+        if since.0 != number {
+            *since = (number, now);
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            changed = published.changed() => if changed.is_err() { return },
+        now.saturating_duration_since(since.1) >= PATIENCE
+    }
+}
+
+impl Roots {
+    fn of(authority: &Authority) -> Self {
+        // The number first: content that is newer than its number is written again, and never the other way round.
+        let number = authority.published().borrow().sequence;
+        Self { pem: authority.root_pem(), mesh: authority.mesh().to_string(), number }
+    }
+
+    fn text(&self) -> String {
+        format!("{}/{}", self.mesh, self.number)
+    }
+}
+
+impl Publisher {
+    /// Does so for as long as it runs.
+    pub async fn keep(self) {
+        let mut published = self.authority.published();
+        let mut changes = self.store.as_ref().map(|store| store.subscribe());
+        let mut newer = Newer::default();
+        loop {
+            let roots = Roots::of(&self.authority);
+            let (served, well) = self.look(&roots, &mut newer).await;
+            tokio::select! {
+                () = tokio::time::sleep(if well { EVERY } else { AGAIN }) => {}
+                () = self.another(&mut changes, &served), if well => {}
+                changed = published.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// One look at everything: the namespaces that have the roots, and whether all went well.
+    async fn look(&self, roots: &Roots, newer: &mut Newer) -> (BTreeSet<String>, bool) {
+        let mut well = true;
+        for kind in KINDS {
+            let Some(name) = &self.webhook.configuration else { break };
+            if let Err(error) = bundle(&self.api, (kind, name), roots, newer).await {
+                tracing::warn!(target: "signet::webhook", %error, kind, name, "the caBundle cannot be kept");
+                well = false;
+            }
+        }
+        let served = match self.config_maps(roots, newer).await {
+            Ok((served, all)) => {
+                well &= all;
+                served
+            }
+            Err(error) => {
+                tracing::warn!(target: "signet::webhook", %error, "the roots cannot be given to namespaces");
+                well = false;
+                BTreeSet::new()
+            }
+        };
+        (served, well)
+    }
+
+    /// Returns when a namespace has pods of the mesh that had none.
+    async fn another(&self, changes: &mut Option<watch::Receiver<Changes>>, served: &BTreeSet<String>) {
+        while let (Some(store), Some(changes)) = (&self.store, changes.as_mut()) {
+            if changes.changed().await.is_err() {
+                break;
+            }
+            tokio::time::sleep(QUIET).await;
+            changes.borrow_and_update();
+            if !meshed(store).is_subset(served) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn config_maps(
+        &self,
+        roots: &Roots,
+        newer: &mut Newer,
+    ) -> Result<(BTreeSet<String>, bool), ApiError> {
+        let name = &self.webhook.injection.roots_config_map;
+        let wanted = match &self.store {
+            Some(store) => meshed(store),
+            None => self.labelled().await?,
+        };
+        let mut held: BTreeMap<String, (bool, Option<String>)> = BTreeMap::new();
+        let path = format!(
+            "/api/v1/configmaps?limit={PAGE}{}",
+            query("fieldSelector", &format!("metadata.name={name}"))
+        );
+        self.each(&path, |item| {
+            let namespace = text(item, "/metadata/namespace").unwrap_or_default();
+            let is_ours = text(item, "/data/roots.pem") == Some(&roots.pem);
+            let number = item.pointer("/metadata/annotations").and_then(|all| all.get(NUMBER)?.as_str());
+            held.insert(namespace.to_owned(), (is_ours, number.map(str::to_owned)));
+        })
+        .await?;
+        let (mut served, mut well) = (BTreeSet::new(), true);
+        for namespace in wanted {
+            let there = held.get(&namespace);
+            let write = match there {
+                Some((true, _)) => false,
+                Some((false, number)) => newer.yields(&namespace, number.as_deref(), roots, Instant::now()),
+                None => true,
+            };
+            if write && let Err(error) = config_map(&self.api, &namespace, name, roots).await {
+                // One that is going away does not keep the others waiting.
+                tracing::debug!(target: "signet::webhook", %error, namespace, "no roots for this namespace");
+                well &= matches!(error.code(), Some(403 | 404));
+            }
+            served.insert(namespace);
+        }
+        Ok((served, well))
+    }
+
+    /// The namespaces with the label, where nobody else knows them.
+    async fn labelled(&self) -> Result<BTreeSet<String>, ApiError> {
+        let mut found = BTreeSet::new();
+        let path = format!(
+            "/api/v1/namespaces?limit={PAGE}{}",
+            query("labelSelector", &format!("{INJECT}=enabled"))
+        );
+        self.each(&path, |item| found.extend(text(item, "/metadata/name").map(str::to_owned))).await?;
+        Ok(found)
+    }
+
+    /// Every item of a list, page by page.
+    async fn each(&self, path: &str, mut act: impl FnMut(&Value)) -> Result<(), ApiError> {
+        let mut next = String::new();
+        loop {
+            let page = format!("{path}{}", query("continue", &next));
+            let page = read(&self.api.get(&page, JSON, LIMIT, TIMEOUT).await?)?;
+            page.get("items").and_then(Value::as_array).into_iter().flatten().for_each(&mut act);
+            match text(&page, "/metadata/continue") {
+                Some(more) if !more.is_empty() => more.clone_into(&mut next),
+                _ => return Ok(()),
+            }
         }
     }
 }
 
-async fn bundle(api: &Api, name: &str, roots: &str) -> Result<(), ApiError> {
-    let path = format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}");
-    let found = read(&api.get(&path, JSON, LIMIT, TIMEOUT).await?)?;
-    let wanted = base64::engine::general_purpose::STANDARD.encode(roots);
-    let patch = patch(&found, &wanted);
-    if !patch.is_empty() {
+/// The namespaces whose pods are injected, and those of single pods that are.
+fn meshed(store: &Store) -> BTreeSet<String> {
+    let snapshot = store.snapshot();
+    let pods = snapshot.of(KindId::Pod);
+    let with_pods: BTreeSet<&str> = pods
+        .filter(|it| matches!(&it.content, Content::Pod(pod) if pod.meshed && !pod.ended))
+        .map(|it| it.metadata.namespace.as_str())
+        .collect();
+    let namespaces = snapshot.of(KindId::Namespace).map(|it| &it.metadata);
+    let meshed = namespaces.filter(|it| {
+        let labelled = it.labels.get(INJECT).is_some_and(|value| value == "enabled");
+        it.deletion_timestamp.is_none() && (labelled || with_pods.contains(it.name.as_str()))
+    });
+    meshed.map(|it| it.name.clone()).collect()
+}
+
+async fn bundle(
+    api: &Api,
+    (kind, name): (&str, &str),
+    roots: &Roots,
+    newer: &mut Newer,
+) -> Result<(), ApiError> {
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}/{name}");
+    let found = match api.get(&path, JSON, LIMIT, TIMEOUT).await {
+        Ok(body) => read(&body)?,
+        // Nobody asks us for that.
+        Err(error) if error.code() == Some(404) && kind != KINDS[0] => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let wanted = base64::engine::general_purpose::STANDARD.encode(&roots.pem);
+    let held = found.pointer("/metadata/annotations").and_then(|all| all.get(NUMBER)?.as_str());
+    let patch = patch(&found, &wanted, &roots.text());
+    if !patch.is_empty() && newer.yields(&path, held, roots, Instant::now()) {
         let body = Value::Array(patch).to_string();
+        let path = format!("{path}?fieldManager={MANAGER}");
         api.send_as(Method::PATCH, &path, "application/json-patch+json", body, LIMIT, TIMEOUT).await?;
-        tracing::info!(target: "signet::webhook", name, "the caBundle is the mesh's roots again");
+        tracing::info!(target: "signet::webhook", kind, name, "the caBundle is the mesh's roots again");
     }
     Ok(())
 }
 
 /// What is to be done about webhooks with another bundle. Each is named, so that a list that changed in between is left alone.
-fn patch(configuration: &Value, wanted: &str) -> Vec<Value> {
+fn patch(configuration: &Value, wanted: &str, number: &str) -> Vec<Value> {
     let hooks = configuration.get("webhooks").and_then(Value::as_array).into_iter().flatten().enumerate();
     let others = hooks
         .filter(|(_, hook)| hook.pointer("/clientConfig/caBundle").and_then(Value::as_str) != Some(wanted));
-    let operations = others.flat_map(|(at, hook)| {
-        let name = hook.get("name").cloned().unwrap_or_default();
-        [
-            json!({"op": "test", "path": format!("/webhooks/{at}/name"), "value": name}),
-            json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": wanted}),
-        ]
-    });
-    operations.collect()
+    let mut operations: Vec<Value> = others
+        .flat_map(|(at, hook)| {
+            let name = hook.get("name").cloned().unwrap_or_default();
+            [
+                json!({"op": "test", "path": format!("/webhooks/{at}/name"), "value": name}),
+                json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": wanted}),
+            ]
+        })
+        .collect();
+    if !operations.is_empty() {
+        if !configuration.pointer("/metadata/annotations").is_some_and(Value::is_object) {
+            operations.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+        }
+        let path = format!("/metadata/annotations/{}", NUMBER.replace('/', "~1"));
+        operations.push(json!({"op": "add", "path": path, "value": number}));
+    }
+    operations
 }
 
-async fn config_maps(api: &Api, name: &str, roots: &str) -> Result<(), ApiError> {
-    let path = "/api/v1/namespaces?labelSelector=signet.mesh%2Finject%3Denabled";
-    let found = read(&api.get(path, JSON, LIMIT, TIMEOUT).await?)?;
-    let items = found.get("items").and_then(Value::as_array).into_iter().flatten();
-    let mut failed = None;
-    for namespace in items.filter_map(|item| item.pointer("/metadata/name").and_then(Value::as_str)) {
-        if let Err(error) = config_map(api, namespace, name, roots).await {
-            // One that is going away does not keep the others waiting.
-            tracing::debug!(target: "signet::webhook", %error, namespace, "no roots for this namespace");
-            failed = Some(error);
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-async fn config_map(api: &Api, namespace: &str, name: &str, roots: &str) -> Result<(), ApiError> {
-    let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
-    match api.get(&path, JSON, LIMIT, TIMEOUT).await {
-        Ok(body) => {
-            let held = read(&body)?;
-            if held.pointer("/data/roots.pem").and_then(Value::as_str) == Some(roots) {
-                return Ok(());
-            }
-        }
-        Err(error) if error.code() == Some(404) => {}
-        Err(error) => return Err(error),
-    }
+async fn config_map(api: &Api, namespace: &str, name: &str, roots: &Roots) -> Result<(), ApiError> {
     let body = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": MANAGER}},
-        "data": {"roots.pem": roots},
+        "metadata": {
+            "name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": MANAGER},
+            "annotations": {NUMBER: roots.text()},
+        },
+        "data": {"roots.pem": roots.pem},
     });
-    let path = format!("{path}?fieldManager={MANAGER}&force=true");
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}?fieldManager={MANAGER}&force=true");
     api.send_as(Method::PATCH, &path, "application/apply-patch+yaml", body.to_string(), LIMIT, TIMEOUT)
         .await
         .map(drop)
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str)
 }
 
 fn read(body: &[u8]) -> Result<Value, ApiError> {
@@ -120,22 +307,39 @@ mod tests {
 
     #[test]
     fn only_webhooks_with_another_bundle_are_changed_and_each_by_its_name() {
-        let found = json!({"webhooks": [
+        let mut found = json!({"webhooks": [
             {"name": "a", "clientConfig": {"caBundle": "old"}},
             {"name": "b", "clientConfig": {"caBundle": "new"}},
             {"name": "c", "clientConfig": {"service": {}}},
         ]});
-        let patch = patch(&found, "new");
-        let paths: Vec<_> = patch.iter().map(|operation| operation["path"].as_str().unwrap()).collect();
-        assert_eq!(
-            paths,
-            [
-                "/webhooks/0/name",
-                "/webhooks/0/clientConfig/caBundle",
-                "/webhooks/2/name",
-                "/webhooks/2/clientConfig/caBundle"
-            ]
-        );
-        assert!(super::patch(&json!({"webhooks": null}), "new").is_empty());
+        let paths = |found: &Value| -> Vec<String> {
+            let all = patch(found, "new", "m/1");
+            all.iter().map(|operation| operation["path"].as_str().unwrap().to_owned()).collect()
+        };
+        let hooks = [
+            "/webhooks/0/name",
+            "/webhooks/0/clientConfig/caBundle",
+            "/webhooks/2/name",
+            "/webhooks/2/clientConfig/caBundle",
+        ];
+        let number = "/metadata/annotations/signet.mesh~1roots-number";
+        assert_eq!(paths(&found), [&hooks[..], &["/metadata/annotations", number]].concat());
+        found["metadata"]["annotations"] = json!({"a": "b"});
+        assert_eq!(paths(&found), [&hooks[..], &[number]].concat(), "others' annotations stay");
+        assert!(paths(&json!({"webhooks": null})).is_empty());
+    }
+
+    #[test]
+    fn newer_roots_are_left_alone_until_nobody_tells_of_them() {
+        let ours = Roots { pem: String::new(), mesh: "m".into(), number: 5 };
+        let (mut newer, now) = (Newer::default(), Instant::now());
+        for held in [None, Some("m/5"), Some("m/4"), Some("other/9"), Some("what")] {
+            assert!(newer.yields("a", held, &ours, now), "{held:?}");
+        }
+        assert!(!newer.yields("a", Some("m/6"), &ours, now));
+        let later = now + PATIENCE - Duration::from_secs(1);
+        assert!(!newer.yields("a", Some("m/6"), &ours, later));
+        assert!(!newer.yields("a", Some("m/7"), &ours, later + Duration::from_secs(2)), "another one");
+        assert!(newer.yields("a", Some("m/7"), &ours, later + Duration::from_secs(2) + PATIENCE));
     }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use signet_control_plane::config::Config;
+use signet_control_plane::config::{Config, RegistrySource};
+use signet_kubernetes::rbac::{self, Named};
 use signet_tests::peers;
 
 const NEEDED: [&str; 3] = [
@@ -32,12 +33,19 @@ const PROFILES: [(&str, &[&str], &[&str]); 5] = [
             "egressPolicy.gatewayNamespace=edge",
             "egressPolicy.gatewayLabels.app=egress",
             "store.postgres.rootCertConfigMap=postgres-ca",
-            "attestation.readPods=true",
+            "store.postgres.ownerSecret=postgres-owner",
+            "registry.excludeNamespaces={kube-system}",
+            "dns.cidrs={169.254.20.10/32}",
+            "networkPolicy.apiServerCidrs={192.0.2.0/28}",
         ],
     ),
 ];
 
 fn helm(folder: &Path, command: &str, files: &[&str], values: &[&str]) -> Output {
+    helm_command(folder, command, files, values).output().expect("helm")
+}
+
+fn helm_command(folder: &Path, command: &str, files: &[&str], values: &[&str]) -> Command {
     let chart = peers::root().join("deploy/helm/signet");
     let mut helm = Command::new(folder.join("helm"));
     match command {
@@ -51,7 +59,7 @@ fn helm(folder: &Path, command: &str, files: &[&str], values: &[&str]) -> Output
     for file in files {
         helm.arg("--values").arg(chart.join(file));
     }
-    helm.output().expect("helm")
+    helm
 }
 
 fn rendered(folder: &Path, files: &[&str], values: &[&str]) -> (String, Vec<Value>) {
@@ -142,6 +150,9 @@ fn what_is_rendered_is_the_control_planes_own_configuration() {
         let Some(webhook) = config.webhook else { continue };
         let found = of_kind(&all, "MutatingWebhookConfiguration")[0];
         assert_eq!(webhook.configuration.as_deref(), found["metadata"]["name"].as_str());
+        let validating = of_kind(&all, "ValidatingWebhookConfiguration")[0];
+        assert_eq!(validating["metadata"]["name"], found["metadata"]["name"], "one name for both");
+        assert!(matches!(config.registry, RegistrySource::Kubernetes(_)));
         // What the API server dials is what the certificate says, and a Service leads there.
         let service = &found["webhooks"][0]["clientConfig"]["service"];
         let host =
@@ -152,69 +163,259 @@ fn what_is_rendered_is_the_control_planes_own_configuration() {
     }
 }
 
+/// Whether a selector takes an object with these labels.
+fn takes(selector: &Value, labels: &[(&str, &str)]) -> bool {
+    let held = |key: &Value| labels.iter().find(|(name, _)| key == name).map(|(_, value)| json!(value));
+    selector["matchExpressions"].as_array().into_iter().flatten().all(|one| {
+        let held = held(&one["key"]);
+        let listed = held.as_ref().is_some_and(|it| one["values"].as_array().unwrap().contains(it));
+        match one["operator"].as_str().unwrap() {
+            "In" => listed,
+            "NotIn" => !listed,
+            "Exists" => held.is_some(),
+            "DoesNotExist" => held.is_none(),
+            other => panic!("{other}"),
+        }
+    })
+}
+
 #[test]
 fn the_webhook_fails_closed_for_those_who_asked_and_for_nobody_else() {
     let Some(folder) = peers::kubernetes() else { return };
     let (_, all) = rendered(&folder, &[], &[]);
-    let found = of_kind(&all, "MutatingWebhookConfiguration")[0];
-    let hooks = found["webhooks"].as_array().unwrap();
-    assert_eq!(hooks.len(), 2);
-    for hook in hooks {
-        assert_eq!((&hook["failurePolicy"], &hook["sideEffects"]), (&json!("Fail"), &json!("None")));
+    let closed = |kind: &str| {
+        let hooks = of_kind(&all, kind)[0]["webhooks"].as_array().unwrap();
+        hooks.iter().filter(|hook| hook["failurePolicy"] == "Fail").cloned().collect::<Vec<_>>()
+    };
+    let hooks = [closed("MutatingWebhookConfiguration"), closed("ValidatingWebhookConfiguration")].concat();
+    assert_eq!(hooks.len(), 5);
+    for hook in &hooks {
+        assert_eq!(hook["sideEffects"], "None");
         assert!(hook["clientConfig"].get("caBundle").is_none());
-        let never = &hook["namespaceSelector"]["matchExpressions"][0];
-        assert_eq!(never["key"], "kubernetes.io/metadata.name");
-        assert_eq!(
-            (&never["operator"], &never["values"]),
-            (&json!("NotIn"), &json!(["kube-system", "kube-public", "kube-node-lease", "signet-system"]))
-        );
-        let asked = ["namespaceSelector", "objectSelector"].map(|selector| {
-            let all = hook[selector]["matchExpressions"].as_array().unwrap();
-            all.iter().any(|one| one["key"] == "signet.mesh/inject" && one["operator"] == "In")
-        });
-        assert!(asked.contains(&true), "{hook}");
+        for name in ["kube-system", "kube-public", "kube-node-lease", "signet-system"] {
+            let labels = [("kubernetes.io/metadata.name", name), ("signet.mesh/inject", "enabled")];
+            assert!(!takes(&hook["namespaceSelector"], &labels), "{hook}");
+        }
+        if hook["name"] == "debugging.members.signet.mesh" {
+            // Pods with a sidecar, by what cannot be changed; a label could be taken away first.
+            assert!(hook.get("objectSelector").is_none());
+            assert!(hook["matchConditions"][0]["expression"].as_str().unwrap().contains("signet-proxy"));
+            continue;
+        }
+        let plain = takes(&hook["namespaceSelector"], &[]) && takes(&hook["objectSelector"], &[]);
+        assert!(!plain, "who did not ask is not asked about: {hook}");
     }
 }
 
 #[test]
-fn no_key_is_made_and_what_is_granted_is_what_is_used() {
+fn each_pod_that_asks_is_somebodys_and_one_that_nobody_injects_is_noticed() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let (_, main) = rendered(&folder, &[], &[]);
+    let (_, canary) = rendered(&folder, &[], &["revision=canary"]);
+    let enabled = ("signet.mesh/inject", "enabled");
+    let rev = |name: &'static str| ("signet.mesh/rev", name);
+    let asked = |all: &[Value], kind: &str, namespace: &[(&str, &str)], pod: &[(&str, &str)]| {
+        let hooks = of_kind(all, kind)[0]["webhooks"].as_array().unwrap();
+        let about_pods = hooks.iter().filter(|hook| hook["rules"][0]["resources"] == json!(["pods"]));
+        about_pods
+            .filter(|hook| {
+                takes(&hook["namespaceSelector"], namespace) && takes(&hook["objectSelector"], pod)
+            })
+            .count()
+    };
+    let (inject, validate) = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration");
+    // Namespace, pod, and how often the main control plane and the canary are asked to inject it.
+    type Labels<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Labels<'_>, Labels<'_>, [usize; 2]); 8] = [
+        (&[enabled], &[], [1, 0]),
+        (&[enabled, rev("canary")], &[], [0, 1]),
+        (&[], &[enabled], [1, 0]),
+        (&[], &[enabled, rev("canary")], [0, 1]),
+        (&[enabled], &[enabled, rev("canary")], [1, 1]),
+        (&[enabled, rev("gone")], &[], [0, 0]),
+        (&[], &[enabled, rev("gone")], [0, 0]),
+        (&[enabled], &[("signet.mesh/inject", "disabled")], [0, 0]),
+    ];
+    for (namespace, pod, expected) in cases {
+        let found = [asked(&main, inject, namespace, pod), asked(&canary, inject, namespace, pod)];
+        assert_eq!(found, expected, "{namespace:?} {pod:?}");
+        let opted_out = pod.contains(&("signet.mesh/inject", "disabled"));
+        for all in [&main, &canary] {
+            assert_eq!(
+                asked(all, validate, namespace, pod),
+                usize::from(!opted_out),
+                "{namespace:?} {pod:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn two_revisions_share_nothing() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let names = |values: &[&str]| {
+        let (_, all) = rendered(&folder, &[HA], values);
+        let named = all.iter().map(|it| format!("{} {}", it["kind"], it["metadata"]["name"]));
+        let text = of_kind(&all, "ConfigMap")[0]["data"]["control-plane.yaml"].as_str().unwrap();
+        let config = Config::parse(Path::new("control-plane.yaml"), text).unwrap();
+        let roots = format!("roots {}", config.webhook.unwrap().injection.roots_config_map);
+        named.chain([roots]).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (main, canary) = (names(&[]), names(&["revision=canary"]));
+    assert!(main.is_disjoint(&canary), "{:?}", main.intersection(&canary));
+}
+
+/// Rights as `verb resource.group of a name`, one by one.
+fn granted(rules: &Value) -> std::collections::BTreeSet<String> {
+    let texts = |value: &Value| -> Vec<String> {
+        let all = value.as_array().into_iter().flatten();
+        all.map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
+    let mut found = std::collections::BTreeSet::new();
+    for rule in rules.as_array().unwrap() {
+        let names = texts(&rule["resourceNames"]);
+        for verb in texts(&rule["verbs"]) {
+            let paths = texts(&rule["nonResourceURLs"]).into_iter();
+            let mut rights: Vec<String> = paths.map(|path| format!("{verb} {path}")).collect();
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    rights.push(format!("{verb} {resource}.{group} {}", names.join(",")));
+                }
+            }
+            for right in rights {
+                assert!(found.insert(right.clone()), "granted twice: {right}");
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
     let Some(folder) = peers::kubernetes() else { return };
     for (name, files, values) in PROFILES {
         let (text, all) = rendered(&folder, files, values);
         assert!(of_kind(&all, "Secret").is_empty(), "{name}");
         assert!(!text.contains("PRIVATE KEY"), "{name}");
-        let roles = of_kind(&all, "ClusterRole");
-        assert_eq!((roles.len(), of_kind(&all, "Role").len()), (1, 0));
-        for rule in roles[0]["rules"].as_array().unwrap() {
-            let all = format!("{}{}{}", rule["apiGroups"], rule["resources"], rule["verbs"]);
-            assert!(
-                !all.contains('*') && !all.contains("secrets") && !all.contains("delete"),
-                "{name}: {rule}"
-            );
+        let (cluster, own) = (of_kind(&all, "ClusterRole"), of_kind(&all, "Role"));
+        assert_eq!((cluster.len(), own.len()), (1, 1));
+        let has = |value: &str| values.contains(&value);
+        let mut table = [rbac::registry(), rbac::attestation()].concat();
+        if !has("webhook.enabled=false") {
+            table.extend(rbac::webhook());
+        }
+        let suffix =
+            |dash: &str| if has("revision=canary") { format!("{dash}canary") } else { String::new() };
+        let expected = |own: bool| {
+            let rows = table.iter().filter(move |right| right.own_namespace == own);
+            rows.flat_map(|right| {
+                let name = match right.named {
+                    None => String::new(),
+                    Some(Named::Lease) => signet_control_plane::cluster::lease::NAME.to_owned(),
+                    Some(Named::Roots) => format!("signet-roots{}", suffix("-")),
+                    Some(Named::Webhooks) => format!("signet-injector.signet-system{}", suffix(".")),
+                };
+                right
+                    .verbs
+                    .iter()
+                    .map(move |verb| format!("{verb} {}.{} {name}", right.resource, right.group))
+            })
+            .collect::<std::collections::BTreeSet<_>>()
+        };
+        let mut of_cluster = expected(false);
+        if has("attestation.mode=fast") {
+            of_cluster.extend(rbac::KEY_PATHS.map(|path| format!("get {path}")));
+        }
+        assert_eq!(granted(&cluster[0]["rules"]), of_cluster, "{name}");
+        assert_eq!(granted(&own[0]["rules"]), expected(true), "{name}");
+        // Each rule says where it is used, in a file that is there.
+        let template = peers::root().join("deploy/helm/signet/templates/account.yaml");
+        let template = std::fs::read_to_string(template).unwrap();
+        for line in template.lines().filter_map(|line| line.trim().strip_prefix("# ")) {
+            if let Some((file, _)) = line.split_once(": ").filter(|(file, _)| file.ends_with(".rs")) {
+                assert!(peers::root().join("control-plane/src").join(file).exists(), "{file}");
+            }
         }
     }
-    let rules = |values: &[&str]| {
-        let (_, all) = rendered(&folder, &[], values);
-        let rules = of_kind(&all, "ClusterRole")[0]["rules"].as_array().unwrap().clone();
-        rules
-            .iter()
-            .map(|rule| format!("{} {}", rule["resources"][0].as_str().unwrap(), rule["verbs"]))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        rules(&[]),
-        [
-            r#"tokenreviews ["create"]"#,
-            r#"namespaces ["list"]"#,
-            r#"configmaps ["get","patch"]"#,
-            r#"configmaps ["create"]"#,
-            r#"mutatingwebhookconfigurations ["get","patch"]"#,
-        ]
-    );
-    assert_eq!(
-        rules(&["webhook.enabled=false", "attestation.mode=fast"]),
-        [r#"tokenreviews ["create"]"#, r#"pods ["get","list","watch"]"#]
-    );
+}
+
+#[test]
+fn no_value_is_taken_for_something_else_or_for_more_than_itself() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("hostile.yaml");
+    // Texts that YAML would take for a boolean, a number, or the end of a text.
+    let hostile = "true\"\nevil: {a: b}\n---\nkind: Secret # '";
+    let values = json!({
+        "revision": "true", "clusterDomain": "1e3",
+        "images": {"controlPlane": "1e3", "sidecar": "true", "redirect": "null"},
+        "seal": {"existingSecret": "1e3"}, "priorityClassName": "0x1",
+        "store": {"postgres": {"existingSecret": "no", "ownerSecret": "1e4", "rootCertConfigMap": "off"}},
+        "persistence": {"storageClass": "12", "sharedKeysClaim": "1.5"},
+        "nodeSelector": {"size": hostile, "true": "1e3"}, "tolerations": [{"key": hostile, "operator": "Exists"}],
+        "registry": {"namespaces": ["1e3", "true"], "excludeNamespaces": ["null"]},
+        "networkPolicy": {"metricsNamespaces": ["no"]},
+        "dns": {"namespace": "1e3", "podLabels": {"app": hostile}},
+        "egressPolicy": {"namespaces": ["1e3"], "gatewayNamespace": "off", "gatewayLabels": {"on": hostile}},
+        "injection": {"resources": {"limits": {"cpu": 1, "memory": 268435456.0}}},
+        "resources": {"limits": {"cpu": 0.5, "memory": 1073741824}},
+    });
+    std::fs::write(&file, values.to_string()).unwrap();
+    let file = file.display().to_string();
+    let mut command = helm_command(&folder, "template", &[], &[]);
+    command.args(["--values", &file, "--namespace", "1e3", "--set-string", "seal.existingSecret=1e3"]);
+    for image in ["controlPlane=1e3", "sidecar=true", "redirect=null1"] {
+        command.args(["--set-string", &format!("images.{image}")]);
+    }
+    let output = command.output().expect("helm");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let all: Vec<Value> =
+        serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let all: Vec<Value> = all.into_iter().filter(|object| !object.is_null()).collect();
+    assert!(of_kind(&all, "Secret").is_empty() && !text.contains("\nevil"), "{text}");
+    let pod = &of_kind(&all, "StatefulSet")[0]["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({"size": hostile, "true": "1e3"}));
+    assert_eq!(pod["tolerations"][0]["key"], hostile);
+    assert_eq!(pod["containers"][0]["resources"]["limits"], json!({"cpu": "0.5", "memory": "1073741824"}));
+    let config = of_kind(&all, "ConfigMap")[0]["data"]["control-plane.yaml"].as_str().unwrap();
+    let config = Config::parse(Path::new("control-plane.yaml"), config)
+        .unwrap_or_else(|error| panic!("{error}\n{config}"));
+    let injection = config.webhook.unwrap().injection;
+    assert_eq!((injection.revision.as_str(), injection.image.as_str()), ("true", "true"));
+    assert_eq!(injection.resources.limits["memory"], "268435456");
+    assert_eq!(config.system_namespace.as_str(), "1e3");
+    let known: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let objects = place.path().join("objects.yaml");
+    std::fs::write(&objects, known.join("\n---\n")).unwrap();
+    validated(&folder, &[objects]);
+}
+
+#[test]
+fn network_policies_let_dns_out_to_the_clusters_dns_alone_and_no_pod_out_that_is_no_gateway() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let (_, all) = rendered(&folder, PROFILES[4].1, PROFILES[4].2);
+    let policies = of_kind(&all, "NetworkPolicy");
+    let dns = json!([
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}},
+        {"ipBlock": {"cidr": "169.254.20.10/32"}},
+    ]);
+    for policy in &policies {
+        for rule in policy["spec"]["egress"].as_array().unwrap() {
+            let asks = rule["ports"].as_array().into_iter().flatten().any(|port| port["port"] == 53);
+            assert!(!asks || rule["to"] == dns, "{rule}");
+        }
+    }
+    let open: Vec<_> =
+        policies.iter().filter(|it| it["spec"]["egress"].as_array().unwrap().contains(&json!({}))).collect();
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0]["metadata"]["namespace"], "edge");
+    assert_eq!(open[0]["spec"]["podSelector"], json!({"matchLabels": {"app": "egress"}}));
+    let closed = policies.iter().filter(|it| it["metadata"]["name"] == "signet-egress");
+    for policy in closed {
+        assert_eq!(policy["spec"]["podSelector"], json!({}), "a label is no way out");
+    }
 }
 
 #[test]
@@ -254,6 +455,10 @@ fn values_that_nobody_knows_and_those_that_cannot_work_are_refused() {
         ("replicas=3", "existingSecret"),
         ("injection.uid=0", "uid"),
         ("webhook.failurePolicy=Ignore", "failurePolicy"),
+        ("egressPolicy.gatewayNamespace=edge", "gatewayLabels"),
+        ("revision=1canary", "revision"),
+        ("images.sidecar=a b", "sidecar"),
+        ("registry.configMap=signet-registry", "configMap"),
     ] {
         let output = helm(&folder, "template", &[], &[value]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

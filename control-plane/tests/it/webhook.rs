@@ -12,8 +12,10 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_tests::apiserver::ApiServer;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::harness::{Plane, REGISTRY, soon};
 
@@ -38,11 +40,8 @@ async fn start(api: &ApiServer) -> Plane {
     Plane::start_as(Limits::default(), REGISTRY, lines).await
 }
 
-async fn send(
-    plane: &Plane,
-    host: &'static str,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), String> {
+/// TLS with the webhook under this name, from another address of loopback if one is given.
+async fn connect(plane: &Plane, host: &'static str, from: &str) -> Result<TlsStream<TcpStream>, String> {
     let addresses = std::fs::read(plane.dir.path().join("data/addresses.json")).unwrap();
     let addresses: Value = serde_json::from_slice(&addresses).unwrap();
     let pem = std::fs::read(plane.dir.path().join("data/root.pem")).unwrap();
@@ -53,9 +52,28 @@ async fn send(
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let tcp = TcpStream::connect(addresses["webhook"].as_str().unwrap()).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let tcp = socket.connect(addresses["webhook"].as_str().unwrap().parse().unwrap()).await.unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(host).unwrap(), tcp).await;
-    let stream = stream.map_err(|error| error.to_string())?;
+    stream.map_err(|error| error.to_string())
+}
+
+async fn send(
+    plane: &Plane,
+    host: &'static str,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), String> {
+    send_from(plane, "127.0.0.1", host, request).await
+}
+
+async fn send_from(
+    plane: &Plane,
+    from: &str,
+    host: &'static str,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), String> {
+    let stream = connect(plane, host, from).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
@@ -135,4 +153,63 @@ async fn what_is_no_review_is_an_http_error_that_the_api_server_takes_for_a_fail
     let counted =
         plane.metric("signet_control_plane_injections_total{outcome=\"no-review\",reason=\"\"}").await;
     assert!(counted.is_some_and(|counted| counted >= 3.0), "{counted:?}");
+}
+
+#[tokio::test]
+async fn one_address_that_holds_all_the_connections_it_gets_and_one_that_never_ends_its_bodies_hold_nobody_up()
+ {
+    let api = ApiServer::start().await;
+    let plane = start(&api).await;
+    let ask = || request(Method::POST, "/inject", "application/json", recorded("pod-bare").to_string());
+    let addresses = std::fs::read(plane.dir.path().join("data/addresses.json")).unwrap();
+    let addresses: Value = serde_json::from_slice(&addresses).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(TcpStream::connect(addresses["webhook"].as_str().unwrap()).await.unwrap());
+    }
+    let (status, _) = soon(send_from(&plane, "127.0.0.2", HOST, ask())).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    drop(held);
+    // Two large bodies that do not come: those of others who are as large wait, nobody else does.
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = soon(connect(&plane, HOST, "127.0.0.3")).await.unwrap();
+        let head = format!(
+            "POST /inject HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        slow.push(stream);
+    }
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        let (status, _) = soon(send_from(&plane, "127.0.0.2", HOST, ask())).await.unwrap();
+        assert_eq!(status, StatusCode::OK);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn without_a_cluster_as_registry_pods_are_judged_and_objects_are_nobodys() {
+    let api = ApiServer::start().await;
+    let plane = start(&api).await;
+    let judge = |review: Value| request(Method::POST, "/validate", "application/json", review.to_string());
+    let mut review = recorded("pod-bare");
+    let (_, body) = soon(send(&plane, HOST, judge(review.clone()))).await.unwrap();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&answer["response"]["allowed"], &answer["response"]["status"]["code"]),
+        (&json!(false), &json!(403))
+    );
+    assert!(answer["response"]["status"]["message"].as_str().unwrap().contains("nobody injected it"));
+    review["request"]["resource"] =
+        json!({"group": "signet.mesh", "version": "v1alpha1", "resource": "meshpolicies"});
+    review["request"]["object"] = json!({"metadata": {"name": "x"}, "spec": {}});
+    let (_, body) = soon(send(&plane, HOST, judge(review))).await.unwrap();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(answer["response"]["allowed"], true);
+    let counted = plane
+        .metric("signet_control_plane_injections_total{outcome=\"refused\",reason=\"not-injected\"}")
+        .await;
+    assert_eq!(counted, Some(1.0));
 }

@@ -1,7 +1,7 @@
-//! What the control plane asks of an API server: the one table from which its role is made.
+//! What the control plane asks of an API server: the one table from which its roles are made.
 //!
-//! A row is a right and where it is used. The client asks for nothing else, which a test sees in the log of an API
-//! server; nothing else is to be granted.
+//! A row is a right and where it is used. The client asks for nothing else, which tests see in the log of an API
+//! server; nothing else is granted, which a test of the chart sees.
 
 use crate::kinds::{KINDS, Kind};
 
@@ -14,49 +14,87 @@ pub struct Right {
     pub verbs: &'static [&'static str],
     /// Only in the control plane's own namespace.
     pub own_namespace: bool,
+    /// Only objects of this name; none: all.
+    pub named: Option<Named>,
     /// The part of the control plane that uses it.
     pub used_by: &'static str,
+}
+
+/// Objects that are known by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Named {
+    /// By which one control plane of several does what only one may.
+    Lease,
+    /// The mesh's roots in a namespace.
+    Roots,
+    /// The configurations of our own webhooks.
+    Webhooks,
+}
+
+/// What the fast attestation reads beside objects: the cluster's keys.
+pub const KEY_PATHS: [&str; 2] = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
+
+const fn right(
+    group: &'static str,
+    resource: String,
+    verbs: &'static [&'static str],
+    used_by: &'static str,
+) -> Right {
+    Right { group, resource, verbs, own_namespace: false, named: None, used_by }
 }
 
 /// Every right that the registry from Kubernetes needs.
 #[must_use]
 pub fn registry() -> Vec<Right> {
-    let follow = KINDS.iter().map(|kind| Right {
-        group: kind.group,
-        resource: kind.resource.to_owned(),
-        verbs: &["list", "watch"],
-        own_namespace: false,
-        used_by: "cluster::reflect",
-    });
+    let follow = KINDS
+        .iter()
+        .map(|kind| right(kind.group, kind.resource.to_owned(), &["list", "watch"], "cluster::reflect"));
     let status = KINDS.iter().filter(|kind| kind.has_status).map(status);
+    let group = "coordination.k8s.io";
     let lease = [
         // The name of an object that is made is not known to the authorizer, so that `create` stands alone.
+        Right { own_namespace: true, ..right(group, "leases".into(), &["create"], "cluster::lease") },
         Right {
-            group: "coordination.k8s.io",
-            resource: "leases".into(),
-            verbs: &["create"],
             own_namespace: true,
-            used_by: "cluster::lease",
-        },
-        Right {
-            group: "coordination.k8s.io",
-            resource: "leases".into(),
-            verbs: &["get", "update"],
-            own_namespace: true,
-            used_by: "cluster::lease",
+            named: Some(Named::Lease),
+            ..right(group, "leases".into(), &["get", "update"], "cluster::lease")
         },
     ];
     follow.chain(status).chain(lease).collect()
 }
 
 fn status(kind: &Kind) -> Right {
-    Right {
-        group: kind.group,
-        resource: format!("{}/status", kind.resource),
-        verbs: &["patch"],
-        own_namespace: false,
-        used_by: "cluster::status",
-    }
+    right(kind.group, format!("{}/status", kind.resource), &["patch"], "cluster::status")
+}
+
+/// What it takes to know whose token a pod shows.
+#[must_use]
+pub fn attestation() -> Vec<Right> {
+    vec![
+        right("authentication.k8s.io", "tokenreviews".into(), &["create"], "attest::review"),
+        right("", "pods".into(), &["get"], "attest::kubernetes"),
+    ]
+}
+
+/// What the webhook needs beside what the registry has.
+#[must_use]
+pub fn webhook() -> Vec<Right> {
+    let (group, both) = ("admissionregistration.k8s.io", &["get", "patch"]);
+    let ours = |resource: &str| Right {
+        named: Some(Named::Webhooks),
+        ..right(group, resource.into(), both, "webhook::publish")
+    };
+    vec![
+        // A list is granted by name, too, where it asks for that name alone.
+        Right {
+            named: Some(Named::Roots),
+            ..right("", "configmaps".into(), &["list", "patch"], "webhook::publish")
+        },
+        right("", "configmaps".into(), &["create"], "webhook::publish"),
+        ours("mutatingwebhookconfigurations"),
+        ours("validatingwebhookconfigurations"),
+        right("", "namespaces".into(), &["get"], "webhook::resources"),
+    ]
 }
 
 /// The verb, group and resource of a request, as the API server's authorizer sees it; with the namespace if it names one.
@@ -133,10 +171,13 @@ mod tests {
 
     #[test]
     fn no_right_to_secrets_and_none_to_change_what_others_own() {
-        for right in registry() {
+        for right in [registry(), attestation(), webhook()].concat() {
             assert!(!right.resource.contains("secret") && !right.resource.contains('*'), "{right:?}");
-            let reads = right.verbs.iter().all(|verb| ["list", "watch"].contains(verb));
-            assert!(reads || right.resource.ends_with("/status") || right.own_namespace, "{right:?}");
+            let reads = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
+            let made_only = right.verbs == ["create"]
+                && ["tokenreviews", "configmaps", "leases"].contains(&&*right.resource);
+            let is_ours = right.resource.ends_with("/status") || right.named.is_some();
+            assert!(reads || made_only || is_ours, "{right:?}");
         }
     }
 }

@@ -221,7 +221,12 @@ impl Objects {
             (&Method::GET, None) if watches => {
                 self.watch(asked.kind, value("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or(0))
             }
-            (&Method::GET, None) => self.list(&asked, value("limit"), value("continue")),
+            (&Method::GET, None) => {
+                let named = value("fieldSelector")
+                    .and_then(|it| it.strip_prefix("metadata.name%3D").map(str::to_owned));
+                let asked = Asked { name: named, ..asked };
+                self.list(&asked, value("labelSelector"), value("limit"), value("continue"))
+            }
             (&Method::GET, Some(_)) => match self.with(|known| known.objects.get(&asked.id()).cloned()) {
                 Some(found) => object(200, &found),
                 None => status(404, &format!("{} not found", asked.kind)),
@@ -229,8 +234,9 @@ impl Objects {
             (&Method::POST, None) => self.create(body),
             (&Method::PUT, Some(_)) => self.write(&asked, |_| body.clone(), &body),
             (&Method::PATCH, Some(_)) => {
-                let is_status = asked.sub.as_deref() == Some("status");
-                assert!(is_status, "nothing but a status is patched: {path}");
+                if asked.sub.as_deref() != Some("status") {
+                    return Some(self.patch(&asked, &body));
+                }
                 let patched = |mut present: Value| {
                     let mut status = present.get("status").cloned().unwrap_or_else(|| json!({}));
                     merge(&mut status, &body["status"]);
@@ -243,7 +249,43 @@ impl Objects {
         })
     }
 
-    fn list(&self, asked: &Asked, limit: Option<String>, from: Option<String>) -> Response<Body> {
+    /// A JSON patch (a list), or an apply of fields that nobody else has: what is not there is made.
+    fn patch(&self, asked: &Asked, body: &Value) -> Response<Body> {
+        if let Some(operations) = body.as_array() {
+            let patched = |mut present: Value| {
+                for operation in operations {
+                    let path = operation["path"].as_str().expect("a path");
+                    let value = &operation["value"];
+                    if operation["op"] == "test" {
+                        assert_eq!(present.pointer(path), Some(value), "a test operation");
+                        continue;
+                    }
+                    let (parent, last) = path.rsplit_once('/').expect("a path");
+                    let parent = present.pointer_mut(parent).expect("a parent that is there");
+                    parent[last.replace("~1", "/")] = value.clone();
+                }
+                present
+            };
+            return self.write(asked, patched, &Value::Null);
+        }
+        let id = asked.id();
+        if self.with(|known| !known.objects.contains_key(&id)) {
+            return self.create(body.clone());
+        }
+        let patched = |mut present: Value| {
+            merge(&mut present, body);
+            present
+        };
+        self.write(asked, patched, body)
+    }
+
+    fn list(
+        &self,
+        asked: &Asked,
+        labels: Option<String>,
+        limit: Option<String>,
+        from: Option<String>,
+    ) -> Response<Body> {
         self.with(|known| {
             let mut token = from.as_deref().unwrap_or("0-0").split('-');
             let mut number = || token.next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
@@ -256,6 +298,13 @@ impl Objects {
             }
             let all = known.objects.iter().filter(|((kind, namespace, _), _)| {
                 *kind == asked.kind && asked.namespace.as_ref().is_none_or(|it| it == namespace)
+            });
+            let all = all.filter(|((_, _, name), object)| {
+                let labelled = labels.as_ref().is_none_or(|wanted| {
+                    let (label, value) = wanted.split_once("%3D").expect("label=value");
+                    object["metadata"]["labels"][label.replace("%2F", "/")] == value
+                });
+                asked.name.as_ref().is_none_or(|it| it == name) && labelled
             });
             let all: Vec<&Value> = all.map(|(_, object)| object).collect();
             let limit = known.page.or_else(|| limit.and_then(|it| it.parse().ok())).unwrap_or(usize::MAX);

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use self::annotations::Wishes;
 pub use self::parts::{PROBE_PORT, READY_PORT};
 pub use self::patch::Operation;
-pub use self::refusal::{Refusal, forbids_debugging};
+pub use self::refusal::{Refusal, forbids_debugging, member};
 pub use self::settings::{Settings, SettingsError};
 pub use self::switch::{Namespace, Skip};
 

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::parts::{OUR_PORTS, VOLUMES};
 use super::settings::Settings;
-use super::{SIDECAR, is_ours, list, name, own_containers};
+use super::switch::{self, Namespace};
+use super::{INJECTED, REDIRECT, SIDECAR, is_ours, list, meta, name, own_containers};
 
 /// Why a pod is refused. The message is what its owner reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,17 @@ pub enum Refusal {
         "the pod shares one process namespace (shareProcessNamespace), so that the app sees the sidecar's process: expected false, got true"
     )]
     SharedProcesses,
+    /// The app could look into the sidecar, and into everything else on its node.
+    #[error(
+        "the pod is in the process namespace of its node (hostPID), so that the app sees the sidecar's process: expected false, got true"
+    )]
+    NodesProcesses,
+    /// It is to be in the mesh, and nothing led it there.
+    #[error(
+        "the pod is to be in the mesh and nobody injected it{}: expected the containers signet-redirect and signet-proxy first among its init containers; in signet.mesh/rev of the pod and of the namespace a revision that there is, or signet.mesh/inject: disabled",
+        .0.as_ref().map(|revision| format!(": its label signet.mesh/rev says {revision:?}")).unwrap_or_default(),
+    )]
+    NotInjected(Option<String>),
     /// The sidecar listens there.
     #[error("the container {0:?} has the port {1}, which is the sidecar's: take another")]
     Port(String, u64),
@@ -64,6 +76,8 @@ impl Refusal {
             Self::Annotation { .. } => "annotation",
             Self::SidecarUser(..) => "sidecar-user",
             Self::SharedProcesses => "shared-processes",
+            Self::NodesProcesses => "nodes-processes",
+            Self::NotInjected(_) => "not-injected",
             Self::Port(..) => "port",
             Self::Name(_) => "name",
             Self::Mount(..) => "mount",
@@ -128,9 +142,13 @@ pub(super) fn shape(pod: &Value) -> Result<(), Refusal> {
 
 /// What the pod has of its own, without ours.
 pub(super) fn check(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
-    let shares = pod.pointer("/spec/shareProcessNamespace").and_then(Value::as_bool) == Some(true);
-    if shares && !settings.allow_shared_process_namespace {
+    let is = |pointer: &str| pod.pointer(pointer).and_then(Value::as_bool) == Some(true);
+    if is("/spec/shareProcessNamespace") && !settings.allow_shared_process_namespace {
         return Err(Refusal::SharedProcesses);
+    }
+    // No setting for this one: who sees the node's processes sees those of every sidecar there.
+    if is("/spec/hostPID") {
+        return Err(Refusal::NodesProcesses);
     }
     let everybody = pod.pointer("/spec/securityContext/runAsUser").and_then(Value::as_u64);
     let all = ["initContainers", "containers"].into_iter().flat_map(|field| list(pod, field));
@@ -165,6 +183,38 @@ fn governed(container: &Value, everybody: Option<u64>, sidecar: u32) -> Result<(
     Ok(())
 }
 
+/// The pod's sidecar, with the user that it runs as.
+fn sidecar(pod: &Value, settings: &Settings) -> Option<u32> {
+    let found = list(pod, "initContainers").iter().find(|container| name(container) == SIDECAR)?;
+    let user = found.pointer("/securityContext/runAsUser").and_then(Value::as_u64);
+    // Another control plane may give its sidecars another user.
+    Some(user.and_then(|user| user.try_into().ok()).unwrap_or(settings.uid))
+}
+
+/// Whether a pod that is to be in the mesh is governed by its sidecar, as it stands now that everybody has changed it. Whose
+/// sidecar it is does not matter; one that is left alone for a reason of its own is.
+///
+/// # Errors
+/// [`Refusal`]: nobody injected it, or what was added since goes past the sidecar.
+pub fn member(pod: &Value, namespace: &str, settings: &Settings) -> Result<(), Refusal> {
+    shape(pod)?;
+    let namespace = Namespace { name: namespace.to_owned(), injects: true };
+    let revision = meta(pod, "labels", switch::REVISION).map(str::to_owned);
+    // As the control plane of its own revision decides.
+    let theirs =
+        Settings { revision: revision.clone().unwrap_or(settings.revision.clone()), ..settings.clone() };
+    if switch::skip(pod, &namespace, &theirs)?.is_some() {
+        return Ok(());
+    }
+    let first = list(pod, "initContainers").iter().take(2).map(name);
+    let in_place = first.eq([REDIRECT, SIDECAR]) && meta(pod, "annotations", INJECTED) == Some("true");
+    let Some(sidecar) = sidecar(pod, settings).filter(|_| in_place) else {
+        return Err(Refusal::NotInjected(revision));
+    };
+    let everybody = pod.pointer("/spec/securityContext/runAsUser").and_then(Value::as_u64);
+    own_containers(pod).try_for_each(|container| governed(container, everybody, sidecar))
+}
+
 /// Whether a debugging container of an injected pod may come in: it is in the pod's network, and as the sidecar's user it would be
 /// past the sidecar.
 ///
@@ -172,12 +222,10 @@ fn governed(container: &Value, everybody: Option<u64>, sidecar: u32) -> Result<(
 /// [`Refusal`] for the first that may not.
 pub fn forbids_debugging(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
     shape(pod)?;
-    if !list(pod, "initContainers").iter().any(|container| name(container) == SIDECAR) {
-        return Ok(());
-    }
+    let Some(sidecar) = sidecar(pod, settings) else { return Ok(()) };
     let everybody = pod.pointer("/spec/securityContext/runAsUser").and_then(Value::as_u64);
     for container in list(pod, "ephemeralContainers") {
-        governed(container, everybody, settings.uid)?;
+        governed(container, everybody, sidecar)?;
         let target = container.get("targetContainerName").and_then(Value::as_str);
         if target == Some(SIDECAR) && !settings.allow_shared_process_namespace {
             return Err(Refusal::SharedProcesses);

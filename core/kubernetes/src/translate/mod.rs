@@ -12,6 +12,7 @@
 mod conditions;
 mod custom;
 mod gateway;
+pub mod judge;
 mod routes;
 mod services;
 pub mod views;

@@ -1,9 +1,11 @@
 //! What a real API server takes for an answer, and that ours are all such.
 
 use serde_json::{Value, json};
-use signet_kubernetes::inject::review::{Answer, answer};
+use signet_kubernetes::inject::review::{Answer, Question, answer, judged};
 
-use crate::support::{answered, apply, data, key, patch_of, reviews, settings};
+use signet_kubernetes::inject::{Outcome, Settings, inject};
+
+use crate::support::{answered, apply, data, key, namespace, patch_of, reviews, settings};
 
 /// Whether the server can read an answer to this uid, with what the patch is applied to; as it was recorded.
 fn is_taken(answer: &Value, uid: &str, object: &Value) -> bool {
@@ -138,5 +140,81 @@ fn a_debugging_container_may_not_be_the_sidecars_user_or_mount_what_is_its_own()
         let answer = answered(&review);
         assert_eq!(answer["response"]["allowed"], false, "{field}");
         assert!(answer["response"]["status"]["message"].as_str().expect("words").contains(words), "{answer}");
+    }
+}
+
+/// What is said of a pod as it would be stored, with its code and message where it may not be.
+fn judgement(pod: &Value) -> Result<(), String> {
+    let (_, mut review) = reviews().into_iter().find(|(name, _)| name == "pod-bare").expect("recorded");
+    review["request"]["object"] = pod.clone();
+    let question = Question::read(review.to_string().as_bytes()).expect("a question");
+    let Some(Answer::Review { body, .. }) = judged(&question, &settings()) else { panic!("no answer") };
+    match body["response"]["allowed"] == true {
+        true => Ok(()),
+        false => Err(body["response"]["status"]["message"].as_str().expect("words").to_owned()),
+    }
+}
+
+#[test]
+fn a_pod_that_is_to_be_in_the_mesh_and_that_nobody_injected_is_refused_with_what_would_help() {
+    for (name, pod) in crate::support::pods() {
+        let Outcome::Injected(done) = inject(&pod, &namespace(), &settings(), &key()) else {
+            // Left alone for a reason of its own, or refused before.
+            continue;
+        };
+        assert_eq!(judgement(&done.pod), Ok(()), "{name}");
+        if !crate::support::is_injected(&pod) {
+            let words = judgement(&pod).expect_err("nobody injected it");
+            assert!(
+                words.contains("nobody injected it") && words.contains("signet-proxy"),
+                "{name}: {words}"
+            );
+        }
+    }
+    for name in ["pod-host-network", "pod-windows-os"] {
+        let mut pod = crate::support::pod(name);
+        assert_eq!(judgement(&pod), Ok(()), "{name}");
+        // Its own revision leaves it alone as well.
+        pod["metadata"]["labels"]["signet.mesh/rev"] = "canary".into();
+        assert_eq!(judgement(&pod), Ok(()), "{name}");
+    }
+    // A revision that nobody has.
+    let mut pod = crate::support::pod("pod-bare");
+    pod["metadata"]["labels"]["signet.mesh/rev"] = "gone".into();
+    let words = judgement(&pod).expect_err("nobody injects it");
+    assert!(words.contains("signet.mesh/rev says \"gone\""), "{words}");
+    // One whose control plane is another is as good as ours.
+    let other = Settings { revision: "canary".into(), uid: 2200, ..settings() };
+    pod["metadata"]["labels"]["signet.mesh/rev"] = "canary".into();
+    let Outcome::Injected(mut done) = inject(&pod, &namespace(), &other, &key()) else {
+        panic!("not injected")
+    };
+    assert_eq!(judgement(&done.pod), Ok(()));
+    // Whoever changes it afterwards does not go past the sidecar, whose user is that of this pod.
+    done.pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = 2200.into();
+    assert!(judgement(&done.pod).expect_err("the sidecar's user").contains("2200"));
+    done.pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = 2102.into();
+    assert_eq!(judgement(&done.pod), Ok(()), "the user of other sidecars is nobody here");
+    // Somebody put a container before ours.
+    let first = json!({"name": "early", "image": "registry.example.com/early:1"});
+    done.pod["spec"]["initContainers"].as_array_mut().expect("a list").insert(0, first);
+    assert!(
+        judgement(&done.pod).expect_err("it would run before").contains("first among its init containers")
+    );
+}
+
+#[test]
+fn a_debugging_container_is_held_against_the_user_of_the_pods_own_sidecar() {
+    let (_, mut review) =
+        reviews().into_iter().find(|(name, _)| name == "pod-ephemeral-container").expect("recorded");
+    review["request"]["object"]["spec"]["initContainers"] =
+        json!([{"name": "signet-proxy", "securityContext": {"runAsUser": 2200}}]);
+    review["request"]["object"]["metadata"]["labels"] = json!({"signet.mesh/inject": "disabled"});
+    for (user, allowed) in [(2200, false), (2102, true)] {
+        review["request"]["object"]["spec"]["ephemeralContainers"][0]["securityContext"] =
+            json!({"runAsUser": user});
+        let question = Question::read(review.to_string().as_bytes()).expect("a question");
+        let Some(Answer::Review { body, .. }) = judged(&question, &settings()) else { panic!("no answer") };
+        assert_eq!(body["response"]["allowed"], allowed, "{user}");
     }
 }

@@ -106,6 +106,13 @@ fn a_pod_is_left_alone_for_these_reasons_and_no_others() {
 
 #[test]
 fn a_pod_that_would_go_past_its_sidecar_is_refused() {
+    let mut nodes = pod("pod-bare");
+    nodes["spec"]["hostPID"] = true.into();
+    assert!(refusal(&nodes).contains("hostPID"));
+    nodes["spec"]["hostPID"] = false.into();
+    // Of the node's IPC nothing of the sidecar's is reached.
+    nodes["spec"]["hostIPC"] = true.into();
+    injected(&nodes);
     assert!(refusal(&pod("pod-share-process-namespace")).contains("shareProcessNamespace"));
     let mut settings = settings();
     settings.allow_shared_process_namespace = true;

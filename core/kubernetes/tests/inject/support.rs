@@ -126,3 +126,9 @@ pub(crate) fn apply(document: &mut Value, operations: &[Value]) -> Result<(), St
     }
     Ok(())
 }
+
+/// Whether our sidecar is in it.
+pub(crate) fn is_injected(pod: &Value) -> bool {
+    let all = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    all.into_iter().any(|container| container["name"] == "signet-proxy")
+}
