@@ -285,6 +285,9 @@ impl<'a> Taking<'a> {
             let Some(number) = found.offer else { continue };
             let Some(choice) = self.choices.get(number).copied() else { continue };
             let problem = Problem::new(found.error.field, found.error.reason);
+            if self.is_refused_by_itself(number, choice, &problem) {
+                continue;
+            }
             match choice == Choice::Pinned || self.is_tolerated(number, &problem) {
                 true => tolerated.push((number, choice, problem)),
                 false => wrong.push((number, choice, problem)),
@@ -346,12 +349,17 @@ impl<'a> Taking<'a> {
             Some(Ok(Resource::Service(_))) => {
                 field.starts_with("spec.endpoints[") && field.contains("].ports.")
             }
-            // One that leads nowhere is there to refuse what it is for.
-            Some(Ok(Resource::Gateway(_))) => self.trims.get(&number).into_iter().flatten().any(|trim| {
-                matches!(trim, Trim::GatewayRoute(index) if field.starts_with(&format!("spec.routes[{index}].")))
-            }),
             _ => false,
         }
+    }
+
+    /// A gateway's route that leads nowhere is there to refuse what it is for, and why was said.
+    fn is_refused_by_itself(&self, number: usize, choice: Choice, problem: &Problem) -> bool {
+        let trims = self.trims.get(&number).into_iter().flatten();
+        matches!(self.resource(number, choice), Some(Resource::Gateway(_)))
+            && trims
+                .filter_map(Trim::route)
+                .any(|at| problem.field.starts_with(&format!("spec.routes[{at}].")))
     }
 
     fn note(&mut self, number: usize, stage: Stage, problems: impl IntoIterator<Item = Problem>) {

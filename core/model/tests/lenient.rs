@@ -296,7 +296,9 @@ fn a_route_of_a_gateway_that_is_wrong_leads_nowhere_and_its_others_go_on() {
         assert!(offers.last().unwrap().read.is_ok(), "{:?}", offers.last().unwrap().read);
         let made = build(&offers, &Kept::new());
         assert_eq!(last(&made), (InForce::AsWritten, Stage::Refers), "{wrong}");
-        assert!(!made.verdicts.last().unwrap().problems.is_empty());
+        let problems = &made.verdicts.last().unwrap().problems;
+        assert!(problems.iter().any(|it| it.reason.contains("missing")), "{problems:?}");
+        assert!(!problems.iter().any(|it| it.reason.contains("refused.route")), "{problems:?}");
         let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
         assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
         // What it is for does not go by the other route, which asks for less.
@@ -311,6 +313,25 @@ fn a_route_of_a_gateway_that_is_wrong_leads_nowhere_and_its_others_go_on() {
         let hijacked = build(&more, &made.kept);
         assert!(hijacked.registry.service(&admin.service).is_none(), "{:?}", hijacked.verdicts.last());
     }
+}
+
+#[test]
+fn an_earlier_gateway_loses_no_more_than_the_present_one_when_what_it_names_goes_away() {
+    let routes = json!([
+        gateway_route("all", "/", json!({})),
+        gateway_route("stock", "/stock", json!({"service": "stock.shop"})),
+    ]);
+    let before = build(&gateway(routes.clone(), Value::Null), &Kept::new());
+    assert_eq!(last(&before), (InForce::AsWritten, Stage::Fits));
+    let mut offers = gateway(routes, Value::Null);
+    offers.retain(|it| !(it.id.kind == "Service" && it.id.name == "stock"));
+    let last_offer = offers.last_mut().unwrap();
+    last_offer.read = Err(vec![signet_model::Problem::new("spec.routes[0]", "unknown field `surprise`")]);
+    let made = build(&offers, &before.kept);
+    assert_eq!(last(&made), (InForce::Earlier, Stage::Read));
+    let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
+    assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
+    assert!(made.registry.service(&gateway.spec.routes[1].service).is_none());
 }
 
 #[test]

@@ -49,6 +49,14 @@ impl Trim {
         }
     }
 
+    /// Which route of a Gateway leads nowhere.
+    pub(super) fn route(&self) -> Option<usize> {
+        match self {
+            Trim::GatewayRoute(index) => Some(*index),
+            _ => None,
+        }
+    }
+
     pub(super) fn apply(&self, resource: &mut Resource) {
         match (self, resource) {
             (Trim::GatewayRoute(index), Resource::Gateway(gateway)) => lead_nowhere(gateway, *index),
