@@ -30,7 +30,7 @@ async fn a_service_is_reached_at_the_port_of_each_pod_and_of_two_at_one_port_the
         }
         let outbound = "outbound: ['0.0.0.0:15001', '[::]:15001']";
         let inbound = "inbound: ['0.0.0.0:15006', '[::]:15006'], serves: ['*']";
-        let mesh = Mesh::builder()
+        let mut mesh = Mesh::builder()
             .registry(service("store", &address(7), 80, &[(here, "server", 7000)]))
             // The same port of the same pod; nobody may call it.
             .registry(service("index", &address(8), 81, &[(here, "server", 7000)]))
@@ -60,10 +60,9 @@ async fn a_service_is_reached_at_the_port_of_each_pod_and_of_two_at_one_port_the
             // What nobody is to reach by the number that callers dial.
             names_itself(&pods.server, "[::]:80", "wrong").await;
         }
-        let dials = |address: String, port| async move {
-            let pods = &pods;
-            reaches(&pods.client, APP_UID, None, &address, port).await
-        };
+        let client = &pods.client;
+        let dials =
+            |address: String, port| async move { reaches(client, APP_UID, None, &address, port).await };
         assert_eq!(dials(address(7), 80).await.as_deref(), Ok("store"));
         assert!(dials(address(8), 81).await.is_err(), "its own policy decides");
         let mut heard = std::collections::BTreeSet::new();
