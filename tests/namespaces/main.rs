@@ -14,6 +14,7 @@ mod pods;
 mod redirect;
 mod servers;
 mod streams;
+mod targets;
 
 use std::process::Command;
 

@@ -20,8 +20,8 @@ use super::store::{Happened, MAX_OBJECTS, Store};
 use crate::fetch::jitter;
 
 const PAGE: usize = 250;
-/// A page of the largest objects that anybody would have.
-const MAX_PAGE: usize = 64 * 1024 * 1024;
+/// See [`Reflector::largest_page`].
+pub const MAX_PAGE: usize = 64 * 1024 * 1024;
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -41,6 +41,8 @@ pub struct Reflector {
     pub metrics: Metrics,
     /// The longest pause between two tries, and how often a kind is asked for that is not there: [`LONGEST_PAUSE`].
     pub longest_pause: Duration,
+    /// The bytes of a page that are read: [`MAX_PAGE`]. A page is of as many objects as fit, whoever wrote them.
+    pub largest_page: usize,
 }
 
 /// Why a list or a watch is over.
@@ -87,12 +89,12 @@ struct Event {
 impl Reflector {
     /// See the module's story.
     pub async fn follow(self) {
-        let mut place = Place::List;
+        let (mut place, mut page) = (Place::List, PAGE);
         let mut pause = FIRST_PAUSE.min(self.longest_pause);
         loop {
             let began = Instant::now();
             let over = match &mut place {
-                Place::List => match self.list().await {
+                Place::List => match self.list(&mut page).await {
                     Ok((version, from)) => {
                         place = Place::Watch { version, from };
                         continue;
@@ -131,10 +133,18 @@ impl Reflector {
         self.store.trouble(self.kind.id, Some(error.to_string()));
     }
 
-    /// Takes what there is now for all that there is; the version to watch from.
-    async fn list(&self) -> Result<(&'static str, String), Over> {
+    /// Takes what there is now for all that there is; the version to watch from. A page of objects that are too large
+    /// together is asked for in halves, from the beginning.
+    async fn list(&self, page: &mut usize) -> Result<(&'static str, String), Over> {
         for version in self.kind.versions {
-            match self.list_as(version).await {
+            let mut listed = self.list_as(version, *page).await;
+            while let Err(Over::Failed(ApiError::TooLarge(_))) = listed
+                && *page > 1
+            {
+                *page /= 2;
+                listed = self.list_as(version, *page).await;
+            }
+            match listed {
                 Err(Over::Failed(error)) if error.code() == Some(404) => {}
                 Err(over) => return Err(over),
                 Ok(from) => return Ok((version, from)),
@@ -151,12 +161,12 @@ impl Reflector {
         Err(Over::Absent)
     }
 
-    async fn list_as(&self, version: &'static str) -> Result<String, Over> {
+    async fn list_as(&self, version: &'static str, size: usize) -> Result<String, Over> {
         let mut found = Objects::new();
         let mut next = String::new();
         loop {
-            let path = format!("{}?limit={PAGE}{}", self.kind.path(version), query("continue", &next));
-            let body = match self.api.get(&path, "application/json", MAX_PAGE, LIST_TIMEOUT).await {
+            let path = format!("{}?limit={size}{}", self.kind.path(version), query("continue", &next));
+            let body = match self.api.get(&path, "application/json", self.largest_page, LIST_TIMEOUT).await {
                 Ok(body) => body,
                 // Between two pages the list grew too old: from the beginning.
                 Err(error) if error.code() == Some(410) => return Err(Over::TooOld),

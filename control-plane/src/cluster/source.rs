@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::api::Api;
 use super::config::Cluster;
 use super::metrics::Metrics;
-use super::reflect::{LONGEST_PAUSE, Reflector};
+use super::reflect::{LONGEST_PAUSE, MAX_PAGE, Reflector};
 use super::status::Statuses;
 use super::store::Store;
 use crate::clock::{rfc3339, unix_now};
@@ -38,6 +38,10 @@ pub struct Source {
     metrics: Metrics,
     kept: Kept,
     kept_file: PathBuf,
+    /// What is written there.
+    written: String,
+    /// The changes that the registry was made of.
+    made_of: u64,
     state: watch::Sender<State>,
     statuses: watch::Sender<Statuses>,
 }
@@ -59,6 +63,7 @@ impl Source {
                 store: Arc::clone(&store),
                 metrics: metrics.clone(),
                 longest_pause: LONGEST_PAUSE,
+                largest_page: MAX_PAGE,
             };
             background.spawn(reflector.follow());
         }
@@ -92,6 +97,8 @@ impl Source {
             metrics,
             kept: read_kept(&kept_file),
             kept_file,
+            written: String::new(),
+            made_of: 0,
             state: watch::Sender::new(state),
             statuses: watch::Sender::new(Statuses::default()),
         };
@@ -110,11 +117,17 @@ impl Source {
         self.statuses.subscribe()
     }
 
-    /// Keeps the registry current until the future is dropped.
+    /// Keeps the registry current until the future is dropped. What changed since the registry was made, before anybody called
+    /// this, counts too.
     pub async fn follow(mut self) {
         let mut changes = self.store.subscribe();
-        let mut made_of = changes.borrow_and_update().content;
         loop {
+            let now = *changes.borrow_and_update();
+            if now.content != self.made_of {
+                self = self.rebuild().await;
+            } else {
+                self.say_health();
+            }
             if changes.changed().await.is_err() {
                 return;
             }
@@ -122,27 +135,23 @@ impl Source {
             while first.elapsed() < PATIENCE
                 && matches!(tokio::time::timeout(QUIET, changes.changed()).await, Ok(Ok(())))
             {}
-            let now = *changes.borrow_and_update();
-            if now.content != made_of {
-                made_of = now.content;
-                self = self.rebuild().await;
-            } else {
-                self.say_health();
-            }
         }
     }
 
     /// Makes the registry again.
     async fn rebuild(self) -> Self {
-        let (snapshot, settings) = (self.store.snapshot(), self.settings.clone());
         let mut this = self;
+        // Before the objects are looked at: what changes from here on makes it again.
+        this.made_of = this.store.changes().content;
+        let (snapshot, settings) = (this.store.snapshot(), this.settings.clone());
         let kept = std::mem::take(&mut this.kept);
         let made = tokio::task::spawn_blocking(move || {
             let made = translate(&snapshot, &settings, &kept);
-            (made, kept)
+            let written = write_kept(&made.kept);
+            (made, written)
         });
         match made.await {
-            Ok((made, before)) => this.take(made, before).await,
+            Ok((made, written)) => this.take(made, written).await,
             // It cannot be aborted; a panic is a mistake of ours, and the last good registry stays.
             Err(error) => {
                 tracing::error!(target: "signet::cluster", %error, "the registry was not made; the last one stays");
@@ -152,16 +161,21 @@ impl Source {
         this
     }
 
-    async fn take(&mut self, made: Translation, before: Kept) {
+    async fn take(&mut self, made: Translation, text: String) {
         let Translation { registry, kept, statuses, mut warnings, refused } = made;
         self.metrics.refused.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
-        if kept != before {
-            let file = self.kept_file.clone();
-            let text = write_kept(&kept);
-            let written =
-                tokio::task::spawn_blocking(move || signet_daemon::write_private(&file, text.as_bytes()));
-            if let Ok(Err(error)) = written.await {
-                tracing::warn!(target: "signet::cluster", %error, "what was right last is not written down");
+        // Endpoints come and go, and nothing of them is written down.
+        if text != self.written {
+            let (file, text) = (self.kept_file.clone(), text);
+            let written = tokio::task::spawn_blocking(move || {
+                signet_daemon::write_private(&file, text.as_bytes()).map(|()| text)
+            });
+            match written.await {
+                Ok(Ok(text)) => self.written = text,
+                Ok(Err(error)) => {
+                    tracing::warn!(target: "signet::cluster", %error, "what was right last is not written down");
+                }
+                Err(_) => {}
             }
         }
         self.kept = kept;

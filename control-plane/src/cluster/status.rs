@@ -58,13 +58,21 @@ struct Before {
     rest: Duration,
 }
 
-type Done = HashMap<(KindId, Key), Before>;
+/// What we did, and when we may go on.
+#[derive(Default)]
+struct Done {
+    objects: HashMap<(KindId, Key), Before>,
+    /// Kinds whose statuses we may not write.
+    forbidden: HashMap<KindId, Instant>,
+    /// The server wants rest until then, whatever changes meanwhile.
+    rest_until: Option<Instant>,
+}
 
 impl Writer {
     /// Writes until the future is dropped.
     pub async fn follow(mut self) {
         let mut changes = self.store.subscribe();
-        let mut done = Done::new();
+        let mut done = Done::default();
         loop {
             let leads = *self.leads.borrow_and_update();
             self.metrics.leader.set(i64::from(leads));
@@ -73,8 +81,8 @@ impl Writer {
                 changes.mark_unchanged();
                 again = self.round(&mut done).await;
             } else {
-                // Another one writes meanwhile.
-                done.clear();
+                // Another one writes meanwhile. What the server asked for holds for whoever we are.
+                done.objects.clear();
             }
             let pause = async {
                 match again {
@@ -97,6 +105,11 @@ impl Writer {
 
     /// Writes all that differs; when to look again, if there is something that could not be written.
     async fn round(&self, done: &mut Done) -> Option<Instant> {
+        if let Some(rest) = done.rest_until.filter(|rest| *rest > Instant::now()) {
+            return Some(rest);
+        }
+        done.rest_until = None;
+        done.forbidden.retain(|_, until| *until > Instant::now());
         let statuses = self.statuses.borrow().clone();
         let snapshot = self.store.snapshot();
         let mut again: Option<Instant> = None;
@@ -119,8 +132,12 @@ impl Writer {
             else {
                 continue;
             };
+            if let Some(until) = done.forbidden.get(&wanted.kind) {
+                later(*until);
+                continue;
+            }
             let entry = (wanted.kind, key);
-            let before = done.get(&entry);
+            let before = done.objects.get(&entry);
             if before.is_some_and(|before| before.version == *version) {
                 continue;
             }
@@ -137,17 +154,23 @@ impl Writer {
             match self.write(wanted, version, &status).await {
                 Wrote::Done => {
                     let not_before = Instant::now().checked_add(rest).unwrap_or_else(Instant::now);
-                    done.insert(entry, Before { version: version.clone(), status, not_before, rest });
+                    done.objects.insert(entry, Before { version: version.clone(), status, not_before, rest });
+                }
+                // Of another kind we may.
+                Wrote::Forbidden => {
+                    let until = Instant::now().checked_add(FORBIDDEN).unwrap_or_else(Instant::now);
+                    done.forbidden.insert(wanted.kind, until);
+                    later(until);
                 }
                 Wrote::Later(pause) => {
                     let at = Instant::now().checked_add(pause).unwrap_or_else(Instant::now);
-                    later(at);
                     // The server wants rest from all of us.
-                    return again;
+                    done.rest_until = Some(at);
+                    return Some(at);
                 }
             }
         }
-        done.retain(|entry, _| seen.contains(entry));
+        done.objects.retain(|entry, _| seen.contains(entry));
         again
     }
 
@@ -180,7 +203,7 @@ impl Writer {
             Some(404 | 409) => Wrote::Done,
             Some(403) => {
                 self.failed(wanted, &error);
-                Wrote::Later(FORBIDDEN)
+                Wrote::Forbidden
             }
             Some(400 | 413 | 415 | 422) => {
                 self.failed(wanted, &error);
@@ -202,6 +225,8 @@ impl Writer {
 enum Wrote {
     /// It is not made again for this version of the object.
     Done,
+    /// We may not write statuses of this kind.
+    Forbidden,
     Later(Duration),
 }
 

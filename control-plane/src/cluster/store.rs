@@ -71,6 +71,12 @@ impl Store {
         self.changes.subscribe()
     }
 
+    /// How often something changed until now.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        *self.changes.borrow()
+    }
+
     /// All of it as it is now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

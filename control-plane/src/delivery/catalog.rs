@@ -364,7 +364,7 @@ impl Catalog {
             if name == EVERY {
                 let names = self.listing.get(peer).into_iter().flatten();
                 let entries = names.filter_map(|name| self.services.get(name));
-                entries.for_each(|entry| self.served(&mut granted, entry));
+                entries.for_each(|entry| self.served(&mut granted, entry, &peer.namespace));
                 continue;
             }
             match self.services.get(name) {
@@ -372,7 +372,7 @@ impl Catalog {
                 Some(entry) if !entry.identities.contains(peer) => {
                     granted.refuse(name.clone(), NotGranted::NotServedByPeer);
                 }
-                Some(entry) => self.served(&mut granted, entry),
+                Some(entry) => self.served(&mut granted, entry, &peer.namespace),
             }
         }
         if class == PeerClass::Gateway || class == PeerClass::Sidecar {
@@ -391,9 +391,11 @@ impl Catalog {
         granted
     }
 
-    /// What it takes to serve a service.
-    fn served(&self, granted: &mut Granted, entry: &ServiceEntry) {
+    /// What it takes to serve a service: by its endpoints a redirected connection is told what it is for. With it comes
+    /// what its own callers have, so that an app's call to its own service goes where those of others go.
+    fn served(&self, granted: &mut Granted, entry: &ServiceEntry, namespace: &Label) {
         granted.add(&entry.inbound);
+        self.dialled(granted, entry, namespace);
         entry
             .callers
             .iter()

@@ -346,6 +346,196 @@ fn a_namespace_speaks_for_others_only_where_the_mesh_lets_it() {
 }
 
 #[test]
+fn a_namespace_that_may_no_longer_speak_for_others_has_said_nothing_at_once() {
+    let objects = |label: bool, broken: bool| {
+        let mut objects = shop();
+        if label {
+            objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+        }
+        objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+        objects.push(ours("Gateway", "shop/gw", json!({"identity": "ns/shop/sa/edge", "egress": {}})));
+        let mut bank = json!({"hosts": ["bank.example.com"], "ports": [{"name": "https", "port": 443}], "from": {"everyone": true}});
+        if broken {
+            bank["surprise"] = 1.into();
+        }
+        objects.push(ours("ExternalService", "shop/bank", bank));
+        objects.push(ours(
+            "ExternalService",
+            "shop/post",
+            json!({"hosts": ["post.example.com"], "ports": [{"name": "https", "port": 443}]}),
+        ));
+        objects
+    };
+    let before = made(&objects(true, false));
+    assert_eq!(before.refused, Vec::<String>::new());
+    for broken in [false, true] {
+        let after = translate(&snapshot(&objects(false, broken)), &Settings::default(), &before.kept);
+        let places: Vec<_> = after.registry.external_services().map(|it| it.name.to_string()).collect();
+        assert_eq!(places, ["post.shop"], "what it may say for itself stays");
+        assert_eq!(after.registry.gateways().count(), 0);
+        assert!(after.registry.workload(&"ns/shop/sa/edge".parse().unwrap()).is_none());
+        // Giving the label back makes nothing of what was forfeited while it is still wrong.
+        let again = translate(&snapshot(&objects(true, broken)), &Settings::default(), &after.kept);
+        assert_eq!(again.registry.external_services().count(), if broken { 1 } else { 2 });
+    }
+    // With the label an earlier version stays while the present one is wrong.
+    let after = translate(&snapshot(&objects(true, true)), &Settings::default(), &before.kept);
+    assert_eq!(after.registry.external_services().count(), 2);
+}
+
+#[test]
+fn a_place_outside_that_is_inside_is_listed_only_by_whoever_runs_the_mesh() {
+    let place = |spec: Value, admin: bool| {
+        let mut objects = shop();
+        if admin {
+            objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+        }
+        let mut spec = spec;
+        spec["ports"] = json!([{"name": "tcp", "port": 5432}]);
+        objects.push(ours("ExternalService", "shop/place", spec));
+        made(&objects).registry.external_services().count() == 1
+    };
+    for inside in [
+        json!({"addresses": ["127.0.0.1"]}),
+        json!({"addresses": ["::1"]}),
+        json!({"addresses": ["169.254.169.254"]}),
+        json!({"addresses": ["::ffff:169.254.169.254"]}),
+        json!({"addresses": ["192.0.2.1", "10.96.0.1"]}),
+        json!({"addresses": ["fd00::1"]}),
+        json!({"addresses": ["64:ff9b::a9fe:a9fe"]}),
+        json!({"networks": ["10.0.0.0/8"]}),
+        json!({"networks": ["172.20.0.0/16"]}),
+        json!({"networks": ["0.0.0.0/0"]}),
+        json!({"networks": ["::/0"]}),
+        json!({"networks": ["::/64"]}),
+        json!({"networks": ["128.0.0.0/1"]}),
+        json!({"hosts": ["db.example.com"], "networks": ["192.168.0.0/24"]}),
+    ] {
+        assert!(!place(inside.clone(), false), "{inside}");
+    }
+    for outside in [
+        json!({"addresses": ["192.0.2.1"]}),
+        json!({"addresses": ["2001:db8::1"]}),
+        json!({"networks": ["192.0.2.0/24"]}),
+        json!({"hosts": ["db.example.com"]}),
+    ] {
+        assert!(place(outside.clone(), false), "{outside}");
+    }
+    assert!(place(json!({"networks": ["10.0.0.0/8"]}), true));
+}
+
+#[test]
+fn a_tenant_sends_nothing_through_the_gateway_of_others() {
+    let mut objects = shop();
+    objects.push(ours("ExternalService", "shop/bank", json!({"hosts": ["bank.example.com"], "ports": [{"name": "https", "port": 443}], "through": {"service": "egress.infra", "port": "egress"}})));
+    let made = made(&objects);
+    assert!(
+        made.refused[0].contains("spec.through") && made.refused[0].contains("mesh-admin"),
+        "{:?}",
+        made.refused
+    );
+}
+
+#[test]
+fn a_mistake_in_our_own_service_leaves_its_endpoints_those_that_kubernetes_has_now() {
+    let objects = |finer: Value, ip: &str, account_of_pod: &str| {
+        let mut objects = shop();
+        objects[2] = pod("shop/web-1", account_of_pod, "web", &[ip]);
+        objects[4] = slice(
+            "shop/web-a",
+            "web",
+            json!([endpoint(ip, "web-1")]),
+            json!([{"name": "http", "port": 8080}]),
+        );
+        objects.push(account("shop/next"));
+        objects.push(ours("Service", "shop/web", finer));
+        objects
+    };
+    let good =
+        json!({"userContext": "original", "ports": [{"name": "http", "port": 80, "protocol": "http"}]});
+    let before = made(&objects(good.clone(), "10.1.0.1", "web"));
+    assert_eq!(before.refused, Vec::<String>::new());
+    for wrong in [
+        json!({"userContext": "perhaps"}),
+        json!({"surprise": 1}),
+        json!({"addresses": ["10.96.0.99"]}),
+        json!({"identities": ["ns/shop/sa/nobody"], "ports": good["ports"]}),
+    ] {
+        for account in ["web", "next"] {
+            let after = translate(
+                &snapshot(&objects(wrong.clone(), "10.1.0.2", account)),
+                &Settings::default(),
+                &before.kept,
+            );
+            let spec = spec(&after, "web.shop");
+            assert_eq!(spec["endpoints"][0]["address"], "10.1.0.2", "{wrong}");
+            assert_eq!(spec["endpoints"][0]["identity"], format!("ns/shop/sa/{account}"), "{wrong}");
+            assert_eq!(
+                (&spec["userContext"], &spec["addresses"][0]),
+                (&json!("original"), &json!("10.96.0.7"))
+            );
+            assert_eq!(after.refused.len(), 1, "{:?}", after.refused);
+            // And so on while it stays wrong.
+            let later = translate(
+                &snapshot(&objects(wrong.clone(), "10.1.0.3", account)),
+                &Settings::default(),
+                &after.kept,
+            );
+            assert_eq!(self::spec(&later, "web.shop")["endpoints"][0]["address"], "10.1.0.3", "{wrong}");
+        }
+    }
+    // One that never was right says perhaps what restricts: there is none.
+    let never = made(&objects(json!({"surprise": 1}), "10.1.0.1", "web"));
+    assert!(never.registry.service(&"web.shop".parse().unwrap()).is_none());
+}
+
+#[test]
+fn a_rebuild_of_two_thousand_pods_takes_no_time_that_anybody_notices() {
+    let cluster = |services: usize| {
+        let mut objects = vec![namespace("shop")];
+        for number in 0..services {
+            let name = format!("shop/s{number}");
+            objects.push(account(&name));
+            let mut own = service(&name, &format!("s{number}"), json!([{"name": "http", "port": 80}]));
+            own["spec"]["clusterIPs"] = json!([format!("10.96.{}.{}", number / 250, number % 250 + 1)]);
+            objects.push(own);
+            let mut endpoints = Vec::new();
+            for pod_number in 0..4 {
+                let (pod_name, ip) = (
+                    format!("s{number}-{pod_number}"),
+                    format!("10.{}.{}.{}", pod_number + 1, number / 250, number % 250 + 1),
+                );
+                objects.push(pod(
+                    &format!("shop/{pod_name}"),
+                    &format!("s{number}"),
+                    &format!("s{number}"),
+                    &[&ip],
+                ));
+                endpoints.push(endpoint(&ip, &pod_name));
+            }
+            objects.push(slice(
+                &format!("{name}-a"),
+                &format!("s{number}"),
+                endpoints.into(),
+                json!([{"name": "http", "port": 8080}]),
+            ));
+        }
+        snapshot(&objects)
+    };
+    let time = |snapshot: &Snapshot| {
+        let begin = std::time::Instant::now();
+        let made = translate(snapshot, &Settings::default(), &Kept::new());
+        assert_eq!(made.refused, Vec::<String>::new());
+        begin.elapsed()
+    };
+    let (small, large) = (cluster(125), cluster(500));
+    let best = |snapshot: &Snapshot| (0..5).map(|_| time(snapshot)).min().unwrap();
+    let (small, large) = (best(&small), best(&large));
+    eprintln!("500 pods and 125 services: {small:?}; 2,000 pods and 500 services: {large:?}");
+    assert!(large < std::time::Duration::from_secs(2), "{large:?}");
+}
+
+#[test]
 fn only_namespaces_that_count_are_read_and_never_our_own_accounts() {
     let mut objects = shop();
     objects.extend([

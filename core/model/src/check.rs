@@ -160,6 +160,9 @@ pub(crate) fn put_together(
                         errors.push(duplicate(&origin, key.0, &key.1, first.get()));
                     }
                     Entry::Vacant(place) => {
+                        if !origin.created.is_empty() {
+                            registry.ages.insert(key.clone(), origin.created.clone());
+                        }
                         place.insert(origin);
                         registry.routes.insert(key, route);
                     }
@@ -472,7 +475,7 @@ impl Check<'_> {
                 },
             }
             if route.forward_credential == ForwardCredential::Original {
-                for service in registry.leads_from(&route.service) {
+                for service in registry.leads_from(&route.service, &gateway.name.namespace) {
                     if service.spec.user_context != UserContext::Original {
                         add(
                             "forwardCredential",

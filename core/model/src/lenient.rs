@@ -4,17 +4,22 @@
 //! broken object must not hold up the rest, and must not open anything either. So each kind either only grants, and is
 //! left out while it is wrong, or it restricts, and then never vanishes ([`stands_for`] is the whole table):
 //!
-//! * what is wrong and was right before stays in force as it was;
-//! * what restricts and never was right makes its target deny;
-//! * what restricts and was right stays in force even when what it refers to goes away.
+//! * what only grants, is wrong and was right before, stays in force as it was;
+//! * what restricts and is written wrong makes its target deny, whatever it was before: whoever changed it meant something
+//!   else than what was there, and that may let in more (decision 23);
+//! * what restricts and was right stays in force even when what it refers to goes away;
+//! * what is wrong in one entry of a list, of a Gateway or a TokenExchange, takes that entry out and no other (`trim`).
 //!
 //! Pure; the memory of what was right comes in and goes out as a [`Kept`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+mod trim;
 
 use serde_json::Value;
 
+use self::trim::Trim;
 use crate::check::{Found, put_together};
 use crate::error::Problem;
 use crate::object::{Global, Namespaced};
@@ -50,6 +55,23 @@ pub struct Offer {
     pub read: Result<Resource, Vec<Problem>>,
     /// What stands for it where it is wrong and never was right.
     pub stand: Stand,
+    /// What stays in force of it while it is wrong.
+    pub earlier: Earlier,
+    /// Since when it is there, so that the text of an earlier moment comes first: of two that claim the same the older one
+    /// has it. Empty where that is not known.
+    pub created: String,
+}
+
+/// The version of an object that stays in force while the present one is wrong.
+#[derive(Debug, Clone, Default)]
+pub enum Earlier {
+    /// The last one that was right.
+    #[default]
+    Kept,
+    /// This one.
+    Is(Box<Resource>),
+    /// None: its author may not have it any more.
+    Forfeit,
 }
 
 /// What stands for an object that is wrong.
@@ -178,6 +200,16 @@ struct Taking<'a> {
     kept: &'a Kept,
     choices: Vec<Choice>,
     verdicts: Vec<Verdict>,
+    /// What is taken out of an object that stays.
+    trims: BTreeMap<usize, BTreeSet<Trim>>,
+}
+
+/// A step down.
+enum Step {
+    /// One entry of it goes.
+    Trim(Trim),
+    /// It goes as it is.
+    Demote,
 }
 
 impl Registry {
@@ -189,6 +221,7 @@ impl Registry {
             kept,
             choices: vec![Choice::Written; offers.len()],
             verdicts: vec![right; offers.len()],
+            trims: BTreeMap::new(),
         };
         for (number, offer) in offers.iter().enumerate() {
             if let Err(problems) = &offer.read {
@@ -203,7 +236,7 @@ impl Registry {
             if wrong.is_empty() {
                 return taking.finish(registry);
             }
-            wrong.into_iter().for_each(|number| taking.demote(number));
+            wrong.into_iter().for_each(|(number, step)| taking.step(number, step));
         }
     }
 }
@@ -211,7 +244,21 @@ impl Registry {
 impl<'a> Taking<'a> {
     fn earlier(&self, number: usize) -> Option<&'a Resource> {
         let offer = self.offers.get(number)?;
-        self.kept.get(&offer.id).filter(|(uid, _)| *uid == offer.uid).map(|(_, resource)| resource)
+        match &offer.earlier {
+            Earlier::Kept => {
+                let kept = self.kept.get(&offer.id).filter(|(uid, _)| *uid == offer.uid);
+                kept.map(|(_, resource)| resource)
+            }
+            Earlier::Is(resource) => Some(resource),
+            Earlier::Forfeit => None,
+        }
+    }
+
+    /// The resource without what is taken out of it.
+    fn trimmed(&self, number: usize, choice: Choice) -> Option<Resource> {
+        let mut resource = self.resource(number, choice)?.clone();
+        self.trims.get(&number).into_iter().flatten().for_each(|trim| trim.apply(&mut resource));
+        Some(resource)
     }
 
     fn resource(&self, number: usize, choice: Choice) -> Option<&'a Resource> {
@@ -224,20 +271,23 @@ impl<'a> Taking<'a> {
 
     fn chosen(&self) -> impl Iterator<Item = (Origin, Resource)> {
         self.choices.iter().enumerate().filter_map(|(number, choice)| {
-            let resource = self.resource(number, *choice)?.clone();
-            let name = self.offers.get(number).map(|offer| offer.id.to_string()).unwrap_or_default();
-            Some((Origin::offered(&name, number), resource))
+            let resource = self.trimmed(number, *choice)?;
+            let offer = self.offers.get(number)?;
+            Some((Origin::offered(&offer.id.to_string(), number, &offer.created), resource))
         })
     }
 
     /// The objects that cannot stay as they are chosen, of those that others build on first: who refers to one of them may
     /// fit again once it is an earlier version. What is wrong is noted where it counts.
-    fn judge(&mut self, found: Vec<Found>) -> Vec<usize> {
+    fn judge(&mut self, found: Vec<Found>) -> Vec<(usize, Step)> {
         let (mut wrong, mut tolerated) = (Vec::new(), Vec::new());
         for found in found {
             let Some(number) = found.offer else { continue };
             let Some(choice) = self.choices.get(number).copied() else { continue };
             let problem = Problem::new(found.error.field, found.error.reason);
+            if self.is_refused_by_itself(number, choice, &problem) {
+                continue;
+            }
             match choice == Choice::Pinned || self.is_tolerated(number, &problem) {
                 true => tolerated.push((number, choice, problem)),
                 false => wrong.push((number, choice, problem)),
@@ -248,19 +298,42 @@ impl<'a> Taking<'a> {
         let (now, _): (Vec<_>, Vec<_>) =
             wrong.into_iter().partition(|(number, ..)| Some(level(*number)) == lowest);
         let noted = if now.is_empty() { tolerated } else { now };
-        let mut demoted = Vec::new();
+        let mut steps: BTreeMap<usize, Vec<Option<Trim>>> = BTreeMap::new();
         for (number, choice, problem) in noted {
             let is_written = self.offers.get(number).and_then(|offer| offer.read.as_ref().ok())
                 == self.resource(number, choice);
             // What an earlier version has against it is of no use to whoever looks at the present one.
             if is_written {
-                self.note(number, Stage::Refers, [problem]);
+                self.note(number, Stage::Refers, [problem.clone()]);
             }
-            if lowest.is_some() && !demoted.contains(&number) {
-                demoted.push(number);
+            if lowest.is_some() {
+                let trim =
+                    self.trimmed(number, choice).and_then(|resource| Trim::of(&resource, &problem.field));
+                steps.entry(number).or_default().push(trim);
             }
         }
-        demoted
+        let each = steps.into_iter().flat_map(|(number, trims)| {
+            // Two mistakes may be in one entry.
+            let all: Option<BTreeSet<Trim>> = trims.into_iter().collect();
+            match all {
+                Some(trims) => trims.into_iter().map(|trim| (number, Step::Trim(trim))).collect(),
+                None => vec![(number, Step::Demote)],
+            }
+        });
+        each.collect()
+    }
+
+    fn step(&mut self, number: usize, step: Step) {
+        match step {
+            // An entry that is wrong without being there is wrong for good.
+            Step::Trim(trim) if self.trims.entry(number).or_default().insert(trim.clone()) => {
+                let choice = self.choices.get(number).copied().unwrap_or(Choice::Out);
+                if self.trimmed(number, choice).is_none_or(|resource| trim.leaves_nothing(&resource)) {
+                    self.demote(number);
+                }
+            }
+            Step::Trim(_) | Step::Demote => self.demote(number),
+        }
     }
 
     /// What is wrong in one part and leaves the others right. A route's backend that is not there gets nothing, and the
@@ -280,6 +353,15 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// A gateway's route that leads nowhere is there to refuse what it is for, and why was said.
+    fn is_refused_by_itself(&self, number: usize, choice: Choice, problem: &Problem) -> bool {
+        let trims = self.trims.get(&number).into_iter().flatten();
+        matches!(self.resource(number, choice), Some(Resource::Gateway(_)))
+            && trims
+                .filter_map(Trim::route)
+                .any(|at| problem.field.starts_with(&format!("spec.routes[{at}].")))
+    }
+
     fn note(&mut self, number: usize, stage: Stage, problems: impl IntoIterator<Item = Problem>) {
         let Some(verdict) = self.verdicts.get_mut(number) else { return };
         verdict.stage = stage;
@@ -295,12 +377,28 @@ impl<'a> Taking<'a> {
         let earlier = self.earlier(number);
         let Some(choice) = self.choices.get_mut(number) else { return };
         let differs = offer.read.as_ref().ok() != earlier;
+        let is_strict = offer.stand != Stand::Nothing || earlier.is_some_and(must_stay);
+        self.trims.remove(&number);
         *choice = match (*choice, earlier) {
-            (Choice::Written, Some(earlier)) if restricts(earlier) => Choice::Pinned,
+            // It is what it was, and something else went away.
+            (Choice::Written, Some(earlier)) if !differs && must_stay(earlier) => Choice::Pinned,
+            _ if is_strict => Choice::Denies,
             (Choice::Written, Some(_)) if differs => Choice::Earlier,
-            _ if offer.stand != Stand::Nothing => Choice::Denies,
             _ => Choice::Out,
         };
+    }
+
+    /// All that may be what an object is for that is wrong: as it is written, and as it was.
+    fn stands(&self, number: usize) -> Vec<Stand> {
+        let Some(offer) = self.offers.get(number) else { return Vec::new() };
+        let before = self.earlier(number).filter(|it| must_stay(it)).map(|it| {
+            let spec = serde_json::from_str::<Value>(&it.canonical_json()).unwrap_or_default();
+            let spec = spec.get("spec").cloned().unwrap_or_default();
+            stands_for(it.kind(), &offer.id.namespace, &spec)
+        });
+        let mut all = vec![offer.stand.clone()];
+        all.extend(before.filter(|before| *before != offer.stand));
+        all
     }
 
     fn finish(mut self, mut registry: Registry) -> Lenient {
@@ -308,7 +406,7 @@ impl<'a> Taking<'a> {
         for (number, offer) in self.offers.iter().enumerate() {
             let choice = self.choices.get(number).copied().unwrap_or(Choice::Out);
             if choice == Choice::Denies {
-                deny(&mut registry, &offer.id, &offer.stand);
+                self.stands(number).iter().for_each(|stand| deny(&mut registry, &offer.id, stand));
             }
             let is_written = choice == Choice::Written
                 || self.resource(number, choice).is_some_and(|it| offer.read.as_ref().ok() == Some(it));
@@ -342,7 +440,7 @@ fn level(kind: &str) -> u8 {
 }
 
 /// Whether less is let in by it than without it.
-fn restricts(resource: &Resource) -> bool {
+fn must_stay(resource: &Resource) -> bool {
     match resource {
         Resource::Mesh(_) | Resource::GuardRail(_) => true,
         Resource::MeshPolicy(policy) => policy.spec.effect != Effect::Permit,
@@ -386,13 +484,19 @@ fn deny_in(registry: &mut Registry, id: &ObjectId, namespace: &Label, spec: Poli
     }
 }
 
-/// A name that nobody else has and that says what is refused, as far as a label can.
+/// A name that nobody else has and that says what is refused, as far as a label can. Two objects that begin alike are told
+/// apart by a digest, so that it need not be looked for.
 fn free_name(id: &ObjectId, is_free: impl Fn(&Label) -> bool) -> Option<Label> {
+    // FNV-1a: what meets by chance, or is made to, gets a number.
+    let digest = id
+        .to_string()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let mut name: String = format!("refused-{}-{}", id.kind.to_lowercase(), id.name.replace('.', "-"));
-    name.truncate(56);
-    let name = name.trim_end_matches('-');
+    name.truncate(46);
+    let name = format!("{}-{digest:08x}", name.trim_end_matches('-'));
     let numbered =
-        (1_u32..).map(|number| if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
+        (1_u32..).map(|number| if number == 1 { name.clone() } else { format!("{name}-{number}") });
     // There are fewer objects than numbers, and six digits still fit.
     numbered.take(999_999).filter_map(|name| name.parse().ok()).find(is_free)
 }

@@ -41,17 +41,25 @@ pub struct Origin {
     lines: Lines,
     /// Its number among objects that are taken one by one.
     offer: Option<usize>,
+    /// Since when it is there, if that is known.
+    pub(crate) created: String,
 }
 
 impl Origin {
     /// A resource that stands alone in what is called `file`.
     pub fn new(file: impl Into<PathBuf>) -> Origin {
-        Origin { file: file.into().into(), document: None, lines: Lines::default(), offer: None }
+        Origin {
+            file: file.into().into(),
+            document: None,
+            lines: Lines::default(),
+            offer: None,
+            created: String::new(),
+        }
     }
 
     /// One of many objects that are taken one by one.
-    pub(crate) fn offered(name: &str, number: usize) -> Origin {
-        Origin { offer: Some(number), ..Origin::new(name) }
+    pub(crate) fn offered(name: &str, number: usize, created: &str) -> Origin {
+        Origin { offer: Some(number), created: created.to_owned(), ..Origin::new(name) }
     }
 
     pub(crate) fn found(&self, field: impl Into<String>, reason: impl Into<String>) -> Found {
@@ -59,7 +67,13 @@ impl Origin {
     }
 
     pub(crate) fn in_file(file: &Arc<Path>, document: usize, lines: Lines) -> Origin {
-        Origin { file: Arc::clone(file), document: Some(document), lines, offer: None }
+        Origin {
+            file: Arc::clone(file),
+            document: Some(document),
+            lines,
+            offer: None,
+            created: String::new(),
+        }
     }
 
     pub(crate) fn error(&self, field: impl Into<String>, reason: impl Into<String>) -> RegistryError {
@@ -102,6 +116,8 @@ pub struct Registry {
     pub(crate) exchanges: BTreeMap<Label, TokenExchange>,
     /// By kind and name: an HTTPRoute and a GRPCRoute may have the same.
     pub(crate) routes: BTreeMap<(&'static str, ObjectName), AnyRoute>,
+    /// Since when they are there, where that is known.
+    pub(crate) ages: BTreeMap<(&'static str, ObjectName), String>,
     pub(crate) grants: BTreeMap<ObjectName, ReferenceGrant>,
 }
 
@@ -123,6 +139,7 @@ impl Default for Registry {
             providers: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             routes: BTreeMap::new(),
+            ages: BTreeMap::new(),
             grants: BTreeMap::new(),
         }
     }
@@ -208,15 +225,25 @@ impl Registry {
         self.routes.values()
     }
 
+    /// Of two routes that say the same the older one counts, then that of the first name (Gateway API, conflicts). In a
+    /// folder all are of one age.
+    pub(crate) fn by_age<'a>(&self, mut routes: Vec<&'a AnyRoute>) -> Vec<&'a AnyRoute> {
+        routes.sort_by_cached_key(|route| {
+            // One of which nobody knows the age is no older than another one. What is left are the names' order.
+            let age = self.ages.get(&(route.kind(), route.name().clone()));
+            (age.is_none(), age.cloned())
+        });
+        routes
+    }
+
     /// The routes by which callers of this namespace reach a service: of requests and of whole connections each their own
     /// namespace's where it has any, otherwise those of the service's.
     pub fn routes_for(&self, service: &ObjectName, caller: &Label) -> Vec<&AnyRoute> {
         let of = |namespace: &Label, family: Family| -> Vec<&AnyRoute> {
-            self.routes()
-                .filter(|route| {
-                    route.name().namespace == *namespace && route.family() == family && route.is_of(service)
-                })
-                .collect()
+            let all = self.routes().filter(|route| {
+                route.name().namespace == *namespace && route.family() == family && route.is_of(service)
+            });
+            self.by_age(all.collect())
         };
         let each = [Family::Requests, Family::Streams].into_iter().flat_map(|family| {
             let consumers = if *caller == service.namespace { Vec::new() } else { of(caller, family) };
@@ -225,19 +252,20 @@ impl Registry {
         each.collect()
     }
 
-    /// The services that may answer requests to this one, whoever makes them: those that routes of requests send them to, or
-    /// itself where there are none. Who only gets copies is none of them.
-    pub fn leads_from(&self, service: &ObjectName) -> Vec<&Service> {
-        let of = |route: &&AnyRoute| route.family() == Family::Requests && route.is_of(service);
+    /// The services that may answer requests of callers of this namespace to a service: those to which the routes that such
+    /// callers have send them, or itself where there are none. Who only gets copies is none of them, nor is a backend to which
+    /// its route may not refer, or which is not there: its share is refused.
+    pub fn leads_from(&self, service: &ObjectName, caller: &Label) -> Vec<&Service> {
+        let routes = self.routes_for(service, caller);
+        let routes: Vec<_> = routes.into_iter().filter(|route| route.family() == Family::Requests).collect();
         let mut names: BTreeSet<ObjectName> = BTreeSet::new();
-        let mut routed = false;
-        for route in self.routes().filter(of) {
-            routed = true;
+        for route in &routes {
             let own = &route.name().namespace;
+            let refused = self.refused_to(route);
             let backends = route.rules().into_iter().flat_map(|rule| rule.backends.iter());
-            names.extend(backends.map(|backend| backend.service(own)));
+            names.extend(backends.map(|backend| backend.service(own)).filter(|name| !refused.contains(name)));
         }
-        if !routed {
+        if routes.is_empty() {
             names.insert(service.clone());
         }
         names.iter().filter_map(|name| self.service(name)).collect()
@@ -245,8 +273,9 @@ impl Registry {
 
     /// The routes by which callers outside reach what is behind a gateway. A registry in which a listener does not let one
     /// attach is refused.
-    pub fn routes_of_gateway<'a>(&'a self, gateway: &'a ObjectName) -> impl Iterator<Item = &'a AnyRoute> {
-        self.routes().filter(move |route| route.is_of_gateway(gateway))
+    pub fn routes_of_gateway<'a>(&'a self, gateway: &ObjectName) -> impl Iterator<Item = &'a AnyRoute> {
+        let routes = self.routes().filter(|route| route.is_of_gateway(gateway)).collect();
+        self.by_age(routes).into_iter()
     }
 
     /// Whether a route may refer to a service: to one of its own namespace; inside the mesh to the one that it belongs

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use crate::app_tokens::{Begun, MintingKeys};
 use crate::decision::DecisionSink;
 use crate::east_west::{Hellos, Passing};
+use crate::establish::Places;
 use crate::exchange::Exchanges;
 use crate::handle::Handles;
 use crate::hop_proof::Proofs;
@@ -117,6 +118,8 @@ pub struct Shared {
     /// The latest handshakes that failed.
     pub incidents: Incidents,
     pub(crate) handshakes: Semaphore,
+    /// What is and was served at addresses of ours.
+    pub(crate) places: Places,
     /// Who has yet to say what it wants of another cluster's service.
     pub(crate) hellos: Hellos,
     /// Who has yet to say by which listener of a gateway's port it comes in.
@@ -162,6 +165,7 @@ impl Shared {
             names: Resolver::default(),
             incidents: Incidents::default(),
             handshakes: Semaphore::new(limits.handshakes),
+            places: Places::default(),
             hellos: Hellos::new(limits.hellos),
             outside_hellos: Hellos::new(limits.hellos),
             passing: Passing::default(),

@@ -95,16 +95,28 @@ pub(crate) fn ours(peeked: Peek) -> Result<Hello, HandshakeFailure> {
     }
 }
 
-/// A gateway that a hello came by may have brought it to another port than the one that it names; the caller, who sees
-/// the same identity, would not notice.
-pub(crate) fn for_this_port(hello: &Hello, port: &InboundPort) -> Result<(), HandshakeFailure> {
-    let Some(named) = hello.sni.as_deref().and_then(RoutedName::parse) else { return Ok(()) };
-    if named.service_name() == *port.service && named.port == *port.name {
-        return Ok(());
-    }
-    Err(HandshakeFailure::WrongPort {
-        expected: format!("{} of {}", port.name, port.service),
-        named: format!("{} of {}", named.port, named.service_name()),
+/// The port that a hello is for, of those that are served where it came. A gateway on the way may have brought it to
+/// another one than it names; the caller, who sees the same identity, would not notice. Where there are several it has to
+/// say which: by whose policy it is judged is not left to chance.
+pub(crate) fn for_these_ports(
+    hello: &Hello,
+    ports: &[Arc<InboundPort>],
+) -> Result<Arc<InboundPort>, HandshakeFailure> {
+    let named = hello.sni.as_deref().and_then(RoutedName::parse);
+    let is_meant = |port: &&Arc<InboundPort>| {
+        let is = |named: &RoutedName| named.service_name() == *port.service && named.port == *port.name;
+        named.as_ref().map_or(ports.len() == 1, is)
+    };
+    ports.iter().find(is_meant).cloned().ok_or_else(|| {
+        let expected: Vec<_> =
+            ports.iter().map(|port| format!("{} of {}", port.name, port.service)).collect();
+        HandshakeFailure::WrongPort {
+            expected: expected.join(" or "),
+            named: named.map_or_else(
+                || "none".to_owned(),
+                |named| format!("{} of {}", named.port, named.service_name()),
+            ),
+        }
     })
 }
 
@@ -124,21 +136,23 @@ pub(crate) fn unrecognised_name() -> Word {
     alert(AlertDescription::UnrecognisedName)
 }
 
-/// Looks at the first bytes and, if they are a hello for the mesh that fits here, takes the connection when it is its turn. Without an
-/// ALPN any of the mesh's will do; which one it became comes back.
+/// Looks at the first bytes and, if they are a hello for the mesh that fits here, takes the connection when it is its turn. What fits
+/// says which ALPN is spoken; without one any of the mesh's will do, and which one it became comes back.
 pub(crate) async fn accept(
     mut io: ReadAhead,
     tls: &Tls,
-    alpn: Option<Alpn>,
-    fits: impl Fn(&Hello) -> Result<(), HandshakeFailure>,
+    fits: impl Fn(&Hello) -> Result<Option<Alpn>, HandshakeFailure>,
     turns: &Semaphore,
 ) -> Result<(Stream, Peer, Option<Alpn>), Rejected> {
     let peeked = hello(&mut io).await?;
-    if let Err(failure) = ours(peeked).and_then(|hello| fits(&hello)) {
-        let (socket, _) = io.into_parts();
-        let word = word_for(&failure);
-        return Err(Rejected { failure, socket: Some(socket), word });
-    }
+    let alpn = match ours(peeked).and_then(|hello| fits(&hello)) {
+        Ok(alpn) => alpn,
+        Err(failure) => {
+            let (socket, _) = io.into_parts();
+            let word = word_for(&failure);
+            return Err(Rejected { failure, socket: Some(socket), word });
+        }
+    };
     // Closed only with the process.
     let _turn = turns.acquire().await;
     let config = match alpn {
@@ -177,7 +191,7 @@ pub(crate) async fn connect(
     let config = endpoint.client_config(generation, alpn);
     let expected = Expected::Exact(&endpoint.identity);
     let stream = TlsConnector::from(config)
-        .connect(endpoint.server_name.clone(), ReadAhead::new(socket))
+        .connect(endpoint.hello_name(&generation.own().svid().id), ReadAhead::new(socket))
         .await
         .map_err(|error| HandshakeFailure::from_io(&error).expecting(&endpoint.identity))?;
     let session = stream.get_ref().1;

@@ -201,8 +201,12 @@ fn a_sidecar_that_serves_whatever_lists_it_is_given_that_and_nothing_of_others()
                 spec: {identities: [ns/shop/sa/orders], ports: [{name: http, port: 81, protocol: http}]}\n";
     let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
     let view = |who: &str| catalog.view(&workload(who), PeerClass::Sidecar, &asked(&[], &["*"]));
-    assert_eq!(names(&view("ns/shop/sa/orders")), ["inbound/history.shop", "inbound/orders.shop"]);
-    assert_eq!(names(&view(WEB)), ["inbound/web.shop"]);
+    // With what it serves comes where that is served, by which redirected connections are told.
+    assert_eq!(
+        names(&view("ns/shop/sa/orders")),
+        ["inbound/history.shop", "inbound/orders.shop", "service/history.shop", "service/orders.shop"]
+    );
+    assert_eq!(names(&view(WEB)), ["inbound/web.shop", "service/web.shop"]);
     let nobody = view("ns/shop/sa/nobody");
     assert!(names(&nobody).is_empty() && nobody.refused.is_empty());
 }
@@ -212,9 +216,13 @@ fn a_federated_bundle_goes_to_whom_a_policy_opens_and_to_who_dials_there_and_to_
     let catalog = federated_catalog(&["caller.example", "called.example"]);
     let orders = workload("ns/shop/sa/orders");
     let served = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
-    assert_eq!(names(&served), ["bundle/caller.example", "inbound/orders.shop"]);
+    assert_eq!(names(&served), ["bundle/caller.example", "inbound/orders.shop", "service/orders.shop"]);
     let web = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &["web.shop"]));
-    assert_eq!(names(&web), ["inbound/web.shop", "service/orders.shop"], "a forbid lets nobody in");
+    assert_eq!(
+        names(&web),
+        ["inbound/web.shop", "service/orders.shop", "service/web.shop"],
+        "a forbid lets nobody in"
+    );
     let dials = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["stock.shop"], &[]));
     assert_eq!(names(&dials), ["bundle/called.example", "service/stock.shop"]);
     let mut by_address = Subscriptions::default();
@@ -374,7 +382,7 @@ fn only_an_identity_that_the_service_lists_may_serve_it() {
     let catalog = catalog();
     let orders = workload("ns/shop/sa/orders");
     let granted = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
-    assert_eq!(names(&granted), ["inbound/orders.shop"]);
+    assert_eq!(names(&granted), ["inbound/orders.shop", "service/orders.shop"]);
     let Some(Body::Inbound(inbound)) = &granted.view["inbound/orders.shop"].resource.body else { panic!() };
     assert_eq!(inbound.policies.len(), 1, "its own policies and no other service's");
     assert_eq!(inbound.policies[0].name, "web-to-orders.shop");

@@ -1,10 +1,20 @@
 //! What changes in the cluster changes in the registry, and nothing else does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use signet_control_plane::cluster::api::Api;
+use signet_control_plane::cluster::metrics::Metrics;
+use signet_control_plane::cluster::reflect::Reflector;
+use signet_control_plane::cluster::source::Source;
+use signet_control_plane::cluster::store::Store;
+use signet_control_plane::registry::State;
+use signet_kubernetes::kinds::KindId;
+use signet_model::Options;
+use tokio::task::JoinSet;
 
-use super::{cluster, follow, object, ours, pod, slice};
+use super::{cluster, follow, object, ours, place, pod, slice};
 
 #[tokio::test]
 async fn a_registry_is_there_when_everything_was_listed_and_follows_what_happens() {
@@ -121,26 +131,104 @@ async fn an_older_version_of_a_kind_is_taken_where_the_cluster_has_no_newer_one(
 #[tokio::test]
 async fn a_restart_keeps_the_last_good_version_of_what_restricts() {
     let (api, folder) = cluster().await;
-    let forbid =
-        json!({"effect": "forbid", "target": {"service": "web"}, "from": {"workloads": ["ns/x/sa/y"]}});
-    api.put(ours("MeshPolicy", "shop/no", forbid));
+    let forbid = json!({"effect": "forbid", "target": {"service": "web"}, "to": {"ports": ["http"]}});
+    api.put(ours("MeshPolicy", "shop/no", forbid.clone()));
+    let spec = |state: &State| {
+        let policy = state.registry.policies().next()?.canonical_json();
+        Some(serde_json::from_str::<Value>(&policy).unwrap()["spec"].clone())
+    };
     let mut followed = follow(&api, folder.path()).await;
-    let good = followed.until("the policy", |state| state.registry.policies().count() == 1).await.registry;
-    api.put(ours(
-        "MeshPolicy",
-        "shop/no",
-        json!({"effect": "forbid", "target": {"service": "web"}, "frm": 1}),
-    ));
+    followed.until("the policy", |state| spec(state).as_ref() == Some(&forbid)).await;
+    let web = object("v1", "Service", "shop/web", json!({}));
+    let service = api.object(&web).unwrap();
+    api.remove(&web);
     followed.until("what is wrong to be said", |state| !state.warnings.is_empty()).await;
-    assert_eq!(followed.state.borrow().registry, good);
+    assert_eq!(spec(&followed.state.borrow()).as_ref(), Some(&forbid));
     drop(followed);
-    let again = follow(&api, folder.path()).await;
-    assert_eq!(again.state.borrow().registry, good);
+    let mut again = follow(&api, folder.path()).await;
+    assert_eq!(spec(&again.state.borrow()).as_ref(), Some(&forbid));
     // Another control plane has never seen it right: the target denies.
     let elsewhere = tempfile::tempdir().unwrap();
     let other = follow(&api, elsewhere.path()).await;
-    let denies: Value =
-        serde_json::from_str(&other.state.borrow().registry.policies().next().unwrap().canonical_json())
-            .unwrap();
-    assert_eq!(denies["spec"], json!({"effect": "forbid", "target": {"service": "web"}}));
+    let denies = json!({"effect": "forbid", "target": {"service": "web"}});
+    assert_eq!(spec(&other.state.borrow()).as_ref(), Some(&denies));
+    // Who changes it, and does so wrongly, meant something else: the target denies, too.
+    api.put(service);
+    again.until("the service", |state| state.registry.services().count() == 1).await;
+    let mut wrong = forbid.clone();
+    wrong["frm"] = 1.into();
+    api.put(ours("MeshPolicy", "shop/no", wrong));
+    again.until("the denial", |state| spec(state).as_ref() == Some(&denies)).await;
+}
+
+#[tokio::test]
+async fn what_changes_between_the_first_registry_and_its_following_is_not_lost() {
+    let (api, folder) = cluster().await;
+    let config = super::config(&api, folder.path());
+    let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+    let mut background = JoinSet::new();
+    let source = Source::open(&config, Options::default(), folder.path(), metrics, &mut background).await;
+    let mut state = source.subscribe();
+    let before = source.store.changes().content;
+    api.put(ours("MeshPolicy", "shop/may", json!({"effect": "permit", "target": {"service": "web"}})));
+    let mut changes = source.store.subscribe();
+    changes.wait_for(|now| now.content != before).await.unwrap();
+    assert_eq!(state.borrow().registry.policies().count(), 0);
+    background.spawn(source.follow());
+    let is_there = state.wait_for(|state| state.registry.policies().count() == 1);
+    tokio::time::timeout(Duration::from_secs(30), is_there).await.expect("the policy").unwrap();
+}
+
+#[tokio::test]
+async fn a_page_of_large_objects_is_asked_for_in_halves_until_it_can_be_read() {
+    let (api, folder) = cluster().await;
+    for number in 0..20 {
+        let annotations = json!({"signet.mesh/x": "x".repeat(1000)});
+        api.put(object(
+            "v1",
+            "ServiceAccount",
+            &format!("shop/account-{number}"),
+            json!({"annotations": annotations}),
+        ));
+    }
+    let store = Arc::new(Store::default());
+    let reflector = |largest_page| Reflector {
+        api: Arc::new(Api::new(&place(&api, folder.path()))),
+        kind: KindId::ServiceAccount.kind(),
+        store: Arc::clone(&store),
+        metrics: Metrics::new(&prometheus::Registry::new()).unwrap(),
+        longest_pause: Duration::from_millis(50),
+        largest_page,
+    };
+    let mut background = JoinSet::new();
+    background.spawn(reflector(6_000).follow());
+    let mut changes = store.subscribe();
+    let listed = changes.wait_for(|_| store.count(KindId::ServiceAccount) == 21);
+    tokio::time::timeout(Duration::from_secs(30), listed).await.expect("all accounts").unwrap();
+    let first_pages = api.seen().iter().filter(|it| it.path.contains("/serviceaccounts?limit=250")).count();
+    assert_eq!(first_pages, 1, "what was too large once is not asked for again");
+    // One that is too large by itself is said, and not tried without end.
+    background.abort_all();
+    let lone = Arc::new(Store::default());
+    background.spawn(Reflector { store: Arc::clone(&lone), ..reflector(500) }.follow());
+    let mut changes = lone.subscribe();
+    let said = changes.wait_for(|_| lone.troubles().iter().any(|(.., why)| why.contains("larger than")));
+    tokio::time::timeout(Duration::from_secs(30), said).await.expect("the trouble").unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_and_goes_with_pods_is_not_written_down() {
+    let (api, folder) = cluster().await;
+    api.put(ours("MeshPolicy", "shop/no", json!({"effect": "forbid", "target": {"service": "web"}})));
+    let mut followed = follow(&api, folder.path()).await;
+    let file = folder.path().join("registry-kept.json");
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&file).unwrap());
+    let first = inode();
+    api.put(pod("shop/web-2", "10.1.0.2"));
+    api.put(slice(&[("web-1", "10.1.0.1"), ("web-2", "10.1.0.2")]));
+    followed.endpoints(&["10.1.0.1", "10.1.0.2"]).await;
+    assert_eq!(inode(), first, "the file is replaced when it is written");
+    api.put(ours("MeshPolicy", "shop/no", json!({"effect": "forbid"})));
+    followed.until("the change", |state| state.registry.policies().any(|it| it.spec.target.is_none())).await;
+    assert_ne!(inode(), first);
 }

@@ -48,14 +48,18 @@ pub(crate) fn times(millis: u64) -> LeaseTimes {
     }
 }
 
-pub(crate) async fn follow(api: &ApiServer, folder: &std::path::Path) -> Followed {
-    let config = Cluster {
+pub(crate) fn config(api: &ApiServer, folder: &std::path::Path) -> Cluster {
+    Cluster {
         place: place(api, folder),
         namespaces: Default::default(),
         excluded: Default::default(),
         statuses: true,
         lease: times(15_000),
-    };
+    }
+}
+
+pub(crate) async fn follow(api: &ApiServer, folder: &std::path::Path) -> Followed {
+    let config = config(api, folder);
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
     let mut background = JoinSet::new();
     let source = Source::open(&config, Options::default(), folder, metrics.clone(), &mut background).await;

@@ -155,3 +155,47 @@ async fn only_the_leader_writes() {
     writing.leads.send_replace(true);
     condition(&api, &policy, "Accepted", ("True", "Accepted")).await;
 }
+
+/// What others do meanwhile, for so long.
+async fn stir(api: &ApiServer, time: Duration) {
+    let end = tokio::time::Instant::now() + time;
+    let mut number = 0;
+    while tokio::time::Instant::now() < end {
+        number += 1;
+        api.put(super::object("v1", "ServiceAccount", &format!("shop/account-{number}"), json!({})));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_rest_has_it_whatever_changes_meanwhile() {
+    let (api, folder) = cluster().await;
+    let policy = ours("MeshPolicy", "shop/may", json!({"effect": "permit", "target": {"service": "web"}}));
+    api.put(policy.clone());
+    api.fails_at("PATCH", "/may/status", Fault::Status(429, vec![("Retry-After", "3")]));
+    let followed = follow(&api, folder.path()).await;
+    let writing = write(&api, folder.path(), &followed);
+    until("the first try", || (patches(&api) == 1).then_some(())).await;
+    stir(&api, Duration::from_secs(1)).await;
+    // Nor does another turn at leading make it shorter.
+    writing.leads.send_replace(false);
+    writing.leads.send_replace(true);
+    stir(&api, Duration::from_millis(800)).await;
+    assert_eq!(patches(&api), 1);
+    condition(&api, &policy, "Accepted", ("True", "Accepted")).await;
+}
+
+#[tokio::test]
+async fn a_kind_whose_statuses_may_not_be_written_holds_up_no_other_and_is_left_alone_for_a_while() {
+    let (api, folder) = cluster().await;
+    let policy = ours("MeshPolicy", "shop/may", json!({"effect": "permit", "target": {"service": "web"}}));
+    api.put_all([policy.clone(), route("shop/here", "web")]);
+    api.fails_at("PATCH", "/may/status", Fault::Status(403, vec![]));
+    let followed = follow(&api, folder.path()).await;
+    let _writing = write(&api, folder.path(), &followed);
+    condition(&api, &route("shop/here", "web"), "Accepted", ("True", "Accepted")).await;
+    stir(&api, Duration::from_millis(1500)).await;
+    let tries = api.seen().iter().filter(|it| it.method == "PATCH" && it.path.contains("/may/")).count();
+    assert_eq!(tries, 1);
+    assert!(api.object(&policy).unwrap()["status"].is_null());
+}

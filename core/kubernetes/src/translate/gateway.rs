@@ -4,11 +4,11 @@
 //! for which the Gateway API has no words: those go by a Gateway of `signet.mesh`.
 
 use serde_json::{Value, json};
-use signet_model::{Lenient, ObjectName, Registry, Resource, Stand};
+use signet_model::{Earlier, Lenient, ObjectName, Registry, Resource, Stand};
 
 use super::conditions::{list, of_verdict};
 use super::views::{Content, MESH_ADMIN, Object};
-use super::{CONTROLLER, Condition, ListenerStatus, ObjectStatus, Offered, Said, Snapshot, Work, id};
+use super::{CONTROLLER, CameTo, Condition, ListenerStatus, ObjectStatus, Said, Snapshot, Work, id};
 use crate::kinds::KindId;
 
 /// The service account whose pods are the gateway; absent is the one of the Gateway's own name.
@@ -96,7 +96,7 @@ impl<'a> Work<'a> {
                 });
                 let read = Resource::from_document(document);
                 let of = Some((KindId::ApiGateway, &**object));
-                self.offer(id("Gateway", metadata), &metadata.uid, read, Stand::Nothing, of);
+                self.offer(id("Gateway", metadata), metadata, read, (Stand::Nothing, Earlier::Kept), of);
             }
             all.push(ApiGateway { object, listeners, refused });
         }
@@ -151,14 +151,12 @@ fn listener_of(listener: &Value) -> (ApiListener, Option<Value>) {
 /// Of every Gateway that is ours.
 pub(super) fn statuses(
     gateways: &[ApiGateway<'_>],
-    offered: &[Offered<'_>],
+    came_to: &CameTo<'_>,
     made: &Lenient,
 ) -> Vec<ObjectStatus> {
     let of = |gateway: &ApiGateway<'_>| {
         let metadata = &gateway.object.metadata;
-        let verdict = offered.iter().zip(&made.verdicts).find(|(it, _)| {
-            it.of.is_some_and(|(kind, of)| kind == KindId::ApiGateway && std::ptr::eq(of, gateway.object))
-        });
+        let verdict = came_to.get(&(KindId::ApiGateway, gateway.object.key()));
         let (accepted, why) = match (&gateway.refused, verdict) {
             (Some(why), _) => (false, why.clone()),
             (None, Some((_, verdict))) => {

@@ -17,10 +17,12 @@ mod routes;
 mod services;
 pub mod views;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use signet_model::{InForce, Kept, ObjectId, Offer, Options, Problem, Registry, Resource, Stand};
+use signet_model::{
+    Earlier, InForce, Kept, ObjectId, Offer, Options, Problem, Registry, Resource, Stand, Verdict,
+};
 
 pub use conditions::{Condition, ListenerStatus, ObjectStatus, ParentStatus, Reason, Said, merged};
 use views::{Content, INJECT, Key, MESH_ADMIN, Object, Pod};
@@ -103,13 +105,19 @@ struct Offered<'a> {
     of: Option<(KindId, &'a Object)>,
 }
 
+/// What came of each object of which a status says it.
+type CameTo<'a> = HashMap<(KindId, Key), (&'a Offered<'a>, &'a Verdict)>;
+
 /// One cluster on its way.
 struct Work<'a> {
     snapshot: &'a Snapshot,
     settings: &'a Settings,
+    kept: &'a Kept,
     /// Of each namespace that counts, its labels.
     namespaces: BTreeMap<&'a str, Space<'a>>,
     offered: Vec<Offered<'a>>,
+    /// Kind, namespace and name of what was offered.
+    names: HashSet<ObjectId>,
     warnings: Vec<String>,
 }
 
@@ -119,6 +127,22 @@ struct Space<'a> {
     /// Its objects may concern others.
     is_admin: bool,
     pods: Vec<(&'a str, &'a Pod)>,
+    /// The pods, by their places, that have a label: each Service looks at few of them.
+    labelled: HashMap<(&'a str, &'a str), Vec<usize>>,
+    /// Service accounts of pods that have a sidecar.
+    meshed: BTreeSet<&'a str>,
+}
+
+impl<'a> Space<'a> {
+    /// Pods that a selector means, which says something.
+    fn selected(&self, selector: &BTreeMap<String, String>) -> Vec<(&'a str, &'a Pod)> {
+        let lists = selector.iter().map(|(name, value)| self.labelled.get(&(name.as_str(), value.as_str())));
+        let lists: Option<Vec<_>> = lists.collect();
+        let shortest = lists.unwrap_or_default().into_iter().min_by_key(|list| list.len());
+        let pods = shortest.into_iter().flatten().filter_map(|place| self.pods.get(*place).copied());
+        let means = |pod: &Pod| selector.iter().all(|(name, value)| pod.labels.get(name) == Some(value));
+        pods.filter(|(_, pod)| means(pod)).collect()
+    }
 }
 
 /// Makes a registry of a cluster.
@@ -127,8 +151,10 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Trans
     let mut work = Work {
         snapshot,
         settings,
+        kept,
         namespaces: namespaces(snapshot, settings),
         offered: Vec::new(),
+        names: HashSet::new(),
         warnings: Vec::new(),
     };
     work.accounts();
@@ -147,9 +173,15 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Trans
         refused.push(format!("{}: {} ({})", offered.offer.id, problems.join("; "), what(verdict.in_force)));
     }
     let mut statuses = conditions::of_customs(&work.offered, &made.verdicts);
-    statuses.extend(gateway::statuses(&gateways, &work.offered, &made));
+    let came_to: CameTo<'_> = work
+        .offered
+        .iter()
+        .zip(&made.verdicts)
+        .filter_map(|(offered, verdict)| Some(((offered.of?.0, offered.of?.1.key()), (offered, verdict))))
+        .collect();
+    statuses.extend(gateway::statuses(&gateways, &came_to, &made));
     statuses.extend(gateway::classes(snapshot));
-    statuses.extend(routes::statuses(&routes, &work.offered, &made));
+    statuses.extend(routes::statuses(&routes, &came_to, &made));
     Translation { registry: made.registry, kept: made.kept, statuses, warnings: work.warnings, refused }
 }
 
@@ -178,6 +210,8 @@ fn namespaces<'a>(snapshot: &'a Snapshot, settings: &Settings) -> BTreeMap<&'a s
                 is_admin: label(MESH_ADMIN) == Some("true")
                     || object.metadata.name == settings.options.system_namespace.as_str(),
                 pods: Vec::new(),
+                labelled: HashMap::new(),
+                meshed: BTreeSet::new(),
             };
             (object.metadata.name.as_str(), space)
         })
@@ -185,6 +219,12 @@ fn namespaces<'a>(snapshot: &'a Snapshot, settings: &Settings) -> BTreeMap<&'a s
     for object in snapshot.of(KindId::Pod) {
         let Content::Pod(pod) = &object.content else { continue };
         if let Some(space) = all.get_mut(object.metadata.namespace.as_str()).filter(|_| !pod.ended) {
+            for (name, value) in &pod.labels {
+                space.labelled.entry((name, value)).or_default().push(space.pods.len());
+            }
+            if pod.meshed {
+                space.meshed.insert(&pod.account);
+            }
             space.pods.push((&object.metadata.name, pod));
         }
     }
@@ -200,12 +240,19 @@ impl<'a> Work<'a> {
     fn offer(
         &mut self,
         id: ObjectId,
-        uid: &str,
+        metadata: &views::Metadata,
         read: Result<Resource, Vec<Problem>>,
-        stand: Stand,
+        (stand, earlier): (Stand, Earlier),
         of: Option<(KindId, &'a Object)>,
     ) {
-        self.offered.push(Offered { offer: Offer { id, uid: uid.to_owned(), read, stand }, of });
+        let (uid, created) = (metadata.uid.clone(), metadata.creation_timestamp.clone().unwrap_or_default());
+        self.names.insert(id.clone());
+        self.offered.push(Offered { offer: Offer { id, uid, read, stand, earlier, created }, of });
+    }
+
+    /// The last version of an object that was right.
+    fn kept(&self, id: &ObjectId, uid: &str) -> Option<&'a Resource> {
+        self.kept.get(id).filter(|(own, _)| own == uid).map(|(_, resource)| resource)
     }
 
     /// Whether an object of ours of this name is there, which then says more than Kubernetes does.
@@ -223,7 +270,7 @@ impl<'a> Work<'a> {
             if metadata.namespace == self.settings.options.system_namespace.as_str() {
                 continue;
             }
-            let runs = space.pods.iter().any(|(_, pod)| pod.meshed && pod.account == metadata.name);
+            let runs = space.meshed.contains(metadata.name.as_str());
             if !(space.injects || runs) || self.has(KindId::Workload, metadata) {
                 continue;
             }
@@ -234,13 +281,20 @@ impl<'a> Work<'a> {
             });
             self.offer(
                 id("Workload", metadata),
-                &metadata.uid,
+                metadata,
                 Resource::from_document(document),
-                Stand::Nothing,
+                (Stand::Nothing, Earlier::Kept),
                 None,
             );
         }
     }
+}
+
+/// The spec of a resource as its author may have written it.
+fn spec_of(resource: &Resource) -> serde_json::Value {
+    let mut document: serde_json::Value =
+        serde_json::from_str(&resource.canonical_json()).unwrap_or_default();
+    document.get_mut("spec").map(serde_json::Value::take).unwrap_or_default()
 }
 
 fn id(kind: &'static str, metadata: &views::Metadata) -> ObjectId {

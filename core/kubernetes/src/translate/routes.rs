@@ -1,13 +1,13 @@
 //! Routes of the Gateway API, at the parents that are ours: services of the mesh, and gateways of our class.
 
 use serde_json::Value;
-use signet_model::{InForce, Lenient, Resource, Stage, Stand, Verdict};
+use signet_model::{Earlier, InForce, Lenient, ObjectId, Resource, Stage, Stand, Verdict};
 
 use super::conditions::list;
 use super::custom::document_of;
 use super::gateway::{ApiGateway, status_of};
 use super::views::{Content, Metadata, Object};
-use super::{Condition, ObjectStatus, Offered, ParentStatus, Said, Work, id, what};
+use super::{CameTo, Condition, ObjectStatus, Offered, ParentStatus, Said, Work, id, what};
 use crate::kinds::{GATEWAY, KindId, SIGNET};
 
 const ROUTES: [KindId; 4] = [KindId::HttpRoute, KindId::GrpcRoute, KindId::TlsRoute, KindId::TcpRoute];
@@ -55,7 +55,7 @@ impl<'a> Work<'a> {
                     let name = kind.kind().kind;
                     let read = Resource::from_document(document_of(name, GATEWAY, metadata, &spec));
                     let of = Some((kind, &**object));
-                    self.offer(id(name, metadata), &metadata.uid, read, Stand::Nothing, of);
+                    self.offer(id(name, metadata), metadata, read, (Stand::Nothing, Earlier::Kept), of);
                 }
                 all.push(ApiRoute { kind, object, parents });
             }
@@ -74,11 +74,8 @@ impl<'a> Work<'a> {
         let text = |name: &str| written.get(name).and_then(Value::as_str);
         let name = text("name")?;
         let namespace = text("namespace").unwrap_or(&metadata.namespace);
-        let is_offered = |kind: &str| {
-            let is = |it: &Offered<'_>| {
-                it.offer.id.kind == kind && it.offer.id.namespace == namespace && it.offer.id.name == name
-            };
-            self.offered.iter().any(is)
+        let is_offered = |kind: &'static str| {
+            self.names.contains(&ObjectId { kind, namespace: namespace.into(), name: name.into() })
         };
         let asks = matches!(kind, KindId::HttpRoute | KindId::GrpcRoute);
         match (text("group").unwrap_or(GATEWAY), text("kind").unwrap_or("Gateway")) {
@@ -106,15 +103,9 @@ impl<'a> Work<'a> {
 }
 
 /// Of every route: also of one that has no parent of ours any more, whose entry then goes.
-pub(super) fn statuses(
-    routes: &[ApiRoute<'_>],
-    offered: &[Offered<'_>],
-    made: &Lenient,
-) -> Vec<ObjectStatus> {
+pub(super) fn statuses(routes: &[ApiRoute<'_>], came_to: &CameTo<'_>, made: &Lenient) -> Vec<ObjectStatus> {
     let of = |route: &ApiRoute<'_>| {
-        let found = offered.iter().zip(&made.verdicts).find(|(it, _)| {
-            it.of.is_some_and(|(kind, of)| kind == route.kind && std::ptr::eq(of, route.object))
-        });
+        let found = came_to.get(&(route.kind, route.object.key())).copied();
         let parents = route.parents.iter().map(|parent| {
             let conditions = match (&parent.at, found) {
                 (Err((reason, why)), _) => vec![

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
-use signet_model::{Protocol, Resource, Stand};
+use signet_model::{Earlier, Protocol, Resource, Stand};
 
 use super::custom::limits;
 use super::views::{Content, CorePort, CoreService, Metadata, Pod, Slice, SliceEndpoint};
-use super::{Object, Work, id};
+use super::{Object, Work, id, spec_of};
 use crate::kinds::KindId;
 
 /// Slices of a Service, by namespace and name.
@@ -40,12 +40,14 @@ impl Work<'_> {
         let finer = self.refinement(metadata);
         let listed = finer.map(|(_, spec)| identities_of(spec)).unwrap_or_default();
         let is_selected = !service.selector.is_empty();
-        let is_meant = |pod: &Pod| match is_selected {
-            true => service.selector.iter().all(|(name, value)| pod.labels.get(name) == Some(value)),
-            false => listed.contains(&identity(&metadata.namespace, &pod.account)),
+        let meant: Vec<(&str, &Pod)> = match is_selected {
+            true => space.selected(&service.selector),
+            false if listed.is_empty() => Vec::new(),
+            false => {
+                let lists = |pod: &Pod| listed.contains(&identity(&metadata.namespace, &pod.account));
+                space.pods.iter().filter(|(_, pod)| lists(pod)).copied().collect()
+            }
         };
-        let meant: Vec<(&str, &Pod)> =
-            space.pods.iter().filter(|(_, pod)| is_meant(pod)).map(|(name, pod)| (*name, *pod)).collect();
         let meshed: Vec<_> =
             meant.iter().filter(|(_, pod)| pod.meshed && !pod.host_network).copied().collect();
         let injects = space.injects;
@@ -98,18 +100,31 @@ impl Work<'_> {
             self.warnings.push(format!("{named}: it has no TCP port and is none of the mesh"));
             return;
         }
-        let (read, of) = match finer {
-            None => (Resource::from_document(document), None),
+        let own = id("Service", metadata);
+        let (read, earlier, of) = match finer {
+            None => (Resource::from_document(document), Earlier::Kept, None),
             Some((object, spec)) => {
                 let problems = limits(KindId::Service, spec, self.is_admin(&metadata.namespace));
+                // What its author said last that was right, and what Kubernetes says now: endpoints come and go while a
+                // mistake stands there.
+                let before = self.kept(&own, &metadata.uid).and_then(|kept| {
+                    let mut said = spec_of(kept);
+                    let fields = said.as_object_mut()?;
+                    ["addresses", "endpoints"].iter().for_each(|live| drop(fields.remove(*live)));
+                    let as_said = Resource::from_document(refine(document.clone(), &said));
+                    // Perhaps it was Kubernetes that said who answers.
+                    said.as_object_mut()?.remove("identities");
+                    as_said.or_else(|_| Resource::from_document(refine(document.clone(), &said))).ok()
+                });
+                let earlier = before.map_or(Earlier::Forfeit, |it| Earlier::Is(Box::new(it)));
                 let read = match problems.is_empty() {
                     true => Resource::from_document(refine(document, spec)),
                     false => Err(problems),
                 };
-                (read, Some((KindId::Service, object)))
+                (read, earlier, Some((KindId::Service, object)))
             }
         };
-        self.offer(id("Service", metadata), &metadata.uid, read, Stand::Nothing, of);
+        self.offer(own, metadata, read, (Stand::Nothing, earlier), of);
     }
 
     /// Says why a Service in a namespace of the mesh is not one of the mesh.
@@ -232,22 +247,24 @@ fn endpoints(
     meshed: &[(&str, &Pod)],
 ) -> (Vec<Value>, usize, BTreeSet<String>) {
     let usable = usable(slices);
+    let meshed: BTreeMap<&str, &Pod> = meshed.iter().copied().collect();
+    let declared_as: BTreeMap<&str, &str> =
+        ports.iter().map(|(name, declared)| (declared.name.as_str(), name.as_str())).collect();
     let mut found: BTreeMap<IpAddr, (&str, BTreeMap<&str, u16>)> = BTreeMap::new();
     let mut plain = BTreeSet::new();
     let mut shared = BTreeSet::new();
     for (slice, endpoint) in usable {
-        let pod = endpoint.pod.as_deref().and_then(|name| meshed.iter().find(|(own, _)| *own == name));
+        let pod = endpoint.pod.as_deref().and_then(|name| meshed.get(name));
         for address in &endpoint.addresses {
             // Whoever writes a slice may write any address: the pod has it, or it is nobody's.
-            let Some((_, pod)) = pod.filter(|(_, pod)| pod.addresses.contains(address)) else {
+            let Some(pod) = pod.filter(|pod| pod.addresses.contains(address)) else {
                 plain.insert(*address);
                 continue;
             };
             let (_, numbers) = found.entry(*address).or_insert_with(|| (&pod.account, BTreeMap::new()));
             for port in slice.ports.iter().filter(|it| it.port != 0 && matches!(&*it.protocol, "" | "TCP")) {
-                let declared = ports.iter().find(|(_, declared)| declared.name == port.name);
-                let Some((name, _)) = declared else { continue };
-                if numbers.iter().any(|(other, number)| *number == port.port && *other != name.as_str()) {
+                let Some(name) = declared_as.get(port.name.as_str()).copied() else { continue };
+                if numbers.iter().any(|(other, number)| *number == port.port && *other != name) {
                     shared.insert(format!(
                         "port `{name}` leads to the same port of a pod as another one of it, and is not called: a receiver \
                          could not tell them apart"

@@ -18,7 +18,8 @@ impl Check<'_> {
     pub(super) fn streams(&mut self) {
         let registry = self.registry;
         let mut taken = Taken::new();
-        for route in registry.routes().filter(|route| route.family() == Family::Streams) {
+        let routes = registry.routes().filter(|route| route.family() == Family::Streams).collect();
+        for route in registry.by_age(routes) {
             let mut problems = Vec::new();
             for (index, parent) in route.parents().iter().enumerate() {
                 let field = format!("spec.parentRefs[{index}]");

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use signet_model::{
-    Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Resource, Stage,
-    Stand, stands_for,
+    Earlier, Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Resource,
+    Stage, Stand, stands_for,
 };
 
 /// `kind namespace/name` and its spec; without a namespace of the whole mesh.
@@ -21,7 +21,8 @@ fn offer(what: &str, spec: Value) -> Offer {
     let stand = stands_for(kind, namespace, &document["spec"]);
     let kind: &'static str = Box::leak(kind.to_owned().into_boxed_str());
     let id = ObjectId { kind, namespace: namespace.into(), name: name.into() };
-    Offer { id, uid: "1".into(), read: Resource::from_document(document), stand }
+    let read = Resource::from_document(document);
+    Offer { id, uid: "1".into(), read, stand, earlier: Earlier::Kept, created: String::new() }
 }
 
 fn shop() -> Vec<Offer> {
@@ -161,14 +162,11 @@ fn a_traffic_policy_without_limits_restricts_nothing() {
 }
 
 #[test]
-fn what_was_right_stays_while_its_new_version_is_wrong_and_goes_with_the_object() {
-    let good = offer(
-        "MeshPolicy shop/no",
-        json!({"effect": "forbid", "target": {"service": "orders"}, "from": {"workloads": ["ns/x/sa/y"]}}),
-    );
+fn what_grants_stays_while_its_new_version_is_wrong_and_goes_with_the_object() {
+    let good = offer("MeshPolicy shop/yes", json!({"effect": "permit", "target": {"service": "orders"}}));
     let before = build(&with(good.clone()), &Kept::new());
     let broken =
-        offer("MeshPolicy shop/no", json!({"effect": "permit", "target": {"service": "orders"}, "frm": 1}));
+        offer("MeshPolicy shop/yes", json!({"effect": "permit", "target": {"service": "orders"}, "frm": 1}));
     let made = build(&with(broken.clone()), &before.kept);
     assert_eq!(
         (made.registry.clone(), last(&made)),
@@ -177,9 +175,294 @@ fn what_was_right_stays_while_its_new_version_is_wrong_and_goes_with_the_object(
     // Again, with what the second call gave back.
     assert_eq!(build(&with(broken.clone()), &made.kept).registry, before.registry);
     // Another object of the same name inherits nothing.
-    let other = Offer { uid: "2".into(), ..broken };
+    let other = Offer { uid: "2".into(), ..broken.clone() };
     assert_eq!(last(&build(&with(other), &before.kept)).0, InForce::Nothing);
     assert!(!build(&shop(), &made.kept).kept.contains_key(&good.id), "gone with the object");
+    // Nor what its author may not have any more.
+    let forfeit = Offer { earlier: Earlier::Forfeit, ..broken };
+    let made = build(&with(forfeit), &before.kept);
+    assert_eq!(last(&made).0, InForce::Nothing);
+    assert!(!made.kept.contains_key(&good.id));
+}
+
+#[test]
+fn whoever_changes_what_restricts_and_does_so_wrongly_has_its_targets_denied_the_old_and_the_new() {
+    let forbid = |spec| offer("MeshPolicy shop/no", spec);
+    let lax = forbid(
+        json!({"effect": "forbid", "target": {"service": "orders"}, "from": {"workloads": ["ns/x/sa/y"]}}),
+    );
+    let limits = offer(
+        "TrafficPolicy shop/limits",
+        json!({"target": {"service": "orders"}, "rateLimits": [{"name": "x", "requests": 1, "per": "1s"}]}),
+    );
+    let rail = offer(
+        "GuardRail rail",
+        json!({"namespaces": ["shop"], "forbid": {"from": {"workloads": ["ns/x/sa/y"]}}}),
+    );
+    for (was, wrong, orders, stock, other) in [
+        (
+            &lax,
+            forbid(json!({"effect": "forbid", "target": {"service": "orders"}, "frm": 1})),
+            true,
+            false,
+            false,
+        ),
+        (
+            &lax,
+            forbid(json!({"effect": "forbid", "target": {"service": "stock"}, "frm": 1})),
+            true,
+            true,
+            false,
+        ),
+        (
+            &lax,
+            forbid(json!({"effect": "permit", "target": {"service": "stock"}, "frm": 1})),
+            true,
+            false,
+            false,
+        ),
+        (
+            &lax,
+            forbid(json!({"effect": "forbid", "target": {"service": "orders"}, "to": {"ports": ["none"]}})),
+            true,
+            false,
+            false,
+        ),
+        (
+            &limits,
+            offer("TrafficPolicy shop/limits", json!({"target": {"service": "orders"}, "retry": 1})),
+            true,
+            false,
+            false,
+        ),
+        (&rail, offer("GuardRail rail", json!({"namespaces": ["other"], "forbid": 1})), true, true, true),
+        (
+            &offer("Mesh default", json!({"defaultAction": "deny"})),
+            offer("Mesh default", json!({"defaultAction": 1})),
+            true,
+            true,
+            true,
+        ),
+    ] {
+        assert!(was.read.is_ok(), "{:?}", was.read);
+        let before = build(&with(was.clone()), &Kept::new());
+        assert_eq!(last(&before).0, InForce::AsWritten, "{:?}", before.verdicts.last());
+        assert!(!is_denied(&before, "orders.shop"));
+        let id = format!("{} {:?}", wrong.id, wrong.read);
+        let made = build(&with(wrong.clone()), &before.kept);
+        assert_eq!(last(&made).0, InForce::Denies, "{id}");
+        let denied = ["orders.shop", "stock.shop", "x.other"].map(|service| is_denied(&made, service));
+        assert_eq!(denied, [orders, stock, other], "{id}");
+        // It stays so, and is over when it is mended.
+        assert_eq!(build(&with(wrong), &made.kept).registry, made.registry, "{id}");
+        assert_eq!(build(&with(was.clone()), &made.kept).registry, before.registry, "{id}");
+    }
+}
+
+/// A gateway with these routes, and what it passes on.
+fn gateway(routes: Value, passed_on: Value) -> Vec<Offer> {
+    let mut offers = shop();
+    offers.push(offer("Workload shop/edge", json!({"class": "gateway"})));
+    let mut spec = json!({"identity": "ns/shop/sa/edge", "routes": routes});
+    if !passed_on.is_null() {
+        spec["eastWest"] = json!({"services": passed_on});
+    }
+    offers.push(offer("Gateway shop/gw", spec));
+    offers
+}
+
+fn gateway_route(name: &str, path: &str, more: Value) -> Value {
+    let mut route = json!({
+        "name": name, "hosts": ["shop.example.com"], "pathPrefix": path, "service": "orders.shop", "port": "http",
+        "auth": {"anonymous": true},
+    });
+    for (field, value) in more.as_object().unwrap() {
+        route[field] = value.clone();
+    }
+    route
+}
+
+#[test]
+fn a_route_of_a_gateway_that_is_wrong_leads_nowhere_and_its_others_go_on() {
+    for wrong in [
+        json!({"service": "missing.shop"}),
+        json!({"port": "missing"}),
+        json!({"auth": {"jwt": {"issuers": ["missing"]}}}),
+        json!({"auth": {"jwt": {"issuers": ["missing"]}}, "forwardCredential": "original"}),
+    ] {
+        let routes =
+            json!([gateway_route("all", "/", json!({})), gateway_route("admin", "/admin", wrong.clone())]);
+        let offers = gateway(routes, Value::Null);
+        assert!(offers.last().unwrap().read.is_ok(), "{:?}", offers.last().unwrap().read);
+        let made = build(&offers, &Kept::new());
+        assert_eq!(last(&made), (InForce::AsWritten, Stage::Refers), "{wrong}");
+        let problems = &made.verdicts.last().unwrap().problems;
+        assert!(problems.iter().any(|it| it.reason.contains("missing")), "{problems:?}");
+        assert!(!problems.iter().any(|it| it.reason.contains("refused.route")), "{problems:?}");
+        let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
+        assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
+        // What it is for does not go by the other route, which asks for less.
+        let admin = &gateway.spec.routes[1];
+        assert_eq!((admin.path_prefix.as_str(), admin.hosts.len()), ("/admin", 1), "{wrong}");
+        assert!(made.registry.service(&admin.service).is_none(), "{wrong}");
+        assert!(admin.auth.jwt.is_none());
+        // Nobody can make a service of that name.
+        let mut more = offers.clone();
+        let name = format!("Service shop/{}", admin.service.name);
+        more.push(offer(&name, json!({"ports": [{"name": "http", "port": 80}]})));
+        let hijacked = build(&more, &made.kept);
+        assert!(hijacked.registry.service(&admin.service).is_none(), "{:?}", hijacked.verdicts.last());
+    }
+}
+
+#[test]
+fn an_earlier_gateway_loses_no_more_than_the_present_one_when_what_it_names_goes_away() {
+    let routes = json!([
+        gateway_route("all", "/", json!({})),
+        gateway_route("stock", "/stock", json!({"service": "stock.shop"})),
+    ]);
+    let before = build(&gateway(routes.clone(), Value::Null), &Kept::new());
+    assert_eq!(last(&before), (InForce::AsWritten, Stage::Fits));
+    let mut offers = gateway(routes, Value::Null);
+    offers.retain(|it| !(it.id.kind == "Service" && it.id.name == "stock"));
+    let last_offer = offers.last_mut().unwrap();
+    last_offer.read = Err(vec![signet_model::Problem::new("spec.routes[0]", "unknown field `surprise`")]);
+    let made = build(&offers, &before.kept);
+    assert_eq!(last(&made), (InForce::Earlier, Stage::Read));
+    let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
+    assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
+    assert!(made.registry.service(&gateway.spec.routes[1].service).is_none());
+}
+
+#[test]
+fn a_service_that_cannot_be_passed_on_to_is_left_out_and_the_others_are_passed_on() {
+    let made = build(
+        &gateway(json!([gateway_route("all", "/", json!({}))]), json!(["missing.shop", "orders.shop"])),
+        &Kept::new(),
+    );
+    assert_eq!(last(&made), (InForce::AsWritten, Stage::Refers));
+    let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
+    let passed_on = &gateway.spec.east_west.as_ref().unwrap().services;
+    assert_eq!(passed_on.iter().map(ToString::to_string).collect::<Vec<_>>(), ["orders.shop"]);
+}
+
+#[test]
+fn an_entry_of_a_token_exchange_that_is_wrong_is_left_out_and_one_that_would_let_all_actors_in_is_not() {
+    let issuer = json!({"issuer": "https://idp.example.com", "jwksUri": "https://idp.example.com/jwks", "audiences": ["shop"], "algorithms": ["ES256"]});
+    let exchange = |workloads: Value, issuers: Value, actors: Value| {
+        let mut offers = shop();
+        offers.push(offer("Issuer idp", issuer.clone()));
+        let mut spec = json!({"workloads": workloads, "issuers": issuers, "subjectTokens": ["unsignedJson"]});
+        if !actors.is_null() {
+            spec["actors"] = json!({"issuers": actors});
+        }
+        offers.push(offer("TokenExchange jobs", spec));
+        build(&offers, &Kept::new())
+    };
+    let (web, gone) = ("ns/shop/sa/web", "ns/shop/sa/gone");
+    let made = exchange(json!([gone, web]), json!(["idp", "none"]), json!(["none", "idp"]));
+    assert_eq!(last(&made), (InForce::AsWritten, Stage::Refers), "{:?}", made.verdicts.last());
+    let spec = &made.registry.token_exchanges().next().unwrap().spec;
+    assert_eq!(
+        (spec.workloads.len(), spec.issuers.len(), spec.actors.as_ref().unwrap().issuers.len()),
+        (1, 1, 1)
+    );
+    for made in [
+        exchange(json!([gone]), json!(["idp"]), Value::Null),
+        exchange(json!([web]), json!(["none"]), Value::Null),
+        exchange(json!([web]), json!(["idp"]), json!(["none"])),
+    ] {
+        assert_eq!(last(&made).0, InForce::Nothing);
+        assert_eq!(made.registry.token_exchanges().count(), 0);
+    }
+}
+
+#[test]
+fn a_gateways_route_counts_only_the_routes_and_backends_that_its_requests_take() {
+    let original = |name: &str| {
+        offer(
+            &format!("Service shop/{name}"),
+            json!({"identities": ["ns/shop/sa/orders"], "userContext": "original", "ports": [{"name": "http", "port": 80, "protocol": "http"}]}),
+        )
+    };
+    let issuer = json!({"issuer": "https://idp.example.com", "jwksUri": "https://idp.example.com/jwks", "audiences": ["shop"], "algorithms": ["ES256"]});
+    let forwards = json!({"auth": {"jwt": {"issuers": ["idp"]}}, "forwardCredential": "original"});
+    let mut offers = gateway(json!([gateway_route("all", "/", forwards)]), Value::Null);
+    offers.retain(|it| !(it.id.kind == "Service" && it.id.name == "orders"));
+    offers.insert(0, original("orders"));
+    offers.insert(0, offer("Issuer idp", issuer));
+    let leads = |route: Offer| {
+        let mut offers = offers.clone();
+        offers.insert(0, route);
+        let made = build(&offers, &Kept::new());
+        made.verdicts.last().unwrap().problems.is_empty()
+    };
+    let route = |namespace: &str, backend: Value| {
+        offer(
+            &format!("HTTPRoute {namespace}/split"),
+            json!({"parentRefs": [{"kind": "Service", "group": "", "name": "orders", "namespace": "shop"}], "rules": [{"backendRefs": [backend]}]}),
+        )
+    };
+    assert!(
+        !leads(route("shop", json!({"name": "stock", "port": 80}))),
+        "it leads to one that takes no original"
+    );
+    // Another namespace's callers go by its routes, and the gateway's do not.
+    assert!(leads(route("tenant", json!({"name": "stock", "namespace": "shop", "port": 80}))));
+    assert!(leads(route("shop", json!({"name": "stock", "port": 81}))), "nobody gets there");
+}
+
+#[test]
+fn of_two_routes_that_claim_the_same_the_older_one_has_it() {
+    let tcp = |name: &str, created: &str| Offer {
+        created: created.into(),
+        ..offer(
+            &format!("TCPRoute shop/{name}"),
+            json!({"parentRefs": [{"kind": "Service", "group": "", "name": "db"}], "rules": [{"backendRefs": [{"name": "db", "port": 5432}]}]}),
+        )
+    };
+    let db =
+        json!({"identities": ["ns/shop/sa/web"], "ports": [{"name": "db", "port": 5432, "protocol": "tcp"}]});
+    for (first, second, kept) in [
+        ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "a"),
+        ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z", "b"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "a"),
+        ("", "2026-01-01T00:00:00Z", "b"),
+        ("", "", "a"),
+    ] {
+        let mut offers = shop();
+        offers.extend([offer("Service shop/db", db.clone()), tcp("a", first), tcp("b", second)]);
+        let made = build(&offers, &Kept::new());
+        let names: Vec<_> = made.registry.routes().map(|route| route.name().name.to_string()).collect();
+        assert_eq!(names, [kept], "{first} {second}");
+    }
+    // Of requests both stay, and the older one's rules come first.
+    let http = |name: &str, created: &str| Offer {
+        created: created.into(),
+        ..offer(
+            &format!("HTTPRoute shop/{name}"),
+            json!({"parentRefs": [{"kind": "Service", "group": "", "name": "orders"}], "rules": [{"backendRefs": [{"name": "orders", "port": 80}]}]}),
+        )
+    };
+    let mut offers = shop();
+    offers.extend([http("a", "2026-01-02T00:00:00Z"), http("b", "2026-01-01T00:00:00Z")]);
+    let made = build(&offers, &Kept::new());
+    let routes = made.registry.routes_for(&"orders.shop".parse().unwrap(), &"shop".parse().unwrap());
+    assert_eq!(routes.iter().map(|route| route.name().name.to_string()).collect::<Vec<_>>(), ["b", "a"]);
+}
+
+#[test]
+fn many_objects_that_are_refused_cost_no_more_each_than_one() {
+    let long = "x".repeat(60);
+    let broken = |number: usize| {
+        offer(&format!("MeshPolicy shop/{long}-{number}"), json!({"effect": "forbid", "x": 1}))
+    };
+    let offers: Vec<_> = shop().into_iter().chain((0..20_000).map(broken)).collect();
+    let begin = std::time::Instant::now();
+    let made = build(&offers, &Kept::new());
+    assert_eq!(made.registry.policies().count(), 20_001);
+    // A search from the first name on would look at 200 million.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]

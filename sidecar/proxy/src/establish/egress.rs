@@ -141,9 +141,8 @@ pub(super) async fn of_peer<E: Stage>(
     let mut accepting = pin!(tls::accept(
         ReadAhead::new(socket),
         &view.tls,
-        None,
         // Which place it names is said to those who have proven who they are.
-        |_| Ok(()),
+        |_| Ok(None),
         &shared.handshakes,
     ));
     let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {

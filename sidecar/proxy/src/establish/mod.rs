@@ -5,6 +5,7 @@
 //! Whatever fails here is a typed reason in the log and a counter, and the caller gets nothing but a close,
 //! except for plaintext HTTP, which is told that it is plaintext.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use signet_identity::{Alpn, HandshakeFailure};
 use signet_wire::first::First;
+use signet_wire::hello::Hello;
 use tokio::net::TcpStream;
 
 use crate::age::called_until;
@@ -19,6 +21,9 @@ use crate::answer::{Audience, Dialect, Reason, Refusal};
 mod edge;
 mod egress;
 mod passed;
+mod redirected;
+
+pub(crate) use redirected::Places;
 
 use crate::east_west;
 use crate::h1;
@@ -71,16 +76,13 @@ pub(crate) async fn establish<E: Stage>(
                 refuse_stream(worker, Direction::Inbound, service, Reason::PortUnknown);
                 return None;
             };
-            inbound(worker, watch, &view, socket, remote, port, app.clone()).await
+            inbound(worker, watch, &view, socket, remote, &[port], app.clone()).await
         }
         Kind::TransparentInbound => {
             let destination = destination(worker, &socket)?;
-            let Some(port) = view.routes.inbound_number(destination.port()).cloned() else {
-                refuse_stream(worker, Direction::Inbound, "unknown", Reason::PortUnknown);
-                return None;
-            };
+            let ports = redirected::served_at(worker, &mut view, destination).await;
             let app = worker.app(destination);
-            inbound(worker, watch, &view, socket, remote, port, app).await
+            inbound(worker, watch, &view, socket, remote, &ports, app).await
         }
         Kind::Outbound { service, port } => {
             if let Some(outward) = egress::listed(&view, service, port) {
@@ -114,9 +116,13 @@ async fn inbound<E: Stage>(
     view: &Snapshot,
     socket: Socket,
     remote: Option<SocketAddr>,
-    port: Arc<InboundPort>,
+    ports: &[Arc<InboundPort>],
     app: Arc<App>,
 ) -> Option<Established<E>> {
+    let Some(mut port) = ports.first().cloned() else {
+        refuse_stream(worker, Direction::Inbound, "unknown", Reason::PortUnknown);
+        return None;
+    };
     let Socket::Tcp(socket) = socket else {
         refuse_stream(worker, Direction::Inbound, &port.service, Reason::Plaintext);
         return None;
@@ -124,7 +130,8 @@ async fn inbound<E: Stage>(
     let local = socket.local_addr().ok();
     let shared = &worker.shared;
     let mut io = ReadAhead::new(socket);
-    if view.lets_in_plaintext(&port, crate::pool::now()).is_ok()
+    // Who says nothing means all that is served here.
+    if ports.iter().all(|here| redirected::lets_in_plaintext(view, here, &port))
         && let Some(room) = Room::take(shared)
     {
         watch.set_plaintext(Some((port.service.clone(), port.name.clone())));
@@ -142,17 +149,23 @@ async fn inbound<E: Stage>(
         watch.set_plaintext(None);
     }
     watch.within(Some(shared.limits.handshake_time));
-    let mut accepting = std::pin::pin!(tls::accept(
-        io,
-        &view.tls,
-        alpn_of(port.protocol),
-        |hello| tls::for_this_port(hello, &port),
-        &shared.handshakes,
-    ));
-    let accepted = match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
-        Ok(accepted) => accepted,
-        Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
+    let meant = OnceCell::new();
+    let fits = |hello: &Hello| {
+        let port = tls::for_these_ports(hello, ports)?;
+        let alpn = alpn_of(port.protocol);
+        let _ = meant.set(port);
+        Ok(alpn)
     };
+    let accepted = {
+        let mut accepting = std::pin::pin!(tls::accept(io, &view.tls, fits, &shared.handshakes));
+        match watch.wait(|cx| accepting.as_mut().poll(cx)).await {
+            Ok(accepted) => accepted,
+            Err(_) => Err(Rejected::from(HandshakeFailure::Timeout)),
+        }
+    };
+    if let Some(meant) = meant.into_inner() {
+        port = meant;
+    }
     let (stream, peer, spoken) = match accepted {
         Ok(accepted) => accepted,
         Err(Rejected { failure, socket, word }) => {

@@ -31,8 +31,10 @@ pub struct Endpoints {
     addresses: HashSet<IpAddr>,
     /// Those of them at which there may be services that we do not know.
     open: HashSet<IpAddr>,
-    /// Where sidecars of the mesh take mutual TLS.
-    sidecars: HashSet<SocketAddr>,
+    /// Where sidecars of the mesh take mutual TLS, and for which ports; for none where it is another cluster's gateway.
+    sidecars: HashMap<SocketAddr, Vec<Arc<ServicePort>>>,
+    /// By service and port: the other ports that are served at some same place.
+    beside: HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>>,
     /// Places outside the mesh that we may call.
     places: Arc<Places>,
     /// Namespaces in which there are services.
@@ -84,12 +86,8 @@ impl Endpoints {
         }
         (next.dialled, next.addresses) = dialled(&next.services);
         next.open = open(&next.services);
-        next.sidecars = next
-            .services
-            .values()
-            .flat_map(|service| &service.ports)
-            .flat_map(|port| port.endpoints.iter().map(|endpoint| canonical(endpoint.address)))
-            .collect();
+        next.sidecars = sidecars(&next.services);
+        next.beside = beside(&next.sidecars);
         next
     }
 
@@ -141,8 +139,27 @@ impl Endpoints {
     /// Whether this address belongs to the mesh: it is never dialled in plaintext.
     pub fn is_of_the_mesh(&self, address: SocketAddr) -> bool {
         self.addresses.contains(&address.ip().to_canonical())
-            || self.sidecars.contains(&canonical(address))
+            || self.sidecars.contains_key(&canonical(address))
             || self.places.gateways().any(|gateway| canonical(gateway) == canonical(address))
+    }
+
+    /// The ports that are served at this place, as callers dial it.
+    pub fn served_at(&self, place: SocketAddr) -> &[Arc<ServicePort>] {
+        self.sidecars.get(&canonical(place)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether some port of this service is served from this address by a sidecar there.
+    pub fn is_served_from(&self, service: &str, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let ports = self.services.get(service).into_iter().flat_map(|service| &service.ports);
+        let own = ports.flat_map(|port| &port.endpoints).filter(|endpoint| endpoint.behind.is_none());
+        own.into_iter().any(|endpoint| endpoint.address.ip().to_canonical() == address)
+    }
+
+    /// The other ports that are served somewhere at the same place as this one.
+    pub fn beside(&self, service: &str, port: &str) -> impl Iterator<Item = &Arc<ServicePort>> {
+        let of_service = self.beside.get(service).into_iter().flatten();
+        of_service.filter(move |(own, _)| **own == *port).map(|(_, other)| other)
     }
 
     /// Whether every service at this address is known, so that a port that none of them has is nobody's.
@@ -227,7 +244,52 @@ fn dialled(
             }
         }
     }
+    // An app may also dial the port at which it is served, where the service's own says nothing else of that place.
+    let mut targets: HashMap<SocketAddr, Option<Dialled>> = HashMap::new();
+    for (address, port) in services.values().flat_map(|service| &service.targets) {
+        let meant = targets.entry(*address).or_insert_with(|| Some(Dialled::Endpoint(port.clone())));
+        if meant
+            .as_ref()
+            .is_some_and(|first| first.port().service != port.service || first.port().name != port.name)
+        {
+            *meant = None;
+        }
+    }
+    for (address, meant) in targets {
+        dialled.entry(address).or_insert(meant);
+    }
     (dialled, addresses)
+}
+
+fn sidecars(services: &HashMap<Arc<str>, Arc<Service>>) -> HashMap<SocketAddr, Vec<Arc<ServicePort>>> {
+    let mut sidecars: HashMap<SocketAddr, Vec<Arc<ServicePort>>> = HashMap::new();
+    for port in services.values().flat_map(|service| &service.ports) {
+        for endpoint in &port.endpoints {
+            let here = sidecars.entry(canonical(endpoint.address)).or_default();
+            if endpoint.behind.is_none() {
+                here.push(port.clone());
+            }
+        }
+    }
+    sidecars
+}
+
+/// Who is served where others are, both ways.
+fn beside(
+    sidecars: &HashMap<SocketAddr, Vec<Arc<ServicePort>>>,
+) -> HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>> {
+    let mut beside: HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>> = HashMap::new();
+    for here in sidecars.values().filter(|here| here.len() > 1) {
+        for port in here {
+            for other in here.iter().filter(|other| !Arc::ptr_eq(other, port)) {
+                let known = beside.entry(port.service.clone()).or_default();
+                if !known.iter().any(|(own, known)| *own == port.name && Arc::ptr_eq(known, other)) {
+                    known.push((port.name.clone(), other.clone()));
+                }
+            }
+        }
+    }
+    beside
 }
 
 /// Addresses at which others are that are not known, or where nobody says whether there are others.
@@ -382,5 +444,67 @@ mod tests {
         let last = format!("10.0.{}.255", 2 * MAX_REFUSED / 256 - 1);
         assert!(endpoints.refusal(&last).is_some(), "the newest is among them");
         assert!(endpoints.forget_refusals().refusal(&last).is_none());
+    }
+
+    #[test]
+    fn a_place_is_of_every_port_that_is_served_there_by_its_number_there_and_of_no_gateway() {
+        let place = [("10.1.0.5", Some("a"))];
+        let mut far = spec("far.shop", 80, &[], &[("10.1.0.9", Some("a"))]);
+        far.endpoints[0].behind = Some("far.shop".parse().unwrap());
+        let known = apply([spec("db.shop", 5432, &[], &place), spec("cache.shop", 6379, &[], &place), far]);
+        let at_place = |place: &str| {
+            let mut names: Vec<_> =
+                known.served_at(at(place)).iter().map(|port| port.service.to_string()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(at_place("10.1.0.5:15006"), ["cache.shop", "db.shop"]);
+        assert_eq!(at_place("[::ffff:10.1.0.5]:15006"), ["cache.shop", "db.shop"]);
+        // Where callers dial it is not where it is served.
+        assert!(at_place("10.1.0.5:5432").is_empty() && at_place("10.1.0.9:15006").is_empty());
+        assert!(known.is_served_from("db.shop", "10.1.0.5".parse().unwrap()));
+        assert!(!known.is_served_from("far.shop", "10.1.0.9".parse().unwrap()));
+        assert!(known.is_of_the_mesh(at("10.1.0.9:15006")), "a gateway is the mesh's all the same");
+        let beside =
+            |service: &str| known.beside(service, "main").map(|port| &*port.service).collect::<Vec<_>>();
+        assert_eq!((beside("db.shop"), beside("cache.shop")), (vec!["cache.shop"], vec!["db.shop"]));
+        assert!(beside("far.shop").is_empty() && known.beside("db.shop", "other").next().is_none());
+        let alone = known.apply([spec("cache.shop", 6379, &[], &[])], [] as [&str; 0]);
+        assert!(alone.beside("db.shop", "main").next().is_none());
+    }
+
+    #[test]
+    fn a_target_port_that_is_dialled_means_its_endpoint_unless_two_ports_are_served_there() {
+        let place = [("10.1.0.5", Some("a"))];
+        let known = apply([spec("db.shop", 5432, &["10.96.0.7"], &place)]);
+        let one = known.endpoint(at("10.1.0.5:15006"), "db.shop", "main").unwrap();
+        assert_eq!(one.endpoints.len(), 1);
+        assert!(known.dialled(at("10.96.0.7:15006")).is_none());
+        let both = known.apply([spec("cache.shop", 6379, &[], &place)], [] as [&str; 0]);
+        assert!(both.dialled(at("10.1.0.5:15006")).is_none());
+        // What a service says of that number itself goes before.
+        let own = known.apply([spec("own.shop", 15006, &[], &place)], [] as [&str; 0]);
+        assert_eq!(&*own.dialled(at("10.1.0.5:15006")).unwrap().port().service, "own.shop");
+    }
+
+    #[test]
+    fn a_hello_names_the_port_where_others_are_there_and_only_inside_the_own_trust_domain() {
+        let ip: IpAddr = "10.1.0.5".parse().unwrap();
+        let name = |sharing: Option<&[&str]>, own: &str| {
+            let sharing =
+                sharing.map(|others| [(ip, others.iter().map(|&other| other.into()).collect())].into());
+            let known =
+                apply([ServiceSpec { sharing, ..spec("db.shop", 5432, &[], &[("10.1.0.5", Some("a"))]) }]);
+            let endpoint = known.service("db.shop").unwrap().ports[0].endpoints[0].clone();
+            let own = TestCa::new(own).id("ns/shop/sa/web");
+            endpoint.hello_name(&own).to_str().into_owned()
+        };
+        let shared = Some(&["cache.shop"][..]);
+        assert!(name(shared, "demo.signet").starts_with("main.db.shop."));
+        for (sharing, own) in
+            [(shared, "other.example"), (Some(&[][..]), "demo.signet"), (None, "demo.signet")]
+        {
+            assert!(!name(sharing, own).contains("db"), "{sharing:?} {own}");
+        }
     }
 }

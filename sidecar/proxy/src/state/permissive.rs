@@ -37,14 +37,38 @@ pub enum Strict {
         /// The field.
         field: &'static str,
     },
+    /// Another service has the same port of the same pods.
+    #[error("it is also a port of {service}, and there {why}")]
+    Beside {
+        /// Its name.
+        service: Box<str>,
+        /// Why that one does not.
+        why: Box<Strict>,
+    },
     /// No policy permits anybody, or one forbids everybody.
     #[error("no policy permits this to everybody")]
     Denied,
 }
 
 impl Snapshot {
-    /// Whether a caller without an identity is let in at this port, at this second of the epoch.
+    /// Whether a caller without an identity is let in at this port, at this second of the epoch. It cannot say which of
+    /// several services it means that the same pods serve by the same port: all of those that are ours must let it in.
     pub fn lets_in_plaintext(&self, port: &InboundPort, now: u64) -> Result<(), Strict> {
+        self.lets_in_alone(port, now)?;
+        for other in self.endpoints.beside(&port.service, &port.name) {
+            let Some(other) = self.routes.inbound(&other.service, &other.name) else { continue };
+            let let_in = match other.protocol == port.protocol {
+                true => self.lets_in_alone(other, now),
+                false => Err(Strict::Undeclared),
+            };
+            if let Err(why) = let_in {
+                return Err(Strict::Beside { service: other.service.as_ref().into(), why: Box::new(why) });
+            }
+        }
+        Ok(())
+    }
+
+    fn lets_in_alone(&self, port: &InboundPort, now: u64) -> Result<(), Strict> {
         match port.permissive_until {
             None => return Err(Strict::Always),
             Some(until) if until <= now => return Err(Strict::Ended(until)),

@@ -160,6 +160,11 @@ impl Routes {
         self.passed_on.contains(service)
     }
 
+    /// The services that we serve.
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        self.inbound.keys().map(|name| &**name)
+    }
+
     /// The ports of a service that we serve.
     pub fn inbound_of(&self, service: &str) -> &[Arc<InboundPort>] {
         self.inbound.get(service).map_or(&[], Vec::as_slice)

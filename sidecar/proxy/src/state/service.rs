@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -109,6 +109,8 @@ pub struct Service {
     /// What an app means that dials an endpoint's own address and the port that callers dial: the service's port with
     /// that endpoint and no other.
     pub direct: Vec<(SocketAddr, Arc<ServicePort>)>,
+    /// The same by the port that is dialled there, where that is another one.
+    pub targets: Vec<(SocketAddr, Arc<ServicePort>)>,
     /// Which user context it takes.
     pub user_context: UserContext,
     /// It wants a hop proof with each token.
@@ -181,6 +183,10 @@ pub struct Endpoint {
     pub server_name: ServerName<'static>,
     /// Where the address is a gateway's: the service by its name behind it.
     pub behind: Option<ObjectName>,
+    /// The same name with the port that is meant, where a receiver could not tell otherwise.
+    named: Option<ServerName<'static>>,
+    /// Whether it is said which port is meant: others are served at this address.
+    is_shared: AtomicBool,
     /// The client config for each protocol, with a session store of this endpoint's own, and its generation.
     configs: [ArcSwapOption<(u64, Arc<ClientConfig>)>; 3],
     /// Requests and streams under way from this process.
@@ -203,7 +209,16 @@ static NEXT_ENDPOINT: AtomicU64 = AtomicU64::new(1);
 
 impl Endpoint {
     /// None where no server name can say all this.
-    fn new(address: SocketAddr, identity: SpiffeId, behind: Option<ObjectName>, port: &str) -> Option<Self> {
+    fn new(
+        address: SocketAddr,
+        identity: SpiffeId,
+        behind: Option<ObjectName>,
+        service: &str,
+        port: &str,
+    ) -> Option<Self> {
+        let named = service.parse::<ObjectName>().ok().and_then(|service| {
+            routed_server_name(&identity, port, service.name.as_str(), service.namespace.as_str())
+        });
         let server_name = match &behind {
             None => signet_identity::server_name(&identity),
             Some(service) => {
@@ -215,6 +230,8 @@ impl Endpoint {
             address,
             server_name,
             behind,
+            named,
+            is_shared: AtomicBool::new(false),
             identity,
             configs: Default::default(),
             in_flight: AtomicUsize::new(0),
@@ -227,6 +244,17 @@ impl Endpoint {
     /// Whether it is still what this says.
     fn is(&self, address: SocketAddr, identity: &SpiffeId, behind: Option<&ObjectName>) -> bool {
         self.address == address && self.identity == *identity && self.behind.as_ref() == behind
+    }
+
+    /// What a hello to it is for. Who dials for `own` may have to say which port is meant; of another trust domain's
+    /// services we do not know what they are called there.
+    pub(crate) fn hello_name(&self, own: &SpiffeId) -> ServerName<'static> {
+        let named = self.named.as_ref().filter(|_| {
+            self.behind.is_none()
+                && self.is_shared.load(Ordering::Relaxed)
+                && self.identity.trust_domain() == own.trust_domain()
+        });
+        named.unwrap_or(&self.server_name).clone()
     }
 
     /// Requests and streams under way.
@@ -354,6 +382,28 @@ fn at_each_address(
     found.into_iter().map(|(ip, here)| (SocketAddr::new(ip, port.port), Arc::new(here))).collect()
 }
 
+/// The same by the port at which each is served, where callers dial another one.
+fn at_each_target(
+    port: &ServicePort,
+    direct: &[(SocketAddr, Arc<ServicePort>)],
+) -> Vec<(SocketAddr, Arc<ServicePort>)> {
+    let each =
+        direct.iter().flat_map(|(_, here)| here.endpoints.iter().map(move |endpoint| (endpoint, here)));
+    let others = each.filter(|(endpoint, _)| endpoint.address.port() != port.port);
+    others
+        .map(|(endpoint, here)| {
+            let address = endpoint.address;
+            (SocketAddr::new(address.ip().to_canonical(), address.port()), here.clone())
+        })
+        .collect()
+}
+
+/// Whether other services are at this address, as far as is known.
+fn is_shared(sharing: Option<&Sharing>, address: IpAddr) -> bool {
+    let others = sharing.and_then(|sharing| sharing.get(&address.to_canonical()));
+    others.is_some_and(|others| !others.is_empty())
+}
+
 impl Service {
     /// Builds the service; endpoints that `before` has under the same address and identity are kept.
     pub(crate) fn build(spec: ServiceSpec, before: Option<&Service>) -> Service {
@@ -363,7 +413,7 @@ impl Service {
             _ => None,
         };
         let mut ports = Vec::with_capacity(spec.ports.len());
-        let mut direct = Vec::new();
+        let (mut direct, mut targets) = (Vec::new(), Vec::new());
         for port in spec.ports {
             let known = before.and_then(|service| service.port(&port.name));
             let mut endpoints = Vec::new();
@@ -387,12 +437,13 @@ impl Service {
                     port.endpoints.iter().find(|kept| kept.is(address, identity, behind.as_ref())).cloned()
                 });
                 let made = kept.or_else(|| {
-                    Endpoint::new(address, identity.clone(), behind.clone(), &port.name).map(Arc::new)
+                    Endpoint::new(address, identity.clone(), behind.clone(), &name, &port.name).map(Arc::new)
                 });
                 let Some(made) = made else {
                     unidentified += 1;
                     continue;
                 };
+                made.is_shared.store(is_shared(spec.sharing.as_ref(), endpoint.address), Ordering::Relaxed);
                 if behind.is_none() {
                     places.push((endpoint.address, Some(made.clone())));
                 }
@@ -411,7 +462,9 @@ impl Service {
                 requests_only: port.requests_only,
                 manner: known.map(|known| known.manner.clone()).unwrap_or_default(),
             };
-            direct.extend(at_each_address(&port, &places));
+            let here = at_each_address(&port, &places);
+            targets.extend(at_each_target(&port, &here));
+            direct.extend(here);
             ports.push(Arc::new(port));
         }
         Service {
@@ -420,6 +473,7 @@ impl Service {
             identities: spec.identities.into(),
             addresses: spec.addresses,
             direct,
+            targets,
             user_context: spec.user_context,
             hop_proof: spec.hop_proof,
             sharing: spec.sharing,

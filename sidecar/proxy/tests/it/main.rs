@@ -24,6 +24,7 @@ mod passed;
 mod permissive;
 mod policy;
 mod redirect;
+mod redirect_ports;
 mod shortage;
 mod stream;
 mod undeclared;
