@@ -261,7 +261,9 @@ fn dialled(
     (dialled, addresses)
 }
 
-fn sidecars(services: &HashMap<Arc<str>, Arc<Service>>) -> HashMap<SocketAddr, Vec<Arc<ServicePort>>> {
+fn sidecars(
+    services: &foldhash::HashMap<Arc<str>, Arc<Service>>,
+) -> HashMap<SocketAddr, Vec<Arc<ServicePort>>> {
     let mut sidecars: HashMap<SocketAddr, Vec<Arc<ServicePort>>> = HashMap::new();
     for port in services.values().flat_map(|service| &service.ports) {
         for endpoint in &port.endpoints {
