@@ -154,6 +154,13 @@ impl Objects {
         self.with(|known| known.objects.get(&id_of(object)).cloned())
     }
 
+    pub(super) fn all(&self, path: &str) -> Vec<Value> {
+        self.with(|known| {
+            let of = known.objects.iter().filter(|((kind, ..), _)| kind == path);
+            of.map(|(_, object)| object.clone()).collect()
+        })
+    }
+
     pub(super) fn absent(&self, path: &str, absent: bool) {
         self.with(|known| match absent {
             true => known.absent.insert(path.to_owned()),
@@ -205,8 +212,19 @@ impl Objects {
         method: &Method,
         path: &str,
         query: &str,
+        content: &str,
         body: &[u8],
     ) -> Option<Response<Body>> {
+        if *method == Method::GET
+            && let Some(answer) = super::discovery::answer(path, &self.all(DEFINITIONS))
+        {
+            let is_absent =
+                |known: &mut Known| known.absent.iter().any(|it| it.starts_with(&format!("{path}/")));
+            // A group of which a kind is missing is missing as a whole.
+            if !self.with(is_absent) {
+                return Some(answer);
+            }
+        }
         let asked = asked(path)?;
         if self.with(|known| known.absent.contains(&asked.kind)) {
             // Plain text, as for every path that nobody serves.
@@ -217,16 +235,28 @@ impl Objects {
         };
         let watches = value("watch").as_deref() == Some("true");
         let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let labels = value("labelSelector").map(|it| decoded(&it));
         Some(match (method, &asked.name) {
             (&Method::GET, None) if watches => {
                 self.watch(asked.kind, value("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or(0))
             }
-            (&Method::GET, None) => self.list(&asked, value("limit"), value("continue")),
+            (&Method::GET, None) => self.list(&asked, labels.as_deref(), value("limit"), value("continue")),
             (&Method::GET, Some(_)) => match self.with(|known| known.objects.get(&asked.id()).cloned()) {
                 Some(found) => object(200, &found),
                 None => status(404, &format!("{} not found", asked.kind)),
             },
-            (&Method::POST, None) => self.create(body),
+            (&Method::POST, None) => self.create(&asked, body),
+            (&Method::DELETE, Some(_)) => self.delete(&asked),
+            (&Method::PATCH, Some(_)) if content.starts_with("application/apply-patch+yaml") => {
+                self.apply(&asked, body)
+            }
+            (&Method::PATCH, Some(_)) if asked.sub.is_none() && content.contains("merge-patch+json") => {
+                let patched = |mut present: Value| {
+                    merge(&mut present, &body);
+                    present
+                };
+                self.write(&asked, patched, &json!({}))
+            }
             (&Method::PUT, Some(_)) => self.write(&asked, |_| body.clone(), &body),
             (&Method::PATCH, Some(_)) => {
                 let is_status = asked.sub.as_deref() == Some("status");
@@ -243,7 +273,13 @@ impl Objects {
         })
     }
 
-    fn list(&self, asked: &Asked, limit: Option<String>, from: Option<String>) -> Response<Body> {
+    fn list(
+        &self,
+        asked: &Asked,
+        labels: Option<&str>,
+        limit: Option<String>,
+        from: Option<String>,
+    ) -> Response<Body> {
         self.with(|known| {
             let mut token = from.as_deref().unwrap_or("0-0").split('-');
             let mut number = || token.next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
@@ -257,7 +293,8 @@ impl Objects {
             let all = known.objects.iter().filter(|((kind, namespace, _), _)| {
                 *kind == asked.kind && asked.namespace.as_ref().is_none_or(|it| it == namespace)
             });
-            let all: Vec<&Value> = all.map(|(_, object)| object).collect();
+            let is_meant = |object: &&Value| labels.is_none_or(|labels| selects(labels, object));
+            let all: Vec<&Value> = all.map(|(_, object)| object).filter(is_meant).collect();
             let limit = known.page.or_else(|| limit.and_then(|it| it.parse().ok())).unwrap_or(usize::MAX);
             let end = start.saturating_add(limit).min(all.len());
             let items = all.get(start..end).unwrap_or_default();
@@ -271,14 +308,59 @@ impl Objects {
         })
     }
 
-    fn create(&self, body: Value) -> Response<Body> {
+    fn create(&self, asked: &Asked, mut body: Value) -> Response<Body> {
+        if let Some(namespace) = &asked.namespace {
+            body["metadata"]["namespace"] = namespace.as_str().into();
+        }
         let id = id_of(&body);
+        super::discovery::looked_after(&mut body);
         self.with(|known| {
+            let uid = format!("uid-{}-{}", id.2, known.version);
+            body["metadata"].as_object_mut().expect("metadata").entry("uid").or_insert(uid.into());
             if known.objects.contains_key(&id) {
                 return status(409, &format!("{} \"{}\" already exists", id.0, id.2));
             }
             self.happened(known, "ADDED", &id, body);
             object(201, known.objects.get(&id).expect("just made"))
+        })
+    }
+
+    /// As the server does with what one owner says of all its fields: what is not there is made.
+    fn apply(&self, asked: &Asked, body: Value) -> Response<Body> {
+        let id = asked.id();
+        match self.with(|known| known.objects.contains_key(&id)) {
+            false => self.create(asked, body),
+            true => {
+                let applied = |mut present: Value| {
+                    merge(&mut present, &body);
+                    super::discovery::looked_after(&mut present);
+                    present
+                };
+                self.write(asked, applied, &json!({}))
+            }
+        }
+    }
+
+    fn delete(&self, asked: &Asked) -> Response<Body> {
+        let id = asked.id();
+        self.with(|known| match known.objects.get(&id).cloned() {
+            None => status(404, &format!("{} \"{}\" not found", id.0, id.2)),
+            Some(gone) => {
+                // What a definition defines goes with it.
+                let of = gone["spec"]["names"]["plural"].as_str().filter(|_| id.0 == DEFINITIONS);
+                let ends = of.map(|plural| (gone["spec"]["group"].clone(), format!("/{plural}")));
+                if let Some((group, plural)) = ends {
+                    let group = format!("/apis/{}/", group.as_str().expect("a group"));
+                    let with_it = |(kind, ..): &&Id| kind.starts_with(&group) && kind.ends_with(&plural);
+                    let all: Vec<Id> = known.objects.keys().filter(with_it).cloned().collect();
+                    all.iter().for_each(|id| drop(known.objects.remove(id)));
+                }
+                self.happened(known, "DELETED", &id, gone);
+                object(
+                    200,
+                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                )
+            }
         })
     }
 
@@ -351,6 +433,32 @@ impl Asked {
     fn id(&self) -> Id {
         (self.kind.clone(), self.namespace.clone().unwrap_or_default(), self.name.clone().unwrap_or_default())
     }
+}
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// Percent signs of a query.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at(2);
+        plain.push(char::from(u8::from_str_radix(code, 16).expect("two digits")));
+        plain.push_str(rest);
+    }
+    plain
+}
+
+/// Whether a selector (`a=b,c!=d,e in (f,g)`, as far as clients of the tests write it) means an object.
+fn selects(selector: &str, object: &Value) -> bool {
+    let labels = &object["metadata"]["labels"];
+    selector.split(',').filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
+        Some((name, value)) => match name.strip_suffix('!') {
+            Some(name) => labels[name] != value,
+            None => labels[name] == value.trim_start_matches('='),
+        },
+        None => !labels[part].is_null(),
+    })
 }
 
 /// RFC 7396.
