@@ -19,7 +19,7 @@ pub mod views;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use signet_model::{InForce, Kept, ObjectId, Offer, Options, Problem, Registry, Resource, Stand};
+use signet_model::{InForce, Kept, ObjectId, Offer, Options, Problem, Registry, Resource, Stand, Verdict};
 
 pub use conditions::{Condition, ListenerStatus, ObjectStatus, ParentStatus, Reason, Said, merged};
 use views::{Content, INJECT, Key, MESH_ADMIN, Object, Pod};
@@ -93,6 +93,8 @@ pub struct Translation {
     pub warnings: Vec<String>,
     /// Objects that are not, or not as written, in force, in words.
     pub refused: Vec<String>,
+    /// What came of each object that was offered to the model.
+    pub verdicts: Vec<(ObjectId, Verdict)>,
 }
 
 /// An object's place in what is offered to the model.
@@ -149,11 +151,20 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Trans
     statuses.extend(gateway::statuses(&gateways, &work.offered, &made));
     statuses.extend(gateway::classes(snapshot));
     statuses.extend(routes::statuses(&routes, &work.offered, &made));
-    Translation { registry: made.registry, kept: made.kept, statuses, warnings: work.warnings, refused }
+    let verdicts = offers.into_iter().map(|offer| offer.id).zip(made.verdicts).collect();
+    Translation {
+        registry: made.registry,
+        kept: made.kept,
+        statuses,
+        warnings: work.warnings,
+        refused,
+        verdicts,
+    }
 }
 
 /// What is in force of an object that is not right, in words.
-fn what(in_force: InForce) -> &'static str {
+#[must_use]
+pub fn what(in_force: InForce) -> &'static str {
     match in_force {
         InForce::AsWritten => "it stays in force",
         InForce::Earlier => "the last version that was right stays in force",
