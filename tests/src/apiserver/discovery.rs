@@ -9,6 +9,8 @@ use super::{Body, object};
 /// As a real one of the version that recordings are of.
 pub(super) const VERSION: &str = "v1.36.0";
 
+const OPENAPI: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// Group and version, resource, kind, and whether it is of a namespace.
 const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "namespaces", "Namespace", false),
@@ -58,6 +60,11 @@ pub(super) fn answer(path: &str, definitions: &[Value]) -> Option<Response<Body>
         }
         all
     };
+    if path == "/openapi/v2" {
+        // A description of nothing (in protobuf, that is no bytes): clients then check nothing by themselves.
+        let answer = Response::builder().header("Content-Type", OPENAPI);
+        return Some(answer.body(super::full(bytes::Bytes::new())).expect("an answer"));
+    }
     let value = match path.trim_end_matches('/') {
         "/version" => json!({"major": "1", "minor": "36", "gitVersion": VERSION, "platform": "linux/amd64"}),
         "/api" => json!({"kind": "APIVersions", "versions": ["v1"]}),
