@@ -196,7 +196,7 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
         json!({"spec": {"defaultAction": "allow"}}),
     ));
     let (found, code) = cluster.check("").await;
-    has(&found, "webhook", &["failure", "UnknownIssuer"]);
+    has(&found, "webhook", &["failure", "not what its caBundle says"]);
     has(&found, "certificates", &["warning root", "hours left"]);
     has(&found, "namespaces", &["warning jobs", "\"true\" does nothing"]);
     has(&found, "roots", &["failure shop", "no ConfigMap signet-roots"]);

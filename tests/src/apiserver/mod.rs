@@ -3,6 +3,7 @@
 
 mod discovery;
 mod objects;
+mod protobuf;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;

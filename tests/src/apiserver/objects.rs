@@ -234,7 +234,8 @@ impl Objects {
             query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
         };
         let watches = value("watch").as_deref() == Some("true");
-        let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let body: Value = super::protobuf::secret(body)
+            .unwrap_or_else(|| serde_json::from_slice(body).unwrap_or(Value::Null));
         let labels = value("labelSelector").map(|it| decoded(&it));
         Some(match (method, &asked.name) {
             (&Method::GET, None) if watches => {
@@ -304,7 +305,10 @@ impl Objects {
             }
             // Go writes no items as null.
             let items = if items.is_empty() { Value::Null } else { json!(items) };
-            object(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+            // Typed clients take a list of their own kind only.
+            let of = all.first().and_then(|it| it["kind"].as_str()).unwrap_or_default();
+            let kind = format!("{of}List");
+            object(200, &json!({"kind": kind, "apiVersion": "v1", "metadata": metadata, "items": items}))
         })
     }
 
