@@ -1,19 +1,24 @@
 //! `signet`: what an operator types.
 //!
-//! Every command but `demo`, `dev` and `login` is one call to the control plane, by its operator socket or as the person
-//! who logged in, shown as text or, with `--json`, as the answer itself. `demo` runs a whole mesh on this machine.
+//! Every command but `demo`, `dev`, `login` and those about clusters and files is one call to the control plane, by its
+//! operator socket or as the person who logged in, shown as text or, with `--json`, as the answer itself. `demo` runs a
+//! whole mesh on this machine; `install`, `upgrade`, `uninstall`, `check` and `analyze` speak to a cluster by kubectl and helm.
 
+mod analyze;
 mod approvals;
 mod audit;
 mod authority;
 mod authz;
 mod backup;
 mod chain;
+mod check;
+mod cluster;
 mod demo;
 mod dev;
 mod federation;
 mod handshakes;
 mod inject;
+mod install;
 mod login;
 mod mesh;
 mod operator;
@@ -85,6 +90,18 @@ enum Command {
     /// What an app would see in a mesh, for whoever writes one without a mesh.
     #[command(subcommand)]
     Dev(dev::Dev),
+    /// Make the control plane of a mesh in a cluster: both charts, the namespace and the seal key.
+    Install(install::Install),
+    /// Bring the control plane of a cluster to this program's version, or give it other values.
+    Upgrade(install::Upgrade),
+    /// Take the control plane out of a cluster, and what it made there.
+    Uninstall(install::Uninstall),
+    /// Whether a cluster is ready for Signet (--pre), and whether what runs there is as it should be. Exit code 0: nothing
+    /// is wrong, 1: something is, 2: something could not be looked at.
+    Check(check::Check),
+    /// What is written and does nothing, does something else than it seems, or will be refused: in files, or in a
+    /// cluster. Exit code 1: something was found, 2: it could not be looked at.
+    Analyze(analyze::Analyze),
     /// Make the pods of manifests members of the mesh, as the cluster's webhook does.
     Inject(inject::Inject),
     /// Give manifests back as they were before they were injected.
@@ -114,6 +131,11 @@ async fn main() -> ExitCode {
         Command::Federation(command) => command.run(&context).await,
         Command::Authz(command) => command.run(&context).await,
         Command::Dev(command) => command.run(&context).await,
+        Command::Install(install) => install.run().await,
+        Command::Upgrade(upgrade) => upgrade.run().await,
+        Command::Uninstall(uninstall) => uninstall.run().await,
+        Command::Check(check) => check.run(&context).await,
+        Command::Analyze(analyze) => analyze.run(&context),
         Command::Inject(inject) => inject.run(),
         Command::Uninject(uninject) => uninject.run(),
         Command::Policy(command) => command.run(&context),

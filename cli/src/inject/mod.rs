@@ -114,7 +114,7 @@ impl Input {
     fn each(&self, mut change: impl FnMut(&Value, &Place) -> anyhow::Result<Done>) -> anyhow::Result<()> {
         let mut out = String::new();
         let mut refused = 0_usize;
-        for (name, text) in self.texts()? {
+        for (name, text) in texts(&self.files)? {
             for Document { text, value, json } in documents(&text).with_context(|| name.clone())? {
                 let Some(mut value) = value else {
                     stream::push(&mut out, &text);
@@ -154,28 +154,34 @@ impl Input {
         std::io::stdout().lock().write_all(out.as_bytes())?;
         Ok(())
     }
+}
 
-    fn texts(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let mut all = Vec::new();
-        for file in &self.files {
-            if file.as_os_str() == "-" {
-                all.push(("-".to_owned(), whole(std::io::stdin().lock())?));
-                continue;
-            }
-            let mut files = Vec::new();
-            if file.is_dir() {
-                manifests(file, &mut files)?
-            } else {
-                files.push(file.clone())
-            }
-            for file in files {
-                let name = file.display().to_string();
-                let open = std::fs::File::open(&file).with_context(|| name.clone())?;
-                all.push((name.clone(), whole(open).with_context(|| name.clone())?));
-            }
+/// The texts of files, folders and standard input, each with its name.
+pub(crate) fn texts(given: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for file in given {
+        if file.as_os_str() == "-" {
+            all.push(("-".to_owned(), whole(std::io::stdin().lock())?));
+            continue;
         }
-        Ok(all)
+        let mut files = Vec::new();
+        if file.is_dir() {
+            manifests(file, &mut files)?
+        } else {
+            files.push(file.clone())
+        }
+        for file in files {
+            let name = file.display().to_string();
+            let open = std::fs::File::open(&file).with_context(|| name.clone())?;
+            all.push((name.clone(), whole(open).with_context(|| name.clone())?));
+        }
     }
+    Ok(all)
+}
+
+/// What the documents of a text say.
+pub(crate) fn values(text: &str) -> anyhow::Result<Vec<Value>> {
+    Ok(documents(text)?.into_iter().filter_map(|document| document.value).collect())
 }
 
 fn whole(from: impl std::io::Read) -> anyhow::Result<String> {

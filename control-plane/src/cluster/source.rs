@@ -162,7 +162,7 @@ impl Source {
     }
 
     async fn take(&mut self, made: Translation, text: String) {
-        let Translation { registry, kept, statuses, mut warnings, refused } = made;
+        let Translation { registry, kept, statuses, mut warnings, refused, verdicts: _ } = made;
         self.metrics.refused.set(i64::try_from(refused.len()).unwrap_or(i64::MAX));
         // Endpoints come and go, and nothing of them is written down.
         if text != self.written {

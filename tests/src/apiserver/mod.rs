@@ -1,7 +1,9 @@
 //! A Kubernetes API server inside the test: it replays exchanges that were recorded from a real one, byte for byte,
 //! judges tokens of its own making, and fails in the ways that servers do.
 
+mod discovery;
 mod objects;
+mod protobuf;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -25,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_rustls::TlsAcceptor;
 
+const ACCESS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 pub const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// The token with which callers prove themselves to the server.
 pub const CALLER: &str = "caller-token";
@@ -193,6 +196,8 @@ struct Mind {
     history: Mutex<Vec<String>>,
     caller: Mutex<String>,
     is_away: Mutex<bool>,
+    /// What the caller may not, as `create secrets`.
+    forbidden: Mutex<Vec<String>>,
     /// Answers reviews without `status.audiences`, as a server older than the field would.
     is_naive: Mutex<bool>,
 }
@@ -291,6 +296,31 @@ impl ApiServer {
     /// The same with documents in YAML's flow style (JSON).
     pub fn put_all(&self, objects: impl IntoIterator<Item = Value>) {
         objects.into_iter().for_each(|object| self.put(object));
+    }
+
+    /// Says no when the caller asks whether it may do this, as `create secrets`.
+    pub fn forbids(&self, words: &str) {
+        Mind::with(&self.mind.forbidden, |all| all.push(words.to_owned()));
+    }
+
+    /// Writes what kubectl and helm go by.
+    pub fn kubeconfig(&self, folder: &Path) -> std::path::PathBuf {
+        let ca = base64::engine::general_purpose::STANDARD.encode(&self.ca_pem);
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("https://{}", self.address),
+                          "certificate-authority-data": ca}}],
+            "users": [{"name": "test", "user": {"token": CALLER}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        let path = folder.join("kubeconfig");
+        std::fs::write(&path, config.to_string()).expect("a kubeconfig");
+        path
+    }
+
+    /// All objects of a kind, by the path of all of them.
+    pub fn objects(&self, path: &str) -> Vec<Value> {
+        self.objects.all(path)
     }
 
     /// Takes an object away.
@@ -481,10 +511,15 @@ impl Answers {
         // Pods of one node or namespace, and those that still run, are what attestation asks for.
         let query = head.uri.query().unwrap_or_default();
         let path = head.uri.path();
-        let of_attestation = (path == "/api/v1/pods" && query.contains("fieldSelector"))
-            || (path.starts_with("/api/v1/namespaces/") && path.contains("/pods"));
-        if head.uri.path() != REVIEWS && !of_attestation {
-            let answer = self.objects.answer(&head.method, head.uri.path(), query, &seen.body);
+        let of_attestation = !query.contains("labelSelector")
+            && ((path == "/api/v1/pods" && query.contains("fieldSelector"))
+                || (path.starts_with("/api/v1/namespaces/") && path.contains("/pods")));
+        if path == ACCESS && head.method == Method::POST {
+            return Ok(self.may(&seen.body));
+        }
+        if path != REVIEWS && !of_attestation {
+            let kind = header_of(&head.headers, "content-type");
+            let answer = self.objects.answer(&head.method, path, query, &kind, &seen.body);
             if let Some(answer) = answer {
                 return Ok(answer);
             }
@@ -505,6 +540,17 @@ impl Answers {
             (&Method::GET, path) => self.pods(path, head.uri.query().unwrap_or_default()),
             _ => status(404, "not found"),
         })
+    }
+
+    /// Whether the caller may: everything but what the test forbade.
+    fn may(&self, body: &[u8]) -> Response<Body> {
+        let mut question: Value = serde_json::from_slice(body).expect("a question in JSON");
+        let asked = &question["spec"]["resourceAttributes"];
+        let text = |name: &str| asked[name].as_str().unwrap_or_default().to_owned();
+        let words = format!("{} {}", text("verb"), text("resource"));
+        let forbidden = Mind::with(&self.mind.forbidden, |all| all.contains(&words));
+        question["status"] = json!({"allowed": !forbidden});
+        object(201, &question)
     }
 
     fn review(&self, body: &[u8]) -> Response<Body> {
@@ -637,6 +683,10 @@ impl<S: futures_util::Stream + Unpin> futures_util::Stream for SyncLines<S> {
     }
 }
 
+fn header_of(headers: &hyper::HeaderMap, name: &str) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
 async fn fail(fault: Fault) -> Result<Response<Body>, std::io::Error> {
     match fault {
         Fault::Status(code, headers) => {
@@ -682,7 +732,18 @@ fn plain(code: u16, text: &str) -> Response<Body> {
 }
 
 fn status(code: u16, message: &str) -> Response<Body> {
-    object(code, &json!({"kind": "Status", "status": "Failure", "message": message, "code": code}))
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 if message.contains("already exists") => "AlreadyExists",
+        409 => "Conflict",
+        _ => "",
+    };
+    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "code": code});
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    object(code, &status)
 }
 
 /// A server certificate for loopback under a root of its own.

@@ -154,6 +154,13 @@ impl Objects {
         self.with(|known| known.objects.get(&id_of(object)).cloned())
     }
 
+    pub(super) fn all(&self, path: &str) -> Vec<Value> {
+        self.with(|known| {
+            let of = known.objects.iter().filter(|((kind, ..), _)| kind == path);
+            of.map(|(_, object)| object.clone()).collect()
+        })
+    }
+
     pub(super) fn absent(&self, path: &str, absent: bool) {
         self.with(|known| match absent {
             true => known.absent.insert(path.to_owned()),
@@ -205,8 +212,19 @@ impl Objects {
         method: &Method,
         path: &str,
         query: &str,
+        content: &str,
         body: &[u8],
     ) -> Option<Response<Body>> {
+        if *method == Method::GET
+            && let Some(answer) = super::discovery::answer(path, &self.all(DEFINITIONS))
+        {
+            let is_absent =
+                |known: &mut Known| known.absent.iter().any(|it| it.starts_with(&format!("{path}/")));
+            // A group of which a kind is missing is missing as a whole.
+            if !self.with(is_absent) {
+                return Some(answer);
+            }
+        }
         let asked = asked(path)?;
         if self.with(|known| known.absent.contains(&asked.kind)) {
             // Plain text, as for every path that nobody serves.
@@ -216,7 +234,9 @@ impl Objects {
             query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
         };
         let watches = value("watch").as_deref() == Some("true");
-        let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let body: Value = super::protobuf::secret(body)
+            .unwrap_or_else(|| serde_json::from_slice(body).unwrap_or(Value::Null));
+        let labels = value("labelSelector").map(|it| decoded(&it));
         Some(match (method, &asked.name) {
             (&Method::GET, None) if watches => {
                 self.watch(asked.kind, value("resourceVersion").and_then(|it| it.parse().ok()).unwrap_or(0))
@@ -225,13 +245,24 @@ impl Objects {
                 let named = value("fieldSelector")
                     .and_then(|it| it.strip_prefix("metadata.name%3D").map(str::to_owned));
                 let asked = Asked { name: named, ..asked };
-                self.list(&asked, value("labelSelector"), value("limit"), value("continue"))
+                self.list(&asked, labels.as_deref(), value("limit"), value("continue"))
             }
             (&Method::GET, Some(_)) => match self.with(|known| known.objects.get(&asked.id()).cloned()) {
                 Some(found) => object(200, &found),
                 None => status(404, &format!("{} not found", asked.kind)),
             },
-            (&Method::POST, None) => self.create(body),
+            (&Method::POST, None) => self.create(&asked, body),
+            (&Method::DELETE, Some(_)) => self.delete(&asked),
+            (&Method::PATCH, Some(_)) if content.starts_with("application/apply-patch+yaml") => {
+                self.apply(&asked, body)
+            }
+            (&Method::PATCH, Some(_)) if asked.sub.is_none() && content.contains("merge-patch+json") => {
+                let patched = |mut present: Value| {
+                    merge(&mut present, &body);
+                    present
+                };
+                self.write(&asked, patched, &json!({}))
+            }
             (&Method::PUT, Some(_)) => self.write(&asked, |_| body.clone(), &body),
             (&Method::PATCH, Some(_)) => {
                 if asked.sub.as_deref() != Some("status") {
@@ -249,40 +280,30 @@ impl Objects {
         })
     }
 
-    /// A JSON patch (a list), or an apply of fields that nobody else has: what is not there is made.
+    /// A JSON patch.
     fn patch(&self, asked: &Asked, body: &Value) -> Response<Body> {
-        if let Some(operations) = body.as_array() {
-            let patched = |mut present: Value| {
-                for operation in operations {
-                    let path = operation["path"].as_str().expect("a path");
-                    let value = &operation["value"];
-                    if operation["op"] == "test" {
-                        assert_eq!(present.pointer(path), Some(value), "a test operation");
-                        continue;
-                    }
-                    let (parent, last) = path.rsplit_once('/').expect("a path");
-                    let parent = present.pointer_mut(parent).expect("a parent that is there");
-                    parent[last.replace("~1", "/")] = value.clone();
-                }
-                present
-            };
-            return self.write(asked, patched, &Value::Null);
-        }
-        let id = asked.id();
-        if self.with(|known| !known.objects.contains_key(&id)) {
-            return self.create(body.clone());
-        }
+        let operations = body.as_array().expect("a JSON patch is a list");
         let patched = |mut present: Value| {
-            merge(&mut present, body);
+            for operation in operations {
+                let path = operation["path"].as_str().expect("a path");
+                let value = &operation["value"];
+                if operation["op"] == "test" {
+                    assert_eq!(present.pointer(path), Some(value), "a test operation");
+                    continue;
+                }
+                let (parent, last) = path.rsplit_once('/').expect("a path");
+                let parent = present.pointer_mut(parent).expect("a parent that is there");
+                parent[last.replace("~1", "/")] = value.clone();
+            }
             present
         };
-        self.write(asked, patched, body)
+        self.write(asked, patched, &Value::Null)
     }
 
     fn list(
         &self,
         asked: &Asked,
-        labels: Option<String>,
+        labels: Option<&str>,
         limit: Option<String>,
         from: Option<String>,
     ) -> Response<Body> {
@@ -300,11 +321,8 @@ impl Objects {
                 *kind == asked.kind && asked.namespace.as_ref().is_none_or(|it| it == namespace)
             });
             let all = all.filter(|((_, _, name), object)| {
-                let labelled = labels.as_ref().is_none_or(|wanted| {
-                    let (label, value) = wanted.split_once("%3D").expect("label=value");
-                    object["metadata"]["labels"][label.replace("%2F", "/")] == value
-                });
-                asked.name.as_ref().is_none_or(|it| it == name) && labelled
+                asked.name.as_ref().is_none_or(|it| it == name)
+                    && labels.is_none_or(|labels| selects(labels, object))
             });
             let all: Vec<&Value> = all.map(|(_, object)| object).collect();
             let limit = known.page.or_else(|| limit.and_then(|it| it.parse().ok())).unwrap_or(usize::MAX);
@@ -316,18 +334,66 @@ impl Objects {
             }
             // Go writes no items as null.
             let items = if items.is_empty() { Value::Null } else { json!(items) };
-            object(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+            // Typed clients take a list of their own kind only.
+            let of = all.first().and_then(|it| it["kind"].as_str()).unwrap_or_default();
+            let kind = format!("{of}List");
+            object(200, &json!({"kind": kind, "apiVersion": "v1", "metadata": metadata, "items": items}))
         })
     }
 
-    fn create(&self, body: Value) -> Response<Body> {
+    fn create(&self, asked: &Asked, mut body: Value) -> Response<Body> {
+        if let Some(namespace) = &asked.namespace {
+            body["metadata"]["namespace"] = namespace.as_str().into();
+        }
         let id = id_of(&body);
+        super::discovery::looked_after(&mut body);
         self.with(|known| {
+            let uid = format!("uid-{}-{}", id.2, known.version);
+            body["metadata"].as_object_mut().expect("metadata").entry("uid").or_insert(uid.into());
             if known.objects.contains_key(&id) {
                 return status(409, &format!("{} \"{}\" already exists", id.0, id.2));
             }
             self.happened(known, "ADDED", &id, body);
             object(201, known.objects.get(&id).expect("just made"))
+        })
+    }
+
+    /// As the server does with what one owner says of all its fields: what is not there is made.
+    fn apply(&self, asked: &Asked, body: Value) -> Response<Body> {
+        let id = asked.id();
+        match self.with(|known| known.objects.contains_key(&id)) {
+            false => self.create(asked, body),
+            true => {
+                let applied = |mut present: Value| {
+                    merge(&mut present, &body);
+                    super::discovery::looked_after(&mut present);
+                    present
+                };
+                self.write(asked, applied, &body)
+            }
+        }
+    }
+
+    fn delete(&self, asked: &Asked) -> Response<Body> {
+        let id = asked.id();
+        self.with(|known| match known.objects.get(&id).cloned() {
+            None => status(404, &format!("{} \"{}\" not found", id.0, id.2)),
+            Some(gone) => {
+                // What a definition defines goes with it.
+                let of = gone["spec"]["names"]["plural"].as_str().filter(|_| id.0 == DEFINITIONS);
+                let ends = of.map(|plural| (gone["spec"]["group"].clone(), format!("/{plural}")));
+                if let Some((group, plural)) = ends {
+                    let group = format!("/apis/{}/", group.as_str().expect("a group"));
+                    let with_it = |(kind, ..): &&Id| kind.starts_with(&group) && kind.ends_with(&plural);
+                    let all: Vec<Id> = known.objects.keys().filter(with_it).cloned().collect();
+                    all.iter().for_each(|id| drop(known.objects.remove(id)));
+                }
+                self.happened(known, "DELETED", &id, gone);
+                object(
+                    200,
+                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                )
+            }
         })
     }
 
@@ -400,6 +466,32 @@ impl Asked {
     fn id(&self) -> Id {
         (self.kind.clone(), self.namespace.clone().unwrap_or_default(), self.name.clone().unwrap_or_default())
     }
+}
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// Percent signs of a query.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_at(2);
+        plain.push(char::from(u8::from_str_radix(code, 16).expect("two digits")));
+        plain.push_str(rest);
+    }
+    plain
+}
+
+/// Whether a selector (`a=b,c!=d,e in (f,g)`, as far as clients of the tests write it) means an object.
+fn selects(selector: &str, object: &Value) -> bool {
+    let labels = &object["metadata"]["labels"];
+    selector.split(',').filter(|part| !part.is_empty()).all(|part| match part.split_once('=') {
+        Some((name, value)) => match name.strip_suffix('!') {
+            Some(name) => labels[name] != value,
+            None => labels[name] == value.trim_start_matches('='),
+        },
+        None => !labels[part].is_null(),
+    })
 }
 
 /// RFC 7396.

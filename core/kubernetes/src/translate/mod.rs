@@ -96,6 +96,8 @@ pub struct Translation {
     pub warnings: Vec<String>,
     /// Objects that are not, or not as written, in force, in words.
     pub refused: Vec<String>,
+    /// What came of each object that was offered to the model.
+    pub verdicts: Vec<(ObjectId, Verdict)>,
 }
 
 /// An object's place in what is offered to the model.
@@ -182,11 +184,20 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Trans
     statuses.extend(gateway::statuses(&gateways, &came_to, &made));
     statuses.extend(gateway::classes(snapshot));
     statuses.extend(routes::statuses(&routes, &came_to, &made));
-    Translation { registry: made.registry, kept: made.kept, statuses, warnings: work.warnings, refused }
+    let verdicts = offers.into_iter().map(|offer| offer.id).zip(made.verdicts).collect();
+    Translation {
+        registry: made.registry,
+        kept: made.kept,
+        statuses,
+        warnings: work.warnings,
+        refused,
+        verdicts,
+    }
 }
 
 /// What is in force of an object that is not right, in words.
-fn what(in_force: InForce) -> &'static str {
+#[must_use]
+pub fn what(in_force: InForce) -> &'static str {
     match in_force {
         InForce::AsWritten => "it stays in force",
         InForce::Earlier => "the last version that was right stays in force",

@@ -1,0 +1,170 @@
+//! The webhooks: that they are there, fail closed, and are who their `caBundle` says, by a handshake.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use base64::Engine as _;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+
+use super::{Cluster, Level, Report, items, name_of, planes, text};
+use crate::cluster::kubectl::escaped;
+
+const KINDS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Looks, and gives the roots that the API server goes by (PEM).
+pub(super) async fn look(cluster: &Cluster<'_>, report: &mut Report) -> Option<String> {
+    let query = format!("labelSelector={}", escaped("app.kubernetes.io/part-of=signet"));
+    let mut roots = None;
+    let mut any = false;
+    for kind in KINDS {
+        let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}");
+        let all = match cluster.kubectl.list(&path, &query) {
+            Ok(all) => all,
+            Err(error) => {
+                report.unknown("webhook", kind, &error);
+                continue;
+            }
+        };
+        for hooks in all.iter().filter(|it| is_ours(it, cluster)) {
+            any = true;
+            let found = configuration(cluster, hooks, report).await;
+            roots = roots.or(found);
+        }
+    }
+    if !any {
+        report.add(
+            "webhook",
+            Level::Warning,
+            cluster.namespace,
+            "there is none: pods become members of the mesh by `signet inject` only",
+            "the chart's value webhook.enabled",
+        );
+    }
+    roots
+}
+
+fn is_ours(hooks: &Value, cluster: &Cluster<'_>) -> bool {
+    let is_here = |it: &Value| text(it, "/clientConfig/service/namespace") == cluster.namespace;
+    items(hooks, "/webhooks").any(is_here)
+}
+
+async fn configuration(cluster: &Cluster<'_>, hooks: &Value, report: &mut Report) -> Option<String> {
+    let name = name_of(hooks);
+    let mut bundle = None;
+    for hook in items(hooks, "/webhooks") {
+        let hook_name = text(hook, "/name");
+        if text(hook, "/failurePolicy") != "Fail" {
+            report.add(
+                "webhook",
+                Level::Failure,
+                format!("{name}: {hook_name}"),
+                "failurePolicy: expected Fail; what it does not look at comes in",
+                "`signet upgrade` puts it right",
+            );
+        }
+        let encoded = text(hook, "/clientConfig/caBundle");
+        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded);
+        match decoded.ok().and_then(|it| String::from_utf8(it).ok()).filter(|it| !it.is_empty()) {
+            Some(pem) => bundle = Some((hook.clone(), pem)),
+            None => report.add(
+                "webhook",
+                Level::Failure,
+                format!("{name}: {hook_name}"),
+                "caBundle: expected the mesh's roots, got none: no pod that asks for injection can be made",
+                "the control plane writes it within half a minute; its log (signet::webhook) says why it does not",
+            ),
+        }
+    }
+    let (hook, pem) = bundle?;
+    match served(cluster, &hook, &pem).await {
+        Ok(said) => report.ok("webhook", name, said),
+        Err(Seen::Wrong(why)) => report.add(
+            "webhook",
+            Level::Failure,
+            name,
+            format!("what it serves is not what its caBundle says: {why}"),
+            "kubectl rollout restart of the control plane; its log (signet::webhook) says what it publishes",
+        ),
+        Err(Seen::Unseen(error)) => report.unknown("webhook", name, &format!("{error:#}")),
+    }
+    Some(pem)
+}
+
+enum Seen {
+    Wrong(String),
+    Unseen(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Seen {
+    fn from(error: anyhow::Error) -> Self {
+        Seen::Unseen(error)
+    }
+}
+
+/// A handshake as the API server makes it, through a forwarded port.
+async fn served(cluster: &Cluster<'_>, hook: &Value, pem: &str) -> Result<String, Seen> {
+    let (namespace, service) =
+        (text(hook, "/clientConfig/service/namespace"), text(hook, "/clientConfig/service/name"));
+    let number = hook.pointer("/clientConfig/service/port").and_then(Value::as_u64).unwrap_or(443);
+    let found = cluster.kubectl.get(&format!("/api/v1/namespaces/{namespace}/services/{service}"));
+    let found = found.map_err(anyhow::Error::from)?;
+    let selector = found.pointer("/spec/selector").and_then(Value::as_object).cloned().unwrap_or_default();
+    let is_meant = |pod: &&Value| {
+        text(pod, "/metadata/namespace") == namespace
+            && !selector.is_empty()
+            && selector.iter().all(|(name, value)| super::label(pod, name) == value.as_str())
+    };
+    let pod = cluster.pods.iter().filter(is_meant).find(|pod| planes::is_ready(pod));
+    let pod = pod.ok_or_else(|| anyhow!("no pod behind the Service {namespace}/{service} is ready"))?;
+    let port = items(&found, "/spec/ports").find(|it| it.get("port").and_then(Value::as_u64) == Some(number));
+    let port = port.and_then(|port| target(port, pod, number));
+    let port =
+        port.ok_or_else(|| anyhow!("the Service {namespace}/{service} has no port {number} of its pod"))?;
+    let forward = cluster.kubectl.forward(namespace, text(pod, "/metadata/name"), port).await?;
+    let host = format!("{service}.{namespace}.svc");
+    let tcp = tokio::net::TcpStream::connect(forward.address).await.context("the forwarded port")?;
+    let config = trusting(pem).map_err(Seen::Wrong)?;
+    let name = ServerName::try_from(host.clone()).map_err(|error| anyhow!("{host}: {error}"))?;
+    let connector = tokio_rustls::TlsConnector::from(config);
+    match tokio::time::timeout(LIMIT, connector.connect(name, tcp)).await {
+        Err(_) => Err(Seen::Unseen(anyhow!("no handshake within {} s", LIMIT.as_secs()))),
+        Ok(Ok(_)) => Ok(format!("serves {host} by its caBundle")),
+        // The certificate is what is asked here; whatever else goes wrong on the way says nothing about it.
+        Ok(Err(error)) => match error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Err(Seen::Wrong(format!("{why:?}"))),
+            _ => Err(Seen::Unseen(anyhow!("{error}"))),
+        },
+    }
+}
+
+/// The pod's port behind a port of a Service.
+fn target(port: &Value, pod: &Value, number: u64) -> Option<u16> {
+    let number = match port.get("targetPort") {
+        Some(Value::Number(number)) => number.as_u64(),
+        Some(Value::String(name)) => items(pod, "/spec/containers")
+            .flat_map(|it| items(it, "/ports"))
+            .find(|it| text(it, "/name") == name)
+            .and_then(|it| it.get("containerPort"))
+            .and_then(Value::as_u64),
+        _ => Some(number),
+    };
+    number.and_then(|it| it.try_into().ok())
+}
+
+fn trusting(pem: &str) -> Result<Arc<rustls::ClientConfig>, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| format!("caBundle: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("caBundle: {error}"))?;
+    }
+    let config = rustls::ClientConfig::builder_with_provider(signet_identity::crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
