@@ -29,8 +29,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 app.kubernetes.io/part-of: signet
 {{- end }}
 
+{{- /* The policy about what of a sidecar may change. */ -}}
+{{- define "signet.sidecars" -}}
+signet-sidecars.{{ .Release.Namespace }}{{ with .Values.revision }}.{{ . }}{{ end }}
+{{- end }}
+
+{{- /* As the API server calls it. */ -}}
 {{- define "signet.host" -}}
 {{ include "signet.name" . }}.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{- /* As pods call it: to the end, since a resolver need not try a search list for a name with dots in it. */ -}}
+{{- define "signet.address" -}}
+{{ include "signet.host" . }}.{{ .Values.clusterDomain }}
 {{- end }}
 
 {{- /* An amount as a text: Helm reads numbers as floats, and writes large ones with an exponent. */ -}}
