@@ -118,7 +118,7 @@ async fn before_an_install_versions_rights_and_clocks_are_looked_at() {
     cluster.server.forbids("* *");
     cluster.server.forbids("create customresourcedefinitions");
     let (found, code) = cluster.check("--pre").await;
-    has(&found, "nodes", &["failure node old", "1.28.9", "1.29"]);
+    has(&found, "nodes", &["failure node old", "1.28.9", "1.30"]);
     has(&found, "clocks", &["failure node fast", "s ahead"]);
     has(&found, "rights", &["failure you", "create customresourcedefinitions"]);
     assert!(!of(&found, "rights")[0].contains("patch customresourcedefinitions"));

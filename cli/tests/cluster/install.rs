@@ -210,7 +210,7 @@ async fn what_is_missing_too_old_or_wrong_is_said_before_anything_is_done() {
             "install -f values.yaml --helm no-helm",
             "no-helm: not found; install helm, or say where it is with --helm",
         ),
-        ("install -f values.yaml --helm old-helm", "expected helm 3.14 or newer, found v3.9.4"),
+        ("install -f values.yaml --helm old-helm", "expected helm 3.15 or newer, found v3.9.4"),
         ("install -f values.yaml --kubectl no-kubectl", "no-kubectl: not found; install kubectl"),
         ("install", "trustDomain"),
         ("install -f odd.yaml", "surprise"),
