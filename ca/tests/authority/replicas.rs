@@ -71,6 +71,10 @@ async fn of_three_that_make_a_mesh_at_once_one_does_and_the_others_take_part() {
         };
         private(&dir.path().join("shared"));
         let first = config(dir.path());
+        // Whoever installs several has made it for all of them.
+        let key = dir.path().join("seal.key");
+        std::fs::write(&key, [7; 32]).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         let mut starts = tokio::task::JoinSet::new();
         for n in 0..3 {
             let own = dir.path().join(format!("own-{n}"));

@@ -10,8 +10,8 @@ use time::format_description::well_known::Rfc3339;
 use super::{Level, Report, items, name_of, text};
 use crate::cluster::Kubectl;
 
-/// Native sidecars are on by default from here (1.29); newer than the last nobody has tried.
-const OLDEST: u64 = 29;
+/// Tokens name the node of their pod from here on (1.30); newer than the last nobody has tried.
+const OLDEST: u64 = 30;
 const NEWEST: u64 = 37;
 /// Certificates are dated by these clocks. What is a minute off refuses what is new.
 const SKEW_WARNS: i64 = 10;
@@ -193,10 +193,14 @@ const MADE: &[(&str, &str, bool)] = &[
     ("apps", "statefulsets", true),
     ("policy", "poddisruptionbudgets", true),
     ("networking.k8s.io", "networkpolicies", true),
+    ("rbac.authorization.k8s.io", "roles", true),
+    ("rbac.authorization.k8s.io", "rolebindings", true),
     ("rbac.authorization.k8s.io", "clusterroles", false),
     ("rbac.authorization.k8s.io", "clusterrolebindings", false),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", false),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", false),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings", false),
     ("apiextensions.k8s.io", "customresourcedefinitions", false),
 ];
 

@@ -10,7 +10,7 @@ use super::Access;
 use super::program::{ProgramError, run};
 
 /// Older ones lack what is called here.
-const OLDEST: (u64, u64) = (3, 14);
+const OLDEST: (u64, u64) = (3, 15);
 
 pub(crate) struct Helm {
     program: PathBuf,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        assert!(numbers("v3.9.4").unwrap() < OLDEST && numbers("v3.14.0+g1").unwrap() >= OLDEST);
+        assert!(numbers("v3.9.4").unwrap() < OLDEST && numbers("v3.15.0+g1").unwrap() >= OLDEST);
         assert!(numbers("v4.2.3+g43e8b7f").unwrap() > OLDEST);
         assert_eq!(numbers("unknown"), None);
     }

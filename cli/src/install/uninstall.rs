@@ -106,8 +106,10 @@ impl Uninstall {
         let objects = if is_there { documents(&helm.manifest(&release)?)? } else { Vec::new() };
         let query = format!("labelSelector={}", escaped("app.kubernetes.io/name=signet-control-plane"));
         let others = kubectl.list("/apis/apps/v1/statefulsets", &query)?;
-        let others = others.iter().map(name_of);
-        let others: Vec<String> = others.filter(|name| *name != format!("{namespace}/{own}")).collect();
+        let is_another = |it: &&Value| name_of(it) != format!("{namespace}/{own}");
+        let in_use = |it: &Value| Some(format!("{}/{}", text(it, "/metadata/namespace"), seal_of(it)?));
+        let in_use: Vec<String> = others.iter().filter(is_another).filter_map(in_use).collect();
+        let others: Vec<String> = others.iter().filter(is_another).map(name_of).collect();
         let mut webhooks = Vec::new();
         let mine = format!("labelSelector={}", escaped(&format!("app.kubernetes.io/instance={own}")));
         for kind in WEBHOOKS {
@@ -121,7 +123,7 @@ impl Uninstall {
             }
         }
         let made = if others.is_empty() { made(kubectl, namespace)? } else { Vec::new() };
-        let keys = self.keys(kubectl, &objects)?;
+        let keys = self.keys(kubectl, &objects, &in_use)?;
         let definitions = if others.is_empty() { definitions(kubectl)? } else { Vec::new() };
         let (pods, namespaces) = meshed(kubectl)?;
         let space = kubectl.find(&format!("/api/v1/namespaces/{namespace}"))?;
@@ -144,19 +146,17 @@ impl Uninstall {
         })
     }
 
-    /// The seal key, and the volumes with what it seals.
-    fn keys(&self, kubectl: &Kubectl, objects: &[Value]) -> anyhow::Result<Vec<Thing>> {
+    /// The seal key, unless another control plane has it, and the volumes with what it seals.
+    fn keys(&self, kubectl: &Kubectl, objects: &[Value], in_use: &[String]) -> anyhow::Result<Vec<Thing>> {
         let namespace = &self.release.access.namespace;
-        let volumes = objects.iter().filter_map(|it| it.pointer("/spec/template/spec/volumes")?.as_array());
-        let seal = volumes.flatten().find(|it| text(it, "/name") == "seal");
-        let seal = seal.map(|it| text(it, "/secret/secretName")).unwrap_or(SEAL);
+        let seal = objects.iter().find_map(seal_of).unwrap_or_else(|| SEAL.to_owned());
         let mut keys = Vec::new();
         let mut key = |kind: &str, resource: &str, name: &str| {
             let path = format!("/api/v1/namespaces/{namespace}/{resource}/{name}");
             keys.push(Thing { name: format!("{kind} {namespace}/{name}"), path });
         };
-        if seal::exists(kubectl, namespace, seal)? {
-            key("Secret", "secrets", seal);
+        if !in_use.contains(&format!("{namespace}/{seal}")) && seal::exists(kubectl, namespace, &seal)? {
+            key("Secret", "secrets", &seal);
         }
         for claim in seal::claims(kubectl, namespace, &self.control_plane())? {
             key("PersistentVolumeClaim", "persistentvolumeclaims", &claim);

@@ -71,12 +71,14 @@ impl Cluster {
     /// What the webhook's configuration trusts, as the control plane writes it.
     fn trust(&self, pem: &str) {
         use base64::Engine as _;
-        let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-        let mut hooks = self.all(path).remove(0);
-        for hook in hooks["webhooks"].as_array_mut().expect("hooks") {
-            hook["clientConfig"]["caBundle"] = base64::engine::general_purpose::STANDARD.encode(pem).into();
+        for kind in ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"] {
+            let mut hooks = self.all(&format!("/apis/admissionregistration.k8s.io/v1/{kind}")).remove(0);
+            for hook in hooks["webhooks"].as_array_mut().expect("hooks") {
+                let encoded = base64::engine::general_purpose::STANDARD.encode(pem);
+                hook["clientConfig"]["caBundle"] = encoded.into();
+            }
+            self.server.put(hooks);
         }
-        self.server.put(hooks);
     }
 
     /// A kubectl that answers what an API server inside a test cannot: a forwarded port, a command in a pod, and a log.
@@ -118,7 +120,7 @@ async fn before_an_install_versions_rights_and_clocks_are_looked_at() {
     cluster.server.forbids("* *");
     cluster.server.forbids("create customresourcedefinitions");
     let (found, code) = cluster.check("--pre").await;
-    has(&found, "nodes", &["failure node old", "1.28.9", "1.29"]);
+    has(&found, "nodes", &["failure node old", "1.28.9", "1.30"]);
     has(&found, "clocks", &["failure node fast", "s ahead"]);
     has(&found, "rights", &["failure you", "create customresourcedefinitions"]);
     assert!(!of(&found, "rights")[0].contains("patch customresourcedefinitions"));

@@ -101,7 +101,7 @@ async fn an_upgrade_keeps_values_and_refuses_another_trust_domain_or_a_lost_key(
     assert!(config(&cluster).contains("example.com"));
     let output = cluster.signet("upgrade --set injection.logLevel=warn").await;
     assert!(output.status.success(), "{}", said(&output));
-    let now = config(&cluster);
+    let now = config(&cluster).replace('"', "");
     assert!(now.contains("level: debug") && now.contains("logLevel: warn"), "{now}");
     cluster.server.remove(&seal(&cluster).expect("a key"));
     let lost = cluster.signet("upgrade").await;
@@ -210,7 +210,7 @@ async fn what_is_missing_too_old_or_wrong_is_said_before_anything_is_done() {
             "install -f values.yaml --helm no-helm",
             "no-helm: not found; install helm, or say where it is with --helm",
         ),
-        ("install -f values.yaml --helm old-helm", "expected helm 3.14 or newer, found v3.9.4"),
+        ("install -f values.yaml --helm old-helm", "expected helm 3.15 or newer, found v3.9.4"),
         ("install -f values.yaml --kubectl no-kubectl", "no-kubectl: not found; install kubectl"),
         ("install", "trustDomain"),
         ("install -f odd.yaml", "surprise"),

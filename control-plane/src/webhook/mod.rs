@@ -33,6 +33,10 @@ const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// As large as nobody's pods are: larger ones take turns, so that the process keeps its memory, and others do not wait for them.
 const LARGE_BODY: usize = 256 * 1024;
 const LARGE_AT_ONCE: usize = 2;
+/// Values in a body: each takes half a kilobyte of memory at worst, however few bytes it has. A pod has hundreds.
+const MOST_VALUES: usize = 50_000;
+/// With more than these it is a large one.
+const LARGE_VALUES: usize = 5_000;
 /// One address is the API server's, and a rollout makes hundreds of pods.
 pub const BOUNDS: Bounds = Bounds { burst: 2_000, per_second: 500.0, at_once: 64 };
 
@@ -76,7 +80,19 @@ impl Answer for Webhook {
             (turn, Limited::new(request.into_body(), MAX_BODY).collect().await)
         };
         match tokio::time::timeout(BODY_WITHIN, read).await {
-            Ok((_turn, Ok(body))) => self.review(door, &body.to_bytes()).await,
+            Ok((turn, Ok(body))) => {
+                let body = body.to_bytes();
+                let values = values_in(&body);
+                if values > MOST_VALUES {
+                    let expected = format!("expected at most {MOST_VALUES} values, got {values}");
+                    return self.no_review(StatusCode::PAYLOAD_TOO_LARGE, expected);
+                }
+                let _turn = match turn {
+                    None if values > LARGE_VALUES => self.large.acquire().await.ok(),
+                    turn => turn,
+                };
+                self.review(door, &body).await
+            }
             Ok((_, Err(error))) if error.is::<LengthLimitError>() => {
                 self.no_review(StatusCode::PAYLOAD_TOO_LARGE, format!("expected at most {MAX_BODY} bytes"))
             }
@@ -144,6 +160,11 @@ impl Webhook {
         tracing::warn!(target: "signet::webhook", status = status.as_u16(), expected, "a request that is no review");
         said(status, expected)
     }
+}
+
+/// How many values a JSON text has, or a few more: before anything is made of it.
+fn values_in(body: &[u8]) -> usize {
+    body.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
 }
 
 fn said(status: StatusCode, text: String) -> Response<Full<Bytes>> {

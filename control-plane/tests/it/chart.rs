@@ -168,10 +168,11 @@ fn takes(selector: &Value, labels: &[(&str, &str)]) -> bool {
     let held = |key: &Value| labels.iter().find(|(name, _)| key == name).map(|(_, value)| json!(value));
     selector["matchExpressions"].as_array().into_iter().flatten().all(|one| {
         let held = held(&one["key"]);
-        let listed = held.as_ref().is_some_and(|it| one["values"].as_array().unwrap().contains(it));
+        let values = || one["values"].as_array().unwrap();
+        let listed = || held.as_ref().is_some_and(|it| values().contains(it));
         match one["operator"].as_str().unwrap() {
-            "In" => listed,
-            "NotIn" => !listed,
+            "In" => listed(),
+            "NotIn" => !listed(),
             "Exists" => held.is_some(),
             "DoesNotExist" => held.is_none(),
             other => panic!("{other}"),

@@ -35,6 +35,7 @@ async fn a_workload_joins_renews_and_opens_its_stream() {
             "inbound/orders.shop",
             "mesh",
             "revocations",
+            "service/orders.shop",
             "service/web.shop",
             "token-roots"
         ]

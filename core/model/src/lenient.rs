@@ -347,7 +347,9 @@ impl<'a> Taking<'a> {
                 backend && (field.ends_with(".name") || field.ends_with(".port"))
             }
             Some(Ok(Resource::Service(_))) => {
-                field.starts_with("spec.endpoints[") && field.contains("].ports.")
+                let endpoint = field.starts_with("spec.endpoints[") && field.contains("].ports.");
+                // Its sidecars make a port strict of which a policy asks who calls.
+                endpoint || field.starts_with("spec.ports[") && field.ends_with("].permissive")
             }
             _ => false,
         }
@@ -378,12 +380,14 @@ impl<'a> Taking<'a> {
         let Some(choice) = self.choices.get_mut(number) else { return };
         let differs = offer.read.as_ref().ok() != earlier;
         let is_strict = offer.stand != Stand::Nothing || earlier.is_some_and(must_stay);
+        // What a permit let in before may be just what its change was to end.
+        let is_permit = offer.id.kind == "MeshPolicy" || matches!(earlier, Some(Resource::MeshPolicy(_)));
         self.trims.remove(&number);
         *choice = match (*choice, earlier) {
             // It is what it was, and something else went away.
             (Choice::Written, Some(earlier)) if !differs && must_stay(earlier) => Choice::Pinned,
             _ if is_strict => Choice::Denies,
-            (Choice::Written, Some(_)) if differs => Choice::Earlier,
+            (Choice::Written, Some(_)) if differs && !is_permit => Choice::Earlier,
             _ => Choice::Out,
         };
     }

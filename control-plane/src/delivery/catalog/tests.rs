@@ -279,7 +279,7 @@ fn a_domain_of_which_nothing_is_held_has_no_bundle_and_our_own_is_never_mixed_wi
     let catalog = federated_catalog(&[]);
     let orders = workload("ns/shop/sa/orders");
     let served = catalog.view(&orders, PeerClass::Sidecar, &asked(&["stock.shop"], &["orders.shop"]));
-    assert_eq!(names(&served), ["inbound/orders.shop", "service/stock.shop"]);
+    assert_eq!(names(&served), ["inbound/orders.shop", "service/orders.shop", "service/stock.shop"]);
     let Some(Body::Bundle(own)) = &served.view["bundle/demo.signet"].resource.body else { panic!() };
     assert_eq!(own.trust_domain, "demo.signet");
 }
@@ -531,7 +531,10 @@ fn issuers_go_to_services_that_take_the_original_credential_and_to_nobody_else()
     let catalog = catalog();
     let legacy = workload("ns/shop/sa/legacy");
     let granted = catalog.view(&legacy, PeerClass::Sidecar, &asked(&[], &["legacy.shop"]));
-    assert_eq!(names(&granted), ["inbound/legacy.shop", "issuer/demo-idp", "issuer/other-idp"]);
+    assert_eq!(
+        names(&granted),
+        ["inbound/legacy.shop", "issuer/demo-idp", "issuer/other-idp", "service/legacy.shop"]
+    );
     let granted = catalog.view(&legacy, PeerClass::Sidecar, &asked(&["legacy.shop"], &[]));
     assert_eq!(names(&granted), ["service/legacy.shop"]);
 }
@@ -714,12 +717,15 @@ fn a_provider_and_who_answers_for_it_go_to_whom_a_policy_has_ask_it_and_to_nobod
     let catalog = catalog_of(&format!("{MESH}{more}"), &Keys::default(), &authority());
     let orders = workload("ns/shop/sa/orders");
     let given = catalog.view(&orders, PeerClass::Sidecar, &asked(&[], &["orders.shop"]));
-    assert_eq!(names(&given), ["inbound/orders.shop", "provider/asked.shop", "service/authz.shop"]);
+    assert_eq!(
+        names(&given),
+        ["inbound/orders.shop", "provider/asked.shop", "service/authz.shop", "service/orders.shop"]
+    );
     let Some(Body::Provider(provider)) = &given.view["provider/asked.shop"].resource.body else { panic!() };
     let read = signet_model::AuthorizationProvider::from_json(&provider.json).unwrap();
     assert_eq!(read.spec.service.unwrap().to_string(), "authz.shop");
     let web = catalog.view(&workload(WEB), PeerClass::Sidecar, &asked(&["orders.shop"], &["web.shop"]));
-    assert_eq!(names(&web), ["inbound/web.shop", "service/orders.shop"]);
+    assert_eq!(names(&web), ["inbound/web.shop", "service/orders.shop", "service/web.shop"]);
 }
 
 #[test]

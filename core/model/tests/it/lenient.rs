@@ -162,11 +162,10 @@ fn a_traffic_policy_without_limits_restricts_nothing() {
 }
 
 #[test]
-fn what_grants_stays_while_its_new_version_is_wrong_and_goes_with_the_object() {
-    let good = offer("MeshPolicy shop/yes", json!({"effect": "permit", "target": {"service": "orders"}}));
+fn what_is_there_stays_while_its_new_version_is_wrong_and_goes_with_the_object() {
+    let good = offer("Workload shop/extra", json!({"class": "sidecar"}));
     let before = build(&with(good.clone()), &Kept::new());
-    let broken =
-        offer("MeshPolicy shop/yes", json!({"effect": "permit", "target": {"service": "orders"}, "frm": 1}));
+    let broken = offer("Workload shop/extra", json!({"class": "sidecar", "clas": 1}));
     let made = build(&with(broken.clone()), &before.kept);
     assert_eq!(
         (made.registry.clone(), last(&made)),
@@ -183,6 +182,42 @@ fn what_grants_stays_while_its_new_version_is_wrong_and_goes_with_the_object() {
     let made = build(&with(forfeit), &before.kept);
     assert_eq!(last(&made).0, InForce::Nothing);
     assert!(!made.kept.contains_key(&good.id));
+}
+
+#[test]
+fn a_permit_that_is_changed_wrongly_lets_nobody_in_until_it_is_mended() {
+    let permit = |to: serde_json::Value| {
+        offer("MeshPolicy shop/yes", json!({"effect": "permit", "target": {"service": "orders"}, "to": to}))
+    };
+    let before = build(&with(permit(json!({"ports": ["http"]}))), &Kept::new());
+    assert_eq!(last(&before), (InForce::AsWritten, Stage::Fits));
+    // What cannot be read, and what names a port that is not there: the change may have been to end what it let in.
+    for wrong in [json!({"prts": ["http"]}), json!({"ports": ["htpp"]})] {
+        let made = build(&with(permit(wrong)), &before.kept);
+        assert_eq!(last(&made).0, InForce::Nothing);
+        assert!(made.registry.policy(&"yes.shop".parse().unwrap()).is_none());
+        assert!(!is_denied(&made, "orders.shop"), "others may still come in");
+        let mended = build(&with(permit(json!({"ports": ["http"]}))), &made.kept);
+        assert_eq!(mended.registry, before.registry);
+    }
+}
+
+#[test]
+fn a_policy_that_asks_who_calls_leaves_a_permissive_service_where_it_is() {
+    let until = "2100-01-01T00:00:00Z";
+    let permissive = offer(
+        "Service shop/orders",
+        json!({"identities": ["ns/shop/sa/orders"],
+               "ports": [{"name": "http", "port": 80, "protocol": "http", "permissive": {"until": until}}]}),
+    );
+    let mut offers = with(permissive);
+    let asks = json!({"effect": "permit", "target": {"service": "orders"}, "from": {"workloads": ["ns/shop/sa/web"]}});
+    offers.push(offer("MeshPolicy shop/who", asks));
+    let made = build(&offers, &Kept::new());
+    assert!(made.registry.service(&"orders.shop".parse().unwrap()).is_some());
+    let verdict = &made.verdicts[offers.len() - 2];
+    assert_eq!(verdict.in_force, InForce::AsWritten);
+    assert!(verdict.problems.iter().any(|it| it.field.ends_with(".permissive")), "{:?}", verdict.problems);
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //!
 //! What was served at a place is remembered for a while: callers hear later than we that a pod is not to be called any more,
 //! and what they send meanwhile is still for the same port. An address of ours of which nobody told us yet, as while a pod
-//! starts, is asked about; where nobody knows it, a peer dials the port that callers of the service dial.
+//! starts, is asked about; where nobody knows it, a peer dials the port that callers of the service dial, if nobody says of
+//! that service where it is served.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -93,7 +94,10 @@ fn here(places: &Places, view: &Snapshot, place: SocketAddr) -> Vec<Arc<InboundP
     if !found.is_empty() || is_told_of(view, place) {
         return found;
     }
-    view.routes.inbound_number(place.port()).cloned().into_iter().collect()
+    // A service of which it is said where it is served is not served here: another app of the same account may be.
+    let by_number = view.routes.inbound_number(place.port());
+    let by_number = by_number.filter(|port| !view.endpoints.is_served_somewhere(&port.service));
+    by_number.cloned().into_iter().collect()
 }
 
 /// Whether the control plane says what of ours is served at this address: then nothing else is.

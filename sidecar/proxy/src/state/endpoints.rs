@@ -156,6 +156,12 @@ impl Endpoints {
         own.into_iter().any(|endpoint| endpoint.address.ip().to_canonical() == address)
     }
 
+    /// Whether the control plane says where this service is served by sidecars.
+    pub fn is_served_somewhere(&self, service: &str) -> bool {
+        let ports = self.services.get(service).into_iter().flat_map(|service| &service.ports);
+        ports.flat_map(|port| &port.endpoints).any(|endpoint| endpoint.behind.is_none())
+    }
+
     /// The other ports that are served somewhere at the same place as this one.
     pub fn beside(&self, service: &str, port: &str) -> impl Iterator<Item = &Arc<ServicePort>> {
         let of_service = self.beside.get(service).into_iter().flatten();
