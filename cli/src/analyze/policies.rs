@@ -15,7 +15,7 @@ pub(super) fn look(world: &World<'_>, findings: &mut Findings) {
         one(world, policy, findings);
     }
     for rail in registry.guard_rails() {
-        let object = shown("GuardRail", "", &rail.name.to_string());
+        let object = shown("GuardRail", "", rail.name.as_ref());
         for (index, namespace) in rail.spec.namespaces.iter().enumerate() {
             let key = ("".into(), namespace.as_str().into());
             if world.snapshot.get(KindId::Namespace, &key).is_none() {
@@ -33,7 +33,7 @@ pub(super) fn look(world: &World<'_>, findings: &mut Findings) {
         exceptions(world, &rail.spec.exceptions, &object, findings);
     }
     if registry.mesh().spec.default_action == DefaultAction::Allow {
-        let object = shown("Mesh", "", &registry.mesh().name.to_string());
+        let object = shown("Mesh", "", registry.mesh().name.as_ref());
         findings.add(codes::OPEN, object, "spec.defaultAction", "allow");
         return;
     }

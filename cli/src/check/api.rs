@@ -66,8 +66,8 @@ pub(super) fn clocks(kubectl: &Kubectl, report: &mut Report) {
     };
     let skew = (server - here).whole_seconds();
     let level = match skew.abs() {
-        ..=SKEW_WARNS => Level::Ok,
-        ..=SKEW_FAILS => Level::Warning,
+        skew if skew <= SKEW_WARNS => Level::Ok,
+        skew if skew <= SKEW_FAILS => Level::Warning,
         _ => Level::Failure,
     };
     report.add("clocks", level, "API server", format!("{skew} s ahead of this machine"), hint);

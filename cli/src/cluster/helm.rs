@@ -79,7 +79,7 @@ impl Helm {
     pub(crate) fn template(&self, release: &str, chart: &Path, values: &Values) -> anyhow::Result<String> {
         let mut all: Vec<OsString> = vec!["template".into(), release.into(), chart.into()];
         all.extend(values.arguments());
-        Ok(String::from_utf8(self.call(all)?).context("helm template: expected text")?)
+        String::from_utf8(self.call(all)?).context("helm template: expected text")
     }
 
     /// Makes a release, or another revision of it.

@@ -292,6 +292,13 @@ impl Thing {
 }
 
 /// `namespace/name`, or the name of what has no namespace.
+/// The Secret with the seal key that a StatefulSet of ours mounts.
+fn seal_of(object: &Value) -> Option<String> {
+    let volumes = object.pointer("/spec/template/spec/volumes")?.as_array()?;
+    let seal = volumes.iter().find(|it| text(it, "/name") == "seal")?;
+    Some(text(seal, "/secret/secretName").to_owned()).filter(|name| !name.is_empty())
+}
+
 fn name_of(object: &Value) -> String {
     match (text(object, "/metadata/namespace"), text(object, "/metadata/name")) {
         ("", name) => name.to_owned(),
@@ -333,8 +340,9 @@ fn definitions(kubectl: &Kubectl) -> anyhow::Result<Vec<(Thing, usize)>> {
             continue;
         }
         let versions = definition.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
-        let served = versions.filter(|it| it.get("served") == Some(&true.into())).map(|it| text(it, "/name"));
-        let count = match served.last() {
+        let mut served =
+            versions.filter(|it| it.get("served") == Some(&true.into())).map(|it| text(it, "/name"));
+        let count = match served.next_back() {
             None => 0,
             Some(version) => {
                 let path = format!("/apis/signet.mesh/{version}/{}", text(&definition, "/spec/names/plural"));

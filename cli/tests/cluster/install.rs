@@ -188,11 +188,12 @@ async fn another_control_plane_keeps_what_both_share() {
     assert_eq!(names(&cluster.all(SETS)), ["signet-control-plane", "signet-control-plane-canary"]);
     let unsaid = cluster.signet("install -f values.yaml --set revision=other").await;
     assert!(!unsaid.status.success() && said(&unsaid).contains("--revision"), "{}", said(&unsaid));
-    let output = cluster.signet("uninstall --revision canary --yes --purge-resources").await;
+    let output = cluster.signet("uninstall --revision canary --yes --purge-resources --purge-keys").await;
     assert!(output.status.success(), "{}", said(&output));
     assert!(out(&output).contains("signet-system/signet-control-plane"), "{}", out(&output));
     assert_eq!(names(&cluster.all(SETS)), ["signet-control-plane"]);
     assert_eq!(cluster.all(DEFINITIONS).len(), 13);
+    assert!(seal(&cluster).is_some(), "the other one's key as well");
 }
 
 #[tokio::test]

@@ -17,6 +17,9 @@ use super::service::{Service, ServicePort, ServiceSpec};
 /// asked again.
 const MAX_REFUSED: usize = 1024;
 
+/// By service, each of its ports with another one that is served at the same place.
+type Beside = HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>>;
+
 /// The endpoints snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
@@ -34,7 +37,7 @@ pub struct Endpoints {
     /// Where sidecars of the mesh take mutual TLS, and for which ports; for none where it is another cluster's gateway.
     sidecars: HashMap<SocketAddr, Vec<Arc<ServicePort>>>,
     /// By service and port: the other ports that are served at some same place.
-    beside: HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>>,
+    beside: Beside,
     /// Places outside the mesh that we may call.
     places: Arc<Places>,
     /// Namespaces in which there are services.
@@ -283,10 +286,8 @@ fn sidecars(
 }
 
 /// Who is served where others are, both ways.
-fn beside(
-    sidecars: &HashMap<SocketAddr, Vec<Arc<ServicePort>>>,
-) -> HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>> {
-    let mut beside: HashMap<Arc<str>, Vec<(Arc<str>, Arc<ServicePort>)>> = HashMap::new();
+fn beside(sidecars: &HashMap<SocketAddr, Vec<Arc<ServicePort>>>) -> Beside {
+    let mut beside = Beside::new();
     for here in sidecars.values().filter(|here| here.len() > 1) {
         for port in here {
             for other in here.iter().filter(|other| !Arc::ptr_eq(other, port)) {
