@@ -71,7 +71,7 @@ async fn each_object_is_told_once_what_became_of_it_and_again_when_that_changes(
     let mut broken = policy.clone();
     broken["spec"]["frm"] = 1.into();
     api.put(broken);
-    let found = condition(&api, &policy, "Accepted", ("False", "EarlierVersionStays")).await;
+    let found = condition(&api, &policy, "Accepted", ("False", "Invalid")).await;
     assert!(found["message"].as_str().unwrap().contains("frm"), "{found}");
     assert_eq!(found["observedGeneration"], 2);
     assert_eq!(patches(&api), 4);
