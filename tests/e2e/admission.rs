@@ -121,10 +121,11 @@ async fn namespaces_and_webhooks_have_the_roots_as_soon_as_there_is_a_pod_for_th
     cluster.api.put(other.clone());
     let number =
         other["metadata"]["annotations"]["signet.mesh/roots-number"].as_str().expect("a number").to_owned();
-    let mesh = number.split_once('/').expect("mesh/number").0.to_owned();
+    let (mesh, number) = number.split_once('/').expect("mesh/number");
+    let higher = number.parse::<u64>().expect("a number") + 1;
     let mut newer = cluster.roots_in("late");
     newer["data"]["roots.pem"] = "newer".into();
-    newer["metadata"]["annotations"]["signet.mesh/roots-number"] = format!("{mesh}/999").into();
+    newer["metadata"]["annotations"]["signet.mesh/roots-number"] = format!("{mesh}/{higher}").into();
     cluster.api.put(newer);
     cluster.api.put(namespace("later", json!({"signet.mesh/inject": "enabled"})));
     cluster.has_roots("later").await;
