@@ -132,9 +132,9 @@ impl Running {
     }
 
     /// What the node's kubelet is answered by a probe as it stands in the pod; 0 for nothing.
-    fn asked(&self, node: &str, probe: &Value) -> u16 {
+    async fn asked(&self, node: &str, probe: &Value) -> u16 {
         let (path, port) = (probe["httpGet"]["path"].as_str().expect("a path"), &probe["httpGet"]["port"]);
-        get(node, &format!("http://{}:{port}{path}", self.address)).0
+        fetched(node, format!("http://{}:{port}{path}", self.address)).await.0
     }
 
     fn probe(&self, kind: &str) -> &Value {
@@ -330,13 +330,13 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
                 continue;
             }
             assert_eq!(probe["httpGet"]["port"], 15020, "{probe}");
-            assert_eq!(one.asked(&pods.outside, &probe), 200, "{kind}");
+            assert_eq!(one.asked(&pods.outside, &probe).await, 200, "{kind}");
             let mut guessed = probe;
             guessed["httpGet"]["path"] = "/probe/00000000000000000000000000000000/0".into();
-            assert_ne!(one.asked(&pods.outside, &guessed), 200, "whoever does not know the pod's key");
+            assert_ne!(one.asked(&pods.outside, &guessed).await, 200, "whoever does not know the pod's key");
         }
         app.store(false, Ordering::Release);
-        let answered = one.asked(&pods.outside, one.probe("readinessProbe"));
+        let answered = one.asked(&pods.outside, one.probe("readinessProbe")).await;
         assert!(answered != 200 && answered != 0, "the app's own word: {answered}");
         app.store(true, Ordering::Release);
         // The app itself speaks to nobody in plaintext, the node included.

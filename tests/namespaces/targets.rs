@@ -35,7 +35,7 @@ async fn a_service_is_reached_at_the_port_of_each_pod_and_of_two_at_one_port_the
             // The same port of the same pod; nobody may call it.
             .registry(service("index", &address(8), 81, &[(here, "server", 7000)]))
             // A named target port is another number in each pod.
-            .registry(service("cache", &address(9), 80, &[(here, "server", 7001), (there, "outside", 7002)]))
+            .registry(service("cache", &address(9), 82, &[(here, "server", 7001), (there, "outside", 7002)]))
             .registry(permit("store-may", "shop", "store", "ns/shop/sa/client", ""))
             .registry(permit("cache-may", "shop", "cache", "ns/shop/sa/client", ""))
             .sidecar(
@@ -67,7 +67,7 @@ async fn a_service_is_reached_at_the_port_of_each_pod_and_of_two_at_one_port_the
         assert!(dials(address(8), 81).await.is_err(), "its own policy decides");
         let mut heard = std::collections::BTreeSet::new();
         for _ in 0..20 {
-            heard.insert(dials(address(9), 80).await.expect("one of both"));
+            heard.insert(dials(address(9), 82).await.expect("one of both"));
         }
         assert_eq!(heard.into_iter().collect::<Vec<_>>(), ["cache-here", "cache-there"]);
         // By itself a pod is dialled at the port where it serves, which one service alone has there.
