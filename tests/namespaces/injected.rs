@@ -125,16 +125,20 @@ impl Running {
         let probe = container(&self.pod, "signet-proxy")["startupProbe"].clone();
         until("the startup probe", || {
             sidecar.assert_runs();
-            (self.asked(node, &probe) == 200).then_some(())
+            (get(node, &self.url(&probe)).0 == 200).then_some(())
         })
         .await;
         self.sidecar = Some(sidecar);
     }
 
     /// What the node's kubelet is answered by a probe as it stands in the pod; 0 for nothing.
-    async fn asked(&self, node: &str, probe: &Value) -> u16 {
+    fn url(&self, probe: &Value) -> String {
         let (path, port) = (probe["httpGet"]["path"].as_str().expect("a path"), &probe["httpGet"]["port"]);
-        fetched(node, format!("http://{}:{port}{path}", self.address)).await.0
+        format!("http://{}:{port}{path}", self.address)
+    }
+
+    async fn asked(&self, node: &str, probe: &Value) -> u16 {
+        fetched(node, self.url(probe)).await.0
     }
 
     fn probe(&self, kind: &str) -> &Value {
@@ -354,7 +358,7 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
     let probe = container(&one.pod, "signet-proxy")["startupProbe"].clone();
     until("the startup probe", || {
         again.assert_runs();
-        (one.asked(&pods.outside, &probe) == 200).then_some(())
+        (get(&pods.outside, &one.url(&probe)).0 == 200).then_some(())
     })
     .await;
     let netns = running[1].netns.clone();
