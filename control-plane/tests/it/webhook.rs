@@ -133,6 +133,8 @@ async fn what_is_no_review_is_an_http_error_that_the_api_server_takes_for_a_fail
     let api = ApiServer::start().await;
     let plane = start(&api).await;
     let large = vec![b' '; 4 * 1024 * 1024 + 1];
+    // A few bytes each, and as values of JSON half a kilobyte of memory each.
+    let many = format!("{{\"request\": [{}0]}}", "{},".repeat(60_000));
     for (post, expected) in [
         (request(Method::POST, "/inject", "application/json", "{}"), 400),
         (request(Method::POST, "/inject", "application/json", "\u{0}"), 400),
@@ -140,6 +142,8 @@ async fn what_is_no_review_is_an_http_error_that_the_api_server_takes_for_a_fail
         (request(Method::GET, "/inject", "application/json", ""), 405),
         (request(Method::POST, "/", "application/json", "{}"), 404),
         (request(Method::POST, "/inject", "application/json", large), 413),
+        (request(Method::POST, "/inject", "application/json", many.clone()), 413),
+        (request(Method::POST, "/validate", "application/json", many), 413),
     ] {
         match soon(send(&plane, HOST, post)).await {
             Ok((status, body)) => {

@@ -125,6 +125,21 @@ impl Pod {
         Some(client.get("/").await.status)
     }
 
+    /// Whether it is let in, whatever becomes of it otherwise.
+    async fn is_let_in(&self, place: &str) -> bool {
+        let socket: TcpStream = connected(Some(at(PEER)), at(place)).await;
+        let connector = tokio_rustls::TlsConnector::from(self.web.client_config(Alpn::Http1));
+        let Ok(mut stream) = connector.connect(server_name(&self.id()), socket).await else { return false };
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        let mut answer = Vec::new();
+        while let Ok(1..) = within(stream.read_buf(&mut answer)).await {
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The same without naming a port.
     async fn plainly(&self, place: &str) -> Option<u16> {
         self.asked(place, server_name(&self.id())).await
@@ -295,5 +310,22 @@ fn a_caller_without_the_mesh_is_let_in_where_every_service_at_the_place_lets_it_
         let mut rest = Vec::new();
         while let Ok(1..) = within(client.stream.read_buf(&mut rest)).await {}
         assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
+    });
+}
+
+#[test]
+fn a_pod_of_which_nothing_is_served_is_not_taken_for_a_service_that_is_served_elsewhere() {
+    in_namespace(async {
+        let pod = Pod::new(&[TARGET]).await;
+        // Another pod of the same account serves it, at the same number.
+        pod.knows([spec(&pod.ca, "orders.shop", 8080, &["10.1.2.9:8080"])]);
+        pod.serves("orders.shop", 8080, ANYBODY, None);
+        assert!(!pod.is_let_in(TARGET).await);
+        // Where nobody says where it is served, the number that callers dial says it.
+        pod.knows([spec(&pod.ca, "orders.shop", 8080, &[])]);
+        assert!(pod.is_let_in(TARGET).await);
+        // And so does the place, once it is told of.
+        pod.knows([spec(&pod.ca, "orders.shop", 80, &[TARGET])]);
+        assert!(pod.is_let_in(TARGET).await);
     });
 }
