@@ -140,7 +140,7 @@ impl Pod {
         false
     }
 
-    /// The same without naming a port.
+    /// As [`Pod::asked`], without naming a port.
     async fn plainly(&self, place: &str) -> Option<u16> {
         self.asked(place, server_name(&self.id())).await
     }
