@@ -2,9 +2,10 @@
 //! with an `AdmissionReview`.
 //!
 //! What becomes of a pod is a pure function ([`signet_kubernetes::inject`]), and what is said of an object is the registry's
-//! own reading of it ([`resources`]); here are the bounds around them. Whoever reaches the door may ask: it tells
-//! nothing that its caller did not bring, and changes nothing. It presents our own SVID under the names that the API
-//! server dials, so that its certificate is renewed as ours is.
+//! own reading of it ([`resources`]); here are the bounds around them. Whoever reaches the door may ask: nothing is
+//! changed, and of the registry it is told whether what an object names is there, and for a wrong issuer which ones
+//! there are. The door presents our own SVID under the names that the API server dials, so that its certificate is renewed
+//! as ours is.
 
 pub mod publish;
 pub mod resources;

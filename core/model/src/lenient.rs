@@ -381,7 +381,7 @@ impl<'a> Taking<'a> {
         let differs = offer.read.as_ref().ok() != earlier;
         let is_strict = offer.stand != Stand::Nothing || earlier.is_some_and(must_stay);
         // What a permit let in before may be just what its change was to end.
-        let is_permit = offer.id.kind == "MeshPolicy" || matches!(earlier, Some(Resource::MeshPolicy(_)));
+        let is_permit = offer.id.kind == "MeshPolicy";
         self.trims.remove(&number);
         *choice = match (*choice, earlier) {
             // It is what it was, and something else went away.
