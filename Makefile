@@ -5,7 +5,7 @@ PROFILE ?= ci
 BIN := target/$(PROFILE)
 export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 
-.PHONY: demo test traced lint bench soak fuzz build setup
+.PHONY: demo test traced lint bench soak fuzz build setup references
 
 build:
 	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
@@ -35,6 +35,10 @@ lint: setup
 	$(CARGO) fetch --locked --quiet
 	cargo-deny --offline check bans licenses sources
 	$(CARGO) clippy --profile $(PROFILE) $(WHOLE) --all-targets -- -D warnings
+
+# What is made of code: the definitions of custom resources, and docs/reference.
+references:
+	$(CARGO) run --profile $(PROFILE) --locked -p signet-kubernetes --features crd --example crds
 
 bench:
 	$(CARGO) build --release --locked -p signet-control-plane -p signet-sidecar -p signet-cli
