@@ -22,7 +22,7 @@ pub use files::{
 };
 pub use harden::{Hardened, harden};
 pub use local::LocalServer;
-pub use metrics::MetricsServer;
+pub use metrics::{Exposition, MetricsServer, Scrape};
 pub use notify::notify;
 pub use secret::Secret;
 pub use shutdown::{Drain, DrainGuard, Phase, Shutdown, Trigger};

@@ -4,8 +4,9 @@
 use serde_json::Value;
 use signet_model::{Network, ObjectName};
 
+use super::parts::OUR_PORTS;
 use super::refusal::Refusal;
-use super::{CONFIG, INJECTED, ORIGINALS, meta};
+use super::{CONFIG, INJECTED, ORIGINAL_SCRAPE, ORIGINALS, meta, scrape};
 
 /// What starts the names of ours.
 const PREFIX: &str = "signet.mesh/";
@@ -48,7 +49,7 @@ const PORTS: &str = "at most 256 ports and ranges of them, such as 22,9000-9010"
 
 /// Every annotation that there is.
 #[rustfmt::skip] // One a line, as a table.
-pub const ANNOTATIONS: [Annotation; 18] = [
+pub const ANNOTATIONS: [Annotation; 20] = [
     taken("signet.mesh/inject", SWITCH, "the namespace's", "Whether the pod is injected. A label of the same name says so, too; where the two disagree, it is not."),
     taken("signet.mesh/cpu-request", QUANTITY, "`resources` of the settings", "What the sidecar asks for. In a pod that has resources of its own (`spec.resources`) nothing, unless it is said here."),
     taken("signet.mesh/cpu-limit", QUANTITY, "`resources` of the settings", "The same, at most. A pod whose containers all have limits like their requests keeps its class `Guaranteed` with all four set."),
@@ -64,9 +65,11 @@ pub const ANNOTATIONS: [Annotation; 18] = [
     taken("signet.mesh/serves", "services, such as orders.shop,ledger.shop", "every service that lists the pod's identity", "The services behind the pod, where its service account has more."),
     taken("signet.mesh/probes", "rewrite or leave", "`rewrite`", "`leave`: probes stay as they are, and are refused as plaintext unless their port is excluded or permissive."),
     taken("signet.mesh/attach-user-context", SWITCH, "`disabled`", "`enabled`: `userContext.attach` of `sidecar.yaml`."),
+    taken("signet.mesh/app-metrics", "disabled, or a port and a path, such as 8080/metrics", "as `prometheus.io/scrape`, `prometheus.io/port` and `prometheus.io/path` say", "Where the sidecar asks for the app's metrics, which it gives out beside its own at port 15021. `disabled`: they stay at the app's port, and are refused as plaintext unless it is excluded or permissive."),
     written(INJECTED, "`true` in a pod that has a sidecar."),
     written(CONFIG, "Its `sidecar.yaml`. Whatever stood there before is not read."),
     written(ORIGINALS, "The probes as they were, for `signet uninject` and for mending."),
+    written(ORIGINAL_SCRAPE, "The annotations of `prometheus.io` as they were, for the same."),
 ];
 
 /// On or off.
@@ -76,6 +79,15 @@ pub enum Switch {
     Enabled,
     /// `disabled`, or `false`.
     Disabled,
+}
+
+/// Where the app's metrics are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AppMetrics {
+    /// Nobody asks for them.
+    Disabled,
+    /// At this port and path.
+    At(u16, String),
 }
 
 /// What a pod asks for; none where it says nothing.
@@ -95,6 +107,7 @@ pub(super) struct Wishes {
     pub(super) serves: Vec<String>,
     pub(super) leave_probes: bool,
     pub(super) attach: bool,
+    pub(super) app_metrics: Option<AppMetrics>,
 }
 
 impl Wishes {
@@ -122,6 +135,7 @@ impl Wishes {
             leave_probes: one_of(pod, "signet.mesh/probes", &["rewrite", "leave"])?.as_deref()
                 == Some("leave"),
             attach: enabled("signet.mesh/attach-user-context")?.unwrap_or(false),
+            app_metrics: app_metrics(pod, "signet.mesh/app-metrics")?,
         };
         Ok((wishes, unknown(pod)))
     }
@@ -167,6 +181,20 @@ fn number(pod: &Value, name: &'static str, least: u32, most: u32) -> Result<Opti
 fn one_of(pod: &Value, name: &'static str, all: &[&str]) -> Result<Option<String>, Refusal> {
     let Some(text) = text(pod, name) else { return Ok(None) };
     if all.contains(&text) { Ok(Some(text.to_owned())) } else { Err(wrong(name, text)) }
+}
+
+fn app_metrics(pod: &Value, name: &'static str) -> Result<Option<AppMetrics>, Refusal> {
+    let Some(text) = text(pod, name) else { return Ok(None) };
+    if text == "disabled" {
+        return Ok(Some(AppMetrics::Disabled));
+    }
+    let (port, path) = match text.find('/') {
+        Some(at) => text.split_at(at),
+        None => (text, scrape::USUAL),
+    };
+    let port = port.parse().ok().filter(|port| *port != 0 && !OUR_PORTS.contains(port));
+    let found = port.filter(|_| scrape::is_path(path)).map(|port| AppMetrics::At(port, path.to_owned()));
+    found.map(Some).ok_or_else(|| wrong(name, text))
 }
 
 fn quantity(pod: &Value, name: &'static str) -> Result<Option<String>, Refusal> {

@@ -18,12 +18,13 @@ const fn mark(name: &'static str, on: &'static str, values: &'static str, meanin
 
 /// What people set.
 #[rustfmt::skip] // One a line, as a table.
-const SET: [Mark; 5] = [
+const SET: [Mark; 6] = [
     mark("signet.mesh/inject", "label of a namespace", "`enabled`", "Pods that are made from now on are injected."),
     mark("signet.mesh/inject", "label of a pod", "`enabled`, `disabled`", "This one is, in a namespace that does not ask for it, or is not. The API server chooses by labels whom it asks, so an annotation can only say no."),
     mark("signet.mesh/rev", "label of a namespace or a pod", "a revision", "Beside `signet.mesh/inject` at the same place: the control plane of this revision injects."),
     mark("signet.mesh/mesh-admin", "label of a namespace", "`true`", "Objects of this namespace may concern others. For whoever runs the mesh to set."),
     mark("signet.mesh/service-account", "annotation of a Gateway of the Gateway API", "the name of a service account", "The account that is the gateway. Without it the one of the Gateway's own name."),
+    mark("prometheus.io/scrape", "annotation of a pod", "`true`", "With `prometheus.io/port` and `prometheus.io/path`: where the app's metrics are. Injection [takes them over](../kubernetes.md#metrics-of-the-app)."),
 ];
 
 /// What the mesh writes.
