@@ -1,5 +1,6 @@
 //! `docs/reference/commands.md` is what the programs say of themselves.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use signet_tests::peers::root;
@@ -99,4 +100,64 @@ fn the_reference_of_commands_is_what_the_programs_say() {
     }
     let there = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(there == said, "docs/reference/commands.md is out of date: make references");
+}
+
+/// Every page, by its path from the repository's root.
+fn pages() -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for folder in ["", "docs", "docs/reference", "deploy/containers"] {
+        for entry in std::fs::read_dir(root().join(folder)).expect("a folder") {
+            let name = entry.expect("an entry").file_name().into_string().expect("text");
+            if name.ends_with(".md") {
+                all.push(Path::new(folder).join(name));
+            }
+        }
+    }
+    all
+}
+
+/// Without what is shown as code.
+fn prose(page: &Path) -> String {
+    let text = std::fs::read_to_string(root().join(page)).expect("a page");
+    let mut shown = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        shown ^= fence;
+        !fence && !shown
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What a heading is called in a link.
+fn anchor(heading: &str) -> String {
+    let plain = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = plain.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let mut count = 0;
+    for page in pages() {
+        let text = prose(&page);
+        for rest in text.split("](").skip(1) {
+            let link = rest.split([')', ' ']).next().expect("a link");
+            if link.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (file, place) =
+                link.split_once('#').map_or((link, None), |(file, place)| (file, Some(place)));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().expect("a folder").join(file),
+            };
+            assert!(root().join(&target).exists(), "{}: {link} leads nowhere", page.display());
+            if let Some(place) = place {
+                let known = prose(&target).lines().any(|line| line.starts_with('#') && anchor(line) == place);
+                assert!(known, "{}: {link}: there is no such heading", page.display());
+            }
+        }
+    }
+    assert!(count > 300, "{count}");
 }
