@@ -31,6 +31,7 @@ mod pods;
 mod policy;
 mod readme;
 mod recovery;
+mod replicas;
 mod revocation;
 mod rotation;
 mod stale;
