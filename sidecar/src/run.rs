@@ -415,11 +415,15 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
             Err(error) => tracing::error!(target: "signet::handover", %error, pid, "the successor is gone"),
         }
         // The successor receives at the same sockets; what is under way here is answered from here.
-        drop(resolving);
+        let answered = async {
+            if let Some(resolving) = resolving {
+                resolving.running.leave().await;
+            }
+        };
         let limit = Duration::from_secs(config.drain_seconds);
         tracing::info!(target: "signet::handover", pid, limit_s = config.drain_seconds, "a successor accepts; finishing what is under way");
         return Ok(tokio::select! {
-            cut = running.leave(limit) => {
+            (cut, ()) = async { tokio::join!(running.leave(limit), answered) } => {
                 tracing::info!(target: "signet::shutdown", cut, "drained");
                 Outcome::Drained
             }

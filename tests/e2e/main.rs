@@ -33,6 +33,7 @@ mod policy;
 mod readme;
 mod recovery;
 mod reference;
+mod replicas;
 mod revocation;
 mod rotation;
 mod stale;
