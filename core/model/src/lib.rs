@@ -53,7 +53,8 @@ pub use resources::federated::{
     EndpointProfile, FederatedSpec, FederatedTrustDomain, FilePath, InitialBundle, SpiffeProfile, WebProfile,
 };
 pub use resources::gateway::{
-    ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
+    BoundTokens, ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth,
+    TransactionSettings,
 };
 pub use resources::guard_rail::{Forbidden, GuardRail, GuardRailSpec, PermitLimits, PolicyDocument};
 pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
@@ -89,7 +90,7 @@ pub use text::duration::RouteDuration;
 pub use text::header::{HeaderField, HeaderText, QueryText};
 pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcName, GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
-pub use text::jose::{ClaimName, ClaimValue, Scope};
+pub use text::jose::{AcrValue, ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::moment::Moment;
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};
