@@ -657,8 +657,8 @@ fn a_gateway_of_our_class_takes_whole_connections_where_the_mesh_lets_it() {
     assert_eq!(good.refused, Vec::<String>::new());
     let status = good.statuses.iter().find(|it| it.kind == KindId::ApiGateway).unwrap();
     assert_eq!(status.name, "edge");
-    let Said::Gateway { conditions: own, listeners } = &status.said else { panic!() };
-    assert!(own.iter().all(|it| it.status));
+    let Said::Gateway { conditions: own, listeners, addresses } = &status.said else { panic!() };
+    assert_eq!((own[0].status, own[1].reason, addresses.len()), (true, "Pending", 0), "nobody runs it yet");
     assert_eq!((listeners[0].attached, listeners[0].conditions[0].status), (1, true));
     assert_eq!(listeners[1].conditions[0].reason, "UnsupportedProtocol");
     assert_eq!(good.statuses.iter().filter(|it| it.kind == KindId::GatewayClass).count(), 1);
@@ -667,6 +667,43 @@ fn a_gateway_of_our_class_takes_whole_connections_where_the_mesh_lets_it() {
     assert!(!conditions(&refused, KindId::ApiGateway, "edge")[0].1);
     assert_eq!(conditions(&refused, KindId::TlsRoute, "app")[0], said("Accepted", false, "NoMatchingParent"));
     assert_eq!(refused.registry.gateways().count(), 0);
+}
+
+#[test]
+fn a_gateway_is_programmed_when_it_runs_and_found_where_its_services_are() {
+    let mut objects = shop();
+    objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+    objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+    let controller = json!({"controllerName": "signet.mesh/gateway-controller"});
+    objects.push(gateway_api("GatewayClass", "signet", controller));
+    let listeners = json!([{"name": "tcp", "port": 5432, "protocol": "TCP"}]);
+    let spec = json!({"gatewayClassName": "signet", "listeners": listeners});
+    objects.push(gateway_api("Gateway", "shop/edge", spec));
+    let status = |objects: &[Value]| {
+        let made = made(objects);
+        let found = made.statuses.iter().find(|it| it.kind == KindId::ApiGateway).unwrap().said.clone();
+        let written = merged(&found, 1, &Value::Null, "2030-01-01T00:00:00Z").unwrap();
+        let programmed = &written["conditions"][1];
+        (programmed["status"].clone(), programmed["reason"].clone(), written["addresses"].clone())
+    };
+    // A pod of its account that is no sidecar's.
+    let mut own = pod("shop/edge-1", "edge", "edge", &["10.1.0.9"]);
+    own["spec"]["initContainers"] = Value::Null;
+    objects.push(own);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), json!([])), "by other ways");
+    objects.push(service("shop/edge", "edge", json!([{"name": "tcp", "port": 5432}])));
+    let inside = json!([{"type": "IPAddress", "value": "10.96.0.7"}]);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), inside));
+    let service = objects.last_mut().unwrap();
+    service["spec"]["type"] = "LoadBalancer".into();
+    assert_eq!(status(&objects).1, "AddressNotAssigned");
+    let taken = json!([{"hostname": "lb.example.com"}, {"ip": "2001:db8::7"}, {"ip": ""}]);
+    objects.last_mut().unwrap()["status"] = json!({"loadBalancer": {"ingress": taken}});
+    let outside = json!([{"type": "IPAddress", "value": "2001:db8::7"}, {"type": "Hostname", "value": "lb.example.com"}]);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), outside));
+    // Of another's pods.
+    objects.last_mut().unwrap()["spec"]["selector"] = json!({"app": "web"});
+    assert_eq!(status(&objects).2, json!([]));
 }
 
 #[test]

@@ -85,6 +85,9 @@ pub struct CoreService {
     pub ports: Vec<CorePort>,
     #[serde(deserialize_with = "absent")]
     pub traffic_distribution: String,
+    /// Addresses and names at which a load balancer takes it, by its status.
+    #[serde(skip)]
+    pub balanced_at: Vec<String>,
 }
 
 /// A port of it.
@@ -180,7 +183,8 @@ impl Object {
             KindId::Pod => Content::Pod(pod(&mut metadata, part("spec"), part("status"))?),
             KindId::CoreService => {
                 let spec = Option::<CoreService>::deserialize(part("spec"));
-                Content::Service(spec.map_err(|error| format!("spec: {error}"))?.unwrap_or_default())
+                let spec = spec.map_err(|error| format!("spec: {error}"))?.unwrap_or_default();
+                Content::Service(CoreService { balanced_at: balanced_at(&part("status")), ..spec })
             }
             KindId::EndpointSlice => Content::Slice(slice(&metadata, part("endpoints"), part("ports"))?),
             _ => Content::Custom(Custom { spec: part("spec"), status: part("status") }),
@@ -213,6 +217,14 @@ impl Object {
             && one.annotations == two.annotations
             && one.deletion_timestamp.is_some() == two.deletion_timestamp.is_some()
     }
+}
+
+fn balanced_at(status: &Value) -> Vec<String> {
+    let list = status.pointer("/loadBalancer/ingress").and_then(Value::as_array).into_iter().flatten();
+    let text = |entry: &Value, name: &str| {
+        entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    list.filter_map(|entry| text(entry, "ip").or_else(|| text(entry, "hostname"))).collect()
 }
 
 #[derive(Deserialize, Default)]
