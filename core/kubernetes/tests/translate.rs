@@ -484,9 +484,10 @@ fn a_mistake_in_our_own_service_leaves_its_endpoints_those_that_kubernetes_has_n
             assert_eq!(self::spec(&later, "web.shop")["endpoints"][0]["address"], "10.1.0.3", "{wrong}");
         }
     }
-    // One that never was right says perhaps what restricts: there is none.
+    // One that never was right says perhaps what restricts: there is nobody.
     let never = made(&objects(json!({"surprise": 1}), "10.1.0.1", "web"));
-    assert!(never.registry.service(&"web.shop".parse().unwrap()).is_none());
+    assert_eq!(self::spec(&never, "web.shop").get("endpoints"), None);
+    assert_eq!(self::spec(&never, "web.shop")["identities"], json!([]));
 }
 
 #[test]
@@ -546,7 +547,12 @@ fn only_namespaces_that_count_are_read_and_never_our_own_accounts() {
     ]);
     let only = |names: &[&str], not: &[&str]| {
         let set = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
-        let settings = Settings { options: Options::default(), namespaces: set(names), excluded: set(not) };
+        let settings = Settings {
+            options: Options::default(),
+            namespaces: set(names),
+            excluded: set(not),
+            ..Settings::default()
+        };
         let made = translate(&snapshot(&objects), &settings, &Kept::new());
         made.registry.workloads().map(|it| it.name.to_string()).collect::<Vec<_>>()
     };
@@ -704,6 +710,56 @@ fn a_gateway_is_programmed_when_it_runs_and_found_where_its_services_are() {
     // Of another's pods.
     objects.last_mut().unwrap()["spec"]["selector"] = json!({"app": "web"});
     assert_eq!(status(&objects).2, json!([]));
+}
+
+#[test]
+fn a_service_that_is_wrong_keeps_its_addresses_and_lets_nobody_in_by_plaintext() {
+    let permissive = |ports: Value, more: Value| {
+        let mut objects = shop();
+        let mut spec = json!({"identities": ["ns/shop/sa/web"], "ports": ports});
+        for (field, value) in more.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        objects.push(ours("Service", "shop/web", spec));
+        snapshot(&objects)
+    };
+    let port = json!([{"name": "http", "port": 80, "protocol": "http", "permissive": {"until": "2100-01-01T00:00:00Z"}}]);
+    let before = translate(&permissive(port.clone(), json!({})), &Settings::default(), &Kept::new());
+    assert!(spec(&before, "web.shop")["ports"][0]["permissive"].is_object());
+    let wrong = permissive(port, json!({"surprise": 1}));
+    let after = translate(&wrong, &Settings::default(), &before.kept);
+    let kept = spec(&after, "web.shop");
+    assert!(kept["ports"][0].get("permissive").is_none(), "{kept}");
+    assert_eq!(
+        (&kept["identities"], kept["endpoints"].as_array().unwrap().len()),
+        (&json!(["ns/shop/sa/web"]), 1)
+    );
+    // Where nothing was right before, its address is nobody else's, and nobody answers there.
+    let first = translate(&wrong, &Settings::default(), &Kept::new());
+    let bare = spec(&first, "web.shop");
+    assert_eq!((&bare["addresses"], &bare["identities"]), (&json!(["10.96.0.7"]), &json!([])));
+    assert!(bare.get("endpoints").is_none());
+    assert!(first.refused[0].contains("it is left out"), "{:?}", first.refused);
+}
+
+#[test]
+fn two_services_of_one_app_with_different_policies_are_named() {
+    let mut objects = shop();
+    objects.push(service("shop/also", "web", json!([{"name": "http", "port": 81, "targetPort": "http"}])));
+    objects.push(slice(
+        "shop/also-a",
+        "also",
+        json!([endpoint("10.1.0.1", "web-1")]),
+        json!([{"name": "http", "port": 8080}]),
+    ));
+    objects[5]["spec"]["clusterIPs"] = json!(["10.96.0.8"]);
+    let named =
+        |made: &Translation| made.warnings.iter().filter(|it| it.contains("different policies")).count();
+    objects.push(ours("MeshPolicy", "shop/all", json!({"effect": "permit"})));
+    assert_eq!(named(&made(&objects)), 0, "the same for both");
+    objects.push(ours("MeshPolicy", "shop/one", json!({"effect": "forbid", "target": {"service": "web"}})));
+    let made = made(&objects);
+    assert_eq!(named(&made), 1, "{:?}", made.warnings);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use signet_model::{Earlier, Protocol, Resource, Stand};
 
-use super::custom::limits;
+use super::custom::{limits, strict};
 use super::views::{Content, CorePort, CoreService, Metadata, Pod, Slice, SliceEndpoint};
 use super::{Object, Work, id, spec_of};
 use crate::kinds::KindId;
@@ -101,6 +101,16 @@ impl Work<'_> {
             return;
         }
         let own = id("Service", metadata);
+        // Whatever is wrong with it, nobody dials these addresses past the mesh.
+        let bare = Resource::from_document(json!({
+            "apiVersion": signet_model::API_VERSION, "kind": "Service",
+            "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+            "spec": {
+                "identities": [], "addresses": addresses(service),
+                "ports": declared.iter().map(|(name, port)| written(name, port)).collect::<Vec<_>>(),
+            },
+        }));
+        let bare = bare.ok();
         let (read, earlier, of) = match finer {
             None => (Resource::from_document(document), Earlier::Kept, None),
             Some((object, spec)) => {
@@ -108,7 +118,7 @@ impl Work<'_> {
                 // What its author said last that was right, and what Kubernetes says now: endpoints come and go while a
                 // mistake stands there.
                 let before = self.kept(&own, &metadata.uid).and_then(|kept| {
-                    let mut said = spec_of(kept);
+                    let mut said = strict(spec_of(kept));
                     let fields = said.as_object_mut()?;
                     ["addresses", "endpoints"].iter().for_each(|live| drop(fields.remove(*live)));
                     let as_said = Resource::from_document(refine(document.clone(), &said));
@@ -125,6 +135,9 @@ impl Work<'_> {
             }
         };
         self.offer(own, metadata, read, (Stand::Nothing, earlier), of);
+        if let Some(last) = self.offered.last_mut() {
+            last.offer.bare = bare.map(Box::new);
+        }
     }
 
     /// Says why a Service in a namespace of the mesh is not one of the mesh.
