@@ -513,7 +513,8 @@ pub async fn start(
     })
 }
 
-/// Has the statuses of the cluster's objects written, by one control plane at a time.
+/// Has the statuses of the cluster's objects written, and pods looked for that are not in the mesh, by one control plane at a
+/// time.
 fn write_statuses(
     config: &Config,
     cluster: &cluster::config::Cluster,
@@ -532,6 +533,16 @@ fn write_statuses(
         identity: cluster::lease::identity(config.replica.as_deref()),
         times: cluster.lease,
     };
+    let watcher = cluster::members::Watcher {
+        api: Arc::clone(&source.api),
+        store: Arc::clone(&source.store),
+        settings: cluster.translated_by(registry_options(config)),
+        leads: leading.clone(),
+        metrics: counters.clone(),
+        instance: lease.identity.clone(),
+        times: cluster::members::Times::default(),
+    };
+    background.spawn(watcher.follow());
     let writer = status::Writer {
         api: Arc::clone(&source.api),
         store: Arc::clone(&source.store),
