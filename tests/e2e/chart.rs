@@ -253,24 +253,33 @@ async fn three_replicas_of_the_chart_begin_at_once_on_an_empty_postgresql_and_ar
     let api = ApiServer::start().await;
     api.put_all(cluster());
     // The tables are made by the one user, or by their owner in an init container of each replica.
-    for (database, more) in [("one", &[][..]), ("two", &["store.postgres.ownerSecret=owner"])] {
+    // What they share lies there too, or in a folder.
+    let cases = [
+        ("one", &[][..]),
+        ("two", &["store.postgres.ownerSecret=owner"]),
+        ("three", &["persistence.sharedKeysClaim=keys"]),
+    ];
+    for (database, more) in cases {
         postgres.query("postgres", &format!("CREATE DATABASE {database}"));
         let folder = tempfile::tempdir().expect("a folder");
-        let user = if more.is_empty() { "postgres" } else { "runtime" };
+        let owner = more.iter().any(|value| value.contains("ownerSecret"));
+        let user = if owner { "runtime" } else { "postgres" };
         if user == "runtime" {
             postgres.query("postgres", "CREATE ROLE runtime LOGIN");
         }
         let shared = folder.path().join("shared");
         let values: Vec<&str> = ["values-ha.yaml"].iter().chain(more).copied().collect();
         let text = rendered(&helm, &values);
-        assert_eq!(text.contains("migrate: true"), more.is_empty(), "{text}");
+        assert_eq!(text.contains("migrate: true"), !owner, "{text}");
+        let claimed = more.iter().any(|value| value.contains("Claim"));
+        assert_eq!(text.contains("{sharedKeys: store}"), !claimed, "{text}");
         let mut replicas = Vec::new();
         for n in 0..3 {
             let own = folder.path().join(format!("replica-{n}"));
             let config = pod(&api, &own, &shared, &text);
             let url = own.join("keys/postgres.url");
             std::fs::rename(postgres.owners_url(database, user, &own), url).expect("a URL");
-            if !more.is_empty() {
+            if owner {
                 let owner = postgres.owners_url(database, "postgres", &own);
                 let mut migrate = Command::new(binary("signet-control-plane"));
                 migrate.arg("--config").arg(&config).arg("--migrate").arg(owner);
@@ -292,6 +301,8 @@ async fn three_replicas_of_the_chart_begin_at_once_on_an_empty_postgresql_and_ar
         }
         assert_eq!(roots.len(), 1, "one mesh");
         assert_eq!(postgres.query(database, "SELECT count(*) FROM replicas"), ["3"]);
+        let kept = postgres.query(database, "SELECT count(*) FROM sealed_keys");
+        assert_eq!(kept, [if claimed { "0" } else { "3" }], "root, rows and log");
         for (_, process, _) in &mut replicas {
             process.terminate();
         }

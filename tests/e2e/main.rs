@@ -32,6 +32,7 @@ mod pods;
 mod policy;
 mod readme;
 mod recovery;
+mod replicas;
 mod revocation;
 mod rotation;
 mod stale;
