@@ -162,11 +162,13 @@ async fn a_root_from_outside_is_waited_for_alive_and_not_ready_or_found_in_a_mou
     let Some(helm) = peers::kubernetes() else { return };
     let api = ApiServer::start().await;
     api.put_all(cluster());
-    let metrics = free_address();
-    let at = |text: &str| text.replace("'[::]:9090'", &format!("'{metrics}' # '[::]:9090'"));
     let folder = tempfile::tempdir().expect("a folder");
     let config =
-        pod(&api, folder.path(), Path::new("/nowhere"), &at(&rendered(&helm, &["hierarchy.root=external"])));
+        pod(&api, folder.path(), Path::new("/nowhere"), &rendered(&helm, &["hierarchy.root=external"]));
+    // Where nothing is ready nobody is told which port it was.
+    let metrics = free_address();
+    let text = std::fs::read_to_string(&config).expect("the configuration").replace("[::]:0", &metrics);
+    std::fs::write(&config, text).expect("the configuration");
     let mut process = start("control-plane", &config, folder.path());
     process.logged("there is no root yet").await;
     until("it lives", || (asked(&format!("http://{metrics}/live")) == "200").then_some(())).await;

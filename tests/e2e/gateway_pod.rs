@@ -11,7 +11,7 @@ use signet_tests::Mesh;
 use signet_tests::apiserver::{ApiServer, PodOf};
 use signet_tests::apps::Echo;
 use signet_tests::mesh::{Sidecar, free_address};
-use signet_tests::process::{Process, binary, until};
+use signet_tests::process::{PATIENCE, Process, binary, until};
 use signet_tests::{peers, webhook};
 
 /// The user, the group and the `fsGroup` of the chart's pods.
@@ -100,12 +100,23 @@ fn certificate() -> [Vec<u8>; 2] {
 }
 
 /// A request by TLS that trusts this certificate alone: the status code, or 0.
-fn asked(address: &str, root: &Path, path: &str) -> String {
+async fn asked(address: &str, root: &Path, path: &str) -> String {
     let (ip, port) = address.rsplit_once(':').expect("host:port");
     let mut curl = Command::new("curl");
     curl.args(["-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(root);
     curl.args(["--resolve", &format!("{NAME}:{port}:{ip}")]).arg(format!("https://{NAME}:{port}{path}"));
-    String::from_utf8(curl.output().expect("curl").stdout).expect("a status")
+    // The app and the API server are this process.
+    String::from_utf8(peers::run(curl).await.stdout).expect("a status")
+}
+
+/// Waits until a request is answered.
+async fn answered(address: &str, root: &Path) {
+    let asked = async {
+        while asked(address, root, "/").await != "200" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, asked).await.is_ok(), "no answer at {address}");
 }
 
 struct Cluster {
@@ -269,18 +280,18 @@ async fn a_gateway_of_the_chart_lets_callers_in_and_shows_a_new_certificate_with
     };
     let (old, new) = (root("old.pem", &first[0]), root("new.pem", &second[0]));
     let (mut gateway, door, mut secret) = cluster.apply(&first).await;
-    until("a request from outside", || (asked(&door, &old, "/") == "200").then_some(())).await;
+    answered(&door, &old).await;
     if std::net::UdpSocket::bind("[::1]:0").is_ok() {
         let by_v6 = door.replace("127.0.0.1", "[::1]");
-        assert_eq!(asked(&by_v6, &old, "/"), "200", "one listener for both families");
+        assert_eq!(asked(&by_v6, &old, "/").await, "200", "one listener for both families");
     }
     // A Secret that does not go together changes nothing.
     secret.write(&[("tls.crt", &second[0]), ("tls.key", &first[1])]);
     gateway.logged("the one before stays").await;
-    assert_eq!(asked(&door, &old, "/"), "200");
+    assert_eq!(asked(&door, &old, "/").await, "200");
     secret.write(&[("tls.crt", &second[0]), ("tls.key", &second[1])]);
-    until("the new certificate", || (asked(&door, &new, "/") == "200").then_some(())).await;
-    assert_ne!(asked(&door, &old, "/"), "200", "the earlier one is shown to nobody");
+    answered(&door, &new).await;
+    assert_ne!(asked(&door, &old, "/").await, "200", "the earlier one is shown to nobody");
     gateway.terminate();
     assert!(gateway.wait().await.success());
     cluster.mesh.assert_unharmed();

@@ -21,6 +21,8 @@ use crate::clock::rfc3339_micro;
 
 /// Who says so.
 const CONTROLLER: &str = "signet.mesh/control-plane";
+/// Named in `managedFields`.
+const MANAGER: &str = "signet-control-plane";
 /// As long as events are kept.
 const AGAIN: Duration = Duration::from_secs(3600);
 /// After a failure, and where we may not.
@@ -153,10 +155,8 @@ impl Watcher {
     }
 
     async fn tell(&self, missing: &Missing) -> Result<(), ApiError> {
-        let path = format!(
-            "/apis/events.k8s.io/v1/namespaces/{}/events?fieldManager={CONTROLLER}",
-            missing.namespace
-        );
+        let path =
+            format!("/apis/events.k8s.io/v1/namespaces/{}/events?fieldManager={MANAGER}", missing.namespace);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let body = event(missing, &self.instance, since).to_string();
         self.api.post(&path, body, LIMIT, TIMEOUT).await.map(drop)

@@ -743,6 +743,50 @@ fn a_service_that_is_wrong_keeps_its_addresses_and_lets_nobody_in_by_plaintext()
 }
 
 #[test]
+fn a_gateways_service_is_one_of_the_mesh_by_its_door_to_places_outside_alone() {
+    let objects = |admin: bool| {
+        let mut objects = shop();
+        if admin {
+            objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+        }
+        objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+        objects.push(ours("Gateway", "shop/edge", json!({"identity": "ns/shop/sa/edge", "egress": {}})));
+        let mut own = pod("shop/edge-1", "edge", "edge", &["10.1.0.9"]);
+        own["spec"]["initContainers"] = Value::Null;
+        own["metadata"]["annotations"] = Value::Null;
+        objects.push(own);
+        let ports = json!([{"name": "https", "port": 443}, {"name": "signet-egress", "port": 15010}]);
+        let mut both = service("shop/edge", "edge", ports);
+        both["spec"]["clusterIPs"] = json!(["10.96.0.9"]);
+        objects.push(both);
+        let mut outside = service("shop/front", "edge", json!([{"name": "https", "port": 443}]));
+        outside["spec"]["clusterIPs"] = json!(["10.96.0.10"]);
+        objects.push(outside);
+        let ports = json!([{"name": "https", "port": 8443}, {"name": "signet-egress", "port": 15010}]);
+        objects.push(slice("shop/edge-a", "edge", json!([endpoint("10.1.0.9", "edge-1")]), ports));
+        let through = json!({"hosts": ["bank.example.com"], "ports": [{"name": "https", "port": 443}], "through": {"service": "edge.shop", "port": "signet-egress"}});
+        objects.push(ours("ExternalService", "shop/bank", through));
+        objects
+    };
+    let good = made(&objects(true));
+    assert_eq!(good.refused, Vec::<String>::new());
+    let edge = spec(&good, "edge.shop");
+    assert_eq!(edge["ports"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        edge["endpoints"],
+        json!([{"address": "10.1.0.9", "ports": {"signet-egress": 15010}, "identity": "ns/shop/sa/edge"}])
+    );
+    assert!(good.registry.service(&"front.shop".parse().unwrap()).is_none());
+    assert!(
+        !good.warnings.iter().any(|it| it.contains("front")),
+        "it is as it should be: {:?}",
+        good.warnings
+    );
+    // Who may not have a gateway has none.
+    assert!(made(&objects(false)).registry.service(&"edge.shop".parse().unwrap()).is_none());
+}
+
+#[test]
 fn two_services_of_one_app_with_different_policies_are_named() {
     let mut objects = shop();
     objects.push(service("shop/also", "web", json!([{"name": "http", "port": 81, "targetPort": "http"}])));

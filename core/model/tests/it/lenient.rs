@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use signet_model::{
-    Earlier, Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Resource,
-    Stage, Stand, read_entries, stands_for,
+    Earlier, Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Stage,
+    Stand, read_entries, stands_for,
 };
 
 /// `kind namespace/name` and its spec; without a namespace of the whole mesh.
@@ -438,9 +438,8 @@ fn a_service_that_is_left_out_keeps_its_addresses_and_nobody_answers_there() {
 fn of_two_that_claim_one_target_or_one_place_the_older_one_has_it() {
     let aged =
         |what: &str, created: &str, spec: Value| Offer { created: created.into(), ..offer(what, spec) };
-    let limits = json!({"target": {"service": "orders"}, "retry": {"attempts": 1}});
-    let place =
-        json!({"hosts": ["example.org"], "ports": [{"name": "https", "port": 443, "protocol": "https"}]});
+    let limits = json!({"target": {"service": "orders"}, "retry": {"attempts": 1, "onReset": true}});
+    let place = json!({"hosts": ["example.org"], "ports": [{"name": "https", "port": 443}]});
     for (first, second, kept) in
         [("2026-01-01", "2026-01-02", "a"), ("2026-01-02", "2026-01-01", "b"), ("", "", "a")]
     {
