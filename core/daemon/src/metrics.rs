@@ -36,7 +36,7 @@ impl MetricsServer {
         registry: Registry,
         ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, registry, ready: Arc::new(ready) })
+        Ok(Self { listener: crate::listen(address)?, registry, ready: Arc::new(ready) })
     }
 
     /// The address that was bound, for port 0.

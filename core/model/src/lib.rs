@@ -41,7 +41,9 @@ pub mod when;
 pub use decode::from_yaml;
 pub use error::{Misread, Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
-pub use lenient::{Earlier, InForce, Kept, Lenient, ObjectId, Offer, Stage, Stand, Verdict, stands_for};
+pub use lenient::{
+    Earlier, InForce, Kept, Lenient, ObjectId, Offer, Stage, Stand, Verdict, read_entries, stands_for,
+};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
 pub use resources::east_west::{EastWest, ThroughGateway};
