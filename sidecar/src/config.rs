@@ -8,6 +8,7 @@
 
 mod address;
 mod app_api;
+mod app_metrics;
 mod dns;
 mod error;
 mod probes;
@@ -26,6 +27,7 @@ use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
 pub use app_api::AppApi;
+pub use app_metrics::AppMetrics;
 pub use dns::Dns;
 pub use error::ConfigError;
 pub use probes::{Asked, Header, Probe, Probes};
@@ -332,6 +334,9 @@ pub struct Admin {
 pub struct Metrics {
     /// Its address.
     pub listen: SocketAddr,
+    /// Whose metrics are given beside our own.
+    #[serde(default)]
+    pub app: Option<AppMetrics>,
 }
 
 /// Settings of TLS between peers.
@@ -464,6 +469,9 @@ impl Config {
             if let Err((field, expected, got)) = dns.check() {
                 return wrong(field.to_owned(), expected, got);
             }
+        }
+        if let Some(Err((field, expected, got))) = self.app_metrics().map(|app| app.check(self)) {
+            return wrong(field.to_owned(), expected, got);
         }
         if let Some(Err((field, expected, got))) = self.probes.as_ref().map(Probes::check) {
             return wrong(field, expected, got);
@@ -608,6 +616,11 @@ impl Config {
             all.push(("probes.listen".to_owned(), tcp(probes.listen)));
         }
         all
+    }
+
+    /// The app whose metrics are given beside our own.
+    pub fn app_metrics(&self) -> Option<&AppMetrics> {
+        self.metrics.as_ref().and_then(|metrics| metrics.app.as_ref())
     }
 
     /// Whether callers from outside come in, for whose users transaction tokens are minted.

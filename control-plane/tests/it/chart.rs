@@ -27,6 +27,7 @@ const PROFILES: [(&str, &[&str], &[&str]); 7] = [
         &[HA],
         &[
             "podMonitor.enabled=true",
+            "podMonitor.sidecars=true",
             "networkPolicy.metricsNamespaces={monitoring}",
             "egressPolicy.namespaces={shop,edge}",
             "egressPolicy.clusterCidrs={10.0.0.0/8}",

@@ -24,7 +24,7 @@ pub use files::{
 pub use harden::{Hardened, harden};
 pub use listen::listen;
 pub use local::LocalServer;
-pub use metrics::MetricsServer;
+pub use metrics::{Exposition, MetricsServer, Scrape};
 pub use notify::notify;
 pub use secret::Secret;
 pub use shutdown::{Drain, DrainGuard, Phase, Shutdown, Trigger};
