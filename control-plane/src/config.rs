@@ -351,6 +351,10 @@ impl Raw {
             // What was injected could not join.
             return Err(("webhook", "expected attestation.kubernetes beside it, found none".into()));
         }
+        let mut registry = self.registry.check()?;
+        if let (RegistrySource::Kubernetes(cluster), Some(webhook)) = (&mut registry, &webhook) {
+            cluster.revision.clone_from(&webhook.injection.revision);
+        }
         let store = self.store.check(self.dev)?;
         let backup = self.backup.map(|backup| backup.check(self.dev, &data_dir)).transpose()?;
         Ok(Config {
@@ -365,7 +369,7 @@ impl Raw {
             log_failure,
             keys: self.keys.check()?,
             dev: self.dev,
-            registry: self.registry.check()?,
+            registry,
             bootstrap_listen: self.listen.bootstrap,
             mesh_listen: self.listen.mesh,
             advertise_bootstrap: host_port("advertise.bootstrap", self.advertise.bootstrap)?,

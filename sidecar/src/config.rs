@@ -235,6 +235,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    fn addresses(&mut self) -> impl Iterator<Item = &mut SocketAddr> {
+        let listeners = self.listeners.iter_mut().map(|it| &mut it.listen);
+        let egress = self.egress.iter_mut().map(|it| &mut it.listen);
+        listeners.chain(egress).chain(self.east_west.iter_mut().map(|it| &mut it.listen))
+    }
+
     /// Whether nobody can come in.
     fn is_closed(&self) -> bool {
         self.listeners.is_empty() && self.east_west.is_none() && self.egress.is_none()
@@ -648,8 +654,18 @@ impl Config {
         if let Some(dns) = &mut self.dns {
             keep(&mut dns.listen);
         }
+        if let Some(gateway) = &mut self.gateway {
+            let ports: Vec<_> =
+                gateway.listeners.iter().map(|it| it.listen).filter(|it| it.is_ipv4()).collect();
+            let has_twin =
+                |listen: &SocketAddr| ports.iter().any(|it| it.port() == listen.port() && it.port() != 0);
+            gateway.listeners.retain(|it| it.listen.is_ipv4() || !has_twin(&it.listen));
+        }
         let both = self.metrics.iter_mut().map(|metrics| &mut metrics.listen);
-        for listen in both.chain(self.probes.iter_mut().map(|probes| &mut probes.listen)) {
+        let both = both.chain(self.probes.iter_mut().map(|probes| &mut probes.listen));
+        let both = both.chain(self.inbound.iter_mut().map(|inbound| &mut inbound.listen));
+        let both = both.chain(self.gateway.iter_mut().flat_map(Gateway::addresses));
+        for listen in both {
             if listen.is_ipv6() && listen.ip().is_unspecified() {
                 *listen = SocketAddr::from(([0, 0, 0, 0], listen.port()));
             }

@@ -17,6 +17,7 @@ mod egress;
 mod exchange;
 mod federation;
 mod fleet;
+mod gateway_pod;
 mod handover;
 mod handshakes;
 mod images;

@@ -101,7 +101,7 @@ impl MetricsServer {
         ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let asked = Asked { registry, source: None, ready: Box::new(ready) };
-        Ok(Self { listener: TcpListener::bind(address).await?, asked })
+        Ok(Self { listener: crate::listen(address)?, asked })
     }
 
     /// Has somebody else say what is said at `GET /metrics`. An exchange has ten seconds, those in which the answer
