@@ -3,10 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use signet_kubernetes::reference::{ValuesError, pages};
+use signet_kubernetes::reference::{Chart, ValuesError, pages};
 
-const VALUES: &str = include_str!("../../../deploy/helm/signet/values.yaml");
-const SCHEMA: &str = include_str!("../../../deploy/helm/signet/values.schema.json");
+const CHARTS: [Chart<'static>; 2] = [
+    Chart {
+        name: "signet",
+        values: include_str!("../../../deploy/helm/signet/values.yaml"),
+        schema: include_str!("../../../deploy/helm/signet/values.schema.json"),
+    },
+    Chart {
+        name: "signet-gateway",
+        values: include_str!("../../../deploy/helm/signet-gateway/values.yaml"),
+        schema: include_str!("../../../deploy/helm/signet-gateway/values.schema.json"),
+    },
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -14,7 +24,7 @@ fn root() -> PathBuf {
 
 #[test]
 fn the_reference_pages_are_what_the_code_says() {
-    for page in pages(VALUES, SCHEMA).expect("pages") {
+    for page in pages(&CHARTS).expect("pages") {
         let file = root().join("docs/reference").join(page.file);
         let there = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(there == page.text, "docs/reference/{} is out of date: make references", page.file);
@@ -53,8 +63,8 @@ fn every_label_and_annotation_of_the_code_is_in_the_reference() {
     for file in files {
         let text = std::fs::read_to_string(&file).expect("text");
         for name in names(&text) {
-            // The group's version, and the controller's name, are neither.
-            if ["v1alpha1", "gateway-controller"].contains(&name) {
+            // The group's version, and the names of controllers, are neither.
+            if ["v1alpha1", "gateway-controller", "control-plane"].contains(&name) {
                 continue;
             }
             assert!(known.contains(name), "{}: signet.mesh/{name} is not in the reference", file.display());
@@ -66,7 +76,7 @@ fn every_label_and_annotation_of_the_code_is_in_the_reference() {
 fn a_value_without_words_schema_or_default_is_found() {
     let schema =
         r#"{"properties": {"a": {"properties": {"b": {"type": "boolean"}, "c": {"type": "integer"}}}}}"#;
-    let said = |values: &str| pages(values, schema).map(|_| ());
+    let said = |values: &str| pages(&[Chart { name: "a", values, schema }]).map(|_| ());
     assert_eq!(said("# What for.\na:\n  b: false\n  c: 1\n"), Ok(()));
     assert_eq!(said("a:\n  # What for.\n  b: false\n  c: 1\n"), Err(ValuesError::NoWords("a.c".into())));
     assert_eq!(said("# What for.\na:\n  b: false\n"), Err(ValuesError::NoDefault("a.c".into())));
@@ -75,12 +85,20 @@ fn a_value_without_words_schema_or_default_is_found() {
         Err(ValuesError::NoSchema("a.d".into()))
     );
     assert_eq!(said("# What for.\na:\n   b: false\n"), Err(ValuesError::Line(3)));
+    // Entries of a list are values, too.
+    let schema = r#"{"properties": {"a": {"items": {"properties": {"b": {"type": "boolean"}, "c": {"type": "integer"}}}}}}"#;
+    let said = |values: &str| pages(&[Chart { name: "a", values, schema }]).map(|_| ());
+    assert_eq!(said("# What for.\na:\n  - b: false\n    c: 1\n"), Ok(()));
+    assert_eq!(said("# What for.\na: []\n"), Ok(()));
+    assert_eq!(said("# What for.\na:\n  - b: false\n"), Err(ValuesError::NoDefault("a[].c".into())));
+    assert_eq!(said("# What for.\na:\n  - d: 1\n"), Err(ValuesError::NoSchema("a[].d".into())));
 }
 
 #[test]
 fn a_bar_in_a_meaning_does_not_end_its_cell() {
     let schema = r#"{"properties": {"a": {"type": "string", "pattern": "^x|y$"}}}"#;
-    let made = pages("# One | other.\na: \"x|y\"\n", schema).expect("pages");
+    let chart = Chart { name: "a", values: "# One | other.\na: \"x|y\"\n", schema };
+    let made = pages(&[chart]).expect("pages");
     let values = made.iter().find(|page| page.file == "values.md").expect("the page");
     let row = values.text.lines().last().expect("a row");
     assert_eq!(row, r#"| `a` | `"x\|y"` | text that matches `^x\|y$` | One \| other. |"#);

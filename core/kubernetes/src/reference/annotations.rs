@@ -31,7 +31,7 @@ const SET: [Mark; 6] = [
 #[rustfmt::skip] // One a line, as a table.
 const WRITTEN: [Mark; 2] = [
     mark("signet.mesh/roots-number", "annotation of the ConfigMaps with the roots and of the webhook configurations", "the mesh and a number", "How often the roots had changed: older ones never take the place of newer ones."),
-    mark("signet.mesh/config-sha256", "annotation of the control plane's pods", "a hash", "Of its configuration, so that a change of it is a change of the pods."),
+    mark("signet.mesh/config-sha256", "annotation of the control plane's pods, and of gateways'", "a hash", "Of their configuration, so that a change of it is a change of the pods."),
 ];
 
 pub(super) fn page() -> String {

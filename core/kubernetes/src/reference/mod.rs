@@ -6,7 +6,7 @@ mod annotations;
 mod definitions;
 mod values;
 
-pub use self::values::{Value as ChartValue, ValuesError};
+pub use self::values::ValuesError;
 
 /// One page, and the file that it is kept in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +20,23 @@ pub struct Page {
 /// How each page begins, so that nobody mends it by hand.
 const MADE: &str = "<!-- Made of the code: make references. -->\n";
 
-/// All of them. The chart is `values.yaml` and `values.schema.json` as they are.
+/// A chart: what it is called, and its `values.yaml` and `values.schema.json` as they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Chart<'a> {
+    pub name: &'a str,
+    pub values: &'a str,
+    pub schema: &'a str,
+}
+
+/// All of them.
 ///
 /// # Errors
-/// [`ValuesError`]: a value of the chart without its schema, or the other way round, or one that nobody says a word about.
-pub fn pages(values: &str, schema: &str) -> Result<Vec<Page>, ValuesError> {
+/// [`ValuesError`]: a value of a chart without its schema, or the other way round, or one that nobody says a word about.
+pub fn pages(charts: &[Chart<'_>]) -> Result<Vec<Page>, ValuesError> {
     Ok(vec![
         Page { file: "annotations.md", text: annotations::page() },
         Page { file: "resources.md", text: definitions::page() },
-        Page { file: "values.md", text: values::page(&values::read(values, schema)?) },
+        Page { file: "values.md", text: values::page(charts)? },
     ])
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use super::{MADE, cell, code};
+use super::{Chart, MADE, cell, code};
 
 /// Why no page can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,16 +30,15 @@ pub enum ValuesError {
 }
 
 /// One value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Value {
-    /// As `--set` has it.
-    pub path: String,
+struct Value {
+    /// As `--set` has it; `[]` is each entry of a list.
+    path: String,
     /// As `values.yaml` has it.
-    pub default: String,
+    default: String,
     /// Of which kind, in words.
-    pub takes: String,
+    takes: String,
     /// What for.
-    pub meaning: String,
+    meaning: String,
 }
 
 /// A group or a value that is open while its lines are read.
@@ -49,7 +48,7 @@ struct Open {
 }
 
 /// All values, in the order of the file.
-pub(super) fn read(values: &str, schema: &str) -> Result<Vec<Value>, ValuesError> {
+fn read(values: &str, schema: &str) -> Result<Vec<Value>, ValuesError> {
     let schema: Json =
         serde_json::from_str(schema).map_err(|error| ValuesError::Schema(error.to_string()))?;
     let mut all = Vec::new();
@@ -68,9 +67,22 @@ pub(super) fn read(values: &str, schema: &str) -> Result<Vec<Value>, ValuesError
             words.push(said.trim());
             continue;
         }
+        let mut level = spaces / 2;
+        if spaces % 2 != 0 || level > open.len() {
+            return Err(wrong());
+        }
+        // An entry of a list: the first of its fields stands behind the dash, and the others below that.
+        let text = match text.strip_prefix("- ") {
+            Some(field) => {
+                open.truncate(level);
+                open.push(Open { name: "[]".to_owned(), words: None });
+                level = level.saturating_add(1);
+                field
+            }
+            None => text,
+        };
         let (name, default) = text.split_once(':').ok_or_else(wrong)?;
-        let level = spaces / 2;
-        if spaces % 2 != 0 || level > open.len() || name.contains(' ') {
+        if name.contains(' ') {
             return Err(wrong());
         }
         open.truncate(level);
@@ -81,11 +93,12 @@ pub(super) fn read(values: &str, schema: &str) -> Result<Vec<Value>, ValuesError
         if default.is_empty() {
             continue;
         }
-        let path: Vec<&str> = open.iter().map(|part| part.name.as_str()).collect();
-        let of = find(&schema, &path).ok_or_else(|| ValuesError::NoSchema(path.join(".")))?;
+        let parts: Vec<&str> = open.iter().map(|part| part.name.as_str()).collect();
+        let path = parts.join(".").replace(".[]", "[]");
+        let of = find(&schema, &parts).ok_or_else(|| ValuesError::NoSchema(path.clone()))?;
         let meaning = open.iter().rev().find_map(|part| part.words.clone());
-        let meaning = meaning.ok_or_else(|| ValuesError::NoWords(path.join(".")))?;
-        all.push(Value { path: path.join("."), default: default.to_owned(), takes: takes(of), meaning });
+        let meaning = meaning.ok_or_else(|| ValuesError::NoWords(path.clone()))?;
+        all.push(Value { path, default: default.to_owned(), takes: takes(of), meaning });
     }
     let known: BTreeSet<&str> = all.iter().map(|value| value.path.as_str()).collect();
     let mut leaves = Vec::new();
@@ -98,7 +111,10 @@ pub(super) fn read(values: &str, schema: &str) -> Result<Vec<Value>, ValuesError
 
 /// The schema at a path. What stands in one line as a map is one value, and so is what is within it.
 fn find<'a>(schema: &'a Json, path: &[&str]) -> Option<&'a Json> {
-    path.iter().try_fold(schema, |schema, name| schema.get("properties")?.get(*name))
+    path.iter().try_fold(schema, |schema, name| match *name {
+        "[]" => schema.get("items"),
+        name => schema.get("properties")?.get(name),
+    })
 }
 
 fn leaf(schema: &Json, place: &str, known: &BTreeSet<&str>, out: &mut Vec<String>) {
@@ -109,8 +125,13 @@ fn leaf(schema: &Json, place: &str, known: &BTreeSet<&str>, out: &mut Vec<String
         if at == "global" {
             continue;
         }
-        match field.get("properties") {
-            Some(_) if !known.contains(at.as_str()) => leaf(field, &at, known, out),
+        let each = format!("{at}[]");
+        let within = known
+            .iter()
+            .any(|path| path.strip_prefix(each.as_str()).is_some_and(|rest| rest.starts_with('.')));
+        match (field.get("properties"), field.get("items")) {
+            (Some(_), _) if !known.contains(at.as_str()) => leaf(field, &at, known, out),
+            (_, Some(entry)) if within => leaf(entry, &each, known, out),
             _ => out.push(at),
         }
     }
@@ -171,16 +192,21 @@ fn takes(schema: &Json) -> String {
     }
 }
 
-pub(super) fn page(all: &[Value]) -> String {
+pub(super) fn page(charts: &[Chart<'_>]) -> Result<String, ValuesError> {
     let mut text = format!(
-        "{MADE}# Values of the chart\n\n\
-         Of `deploy/helm/signet`, for `signet install -f` and helm alike. A value that is not here, or that is of another \
-         kind, is refused. How they go together is told in [kubernetes.md](../kubernetes.md#the-chart).\n\n\
-         | value | default | takes | meaning |\n| --- | --- | --- | --- |\n"
+        "{MADE}# Values of the charts\n\n\
+         Of the charts in `deploy/helm`; those of `signet` for `signet install -f` and helm alike. A value that is not here, or that is of another \
+         kind, is refused. How they go together is told in [kubernetes.md](../kubernetes.md#the-chart). `[]` is each entry of a list.\n"
     );
-    for Value { path, default, takes, meaning } in all {
-        let cells = [&code(path), &code(default), takes, meaning].map(|text| cell(text));
-        text += &format!("| {} |\n", cells.join(" | "));
+    for chart in charts {
+        text += &format!(
+            "\n## {}\n\n| value | default | takes | meaning |\n| --- | --- | --- | --- |\n",
+            chart.name
+        );
+        for Value { path, default, takes, meaning } in read(chart.values, chart.schema)? {
+            let cells = [&code(&path), &code(&default), &takes, &meaning].map(|text| cell(text));
+            text += &format!("| {} |\n", cells.join(" | "));
+        }
     }
-    text
+    Ok(text)
 }
