@@ -372,7 +372,7 @@ fn what_injection_writes_is_what_a_sidecar_and_the_redirection_read() {
     let file = folder.path().join("sidecar.yaml");
     std::fs::write(&file, text).unwrap();
     let options = Options { uid: Some(settings.uid), config: Some(file), ..Options::default() };
-    let wanted = options.wanted(true).unwrap();
+    let wanted = options.wanted(&signet_sidecar::redirect::load, true).unwrap();
     assert_eq!((wanted.outbound, wanted.inbound, wanted.dns), (Some(15001), Some(15006), Some(15053)));
     let direct: Vec<u16> = wanted.exclude_inbound_ports.iter().map(|ports| ports.first).collect();
     assert_eq!(direct, [15021, 15020]);

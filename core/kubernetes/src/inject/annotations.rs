@@ -5,6 +5,7 @@ use serde_json::Value;
 use signet_model::{Network, ObjectName};
 
 use super::refusal::Refusal;
+use super::settings::Redirect;
 use super::{CONFIG, INJECTED, ORIGINALS, meta};
 
 /// What starts the names of ours.
@@ -13,6 +14,8 @@ const PREFIX: &str = "signet.mesh/";
 const MOST: usize = 256;
 /// How much is logged.
 pub(super) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+const REDIRECTS: [Redirect; 2] = [Redirect::Init, Redirect::Cni];
 
 /// One annotation.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +41,7 @@ const QUANTITY: &str = "a quantity such as 100m or 64Mi";
 const PORTS: &str = "at most 256 ports and ranges of them, such as 22,9000-9010";
 
 /// Every annotation that there is.
-pub const ANNOTATIONS: [Annotation; 18] = [
+pub const ANNOTATIONS: [Annotation; 19] = [
     taken("signet.mesh/inject", SWITCH),
     taken("signet.mesh/cpu-request", QUANTITY),
     taken("signet.mesh/cpu-limit", QUANTITY),
@@ -54,6 +57,7 @@ pub const ANNOTATIONS: [Annotation; 18] = [
     taken("signet.mesh/serves", "services, such as orders.shop,ledger.shop"),
     taken("signet.mesh/probes", "rewrite or leave"),
     taken("signet.mesh/attach-user-context", SWITCH),
+    taken("signet.mesh/redirect", "init or cni"),
     written(INJECTED, "nothing: injection writes it"),
     written(CONFIG, "nothing: injection writes it"),
     written(ORIGINALS, "nothing: injection writes it"),
@@ -85,6 +89,7 @@ pub(super) struct Wishes {
     pub(super) serves: Vec<String>,
     pub(super) leave_probes: bool,
     pub(super) attach: bool,
+    pub(super) redirect: Option<Redirect>,
 }
 
 impl Wishes {
@@ -112,6 +117,8 @@ impl Wishes {
             leave_probes: one_of(pod, "signet.mesh/probes", &["rewrite", "leave"])?.as_deref()
                 == Some("leave"),
             attach: enabled("signet.mesh/attach-user-context")?.unwrap_or(false),
+            redirect: one_of(pod, "signet.mesh/redirect", &REDIRECTS.map(Redirect::word))?
+                .and_then(|text| REDIRECTS.into_iter().find(|redirect| redirect.word() == text)),
         };
         Ok((wishes, unknown(pod)))
     }

@@ -7,9 +7,10 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
-use crate::redirect::host::Said;
-use crate::redirect::plan::Family;
-use crate::redirect::plan::tests::wanted;
+use crate::host::Said;
+use crate::options::Listeners;
+use crate::plan::Family;
+use crate::plan::tests::wanted;
 
 /// A kernel and the programs that are installed: iptables by what its texts say, nftables by whether the table is
 /// there.
@@ -110,8 +111,8 @@ impl Machine {
     fn run(&self, line: &str) -> (Result<Done, String>, String) {
         let mut answer = Vec::new();
         let command = parse(line);
-        let done =
-            run(&command, self, &mut answer).map_err(|error| format!("{}: {error}", error.code(&command)));
+        let done = run(&command, self, &nothing, &mut answer)
+            .map_err(|error| format!("{}: {error}", error.code(&command)));
         (done, String::from_utf8(answer).unwrap())
     }
 
@@ -173,9 +174,11 @@ impl Host for Machine {
 
     fn read(&self, file: &str) -> Option<String> {
         match file {
-            "/proc/self/status" => Some(self.capabilities.to_owned()),
-            "/proc/self/net/if_inet6" => Some("0…1 01 80 10 80 lo\n".to_owned()),
-            "/proc/self/net/ip_tables_names" | "/proc/self/net/ip6_tables_names" => Some("nat\n".to_owned()),
+            "/proc/thread-self/status" => Some(self.capabilities.to_owned()),
+            "/proc/thread-self/net/if_inet6" => Some("0…1 01 80 10 80 lo\n".to_owned()),
+            "/proc/thread-self/net/ip_tables_names" | "/proc/thread-self/net/ip6_tables_names" => {
+                Some("nat\n".to_owned())
+            }
             _ => None,
         }
     }
@@ -195,12 +198,16 @@ fn parse(line: &str) -> Command {
     Line::parse_from(std::iter::once("redirect").chain(line.split(' '))).command
 }
 
+fn nothing(file: &Path) -> Result<Listeners, String> {
+    Err(format!("{}: no files here", file.display()))
+}
+
 fn plan(line: &str) -> Plan {
     match parse(line) {
         Command::Apply { options, .. } | Command::Check { options, .. } => {
-            Plan::of(&options.wanted(true).unwrap())
+            Plan::of(&options.resolve(None, true).unwrap())
         }
-        Command::Remove { .. } => unreachable!(),
+        Command::Remove { .. } | Command::Verify { .. } => unreachable!(),
     }
 }
 

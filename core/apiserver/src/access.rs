@@ -11,7 +11,7 @@ use http::header::HeaderValue;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::api::ApiError;
+use crate::api::ApiError;
 
 /// Projected tokens are replaced at four fifths of their hour; half a minute is soon enough.
 const READ_AGAIN: Duration = Duration::from_secs(30);

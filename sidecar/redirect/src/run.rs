@@ -1,10 +1,11 @@
-//! `redirect apply`, `remove` and `check`: which programs are run with which text, and what is said of it.
+//! `redirect apply`, `remove`, `check` and `verify`: which programs are run with which text, and what is said of it.
 //!
-//! Exit codes: 0 done, or all is as asked; 1 failed, or `check` found differences; 2 the options are refused, or
-//! `check` could not look.
+//! Exit codes: 0 done, or all is as asked; 1 failed, or `check` found differences, or `verify` no redirection; 2 the
+//! options are refused, or `check` could not look.
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -14,8 +15,9 @@ use super::host::{Host, has_ipv6, may_change_netfilter};
 use super::iptables::State;
 use super::kinds::{Iptables, call, iptables, prefix, start};
 use super::nftables;
-use super::options::Options;
+use super::options::{Load, Options};
 use super::plan::{Hook, Plan};
+use super::verify::verify;
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
@@ -46,6 +48,16 @@ pub enum Command {
         /// By which program.
         #[arg(long, value_enum, default_value_t = Backend::Auto)]
         backend: Backend,
+    },
+    /// Prove that redirection is in force, as the sidecar's user and without any capability: for the init container of a pod
+    /// whose rules the CNI agent sets.
+    Verify {
+        #[command(flatten)]
+        /// What should be redirected.
+        options: Options,
+        /// How long it may take until it is.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        wait: u64,
     },
 }
 
@@ -111,10 +123,10 @@ impl RedirectError {
 }
 
 /// Runs a command; what it has to say goes to `answer`.
-pub fn run(command: &Command, host: &dyn Host, answer: &mut dyn Write) -> Result<Done> {
+pub fn run(command: &Command, host: &dyn Host, load: Load<'_>, answer: &mut dyn Write) -> Result<Done> {
     match command {
         Command::Apply { options, backend, dry_run } => {
-            let plan = Plan::of(&options.wanted(has_ipv6(host))?);
+            let plan = Plan::of(&options.wanted(load, has_ipv6(host))?);
             if *dry_run {
                 show(host, &plan, *backend, answer)?;
             } else {
@@ -131,9 +143,16 @@ pub fn run(command: &Command, host: &dyn Host, answer: &mut dyn Write) -> Result
             Ok(Done::AsAsked)
         }
         Command::Check { options, backend } => {
-            let plan = Plan::of(&options.wanted(has_ipv6(host))?);
+            let plan = Plan::of(&options.wanted(load, has_ipv6(host))?);
             capable(host)?;
             check(host, &plan, *backend, answer)
+        }
+        Command::Verify { options, wait } => {
+            let wanted = options.wanted(load, has_ipv6(host))?;
+            let addresses = verify(&wanted, host, Duration::from_secs(*wait), answer)?;
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            writeln!(answer, "in force: {}", addresses.join(" and "))?;
+            Ok(Done::AsAsked)
         }
     }
 }

@@ -81,7 +81,7 @@ impl Host for Machine {
 
     fn lock(&self) -> io::Result<Option<File>> {
         // The namespace itself is the file: nothing is written anywhere, and other namespaces are not waited for.
-        let namespace = File::open("/proc/self/ns/net")?;
+        let namespace = File::open("/proc/thread-self/ns/net")?;
         let end = Instant::now() + PATIENCE;
         loop {
             match namespace.try_lock() {
@@ -103,7 +103,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Whether this process may change netfilter: the capability NET_ADMIN, number 12 (capabilities(7)). An error is what
 /// came instead.
 pub fn may_change_netfilter(host: &dyn Host) -> Result<(), String> {
-    let status = host.read("/proc/self/status").unwrap_or_default();
+    let status = host.read("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default().trim();
     match u64::from_str_radix(effective, 16) {
         Ok(bits) if bits & (1 << 12) != 0 => Ok(()),
@@ -113,7 +113,7 @@ pub fn may_change_netfilter(host: &dyn Host) -> Result<(), String> {
 
 /// Whether this network namespace has IPv6: an address, or the readiness for one.
 pub fn has_ipv6(host: &dyn Host) -> bool {
-    let address = host.read("/proc/self/net/if_inet6").is_some_and(|list| !list.trim().is_empty());
+    let address = host.read("/proc/thread-self/net/if_inet6").is_some_and(|list| !list.trim().is_empty());
     let enabled = |text: String| text.trim() == "0";
     address || host.read("/proc/sys/net/ipv6/conf/default/disable_ipv6").is_some_and(enabled)
 }
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn net_admin_is_the_twelfth_capability() {
-        let status = |effective| [("/proc/self/status", effective)];
+        let status = |effective| [("/proc/thread-self/status", effective)];
         for (text, may) in [
             ("CapPrm:\t0000000000001000\nCapEff:\t0000000000001000\n", true),
             ("CapEff:\t000001ffffffffff\n", true),
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_namespace_has_ipv6_where_it_has_an_address_or_could_get_one() {
         assert!(!has_ipv6(&Files(&[])));
-        assert!(has_ipv6(&Files(&[("/proc/self/net/if_inet6", "0…1 01 80 10 80 lo\n")])));
+        assert!(has_ipv6(&Files(&[("/proc/thread-self/net/if_inet6", "0…1 01 80 10 80 lo\n")])));
         let could =
             |text| Files(Box::leak(Box::new([("/proc/sys/net/ipv6/conf/default/disable_ipv6", text)])));
         assert!(has_ipv6(&could("0\n")));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn two_commands_in_one_network_namespace_wait_for_each_other() {
         let first = Machine.lock().unwrap().expect("a lock");
-        let second = File::open("/proc/self/ns/net").unwrap();
+        let second = File::open("/proc/thread-self/ns/net").unwrap();
         assert!(matches!(second.try_lock(), Err(TryLockError::WouldBlock)));
         drop(first);
         assert!(Machine.lock().unwrap().is_some());

@@ -63,7 +63,7 @@ impl Iptables {
     pub(super) fn state(&self, host: &dyn Host, set: &Set) -> Result<State> {
         if self.flavour == "-legacy" {
             // To ask for a table that is not there would make it.
-            let tables = host.read(&format!("/proc/self/net/{}_tables_names", prefix(set.family)));
+            let tables = host.read(&format!("/proc/thread-self/net/{}_tables_names", prefix(set.family)));
             if tables.unwrap_or_default().trim().is_empty() {
                 return Ok(State::default());
             }

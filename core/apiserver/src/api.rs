@@ -1,9 +1,4 @@
-//! The API server as a client sees it: few requests, each bounded in size and time.
-//!
-//! HTTP/1.1 over TLS with the cluster's own roots and our service account's token, both read again from their
-//! files while we run (the kubelet replaces them). Connections are kept for a while and shared by nobody at
-//! the same time. There is one retry, on a new connection, where a kept one had died before it carried
-//! anything back; nothing else is tried twice here.
+//! Requests, watches, and why they fail.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +15,8 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::access::{Access, Credentials};
-use super::config::Place;
+use crate::Place;
+use crate::access::{Access, Credentials};
 
 /// Kept connections: as many as reviews may run at once.
 const MAX_IDLE: usize = 32;
@@ -243,7 +238,7 @@ impl Api {
             .uri(path)
             .header(HOST, self.server())
             .header(ACCEPT, accept)
-            .header(USER_AGENT, concat!("signet-control-plane/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, concat!("signet/", env!("CARGO_PKG_VERSION")))
             .header(AUTHORIZATION, access.bearer.clone());
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, content_type);

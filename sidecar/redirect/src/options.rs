@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -13,10 +13,10 @@ use signet_model::Network;
 
 use super::plan::{Family, Owner};
 use super::values::{Ids, Listener, NOBODY, Ports};
-use crate::config::{Config, ConfigError};
 
-/// Of each list: more is a mistake, and rules are looked at one by one.
-const MOST: usize = 256;
+/// Of each list: more is a mistake, and rules are looked at one by one. A pod may name 256, and the sidecar has two ports of
+/// its own that go past it.
+const MOST: usize = 258;
 
 /// Why options are refused.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +32,32 @@ pub enum OptionsError {
         got: String,
     },
     /// The sidecar's configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Config(String),
 }
+
+/// What a sidecar listens on, as its configuration says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listeners {
+    /// For redirected connections.
+    pub transparent: Option<Transparent>,
+    /// For captured queries.
+    pub dns: Option<Vec<SocketAddr>>,
+    /// What peers, Prometheus and the kubelet dial by themselves.
+    pub direct: Vec<SocketAddr>,
+}
+
+/// Listeners for redirected connections; empty for a direction that is not redirected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transparent {
+    /// For what the app dials.
+    pub outbound: Vec<SocketAddr>,
+    /// For what dials the app.
+    pub inbound: Vec<SocketAddr>,
+}
+
+/// Reads the file of `--config`; an error is what is wrong with it.
+pub type Load<'a> = &'a dyn Fn(&Path) -> Result<Listeners, String>;
 
 fn wrong<T>(option: &str, expected: &str, got: impl fmt::Display) -> Result<T, OptionsError> {
     Err(OptionsError::Value {
@@ -150,12 +173,13 @@ pub struct Wanted {
 
 impl Options {
     /// Reads the configuration where one is named, and decides. `ipv6_here`: whether the namespace has IPv6.
-    pub fn wanted(&self, ipv6_here: bool) -> Result<Wanted, OptionsError> {
-        let config = self.config.as_deref().map(Config::load).transpose()?;
+    pub fn wanted(&self, load: Load<'_>, ipv6_here: bool) -> Result<Wanted, OptionsError> {
+        let config = self.config.as_deref().map(load).transpose().map_err(OptionsError::Config)?;
         self.resolve(config.as_ref(), ipv6_here)
     }
 
-    pub(crate) fn resolve(&self, config: Option<&Config>, ipv6_here: bool) -> Result<Wanted, OptionsError> {
+    /// Decides by the options, and by these listeners instead of ports where there are some.
+    pub fn resolve(&self, config: Option<&Listeners>, ipv6_here: bool) -> Result<Wanted, OptionsError> {
         let ipv6 = match self.ipv6 {
             Ipv6::Auto => ipv6_here,
             Ipv6::On => true,
@@ -212,7 +236,7 @@ impl Options {
             ("--only-uids", self.only_uids.len()),
         ] {
             if length > MOST {
-                return wrong(option, "at most 256 entries", length);
+                return wrong(option, "at most 258 entries", length);
             }
         }
         Ok(())
@@ -221,7 +245,7 @@ impl Options {
 
 impl Wanted {
     /// Takes over what the sidecar is configured to listen on.
-    fn follow(&mut self, config: &Config, dns: Option<Dns>) -> Result<(), OptionsError> {
+    fn follow(&mut self, config: &Listeners, dns: Option<Dns>) -> Result<(), OptionsError> {
         let Some(transparent) = &config.transparent else {
             return wrong("transparent", "a section with the listeners to redirect to", "none");
         };
@@ -229,16 +253,13 @@ impl Wanted {
         self.inbound = self.port("transparent.inbound", &transparent.inbound, false)?;
         self.dns = match (dns, &config.dns) {
             (Some(Dns::Leave), _) | (None, None) => None,
-            (_, Some(section)) => self.port("dns.listen", &section.listen, true)?,
+            (_, Some(section)) => self.port("dns.listen", section, true)?,
             (Some(Dns::Capture), None) => {
                 return wrong("dns", "a section with the listener for captured queries", "none");
             }
         };
         // Peers and Prometheus come to these by themselves.
-        let direct = config.inbound.iter().map(|inbound| inbound.listen);
-        let direct = direct.chain(config.metrics.as_ref().map(|metrics| metrics.listen));
-        let direct = direct.chain(config.probes.as_ref().map(|probes| probes.listen));
-        for listen in direct.filter(|listen| !listen.ip().is_loopback()) {
+        for listen in config.direct.iter().filter(|listen| !listen.ip().is_loopback()) {
             let ports = Ports { first: listen.port(), last: listen.port() };
             if !self.exclude_inbound_ports.contains(&ports) {
                 self.exclude_inbound_ports.push(ports);

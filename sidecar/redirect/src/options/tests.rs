@@ -19,13 +19,17 @@ fn resolve(line: &str) -> Result<Wanted, String> {
     parse(line)?.resolve(None, true).map_err(|error| error.to_string())
 }
 
-fn config(lines: &str) -> Config {
-    let text = format!("role: sidecar\nidentity: {{joinBundle: /j}}\ndataDir: /d\n{lines}\n");
-    Config::parse(Path::new("sidecar.yaml"), &text).unwrap()
+fn at(addresses: &[&str]) -> Vec<SocketAddr> {
+    addresses.iter().map(|address| address.parse().unwrap()).collect()
 }
 
-fn follow(lines: &str, ipv6: bool) -> Result<Wanted, String> {
-    parse("--uid 2102")?.resolve(Some(&config(lines)), ipv6).map_err(|error| error.to_string())
+fn listening(outbound: &[&str], inbound: &[&str]) -> Listeners {
+    let transparent = Some(Transparent { outbound: at(outbound), inbound: at(inbound) });
+    Listeners { transparent, ..Listeners::default() }
+}
+
+fn follow(listeners: &Listeners, ipv6: bool) -> Result<Wanted, String> {
+    parse("--uid 2102")?.resolve(Some(listeners), ipv6).map_err(|error| error.to_string())
 }
 
 #[track_caller]
@@ -93,8 +97,8 @@ fn what_cannot_be_meant_is_refused_with_what_was_expected_and_what_came() {
     refused(resolve("--uid 1 --ipv6 off --only-outbound-ranges fd00::/8"), &["IPv4 only", "fd00::/8"]);
     refused(resolve("--uid 150 --only-uids 100-199"), &["--only-uids", "other than the sidecar's"]);
     refused(resolve("--uid 1 --config x --inbound-port 5"), &["--config", "--inbound-port"]);
-    let many = (1..=257).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
-    refused(resolve(&format!("--uid 1 --exclude-inbound-ports {many}")), &["at most 256", "257"]);
+    let many = (1..=259).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+    refused(resolve(&format!("--uid 1 --exclude-inbound-ports {many}")), &["at most 258", "259"]);
 }
 
 #[test]
@@ -108,55 +112,52 @@ fn a_range_holds_what_begins_as_it_does() {
 
 #[test]
 fn the_configuration_says_the_ports_and_what_comes_in_by_itself() {
-    let both = "transparent: {outbound: ['127.0.0.1:16001', '[::1]:16001'], inbound: ['0.0.0.0:16006', '[::]:16006'], \
-                serves: [orders.shop]}\nmetrics: {listen: '0.0.0.0:9091'}\n\
-                inbound: [{service: orders.shop, port: http, listen: '0.0.0.0:15008', app: 'unix:/a'}]";
-    let wanted = follow(both, true).unwrap();
+    let mut both = listening(&["127.0.0.1:16001", "[::1]:16001"], &["0.0.0.0:16006", "[::]:16006"]);
+    both.direct = at(&["0.0.0.0:15008", "0.0.0.0:9091"]);
+    let wanted = follow(&both, true).unwrap();
     assert_eq!((wanted.outbound, wanted.inbound), (Some(16001), Some(16006)));
     let excluded: Vec<_> = wanted.exclude_inbound_ports.iter().map(ToString::to_string).collect();
     assert_eq!(excluded, ["15008", "9091"]);
-    let outbound =
-        follow("transparent: {outbound: '0.0.0.0:15001'}\nmetrics: {listen: '127.0.0.1:9091'}", false);
-    let outbound = outbound.unwrap();
+    let mut outbound = listening(&["0.0.0.0:15001"], &[]);
+    outbound.direct = at(&["127.0.0.1:9091"]);
+    let outbound = follow(&outbound, false).unwrap();
     assert_eq!((outbound.outbound, outbound.inbound), (Some(15001), None));
     assert!(outbound.exclude_inbound_ports.is_empty());
 }
 
 #[test]
 fn the_configuration_says_whether_dns_is_captured_and_the_command_line_that_it_is_not() {
-    let outbound = "transparent: {outbound: ['127.0.0.1:15001', '[::1]:15001']}\n";
-    let both = format!("{outbound}dns: {{listen: ['127.0.0.1:16053', '[::1]:16053']}}");
+    let outbound = listening(&["127.0.0.1:15001", "[::1]:15001"], &[]);
+    let both = Listeners { dns: Some(at(&["127.0.0.1:16053", "[::1]:16053"])), ..outbound.clone() };
     assert_eq!(follow(&both, true).unwrap().dns, Some(16053));
-    assert_eq!(follow(outbound, true).unwrap().dns, None);
-    let config = config(&both);
-    let with = |line: &str| parse(line).unwrap().resolve(Some(&config), true).map_err(|it| it.to_string());
+    assert_eq!(follow(&outbound, true).unwrap().dns, None);
+    let with = |line: &str| parse(line).unwrap().resolve(Some(&both), true).map_err(|it| it.to_string());
     assert_eq!(with("--uid 1 --dns leave").unwrap().dns, None);
     assert_eq!(with("--uid 1 --dns capture").unwrap().dns, Some(16053));
-    let none = parse("--uid 1 --dns capture").unwrap().resolve(Some(&self::config(outbound)), true);
+    let none = parse("--uid 1 --dns capture").unwrap().resolve(Some(&outbound), true);
     refused(none.map_err(|it| it.to_string()), &["dns", "a section", "none"]);
-    refused(
-        follow(&format!("{outbound}dns: {{listen: '127.0.0.1:16053'}}"), true),
-        &["dns.listen", "IPv6", "--ipv6 off", "127.0.0.1:16053"],
-    );
+    let one = Listeners { dns: Some(at(&["127.0.0.1:16053"])), ..outbound };
+    refused(follow(&one, true), &["dns.listen", "IPv6", "--ipv6 off", "127.0.0.1:16053"]);
 }
 
 #[test]
 fn a_configuration_whose_listeners_nothing_would_reach_is_refused() {
-    refused(follow("", true), &["transparent", "a section", "none"]);
+    refused(follow(&Listeners::default(), true), &["transparent", "a section", "none"]);
     refused(
-        follow("transparent: {outbound: '0.0.0.0:15001'}", true),
+        follow(&listening(&["0.0.0.0:15001"], &[]), true),
         &["transparent.outbound", "IPv6", "'[::]:15001'", "--ipv6 off", "got 0.0.0.0:15001"],
     );
-    refused(follow("transparent: {outbound: '10.1.0.2:15001'}", false), &["IPv4", "0.0.0.0:15001"]);
+    refused(follow(&listening(&["10.1.0.2:15001"], &[]), false), &["IPv4", "0.0.0.0:15001"]);
     refused(
-        follow("transparent: {outbound: ['0.0.0.0:15001', '[::]:15002']}", true),
+        follow(&listening(&["0.0.0.0:15001", "[::]:15002"], &[]), true),
         &["one port", "15001", "[::]:15002"],
     );
-    refused(follow("transparent: {outbound: '0.0.0.0:0'}", false), &["transparent.outbound", "port 0"]);
+    refused(follow(&listening(&["0.0.0.0:0"], &[]), false), &["transparent.outbound", "port 0"]);
     refused(
-        follow("transparent: {inbound: '127.0.0.1:15006', serves: [orders.shop]}", false),
+        follow(&listening(&[], &["127.0.0.1:15006"]), false),
         &["transparent.inbound", "0.0.0.0:15006", "127.0.0.1:15006"],
     );
-    let error = parse("--uid 1 --config /no/such/sidecar.yaml").unwrap().wanted(true).unwrap_err();
-    assert!(error.to_string().contains("/no/such/sidecar.yaml"));
+    let load = |file: &Path| Err(format!("{}: cannot be read", file.display()));
+    let options = parse("--uid 1 --config /no/such/sidecar.yaml").unwrap();
+    assert!(options.wanted(&load, true).unwrap_err().to_string().contains("/no/such/sidecar.yaml"));
 }

@@ -395,4 +395,4 @@ impl Family {
 }
 
 #[cfg(test)]
-pub(in crate::redirect) mod tests;
+pub(crate) mod tests;

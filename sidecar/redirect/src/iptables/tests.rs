@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::redirect::options::{Dns, Options};
-use crate::redirect::plan::tests::wanted;
+use crate::options::{Dns, Options};
+use crate::plan::tests::wanted;
 
 fn plan() -> Plan {
     let options = Options {

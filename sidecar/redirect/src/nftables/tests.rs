@@ -1,5 +1,5 @@
 use super::*;
-use crate::redirect::options::{Dns, Options};
+use crate::options::{Dns, Options};
 
 fn plan(options: &Options, ipv6: bool) -> Plan {
     Plan::of(&options.resolve(None, ipv6).unwrap())

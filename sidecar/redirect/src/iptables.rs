@@ -158,7 +158,7 @@ impl State {
 
     /// Jumps of different chains have no order among each other.
     #[cfg(test)]
-    pub(in crate::redirect) fn jumps_in_order(&mut self) {
+    pub(crate) fn jumps_in_order(&mut self) {
         self.jumps.sort();
     }
 

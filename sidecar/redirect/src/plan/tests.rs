@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::redirect::options::{Dns, Options};
+use crate::options::{Dns, Options};
 
 /// What the rules look at.
 #[derive(Debug, Clone, Copy)]
@@ -184,7 +184,7 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
-pub(in crate::redirect) fn range() -> impl Strategy<Value = Network> {
+pub(crate) fn range() -> impl Strategy<Value = Network> {
     (address(), 0..=128_u8).prop_map(|(ip, length)| {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         let length = length.min(bits);
@@ -212,7 +212,7 @@ fn ids() -> impl Strategy<Value = Ids> {
 
 prop_compose! {
     /// Any options that are taken.
-    pub(in crate::redirect) fn wanted()(
+    pub(crate) fn wanted()(
         gid in any::<bool>(),
         listeners in 0..3_u8,
         exclude_inbound_ports in prop::collection::vec(ports(), 0..4),

@@ -87,6 +87,20 @@ pub enum RedirectError {
     /// The network namespace is not ours alone for a moment.
     #[error("expected to be alone in changing this network namespace: {0}")]
     Busy(#[source] io::Error),
+    /// `verify` saw that nothing is redirected, or could not see that it is.
+    #[error(
+        "the redirection is not in force in this pod: expected what the sidecar's user dials at {dialled} to come to port {port}, got: {got}. \
+         Signet's CNI agent sets it up before a pod starts, and later where it was not there in time: look whether a pod of the DaemonSet \
+         signet-cni runs on this pod's node, and what it logs"
+    )]
+    NotInForce {
+        /// At which of the pod's own addresses.
+        dialled: String,
+        /// Where it should have come.
+        port: u16,
+        /// What happened instead.
+        got: io::Error,
+    },
     /// Standard output is closed.
     #[error("cannot write the answer: {0}")]
     Answer(#[from] io::Error),
