@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 .PHONY: demo test traced lint bench soak fuzz build setup
 
 build:
-	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
+	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cni -p signet-cli -p signet-sample \
 		--features signet-control-plane/pkcs11
 
 demo: build

@@ -4,9 +4,11 @@
 //! `redirect` is about the rules by themselves; here the mesh carries what they hand over.
 
 mod churn;
+mod cni;
 mod headless;
 mod injected;
 mod names;
+mod node;
 mod outside;
 mod pair;
 mod permissive;

@@ -27,6 +27,9 @@ enum Command {
         /// Its socket.
         #[arg(long, value_name = "FILE", default_value = "/run/signet-cni/agent.sock")]
         socket: PathBuf,
+        /// Whether it answers at all.
+        #[arg(long)]
+        alive: bool,
     },
     /// Take the plugin away from a node on which an agent left it behind.
     Remove {
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse().command {
         Command::Agent(options) => agent::run(&options),
-        Command::Health { socket } => agent::health(&socket),
+        Command::Health { socket, alive } => agent::health(&socket, alive),
         Command::Remove { conf_dir, bin_dir } => install::remove(&conf_dir)
             .and_then(|()| install::remove_program(&bin_dir))
             .map_err(anyhow::Error::from),

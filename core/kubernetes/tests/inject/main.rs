@@ -5,4 +5,5 @@ mod answers;
 mod golden;
 mod mending;
 mod pods;
+mod restricted;
 mod support;

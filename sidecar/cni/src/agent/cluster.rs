@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use signet_apiserver::api::{Api, ApiError, Lines};
 
@@ -23,6 +24,78 @@ pub(super) struct Cluster {
 
 fn read(body: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(body).map_err(|_| ApiError::Unreadable("expected an object in JSON"))
+}
+
+/// What is looked at of a pod that may wait; hundreds of them whole would be hundreds of megabytes.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Slim {
+    metadata: Metadata,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: String,
+    name: String,
+    uid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion_timestamp: Option<String>,
+    resource_version: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    node_name: String,
+    host_network: bool,
+    #[serde(deserialize_with = "nullable")]
+    init_containers: Vec<Container>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Container {
+    name: String,
+    command: Value,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    #[serde(rename = "podIPs")]
+    pod_ips: Value,
+    init_container_statuses: Value,
+}
+
+/// An empty list may come as null.
+fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Option::<Vec<T>>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+#[derive(Deserialize)]
+struct List {
+    metadata: Metadata,
+    #[serde(default, deserialize_with = "nullable")]
+    items: Vec<Slim>,
+}
+
+/// What happened to a pod.
+#[derive(Deserialize)]
+pub(super) struct Event {
+    r#type: String,
+    #[serde(default)]
+    object: Slim,
+}
+
+impl Event {
+    /// What kind of event a line of a watch is, and of which pod; none where it is no line of one.
+    pub(super) fn read(line: &[u8]) -> Option<(String, Value)> {
+        let event: Self = serde_json::from_slice(line).ok()?;
+        Some((event.r#type, serde_json::to_value(event.object).ok()?))
+    }
 }
 
 /// Whether a text can stand in a path as it is: names of Kubernetes have small letters, digits, dashes and dots.
@@ -51,17 +124,11 @@ impl Cluster {
     /// The node's pods, and the version that they are of.
     pub(super) async fn list(&self) -> Result<(Vec<Value>, String), ApiError> {
         // From the server's memory: what comes later, the watch says.
-        let mut all = self.get(&format!("{}&resourceVersion=0", self.pods()), LIST).await?;
-        let version = all.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
-        let version = version.to_owned();
-        let items = all.get_mut("items").map(Value::take);
-        let items = match items {
-            Some(Value::Array(items)) => items,
-            // An empty list may come as null.
-            Some(Value::Null) => Vec::new(),
-            _ => return Err(ApiError::Unreadable("expected a list of pods")),
-        };
-        Ok((items, version))
+        let body = self.api.get(&format!("{}&resourceVersion=0", self.pods()), JSON, LIST, WITHIN).await?;
+        let list: List =
+            serde_json::from_slice(&body).map_err(|_| ApiError::Unreadable("expected a list of pods"))?;
+        let pods = list.items.into_iter().filter_map(|pod| serde_json::to_value(pod).ok()).collect();
+        Ok((pods, list.metadata.resource_version))
     }
 
     /// What becomes of them from that version on.
@@ -99,7 +166,38 @@ pub(super) fn addresses(pod: &Value) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::agent::judge::{Verdict, of, waits};
+
+    #[test]
+    fn of_a_line_of_a_watch_is_kept_what_the_judgement_asks() {
+        let pod = json!({
+            "metadata": {"namespace": "shop", "name": "web-1", "uid": "u", "annotations": {"a": "b"}, "managedFields": [{}]},
+            "spec": {"nodeName": "node1", "containers": [{"name": "app"}], "initContainers": [
+                {"name": "signet-check", "command": ["signet-sidecar", "redirect", "verify", "--uid", "2102"], "image": "i"},
+                {"name": "signet-proxy"},
+            ]},
+            "status": {"phase": "Pending", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
+                       "initContainerStatuses": [{"name": "signet-check", "state": {"running": {}}}]},
+        });
+        let (kind, kept) =
+            Event::read(json!({"type": "MODIFIED", "object": pod}).to_string().as_bytes()).unwrap();
+        assert_eq!(kind, "MODIFIED");
+        assert!(waits(&kept) && matches!(of(&kept), Ok(Verdict::Redirect(_))) && addresses(&kept).len() == 2);
+        assert!(!kept.to_string().contains("managedFields"));
+        let plain = json!({"type": "ADDED", "object": {"metadata": {"uid": "u"}, "spec": {"initContainers": null, "hostNetwork": true}}});
+        let (_, kept) = Event::read(plain.to_string().as_bytes()).unwrap();
+        assert!(!waits(&kept) && matches!(of(&kept), Ok(Verdict::Leave)));
+        // What a server says when it has forgotten the version.
+        let gone = json!({"type": "ERROR", "object": {"kind": "Status", "metadata": {}, "status": "Failure", "code": 410}});
+        assert!(Event::read(gone.to_string().as_bytes()).is_none_or(|(kind, _)| kind == "ERROR"));
+        assert!(Event::read(b"{").is_none());
+        let empty: List =
+            serde_json::from_str(r#"{"metadata": {"resourceVersion": "7"}, "items": null}"#).unwrap();
+        assert!(empty.items.is_empty() && empty.metadata.resource_version == "7");
+    }
 
     #[test]
     fn only_names_stand_in_a_path() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::cluster::{Cluster, addresses};
+use super::cluster::{Cluster, Event, addresses};
 use super::judge::{Verdict, of, waits};
 use super::network::{differences, find, redirect};
 
@@ -56,7 +56,7 @@ impl Repair {
     async fn once(&self) -> Result<(), signet_apiserver::api::ApiError> {
         let (pods, version) = self.cluster.list().await?;
         let mut waiting = Waiting::new();
-        pods.into_iter().for_each(|pod| note(&mut waiting, pod, false));
+        pods.into_iter().for_each(|pod| self.note(&mut waiting, pod, false));
         let mut lines = self.cluster.watch(&version).await?;
         let mut next = Instant::now();
         loop {
@@ -69,17 +69,23 @@ impl Repair {
                 () = tokio::time::sleep_until(next), if !waiting.is_empty() => continue,
             };
             let Some(line) = line else { return Ok(()) };
-            let event: Value = serde_json::from_slice(&line).unwrap_or_default();
-            let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
-            match kind {
-                "ADDED" | "MODIFIED" | "DELETED" => {
-                    let pod = event.get("object").cloned().unwrap_or_default();
-                    note(&mut waiting, pod, kind == "DELETED");
-                }
+            // What cannot be read is taken for too old: a list says what is.
+            let Some((kind, pod)) = Event::read(&line) else { return Ok(()) };
+            match kind.as_str() {
+                "ADDED" | "MODIFIED" => self.note(&mut waiting, pod, false),
+                "DELETED" => self.note(&mut waiting, pod, true),
                 "BOOKMARK" => {}
-                // Too old, or something that is not known: a list says what is.
                 _ => return Ok(()),
             }
+        }
+    }
+
+    fn note(&self, waiting: &mut Waiting, pod: Value, gone: bool) {
+        let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let uid = text("/metadata/uid").to_owned();
+        let said = waiting.remove(&uid).map(|(_, said)| said).unwrap_or_default();
+        if !gone && text("/spec/nodeName") == self.cluster.node && waits(&pod) {
+            waiting.insert(uid, (pod, said));
         }
     }
 
@@ -109,16 +115,6 @@ impl Repair {
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
-}
-
-fn note(waiting: &mut Waiting, pod: Value, gone: bool) {
-    let uid = pod.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if gone || !waits(&pod) {
-        waiting.remove(&uid);
-        return;
-    }
-    let said = waiting.remove(&uid).map(|(_, said)| said).unwrap_or_default();
-    waiting.insert(uid, (pod, said));
 }
 
 /// What was done; nothing where nothing was missing.

@@ -114,7 +114,7 @@ fn what_cannot_be_meant_is_refused_by_the_codes_of_the_specification() {
     refused(called("ADD", POD, &alone), code::CONFIGURATION, "prevResult");
     refused(called("CHECK", POD, &alone), code::CONFIGURATION, "prevResult");
     for missing in ["K8S_POD_NAME", "K8S_POD_UID"] {
-        refused(called("ADD", &POD.replace(missing, "X"), &good), code::ENVIRONMENT, missing);
+        refused(called("ADD", &POD.replace(&format!("{missing}="), "X="), &good), code::ENVIRONMENT, missing);
     }
     let version: Value =
         serde_json::from_str(&called("VERSION", "", r#"{"cniVersion": "1.0.0"}"#).unwrap()).unwrap();
