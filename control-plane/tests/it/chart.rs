@@ -567,6 +567,11 @@ fn the_agent_of_each_node_has_what_it_needs_and_no_more() {
         let expected = if name == "cni" { [Cni, Cni] } else { [Init, Cni] };
         assert_eq!([injection.redirect_in("other"), injection.redirect_in("shop")], expected);
     }
+    let (text, all) = rendered(&folder, &[CNI], &["cni.netnsDir="]);
+    assert!(
+        !text.contains("netns") && of_kind(&all, "DaemonSet").len() == 1,
+        "without a look at the node's networks"
+    );
     for (value, words) in [
         ("cni.binDir=opt", "binDir"),
         ("cni.whenAway=never", "whenAway"),

@@ -183,6 +183,11 @@ pub fn remove(folder: &Path) -> Result<()> {
     let mut failed = None;
     let entries = fs::read_dir(folder).map_err(io(folder))?;
     let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // What a process that was killed had not put in place yet.
+    let is_half = |name: &str| name.starts_with('.') && name.contains(".signet-");
+    for half in paths.iter().filter(|path| path.file_name().and_then(|it| it.to_str()).is_some_and(is_half)) {
+        let _ = fs::remove_file(half);
+    }
     for path in paths.iter().filter(|path| path.extension().is_some_and(|it| it == KEPT)) {
         if let Err(error) = unwrap(path) {
             failed = Some(error);
@@ -259,6 +264,8 @@ mod tests {
         // Its owner writes it anew.
         fs::write(&path, LIST).unwrap();
         assert!(ensure(folder.path(), ENTRY, false).unwrap().1);
+        // One of us was killed in the middle.
+        fs::write(folder.path().join(".10-a.conflist.signet-7"), "{").unwrap();
         remove(folder.path()).unwrap();
         assert_eq!(all(&folder), before);
         remove(folder.path()).unwrap();

@@ -83,7 +83,6 @@ pub struct Call<'a> {
 pub type Printed = Result<String, String>;
 
 /// Does what is asked.
-#[must_use]
 pub fn run(call: &Call<'_>) -> Printed {
     let version = version(call.input);
     let done = answer(call, &version);

@@ -41,7 +41,8 @@ pub fn differences(
             .zip(found)
             .position(|(expected, found)| !matches!(found, Found::Rule(rule) if rule == expected));
         if let Some((at, rule)) = misplaced.and_then(|at| expected.get(at).map(|rule| (at, rule))) {
-            lines.push(format!("{chain}: out of order: expected as rule {}: {}", at + 1, words(rule)));
+            let number = at.saturating_add(1);
+            lines.push(format!("{chain}: out of order: expected as rule {number}: {}", words(rule)));
         }
     }
     lines

@@ -82,12 +82,12 @@ impl Host for Machine {
     fn lock(&self) -> io::Result<Option<File>> {
         // The namespace itself is the file: nothing is written anywhere, and other namespaces are not waited for.
         let namespace = File::open("/proc/thread-self/ns/net")?;
-        let end = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         loop {
             match namespace.try_lock() {
                 Ok(()) => return Ok(Some(namespace)),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if Instant::now() >= end => {
+                Err(TryLockError::WouldBlock) if begun.elapsed() >= PATIENCE => {
                     let busy = "another `redirect` command is at work in this network namespace";
                     return Err(io::Error::new(io::ErrorKind::WouldBlock, busy));
                 }

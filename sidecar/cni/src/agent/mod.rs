@@ -55,9 +55,9 @@ pub struct Options {
     /// The folder of the node's network configurations.
     #[arg(long, value_name = "FOLDER")]
     pub conf_dir: PathBuf,
-    /// The folder of the node's network namespaces.
+    /// The folder of the node's network namespaces, in which those of pods are found that started without being redirected.
     #[arg(long, value_name = "FOLDER")]
-    pub netns_dir: PathBuf,
+    pub netns_dir: Option<PathBuf>,
     /// Where the plugin finds this process: a path that is the same on the node and here.
     #[arg(long, value_name = "FILE", default_value = "/run/signet-cni/agent.sock")]
     pub socket: PathBuf,

@@ -5,7 +5,7 @@
 //! The namespace of such a pod is found by its addresses, which no two pods of a node share.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// What is known of the node's pods that wait.
 pub(super) struct Repair {
     pub(super) cluster: Arc<Cluster>,
-    /// Where the runtime has its network namespaces.
-    pub(super) folder: PathBuf,
+    /// Where the runtime has its network namespaces, if that can be seen from here.
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// Pods that wait, by uid, and what was last said about each.
@@ -36,10 +36,7 @@ impl Repair {
     pub(super) async fn follow(self) {
         let mut said = false;
         loop {
-            let failed = match self.once().await {
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
+            let failed = self.once().await.err();
             match (&failed, said) {
                 (Some(error), false) => {
                     tracing::warn!(target: "signet::cni", %error, "the node's pods cannot be followed");
@@ -97,7 +94,7 @@ impl Repair {
             for (uid, (pod, before)) in waiting {
                 let name = |field: &str| pod.pointer(field).and_then(Value::as_str).unwrap_or_default();
                 let (namespace, name) = (name("/metadata/namespace"), name("/metadata/name"));
-                match attempt(&folder, &pod) {
+                match attempt(folder.as_deref(), &pod) {
                     // It may wait still, for its next attempt at looking: nothing is to be done for it.
                     Ok(None) => {}
                     Ok(Some(said)) => {
@@ -118,12 +115,15 @@ impl Repair {
 }
 
 /// What was done; nothing where nothing was missing.
-fn attempt(folder: &std::path::Path, pod: &Value) -> Result<Option<String>, String> {
+fn attempt(folder: Option<&Path>, pod: &Value) -> Result<Option<String>, String> {
     let options = match of(pod) {
         Ok(Verdict::Redirect(options)) => options,
         Ok(Verdict::Leave) => return Ok(None),
         Err(failure) => return Err(failure.to_string()),
     };
+    let folder = folder.ok_or(
+        "its network cannot be found without --netns-dir: delete the pod, so that another takes its place",
+    )?;
     let namespace = find(folder, &addresses(pod)).map_err(|error| error.to_string())?;
     if differences(&namespace, &options)?.is_empty() {
         return Ok(None);
