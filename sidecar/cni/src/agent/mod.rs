@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the API server may be away before a plugin is told to come again; shorter than a plugin waits.
 const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long it is tried to learn whether another agent comes; the kubelet gives thirty seconds for all of the end.
+const ASKING: Duration = Duration::from_secs(8);
 /// How long plugins that a runtime has started before it read the folder anew are answered still.
 const LINGER: Duration = Duration::from_secs(3);
 /// How long the last questions may take.
@@ -265,11 +267,15 @@ async fn keep(
 
 /// Goes, and takes the plugin away only where no other agent will come.
 async fn end(options: &Options, cluster: &Cluster, open: &Open) -> anyhow::Result<()> {
-    let over = match cluster.is_over().await {
-        Ok(over) => over,
-        Err(error) => {
-            tracing::warn!(target: "signet::cni", %error, "whether another agent comes is not known: the plugin stays");
-            false
+    let begun = Instant::now();
+    let over = loop {
+        match cluster.is_over().await {
+            Ok(over) => break over,
+            Err(error) if begun.elapsed() >= ASKING => {
+                tracing::warn!(target: "signet::cni", %error, "whether another agent comes is not known: the plugin stays");
+                break false;
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
     if over {
