@@ -5,7 +5,7 @@ PROFILE ?= ci
 BIN := target/$(PROFILE)
 export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 
-.PHONY: demo test traced lint bench soak fuzz build setup
+.PHONY: demo test traced lint bench soak fuzz build setup references images
 
 build:
 	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cni -p signet-cli -p signet-sample \
@@ -35,6 +35,26 @@ lint: setup
 	$(CARGO) fetch --locked --quiet
 	cargo-deny --offline check bans licenses sources
 	$(CARGO) clippy --profile $(PROFILE) $(WHOLE) --all-targets -- -D warnings
+
+# What is made of code: the definitions of custom resources, and docs/reference.
+references:
+	$(CARGO) run --profile $(PROFILE) --locked -p signet-kubernetes --features crd --example crds
+	$(CARGO) build --profile $(PROFILE) $(WHOLE) --bins
+	SIGNET_GOLDEN=1 $(CARGO) nextest run --cargo-profile $(PROFILE) $(WHOLE) --test e2e -E 'test(reference::)'
+
+# The images' archives, of this machine's own toolchain: no registry, no daemon. The sidecar is static, so that it is all
+# that its image has; the control plane is not, since PKCS #11 modules are libraries that it loads.
+IMAGE_PROFILE ?= dist
+IMAGE_PREFIX ?= localhost
+IMAGE_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+images: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+images:
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile $(IMAGE_PROFILE) --locked -p signet-sidecar -p signet-cni \
+		--target $(HOST) --target-dir target/static
+	$(CARGO) build --profile $(IMAGE_PROFILE) --locked -p signet-control-plane -p signet-cli --features signet-control-plane/pkcs11
+	python3 deploy/containers/archive.py --out target/images --version $(IMAGE_VERSION) --prefix $(IMAGE_PREFIX) \
+		--static target/static/$(HOST)/$(IMAGE_PROFILE) --programs target/$(IMAGE_PROFILE)
 
 bench:
 	$(CARGO) build --release --locked -p signet-control-plane -p signet-sidecar -p signet-cli

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::authorise::{Rules, Stop};
 use crate::backup::{Backups, manifest};
 use crate::clock::Clock;
-use crate::config::{AuthorityConfig, LogFailure, seconds};
+use crate::config::{AuthorityConfig, LogFailure, SharedKeys, seconds};
 use crate::crl::Lists;
 use crate::csr::ProvenKey;
 use crate::error::AuthorityError;
@@ -39,8 +39,8 @@ use crate::replicas;
 use crate::revoke::Revocations;
 use crate::rotation::view::View;
 use crate::rotation::{Kind, Phase, Published, RotationConfig};
-use crate::seal::Role;
-use crate::store::{GivenUp, Lead, Missed, Owner, Replica, RowMac, Store, StoreError, Verified};
+use crate::seal::{Role, Shelf};
+use crate::store::{GivenUp, Lead, Missed, Owner, Replica, RowMac, SealedTable, Store, StoreError, Verified};
 use crate::vault::Vault;
 
 pub(crate) const DATABASE: &str = "authority.db";
@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     log_retention: i64,
     /// None: no copies are made.
     pub(crate) backups: Option<Backups>,
+    /// Where control planes share their keys, if that is the store.
+    pub(crate) sealed_keys: Option<SealedTable>,
     /// Held as long as the authority lives, so that no second process serves the same directory.
     _lock: File,
 }
@@ -151,16 +153,29 @@ impl Authority {
     async fn opened(config: AuthorityConfig, clock: Arc<dyn Clock>) -> Result<Authority, AuthorityError> {
         config.validate()?;
         let now = clock.unix_seconds();
+        let table = match config.shared_keys {
+            SharedKeys::Store => SealedTable::open(&config.store, config.dev).await?,
+            SharedKeys::DataDir | SharedKeys::Folder(_) => None,
+        };
+        let sealed_keys = table.clone();
         // Passphrases are stretched and files synced: not on a thread that serves others.
         let (config, lock, vault, (row_mac, founding), mut replica, audit_key) =
             tokio::task::spawn_blocking(move || {
                 files::private_directory(&config.data_dir)?;
                 let lock = lock(&config.data_dir)?;
-                let shared = config.shared_keys.as_deref().unwrap_or(&config.data_dir);
+                let shared = match (&config.shared_keys, table) {
+                    (_, Some(table)) => Shelf::Store(table),
+                    (SharedKeys::Folder(folder), None) => Shelf::Folder(folder.clone()),
+                    (SharedKeys::DataDir | SharedKeys::Store, None) => Shelf::Folder(config.data_dir.clone()),
+                };
                 let keys = KeyStore::connect(&config.keys, &config.trust_domain, &config.data_dir)
                     .map_err(HierarchyError::from)?;
                 let domain = config.trust_domain.as_str();
                 let mut vault = Vault::open(&config.data_dir, shared, domain, &config.seal, keys)?;
+                let brought = vault.bring_shared()?;
+                if !brought.is_empty() {
+                    tracing::warn!(target: "signet::ca", keys = ?brought, "brought the keys that control planes share from the data directory to where they are shared");
+                }
                 let known = Replica::read(&config.data_dir, config.replica.as_deref())?;
                 let row_mac = row_mac(&mut vault, &config.data_dir)?;
                 if let Some(copy) = manifest::arrived(&config.data_dir, &RowMac::new(&row_mac.0))? {
@@ -251,9 +266,10 @@ impl Authority {
             head: watch::Sender::new(None),
             log_retention: seconds(config.log_retention),
             backups,
+            sealed_keys,
             _lock: lock,
         };
-        if !has_log && !founding {
+        if !has_log && !inner.store.made_here() {
             let version = concat!("version ", env!("CARGO_PKG_VERSION"));
             let mut writer = inner.store.begin().await?;
             writer.record(Entry::new(now, Event::ReplicaJoined, "authority").because(version)).await?;
@@ -449,6 +465,9 @@ impl Authority {
         if let Some(backups) = &self.inner.backups {
             backups.stop();
         }
+        if let Some(table) = &self.inner.sealed_keys {
+            table.close().await;
+        }
         self.inner.store.close().await;
     }
 }
@@ -545,6 +564,11 @@ fn row_mac(vault: &mut Vault, data_dir: &Path) -> Result<(Zeroizing<Vec<u8>>, bo
     let present = held
         .map(|(kind, id)| Role::Authority { kind, id }.file_name())
         .or_else(|| data_dir.join(DATABASE).exists().then(|| DATABASE.to_owned()));
+    // Also whoever comes with an empty data directory does not begin another mesh in the store of one.
+    let present = match present {
+        None => vault.bound_store()?,
+        present => present,
+    };
     if let Some(present) = present {
         return Err(HierarchyError::SecretMissing { file: Role::RowMac.file_name(), present });
     }

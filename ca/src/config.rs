@@ -68,8 +68,8 @@ pub struct AuthorityConfig {
     pub root: RootSource,
     /// When a root, issuer or key follows another.
     pub rotation: RotationConfig,
-    /// Holds the keys that all replicas share; the data directory itself where there is one control plane.
-    pub shared_keys: Option<PathBuf>,
+    /// Where the keys lie that all control planes of one store share.
+    pub shared_keys: SharedKeys,
     /// Names this process's log; each replica has its own. None: the machine's name and a few letters, made up once.
     pub replica: Option<String>,
     pub store: StoreConfig,
@@ -81,6 +81,19 @@ pub struct AuthorityConfig {
     pub backup: Option<BackupConfig>,
     /// Failed join attempts per source and minute before it is turned away.
     pub failed_attempts_per_minute: u32,
+}
+
+/// Where the keys lie that all control planes of one store share: those of roots, of the marks on rows and of the log, each
+/// sealed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SharedKeys {
+    /// In the data directory: there is one control plane.
+    #[default]
+    DataDir,
+    /// In a folder that all of them can write to.
+    Folder(PathBuf),
+    /// In the store, which must be PostgreSQL.
+    Store,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +122,7 @@ impl AuthorityConfig {
             root_life: Duration::from_secs(3650 * DAY),
             root: RootSource::Own,
             rotation: RotationConfig::default(),
-            shared_keys: None,
+            shared_keys: SharedKeys::DataDir,
             replica: None,
             store: StoreConfig::Sqlite,
             log_retention: Duration::from_secs(90 * DAY),
@@ -174,6 +187,9 @@ impl AuthorityConfig {
         }
         if self.log_retention < MIN_LOG_RETENTION {
             return error("issuanceLog.retentionDays", "must be at least 7 days".into());
+        }
+        if self.shared_keys == SharedKeys::Store && self.store == StoreConfig::Sqlite {
+            return error("replica.sharedKeys", "`store` expects store.postgres, found none".into());
         }
         if let Some(name) = &self.replica
             && (name.is_empty() || name.len() > 128 || name.chars().any(char::is_control))

@@ -119,9 +119,12 @@ pub(crate) fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, bytes, 0o644, Over::Whatever)
 }
 
-/// Removes a file, durably.
+/// Removes a file, durably; none there is no error.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
-    std::fs::remove_file(path).map_err(io("remove", path))?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        removed => removed.map_err(io("remove", path))?,
+    }
     let directory = path.parent().unwrap_or(Path::new("."));
     File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync", directory))
 }

@@ -37,6 +37,10 @@ pub enum HierarchyError {
         "{file} is missing although {present} exists: restore it from a backup, or move the whole data directory away to begin a new mesh"
     )]
     SecretMissing { file: String, present: String },
+    #[error(
+        "{file} in the data directory is another mesh's than the one that control planes share (replica.sharedKeys): give this control plane a data directory of its own, or the store of its mesh"
+    )]
+    OtherShared { file: String },
     #[error("the private key in {file} is not that of the certificate in the journal")]
     KeyMismatch { file: String },
     #[error("the journal has no active {kind} that can sign: see `signet ca status`")]

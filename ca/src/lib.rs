@@ -66,7 +66,7 @@ pub use check::CheckError;
 pub use clock::{Clock, SystemClock};
 pub use config::{
     AuthorityConfig, ConfigError, LogFailure, MAX_JOIN_TOKEN_TTL, MAX_JWT_SVID_TTL, MAX_SVID_TTL,
-    MIN_DEV_SVID_TTL, MIN_JWT_SVID_TTL, MIN_SVID_TTL,
+    MIN_DEV_SVID_TTL, MIN_JWT_SVID_TTL, MIN_SVID_TTL, SharedKeys,
 };
 pub use crl::{Crl, Crls};
 pub use csr::MAX_CSR;

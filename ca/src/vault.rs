@@ -1,51 +1,87 @@
 //! Where the private keys of roots, issuers and token keys lie.
 //!
 //! Each has a sealed file of its own, named after its authority: what all replicas share (the root's key, the key of
-//! the marks on stored rows) in the shared folder, a replica's own keys in its data directory. A root's key is
+//! the marks on stored rows) in the shared folder, or a row of the store; a replica's own keys in its data directory. A root's key is
 //! opened to sign an issuer and forgotten at once; keys are wiped from memory when dropped. What the file of a root
 //! or an issuer holds is the key or the name of one in a PKCS #11 token, see [`crate::keystore`]; token keys and JWT
 //! keys are used for every request, and are always P-256 in their files.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::files::{self, FileError};
+use crate::files;
 use crate::hierarchy::HierarchyError;
 use crate::keys::{self, CaKey};
 use crate::keystore::{KeyRole, KeyStore, KeyStoreError, StoredKey};
 use crate::rotation::Kind;
-use crate::seal::{Role, SealConfig, Sealer};
+use crate::seal::{Role, SealConfig, Sealer, Shelf};
 
 /// A key that nobody refers to, and that is younger, may belong to a step that is just being made.
-const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) struct Vault {
     shared: Sealer,
     own: Sealer,
     keys: KeyStore,
-    shared_folder: PathBuf,
-    own_folder: PathBuf,
+    /// What is shared lies beside what is our own.
+    one_place: bool,
 }
 
 impl Vault {
     /// Opens the sealing secret; `shared` may be the data directory itself.
     pub(crate) fn open(
         own: &Path,
-        shared: &Path,
+        shared: Shelf,
         trust_domain: &str,
         seal: &SealConfig,
         keys: KeyStore,
     ) -> Result<Vault, HierarchyError> {
-        files::private_directory(shared)?;
+        let mut one_place = false;
+        if let Shelf::Folder(folder) = &shared {
+            files::private_directory(folder)?;
+            one_place = folder == own;
+        }
         Ok(Vault {
             shared: Sealer::open(shared, trust_domain, seal)?,
             own: Sealer::open(own, trust_domain, seal)?,
             keys,
-            shared_folder: shared.to_path_buf(),
-            own_folder: own.to_path_buf(),
+            one_place,
         })
+    }
+
+    /// Takes what is shared, and lies in the data directory since there was one control plane, or since a copy was brought
+    /// back there, to where it is shared now. Which of it.
+    ///
+    /// # Errors
+    /// When another mesh's lies where it is shared, or the key of the marks is missing beside others.
+    pub(crate) fn bring_shared(&mut self) -> Result<Vec<String>, HierarchyError> {
+        if self.one_place {
+            return Ok(Vec::new());
+        }
+        let is_shared = |name: &String| Role::shared_in_file(name);
+        let mut names: Vec<String> =
+            self.own.shelf().list()?.into_iter().map(|it| it.0).filter(is_shared).collect();
+        let Some(first) = names.first().cloned() else { return Ok(names) };
+        let ours = self.own.read(&Role::RowMac)?;
+        let ours = ours.ok_or_else(|| HierarchyError::SecretMissing {
+            file: Role::RowMac.file_name(),
+            present: first,
+        })?;
+        if self.shared.read(&Role::RowMac)?.is_none() {
+            self.own.shelf().copy_first(&names, self.shared.shelf())?;
+        }
+        if self.shared.read(&Role::RowMac)?.is_none_or(|there| there != ours) {
+            return Err(HierarchyError::OtherShared { file: Role::RowMac.file_name() });
+        }
+        // What says whose the others are goes last.
+        names.sort_by_key(|name| *name == Role::RowMac.file_name());
+        for name in &names {
+            self.own.shelf().remove(name)?;
+        }
+        Ok(names)
     }
 
     fn sealer(&mut self, kind: Kind) -> &mut Sealer {
@@ -117,6 +153,11 @@ impl Vault {
         Ok(self.shared.write(role, secret)?)
     }
 
+    /// The store that a mesh is bound to, where shared keys belong into a store.
+    pub(crate) fn bound_store(&self) -> Result<Option<String>, HierarchyError> {
+        Ok(self.shared.shelf().bound()?)
+    }
+
     /// Makes it durable unless there is one: of several control planes that make a mesh at once all take what the first
     /// one made, which comes back.
     pub(crate) fn found_secret(
@@ -130,11 +171,7 @@ impl Vault {
     }
 
     pub(crate) fn forget_secret(&mut self, role: &Role) -> Result<(), HierarchyError> {
-        // Another control plane that made the mesh may have done so.
-        if self.shared.read(role)?.is_some() {
-            self.shared.remove(role)?;
-        }
-        Ok(())
+        Ok(self.shared.remove(role)?)
     }
 
     /// The keys of this trust domain in the token that are none of these authorities': what a crash left between a key
@@ -144,7 +181,7 @@ impl Vault {
     }
 
     /// Every authority whose key lies here.
-    pub(crate) fn held(&self) -> Result<BTreeSet<(Kind, String)>, FileError> {
+    pub(crate) fn held(&self) -> Result<BTreeSet<(Kind, String)>, HierarchyError> {
         self.scan(|_| true)
     }
 
@@ -154,9 +191,7 @@ impl Vault {
         &mut self,
         referred: &BTreeSet<(Kind, String)>,
     ) -> Result<Vec<(Kind, String)>, HierarchyError> {
-        let old = self.scan(|metadata| {
-            metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > ORPHAN_AFTER)
-        })?;
+        let old = self.scan(|age| age.is_some_and(|age| age > ORPHAN_AFTER))?;
         let mut orphans: Vec<_> = old.into_iter().filter(|key| !referred.contains(key)).collect();
         orphans.retain(|(kind, id)| match self.destroy(*kind, id) {
             Ok(()) => true,
@@ -170,22 +205,14 @@ impl Vault {
 
     fn scan(
         &self,
-        wanted: impl Fn(&std::fs::Metadata) -> bool,
-    ) -> Result<BTreeSet<(Kind, String)>, FileError> {
-        let mut found = BTreeSet::new();
-        for folder in BTreeSet::from([&self.shared_folder, &self.own_folder]) {
-            let io = |source| FileError::Io { action: "read", path: folder.clone(), source };
-            for entry in std::fs::read_dir(folder).map_err(io)? {
-                let entry = entry.map_err(io)?;
-                let name = entry.file_name();
-                if let Some(key) = name.to_str().and_then(Role::of_file_name)
-                    && entry.metadata().is_ok_and(|metadata| wanted(&metadata))
-                {
-                    found.insert(key);
-                }
-            }
+        wanted: impl Fn(Option<Duration>) -> bool,
+    ) -> Result<BTreeSet<(Kind, String)>, HierarchyError> {
+        let mut listed = self.own.shelf().list()?;
+        if !self.one_place {
+            listed.extend(self.shared.shelf().list()?);
         }
-        Ok(found)
+        let keys = listed.into_iter().filter(|(_, age)| wanted(*age));
+        Ok(keys.filter_map(|(name, _)| Role::of_file_name(&name)).collect())
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use keys::{Keys, Pkcs11};
 use serde::Deserialize;
-use signet_ca::{LogFailure, RootSource, StoreConfig};
+use signet_ca::{LogFailure, RootSource, SharedKeys, StoreConfig};
 use signet_daemon::logs;
 use signet_identity::TrustDomain;
 use signet_model::Label;
@@ -67,8 +67,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How this control plane is called among those of one store; none: it makes a name up once.
     pub replica: Option<String>,
-    /// What all control planes of one store share; none: the data directory.
-    pub shared_keys: Option<PathBuf>,
+    /// Where the keys lie that all control planes of one store share.
+    pub shared_keys: SharedKeys,
     /// Older records of the issuance log are removed.
     pub log_retention: Duration,
     pub log_failure: LogFailure,
@@ -351,23 +351,25 @@ impl Raw {
             // What was injected could not join.
             return Err(("webhook", "expected attestation.kubernetes beside it, found none".into()));
         }
+        let mut registry = self.registry.check()?;
+        if let (RegistrySource::Kubernetes(cluster), Some(webhook)) = (&mut registry, &webhook) {
+            cluster.revision.clone_from(&webhook.injection.revision);
+        }
+        let store = self.store.check(self.dev)?;
         let backup = self.backup.map(|backup| backup.check(self.dev, &data_dir)).transpose()?;
         Ok(Config {
             trust_domain,
             backup,
             data_dir,
             seal,
-            store: self.store.check(self.dev)?,
-            shared_keys: match self.replica.shared_keys {
-                Some(folder) => Some(absolute("replica.sharedKeys", folder)?),
-                None => None,
-            },
-            replica: self.replica.name,
+            replica: self.replica.name.clone(),
+            shared_keys: self.replica.shared_keys(&store)?,
+            store,
             log_retention,
             log_failure,
             keys: self.keys.check()?,
             dev: self.dev,
-            registry: self.registry.check()?,
+            registry,
             bootstrap_listen: self.listen.bootstrap,
             mesh_listen: self.listen.mesh,
             advertise_bootstrap: host_port("advertise.bootstrap", self.advertise.bootstrap)?,

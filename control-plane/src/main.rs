@@ -1,6 +1,8 @@
 //! `signet-control-plane --config control-plane.yaml`
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use signet_control_plane::config::{Config, RegistrySource};
 use signet_control_plane::listen::bootstrap::Limits;
 use signet_control_plane::run;
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -25,8 +28,8 @@ pub static malloc_conf: &[u8; 73] =
 #[command(version)]
 struct Arguments {
     /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required_unless_present = "place_key")]
+    config: Option<PathBuf>,
     /// Check the configuration and the registry, and exit.
     #[arg(long)]
     check: bool,
@@ -34,6 +37,10 @@ struct Arguments {
     /// the tables' owner; without one, the configured user is the owner.
     #[arg(long, value_name = "URL_FILE", num_args = 0..=1)]
     migrate: Option<Option<PathBuf>>,
+    /// Copy a key from a mounted Secret, which is root's and its group's, to a file that is ours alone, and exit. As
+    /// often as there are keys.
+    #[arg(long, value_name = "FROM=TO", conflicts_with_all = ["config", "check", "migrate"])]
+    place_key: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -48,19 +55,23 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
-    let config = Config::load(&arguments.config)?;
+    if !arguments.place_key.is_empty() {
+        return arguments.place_key.iter().try_for_each(|pair| place(pair));
+    }
+    let file = arguments.config.as_ref().ok_or_else(|| anyhow!("--config: expected a file, got none"))?;
+    let config = Config::load(file)?;
     if arguments.check {
         let RegistrySource::Folder(folder) = &config.registry else {
             eprintln!(
                 "{}: good; the cluster's objects say in their status what is wrong with them",
-                arguments.config.display()
+                file.display()
             );
             return Ok(());
         };
         let options = run::registry_options(&config);
         signet_model::parse_folder(folder, &options)
             .map_err(|errors| anyhow!("the registry is refused:\n{errors}"))?;
-        eprintln!("{}: good, and so is its registry", arguments.config.display());
+        eprintln!("{}: good, and so is its registry", file.display());
         return Ok(());
     }
     signet_daemon::logs::init(config.log.format, config.log.level)?;
@@ -71,9 +82,29 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
         None => runtime.block_on(serve(config)),
         Some(url_file) => {
             runtime.block_on(run::migrate(&config, url_file.as_deref()))?;
-            eprintln!("{}: the schema is up to date", arguments.config.display());
+            eprintln!("{}: the schema is up to date", file.display());
             Ok(())
         }
+    }
+}
+
+/// Longer is no key and no URL.
+const MAX_KEY: u64 = 64 * 1024;
+
+fn place(pair: &str) -> anyhow::Result<()> {
+    let (from, to) = pair
+        .split_once('=')
+        .filter(|(from, to)| !from.is_empty() && !to.is_empty())
+        .ok_or_else(|| anyhow!("--place-key: expected FROM=TO, two files, got {pair:?}"))?;
+    signet_daemon::harden().map_err(|error| anyhow!("the process cannot be hardened: {error}"))?;
+    // Room for all of it at once: a vector that grows leaves copies behind.
+    let mut key = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_KEY)?.saturating_add(1)));
+    let file = File::open(from).map_err(|error| anyhow!("{from}: {error}"))?;
+    file.take(MAX_KEY.saturating_add(1)).read_to_end(&mut key).map_err(|error| anyhow!("{from}: {error}"))?;
+    match u64::try_from(key.len())? {
+        0 => Err(anyhow!("{from}: expected a key, found an empty file")),
+        1..=MAX_KEY => Ok(signet_daemon::write_private(Path::new(to), &key)?),
+        _ => Err(anyhow!("{from}: expected at most {MAX_KEY} bytes, found more")),
     }
 }
 

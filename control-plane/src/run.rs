@@ -246,11 +246,11 @@ pub async fn start(
     let own =
         Own::begin(authority.clone(), config.system_namespace.as_str(), &names, metrics.clone()).await?;
 
-    let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen).await?;
-    let mesh_listener = bind("the mesh door", config.mesh_listen).await?;
+    let bootstrap_listener = bind("the bootstrap door", config.bootstrap_listen)?;
+    let mesh_listener = bind("the mesh door", config.mesh_listen)?;
     let istio_listener = match &config.istio {
         None => None,
-        Some(istio) => Some((bind("the door for Istio's clients", istio.listen).await?, istio)),
+        Some(istio) => Some((bind("the door for Istio's clients", istio.listen)?, istio)),
     };
     let socket = operator_socket(config, &uids)?;
     let (bootstrap_at, mesh_at) =
@@ -364,7 +364,7 @@ pub async fn start(
     }
     let mut bundle_at = None;
     if let Some(bundle) = &config.bundle {
-        let listener = bind("the bundle endpoint", bundle.listen).await?;
+        let listener = bind("the bundle endpoint", bundle.listen)?;
         let bound = local(&listener, bundle.listen)?;
         addresses.push(("bundle", bound));
         bundle_at = Some(bound);
@@ -381,7 +381,7 @@ pub async fn start(
         doors.spawn(public::listen(listener, public, documents));
     }
     if let Some(at) = &config.intake {
-        let listener = bind("the intake", at.listen).await?;
+        let listener = bind("the intake", at.listen)?;
         addresses.push(("intake", local(&listener, at.listen)?));
         let intake = Intake::new(authority.clone(), registry.clone(), Arc::clone(&issuers), metrics.clone());
         let public = public::Public {
@@ -395,7 +395,7 @@ pub async fn start(
         doors.spawn(public::listen(listener, public, intake));
     }
     if let Some(at) = &config.webhook {
-        let listener = bind("the webhook", at.listen).await?;
+        let listener = bind("the webhook", at.listen)?;
         addresses.push(("webhook", local(&listener, at.listen)?));
         let public = public::Public {
             name: "webhook",
@@ -513,7 +513,8 @@ pub async fn start(
     })
 }
 
-/// Has the statuses of the cluster's objects written, by one control plane at a time.
+/// Has the statuses of the cluster's objects written, and pods looked for that are not in the mesh, by one control plane at a
+/// time.
 fn write_statuses(
     config: &Config,
     cluster: &cluster::config::Cluster,
@@ -532,6 +533,16 @@ fn write_statuses(
         identity: cluster::lease::identity(config.replica.as_deref()),
         times: cluster.lease,
     };
+    let watcher = cluster::members::Watcher {
+        api: Arc::clone(&source.api),
+        store: Arc::clone(&source.store),
+        settings: cluster.translated_by(registry_options(config)),
+        leads: leading.clone(),
+        metrics: counters.clone(),
+        instance: lease.identity.clone(),
+        times: cluster::members::Times::default(),
+    };
+    background.spawn(watcher.follow());
     let writer = status::Writer {
         api: Arc::clone(&source.api),
         store: Arc::clone(&source.store),
@@ -760,8 +771,8 @@ fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    signet_daemon::listen(address).map_err(|source| StartError::Listen { what, address, source })
 }
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {

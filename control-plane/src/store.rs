@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use signet_ca::{LogFailure, Login, PostgresConfig, Server, StoreConfig, Tls};
+use signet_ca::{LogFailure, Login, PostgresConfig, Server, SharedKeys, StoreConfig, Tls};
 
 /// PostgreSQL's port where none is named.
 const PORT: u16 = 5432;
@@ -51,8 +51,27 @@ enum RawTls {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(crate) struct RawReplica {
     pub(crate) name: Option<String>,
-    /// Holds what all control planes of one store share: the roots' keys, sealed.
+    /// Holds what all control planes of one store share: the roots' keys, sealed. A folder, or `store`.
     pub(crate) shared_keys: Option<PathBuf>,
+}
+
+impl RawReplica {
+    /// Where shared keys lie.
+    pub(crate) fn shared_keys(self, store: &StoreConfig) -> Result<SharedKeys, Refused> {
+        let field = "replica.sharedKeys";
+        match self.shared_keys {
+            None => Ok(SharedKeys::DataDir),
+            Some(word) if word.as_os_str() == "store" => match store {
+                StoreConfig::Postgres(_) => Ok(SharedKeys::Store),
+                StoreConfig::Sqlite => Err((field, "`store` expects store.postgres, found none".into())),
+            },
+            Some(folder) if folder.is_absolute() => Ok(SharedKeys::Folder(folder)),
+            Some(other) => {
+                let found = other.display();
+                Err((field, format!("expected `store` or an absolute path, found `{found}`")))
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@
 
 mod address;
 mod app_api;
+mod app_metrics;
 mod dns;
 mod error;
 mod probes;
@@ -26,6 +27,7 @@ use signet_model::{ObjectName, Port, Protocol};
 
 pub use address::{AppAddress, ListenAddress};
 pub use app_api::AppApi;
+pub use app_metrics::AppMetrics;
 pub use dns::Dns;
 pub use error::ConfigError;
 pub use probes::{Asked, Header, Probe, Probes};
@@ -233,6 +235,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    fn addresses(&mut self) -> impl Iterator<Item = &mut SocketAddr> {
+        let listeners = self.listeners.iter_mut().map(|it| &mut it.listen);
+        let egress = self.egress.iter_mut().map(|it| &mut it.listen);
+        listeners.chain(egress).chain(self.east_west.iter_mut().map(|it| &mut it.listen))
+    }
+
     /// Whether nobody can come in.
     fn is_closed(&self) -> bool {
         self.listeners.is_empty() && self.east_west.is_none() && self.egress.is_none()
@@ -326,6 +334,9 @@ pub struct Admin {
 pub struct Metrics {
     /// Its address.
     pub listen: SocketAddr,
+    /// Whose metrics are given beside our own.
+    #[serde(default)]
+    pub app: Option<AppMetrics>,
 }
 
 /// Settings of TLS between peers.
@@ -458,6 +469,9 @@ impl Config {
             if let Err((field, expected, got)) = dns.check() {
                 return wrong(field.to_owned(), expected, got);
             }
+        }
+        if let Some(Err((field, expected, got))) = self.app_metrics().map(|app| app.check(self)) {
+            return wrong(field.to_owned(), expected, got);
         }
         if let Some(Err((field, expected, got))) = self.probes.as_ref().map(Probes::check) {
             return wrong(field, expected, got);
@@ -604,6 +618,11 @@ impl Config {
         all
     }
 
+    /// The app whose metrics are given beside our own.
+    pub fn app_metrics(&self) -> Option<&AppMetrics> {
+        self.metrics.as_ref().and_then(|metrics| metrics.app.as_ref())
+    }
+
     /// Whether callers from outside come in, for whose users transaction tokens are minted.
     pub fn has_edge(&self) -> bool {
         self.gateway.as_ref().is_some_and(|gateway| !gateway.listeners.is_empty())
@@ -635,8 +654,18 @@ impl Config {
         if let Some(dns) = &mut self.dns {
             keep(&mut dns.listen);
         }
+        if let Some(gateway) = &mut self.gateway {
+            let ports: Vec<_> =
+                gateway.listeners.iter().map(|it| it.listen).filter(|it| it.is_ipv4()).collect();
+            let has_twin =
+                |listen: &SocketAddr| ports.iter().any(|it| it.port() == listen.port() && it.port() != 0);
+            gateway.listeners.retain(|it| it.listen.is_ipv4() || !has_twin(&it.listen));
+        }
         let both = self.metrics.iter_mut().map(|metrics| &mut metrics.listen);
-        for listen in both.chain(self.probes.iter_mut().map(|probes| &mut probes.listen)) {
+        let both = both.chain(self.probes.iter_mut().map(|probes| &mut probes.listen));
+        let both = both.chain(self.inbound.iter_mut().map(|inbound| &mut inbound.listen));
+        let both = both.chain(self.gateway.iter_mut().flat_map(Gateway::addresses));
+        for listen in both {
             if listen.is_ipv6() && listen.ip().is_unspecified() {
                 *listen = SocketAddr::from(([0, 0, 0, 0], listen.port()));
             }

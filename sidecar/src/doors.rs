@@ -20,6 +20,7 @@ use crate::app_api::AppApi;
 use crate::config::{Config, ListenAddress, Role};
 use crate::probes::{ProbeError, ProbeServer};
 use crate::run::RunError;
+use crate::scrape::AppScrape;
 use crate::status::Status;
 
 /// What they need.
@@ -72,7 +73,11 @@ impl Doors {
             let failed = |source| RunError::Metrics { address: listen, source };
             let ready = self.status.clone();
             let server = MetricsServer::bind(listen, self.registry.clone(), move || ready.ready());
-            let server = server.await.map_err(failed)?;
+            let mut server = server.await.map_err(failed)?;
+            if let Some(app) = config.app_metrics() {
+                let app = AppScrape::new(app, &self.registry).map_err(RunError::Registry)?;
+                server = server.with_source(move |scrape| app.clone().answer(scrape));
+            }
             addresses.insert("metrics".to_owned(), server.local_addr().map_err(failed)?.to_string());
             tasks.spawn(server.run(self.shutdown.clone()));
         }

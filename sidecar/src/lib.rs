@@ -13,9 +13,9 @@
 //! * [`workload`]: the app's own certificate and tokens, where it may have some.
 //! * [`agent`]: certificates and tokens for the processes of a host, in the role `agent`.
 //! * [`app_api`]: where the app exchanges transaction tokens.
-//! * [`gateway`]: the edge's configuration and its right to mint.
+//! * [`gateway`]: the edge's configuration and its right to mint; [`edge_tls`]: its certificates for callers from outside.
 //! * [`names`]: the app's name server, where DNS is captured.
-//! * [`status`], [`admin`], [`metrics`]: what probes and people see.
+//! * [`status`], [`admin`], [`metrics`]: what probes and people see. [`scrape`]: the app's metrics beside ours.
 //! * [`redirect`]: the netfilter rules that lead an app's connections here; commands of their own, not the process.
 //! * [`run`]: the process from start to drain. [`handover`]: to a successor, for a planned restart.
 //!
@@ -36,6 +36,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 pub mod doors;
+pub mod edge_tls;
 pub mod gateway;
 pub mod handover;
 pub mod identity;
@@ -47,6 +48,7 @@ pub mod probes;
 pub mod publish;
 pub mod redirect;
 pub mod run;
+pub mod scrape;
 pub mod status;
 pub mod will;
 pub mod workload;

@@ -102,6 +102,11 @@ impl Metrics {
         self.not_after.with_label_values(&["workload"]).set(svid.not_after);
     }
 
+    /// What a listener of the gateway shows to callers from outside.
+    pub fn edge(&self, listener: &str, not_after: i64) {
+        self.not_after.with_label_values(&[listener]).set(not_after);
+    }
+
     /// The app's certificate is gone.
     pub fn no_workload(&self) {
         // There may have been none.

@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus::Registry;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use signet_daemon::logs::LogHandle;
 use signet_daemon::{FileError, Phase, SocketError, SystemClock, Trigger, shutdown};
 use signet_gateway::Edge;
@@ -28,12 +26,13 @@ use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::app_api::AppApi;
-use crate::config::{AppAddress, Config, EdgeProtocol, GatewayTls, ListenAddress, Role, Serves};
+use crate::config::{AppAddress, Config, ListenAddress, Role, Serves};
 use crate::control::heads::Kept;
 use crate::control::plane::ControlPlane;
 use crate::control::stream::{Discovery, Parts};
 use crate::credentials::Credentials;
 use crate::doors::Doors;
+use crate::edge_tls::{self, EdgeCertificate, EdgeTlsError};
 use crate::gateway::Minting;
 use crate::handover::{Estate, Origin, Predecessor, shared};
 use crate::identity::{Identity, IdentityError};
@@ -95,13 +94,8 @@ pub enum RunError {
     #[error("signals: {0}")]
     Signals(std::io::Error),
     /// A listener's certificate or key.
-    #[error("{}: {reason}", .file.display())]
-    EdgeTls {
-        /// The file.
-        file: std::path::PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    EdgeTls(#[from] EdgeTlsError),
     /// The workload socket cannot be made.
     #[error("workloadApi.socket: {0}")]
     Workload(SocketError),
@@ -158,7 +152,8 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
     open_data_dir(&config.data_dir, inherited.is_none())?;
     // The token is used once: what can be known to fail must fail before.
     let resolving = names::Doors::open(&config, &mut sockets)?;
-    let (names, listeners): (Vec<_>, Vec<_>) = listeners(&config)?.into_iter().unzip();
+    let mut certificates = Vec::new();
+    let (names, listeners): (Vec<_>, Vec<_>) = listeners(&config, &mut certificates)?.into_iter().unzip();
     let sockets: HashMap<usize, _> = names
         .iter()
         .enumerate()
@@ -265,6 +260,7 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         open.offer(offer.clone(), &config, &shutdown);
         open.answer_app(app_api.clone(), &shutdown);
     }
+    let own_metrics = metrics.clone();
     let kept = Kept::of(&config.data_dir);
     let last_word = kept.last_word(status.clone());
     // A process that has a successor does not take leave of the control plane: they are one to it.
@@ -311,6 +307,9 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
         () = status.first_delta() => {}
         ended = tasks.join_next() => return Err(ended_task(ended)),
         () = shutdown.draining() => return Ok(Outcome::Drained),
+    }
+    if !certificates.is_empty() {
+        tasks.spawn(edge_tls::keep(certificates, own_metrics));
     }
     // One that only passes bytes on speaks for no user.
     if config.has_edge() {
@@ -415,11 +414,15 @@ pub async fn run(config: Config, start: Start, logs: Option<LogHandle>) -> Resul
             Err(error) => tracing::error!(target: "signet::handover", %error, pid, "the successor is gone"),
         }
         // The successor receives at the same sockets; what is under way here is answered from here.
-        drop(resolving);
+        let answered = async {
+            if let Some(resolving) = resolving {
+                resolving.running.leave().await;
+            }
+        };
         let limit = Duration::from_secs(config.drain_seconds);
         tracing::info!(target: "signet::handover", pid, limit_s = config.drain_seconds, "a successor accepts; finishing what is under way");
         return Ok(tokio::select! {
-            cut = running.leave(limit) => {
+            (cut, ()) = async { tokio::join!(running.leave(limit), answered) } => {
                 tracing::info!(target: "signet::shutdown", cut, "drained");
                 Outcome::Drained
             }
@@ -522,8 +525,12 @@ fn bind(listen: &ListenAddress) -> Bind {
     }
 }
 
-/// Every listener of the data plane with its name in `addresses.json`.
-fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
+/// Every listener of the data plane with its name in `addresses.json`; those with a certificate put that into the list.
+fn listeners(
+    config: &Config,
+    certificates: &mut Vec<Arc<EdgeCertificate>>,
+) -> Result<Vec<(String, ListenerSpec)>, RunError> {
+    let in_pod = config.identity.kubernetes.is_some();
     let mut all = Vec::new();
     for inbound in &config.inbound {
         let app = match &inbound.app {
@@ -561,10 +568,14 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
         }
     }
     for (at, listener) in config.gateway.iter().flat_map(|gateway| &gateway.listeners).enumerate() {
-        let tls = listener.tls.as_ref().map(|files| edge_tls(files, listener.protocol)).transpose()?;
+        let name = format!("gateway/{at}");
+        let certificate =
+            listener.tls.as_ref().map(|files| EdgeCertificate::load(&name, files, in_pod)).transpose()?;
+        let tls = certificate.as_ref().map(|it| it.config(listener.protocol)).transpose()?;
+        certificates.extend(certificate);
         let port = listener.port.map_or(listener.listen.port(), signet_model::Port::get);
         let kind = Kind::Edge { protocol: listener.protocol.spoken(), port, tls };
-        all.push((format!("gateway/{at}"), ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
+        all.push((name, ListenerSpec { bind: Bind::Tcp(listener.listen), kind }));
     }
     if let Some(egress) = config.gateway.as_ref().and_then(|gateway| gateway.egress.as_ref()) {
         let spec = ListenerSpec { bind: Bind::Tcp(egress.listen), kind: Kind::Egress };
@@ -575,22 +586,4 @@ fn listeners(config: &Config) -> Result<Vec<(String, ListenerSpec)>, RunError> {
         all.push(("gateway/east-west".to_owned(), spec));
     }
     Ok(all)
-}
-
-/// TLS towards callers from outside: 1.3 only, and the listener's one protocol. A service port speaks one protocol and
-/// nothing translates, so a caller who could choose would choose for routes that it does not know.
-fn edge_tls(files: &GatewayTls, protocol: EdgeProtocol) -> Result<Arc<rustls::ServerConfig>, RunError> {
-    let wrong = |file: &Path, reason: String| RunError::EdgeTls { file: file.to_owned(), reason };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| wrong(&files.cert, format!("expected certificates in PEM: {error}")))?;
-    let secret = signet_daemon::read_secret_file(&files.key)?;
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(secret.expose())
-        .map_err(|error| wrong(&files.key, format!("expected a private key in PEM: {error}")))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(signet_identity::crypto_provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| wrong(&files.cert, error.to_string()))?;
-    config.alpn_protocols = vec![protocol.alpn().to_vec()];
-    Ok(Arc::new(config))
 }

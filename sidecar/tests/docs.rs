@@ -81,6 +81,7 @@ fn every_field_of_a_sidecar_is_in_its_table() {
         ("appApi: {none: 1}", "appApi."),
         ("userContext: {none: 1}", "userContext."),
         ("metrics: {none: 1}", "metrics."),
+        ("metrics: {app: {none: 1}}", "metrics.app."),
         ("probes: {none: 1}", "probes."),
         ("tls: {none: 1}", "tls."),
         ("log: {none: 1}", "log."),
@@ -149,6 +150,7 @@ fn every_metric_of_the_data_plane_has_its_row() {
         include_str!("../src/metrics.rs"),
         include_str!("../src/agent.rs"),
         include_str!("../src/probes/mod.rs"),
+        include_str!("../src/scrape/mod.rs"),
         include_str!("../workload/src/metrics.rs"),
     ] {
         let quoted = source.split('"').filter(|text| text.starts_with("signet_"));

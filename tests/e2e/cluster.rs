@@ -9,7 +9,7 @@ use signet_tests::client::get;
 use signet_tests::mesh::{Sidecar, free_address};
 use signet_tests::process::until;
 
-fn object(version: &str, kind: &str, name: &str, rest: Value) -> Value {
+pub(crate) fn object(version: &str, kind: &str, name: &str, rest: Value) -> Value {
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let mut object =
         json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": namespace}});
@@ -22,7 +22,7 @@ fn object(version: &str, kind: &str, name: &str, rest: Value) -> Value {
     object
 }
 
-fn pod(of: &PodOf) -> Value {
+pub(crate) fn pod(of: &PodOf) -> Value {
     let sidecar = json!([{"name": "signet-proxy", "restartPolicy": "Always"}]);
     object(
         "v1",
@@ -37,7 +37,7 @@ fn pod(of: &PodOf) -> Value {
 }
 
 /// The slice of `server`, with its one pod at this port, or none.
-fn slice(port: Option<u16>) -> Value {
+pub(crate) fn slice(port: Option<u16>) -> Value {
     let endpoints = match port {
         Some(_) => {
             json!([{"addresses": ["127.0.0.1"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "server-1"}}])
@@ -55,13 +55,13 @@ fn slice(port: Option<u16>) -> Value {
     )
 }
 
-fn permit(to: &str) -> Value {
+pub(crate) fn permit(to: &str) -> Value {
     let spec = json!({"effect": "permit", "target": {"service": "server"}, "from": {"workloads": ["ns/shop/sa/client"]},
                       "to": {"paths": [to]}});
     object("signet.mesh/v1alpha1", "MeshPolicy", "shop/client-may", json!({"spec": spec}))
 }
 
-fn port_of(address: &str) -> u16 {
+pub(crate) fn port_of(address: &str) -> u16 {
     address.rsplit_once(':').expect("host:port").1.parse().expect("a port")
 }
 

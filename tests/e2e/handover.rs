@@ -279,7 +279,7 @@ async fn names_are_answered_while_a_sidecar_restarts_and_no_query_is_lost() {
         })
         .collect();
     let mut process = mesh.sidecar("client").pid();
-    for _ in 0..3 {
+    for _ in 0..8 {
         let before = asked.load(Ordering::SeqCst);
         process = pass_on(&mesh, "client", process).await;
         until("names by the successor", || (asked.load(Ordering::SeqCst) > before + 200).then_some(())).await;

@@ -11,7 +11,7 @@ use signet_tests::process::{Process, binary};
 
 const WEB: &str = "spiffe://test.signet/ns/shop/sa/web";
 /// What the steps since made, taken back: the store of a version that knew five.
-const BACK: &str = "DROP TABLE deferred; DROP TABLE spread; DROP TABLE delegations; DROP INDEX lineages_by_end; \
+const BACK: &str = "DROP TABLE sealed_keys; DROP TABLE deferred; DROP TABLE spread; DROP TABLE delegations; DROP INDEX lineages_by_end; \
                     DELETE FROM _sqlx_migrations WHERE version > 5";
 const OLD: &str = "has the schema of step 5, expected";
 const FUTURE: &str = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \

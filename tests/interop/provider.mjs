@@ -35,10 +35,12 @@ server.listen(0, '127.0.0.1', () => {
         }),
       };
     },
+    enabledJWA: { dPoPSigningAlgValues: ['ES256', 'ES384', 'RS256', 'PS256', 'EdDSA', 'Ed25519'] },
     features: {
       devInteractions: { enabled: true },
       clientCredentials: { enabled: true },
       deviceFlow: { enabled: true },
+      dPoP: { enabled: true },
       resourceIndicators: {
         enabled: true,
         defaultResource: (ctx, client) => (client.clientId === 'batch' ? resource : undefined),

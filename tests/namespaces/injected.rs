@@ -19,6 +19,8 @@ use crate::node::Node;
 use crate::pods::{CLIENT, OUTSIDE, Pods, SERVER, inside};
 
 const APP_PORT: u16 = 8080;
+/// Of the apps, where their pods say that they are.
+const METRICS: &str = "shop_orders_total 7\n";
 /// Nobody has these.
 const SERVICES: [&str; 2] = ["10.96.0.7", "10.96.0.8"];
 
@@ -192,9 +194,10 @@ fn app(netns: &str, address: &str, name: &'static str) -> Arc<AtomicBool> {
                     true => "503 Service Unavailable",
                     false => "200 OK",
                 };
+                let body = if head.starts_with(b"GET /stats?all=1 ") { METRICS } else { name };
                 let answer = format!(
-                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{name}",
-                    name.len()
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
                 );
                 let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = stream.shutdown().await;
@@ -309,6 +312,10 @@ async fn call_each_other(by_agent: bool) {
     ];
     for (index, (netns, address, recording, account)) in places.into_iter().enumerate() {
         let mut asked = recorded(recording);
+        for (name, value) in [("scrape", "true"), ("port", "8080"), ("path", "/stats?all=1")] {
+            asked["request"]["object"]["metadata"]["annotations"][format!("prometheus.io/{name}")] =
+                value.into();
+        }
         let answer = review(Some(&pods.outside), &door, "/inject", &roots_file, &asked).await;
         assert_eq!((&answer["allowed"], answer.get("warnings")), (&json!(true), None), "{answer}");
         let mut pod = patched(&asked["request"]["object"], &answer);
@@ -372,6 +379,17 @@ async fn call_each_other(by_agent: bool) {
         let answered = one.asked(&pods.outside, one.probe("readinessProbe")).await;
         assert!(answered != 200 && answered != 0, "the app's own word: {answered}");
         app.store(true, Ordering::Release);
+        // Prometheus goes where the annotations lead, and gets the app's below the sidecar's; the app's own port is closed to it.
+        let led = |name: &str| one.pod["metadata"]["annotations"][format!("prometheus.io/{name}")].clone();
+        assert_eq!(
+            (led("scrape"), led("port"), led("path")),
+            ("true".into(), "15021".into(), "/metrics".into())
+        );
+        let (status, metrics) = fetched(&pods.outside, format!("http://{}:15021/metrics", one.address)).await;
+        assert_eq!(status, 200);
+        assert!(metrics.contains("signet_ready 1\n") && metrics.ends_with(METRICS), "{metrics}");
+        let direct = fetched(&pods.outside, format!("http://{}:{APP_PORT}/stats?all=1", one.address)).await;
+        assert_ne!(direct.0, 200, "{direct:?}");
         // The app itself speaks to nobody in plaintext, the node included.
         let direct = fetched(&pods.outside, format!("http://{}:{APP_PORT}/ready", one.address)).await;
         assert_ne!(direct.0, 200, "{direct:?}");

@@ -5,6 +5,7 @@
 
 mod churn;
 mod cni;
+mod families;
 mod headless;
 mod injected;
 mod names;
@@ -30,6 +31,11 @@ use crate::redirect::BACKENDS;
 /// Two pods, and the control plane outside; in the second pod an HTTP service on the same port as its app, and one
 /// that speaks first, reached by virtual addresses.
 async fn transparent(pods: &Pods, backend: &str, family: usize) -> Mesh {
+    transparent_by(pods, backend, family, OUTSIDE[0]).await
+}
+
+/// The same with the control plane at an address of its own.
+async fn transparent_by(pods: &Pods, backend: &str, family: usize, plane: &str) -> Mesh {
     let (virtual_ip, server) = (SERVICE[family], SERVER[family]);
     let service = |name: &str, protocol: &str, port: u16| {
         format!(
@@ -46,7 +52,7 @@ async fn transparent(pods: &Pods, backend: &str, family: usize) -> Mesh {
     let outbound = "outbound: ['0.0.0.0:15001', '[::]:15001']";
     let inbound = "inbound: ['0.0.0.0:15006', '[::]:15006'], serves: [server.shop, greeter.shop]";
     let mesh = Mesh::builder()
-        .control_plane_in(&pods.outside, OUTSIDE[0])
+        .control_plane_in(&pods.outside, plane)
         .registry(service("server", "http", 8080))
         .registry(service("greeter", "tcp", 7000).replace(virtual_ip, GREETER[family]))
         .registry(permit(

@@ -8,7 +8,7 @@ state=$PWD/.signet
 mkdir -p "$state"
 
 # Debian's: command=package
-needed=(openssl=openssl certtool=gnutls-bin curl=curl ip=iproute2 iptables=iptables nft=nftables h2load=nghttp2-client wrk=wrk cc=gcc python3=python3 npm=npm softhsm2-util=softhsm2 pkcs11-tool=opensc redis-server=redis-server redis-cli=redis-tools nginx=nginx-light haproxy=haproxy node=nodejs dnsmasq=dnsmasq-base)
+needed=(openssl=openssl certtool=gnutls-bin curl=curl ip=iproute2 iptables=iptables nft=nftables h2load=nghttp2-client wrk=wrk cc=gcc python3=python3 npm=npm softhsm2-util=softhsm2 pkcs11-tool=opensc redis-server=redis-server redis-cli=redis-tools nginx=nginx-light haproxy=haproxy node=nodejs dnsmasq=dnsmasq-base prometheus=prometheus)
 missing=()
 for pair in "${needed[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")

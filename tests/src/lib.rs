@@ -7,6 +7,7 @@
 
 pub mod apiserver;
 pub mod apps;
+pub mod balancer;
 pub mod caller;
 pub mod client;
 pub mod cost;

@@ -181,6 +181,7 @@ impl MeshBuilder {
             replicas: BTreeMap::new(),
             sidecars: BTreeMap::new(),
             trust_domain: self.trust_domain,
+            entry: None,
             netns: self.place.0,
             folder,
         };
@@ -232,6 +233,8 @@ pub struct Mesh {
     pub replicas: BTreeMap<String, Process>,
     pub control_plane: Option<Process>,
     pub trust_domain: String,
+    /// Where pods find a control plane, `bootstrap` and `mesh`, if it is not at the first one's doors.
+    pub entry: Option<[String; 2]>,
     netns: Option<String>,
     folder: TempDir,
 }
@@ -309,8 +312,13 @@ impl Mesh {
                 .replace(doors.expect("the first one's doors"), &self.doors("127.0.0.1"))
                 .replace(&format!("dataDir: {path}/cp\n"), &format!("dataDir: {path}/{name}\n"))
                 .replace(&format!("{path}/op.sock"), &format!("{path}/{name}.sock"));
-            let shared = format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n");
-            fs::write(&file, own + &shared).expect("writing the configuration");
+            let in_store = "replica: {name: cp, sharedKeys: store}\n";
+            let own = if own.contains(in_store) {
+                own.replace(in_store, &format!("replica: {{name: {name}, sharedKeys: store}}\n"))
+            } else {
+                own + &format!("replica: {{name: {name}, sharedKeys: {path}/cp}}\n")
+            };
+            fs::write(&file, own).expect("writing the configuration");
         }
         let addresses = self.path(name).join("addresses.json");
         let _ = fs::remove_file(&addresses);
@@ -337,11 +345,15 @@ impl Mesh {
         let home = self.home(sidecar);
         fs::write(home.join("token"), token).expect("a token");
         fs::copy(self.path("cp/root.pem"), home.join("roots.pem")).expect("the roots");
-        let (addresses, path) = (self.addresses("cp"), home.display());
+        let path = home.display();
+        let [bootstrap, mesh] = self.entry.clone().unwrap_or_else(|| {
+            let addresses = self.addresses("cp");
+            ["bootstrap", "mesh"].map(|door| addresses[door].as_str().expect("an address").to_owned())
+        });
         let identity = format!(
-            "{{kubernetes: {{tokenFile: {path}/token, rootsFile: {path}/roots.pem, bootstrapAddress: {}, \
-             meshAddress: {}, controlPlane: 'spiffe://{}/ns/signet-system/sa/signet-control-plane'}}}}",
-            addresses["bootstrap"], addresses["mesh"], self.trust_domain
+            "{{kubernetes: {{tokenFile: {path}/token, rootsFile: {path}/roots.pem, bootstrapAddress: {bootstrap}, \
+             meshAddress: {mesh}, controlPlane: 'spiffe://{}/ns/signet-system/sa/signet-control-plane'}}}}",
+            self.trust_domain
         );
         self.spawn_as(sidecar, &identity)
     }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::{BackupError, io};
 use crate::files::FileError;
-use crate::seal::Role;
+use crate::hierarchy::HierarchyError;
+use crate::seal::{Role, Shelf};
 
 /// Of a copy, what control planes share.
 pub(super) const SHARED: &str = "shared";
@@ -21,7 +22,7 @@ const NAMES: [&str; 5] = ["replica", "log-missed.jsonl", "log-missed.taken.jsonl
 /// Where they lie.
 pub(super) struct Sources {
     pub(super) own: PathBuf,
-    pub(super) shared: Option<PathBuf>,
+    pub(super) shared: Option<Shelf>,
     pub(super) also: Vec<String>,
     pub(super) seal: Option<PathBuf>,
 }
@@ -43,7 +44,14 @@ pub(super) fn copy(from: &Sources, to: &Path) -> Result<(), BackupError> {
     if let Some(shared) = &from.shared {
         let to = to.join(SHARED);
         DirBuilder::new().mode(0o700).create(&to).map_err(io("create the directory", &to))?;
-        copy_named(shared, &to, is_seal, is_sealed)?;
+        match shared {
+            Shelf::Folder(folder) => copy_named(folder, &to, is_seal, is_sealed)?,
+            store => {
+                let names = store.list().map_err(HierarchyError::from)?.into_iter().map(|it| it.0);
+                let names: Vec<String> = names.filter(|name| is_sealed(name)).collect();
+                store.copy_first(&names, &Shelf::from(to.as_path())).map_err(HierarchyError::from)?;
+            }
+        }
     }
     Ok(())
 }

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::authority::{Authority, Inner, interrupted};
-use crate::config::AuthorityConfig;
+use crate::config::{AuthorityConfig, SharedKeys};
 use crate::error::AuthorityError;
 use crate::files::FileError;
+use crate::hierarchy::HierarchyError;
 use crate::record::{Entry, Event};
-use crate::seal::SealSource;
+use crate::seal::{SealSource, Shelf};
 use crate::store::RowMac;
 
 use folder::{Folder, Place};
@@ -57,6 +58,8 @@ pub enum BackupError {
     Manifest(#[from] serde_json::Error),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error("the keys that control planes share could not be copied: {0}")]
+    Shared(#[from] HierarchyError),
     #[error("the store could not be copied: {0}")]
     Store(#[from] crate::store::CopyError),
 }
@@ -102,7 +105,10 @@ impl Backups {
             config: config.backup.clone()?,
             seal,
             data_dir: config.data_dir.clone(),
-            shared: config.shared_keys.clone().filter(|shared| *shared != config.data_dir),
+            shared: match &config.shared_keys {
+                SharedKeys::Folder(folder) if *folder != config.data_dir => Some(folder.clone()),
+                _ => None,
+            },
             one: tokio::sync::Mutex::default(),
             stopping: Arc::default(),
             last: AtomicI64::new(i64::MIN),
@@ -183,7 +189,11 @@ impl Inner {
         let head = writer.log_end().await?;
         let sources = files::Sources {
             own: backups.data_dir.clone(),
-            shared: backups.shared.clone(),
+            shared: match (&backups.shared, &self.sealed_keys) {
+                (Some(folder), _) => Some(Shelf::Folder(folder.clone())),
+                (None, Some(table)) => Some(Shelf::Store(table.clone())),
+                (None, None) => None,
+            },
             also: backups.config.also.clone(),
             seal: backups.seal.clone(),
         };

@@ -90,7 +90,13 @@ impl Inner {
                 made
             })
             .await?;
-        self.change(journal, vec![entry], false, log, now).await
+        let id = entry.slot.id.clone();
+        let outcome = self.change(journal, vec![entry], false, log, now).await?;
+        if let Outcome::Replan = outcome {
+            // Others changed the journal first: nobody will ever refer to this key.
+            self.with_vault(move |vault| vault.destroy(kind, &id)).await?;
+        }
+        Ok(outcome)
     }
 
     /// The root signs an issuer's request. The only step that opens the root's key for it.

@@ -1,7 +1,7 @@
 //! Keys at rest.
 //!
-//! Every secret of the authority lies in a file of its own, sealed with AES-256-GCM. The sealing key
-//! comes from a key file (32 random bytes) or from a passphrase through Argon2id, whose parameters stand
+//! Every secret of the authority lies in a file of its own, or in a row of the store, sealed with AES-256-GCM. The
+//! sealing key comes from a key file (32 random bytes) or from a passphrase through Argon2id, whose parameters stand
 //! in each file's header. The header, the file's role and the trust domain are authenticated too, so a
 //! file moved to another role or another mesh does not open. A key identifier in the header tells a
 //! wrong key from a changed file.
@@ -21,6 +21,11 @@ use zeroize::Zeroizing;
 
 use crate::files::{self, FileError};
 use crate::rotation::Kind;
+use crate::store::StoreError;
+
+mod shelf;
+
+pub(crate) use shelf::Shelf;
 
 const MAGIC: &[u8; 8] = b"SIGNETS1";
 const HEADER: usize = 8 + 1 + 12 + 16 + 16 + 12;
@@ -37,6 +42,8 @@ const MIN_PASSPHRASE: usize = 12;
 pub enum SealError {
     #[error(transparent)]
     File(#[from] FileError),
+    #[error("the sealed keys in the store: {0}")]
+    Store(#[source] Box<StoreError>),
     #[error("{path} is missing: create it (mode 0600), or set `dev: true` to have it made")]
     SourceMissing { path: PathBuf },
     #[error("the key file {path} holds {length} bytes but must hold exactly 32 random ones")]
@@ -149,6 +156,12 @@ impl Role {
         }
     }
 
+    /// Whether all control planes of one store share what lies in the file of this name.
+    pub(crate) fn shared_in_file(name: &str) -> bool {
+        [Role::RowMac, Role::Audit, Role::Founding].iter().any(|role| role.file_name() == name)
+            || Role::of_file_name(name).is_some_and(|(kind, _)| kind == Kind::Root)
+    }
+
     /// The authority whose private key lies in the file of this name.
     pub(crate) fn of_file_name(name: &str) -> Option<(Kind, String)> {
         let (kind, id) = name.strip_suffix(".sealed")?.split_once('-')?;
@@ -157,9 +170,9 @@ impl Role {
     }
 }
 
-/// Opens and writes the sealed files of one data directory.
+/// Opens and writes the sealed secrets of one place.
 pub(crate) struct Sealer {
-    directory: PathBuf,
+    shelf: Shelf,
     trust_domain: String,
     material: Material,
     cost: Argon2Cost,
@@ -189,21 +202,21 @@ impl Keys {
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sealer").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("Sealer").field("shelf", &self.shelf).finish_non_exhaustive()
     }
 }
 
 impl Sealer {
     /// Reads the sealing secret. Nothing is derived before the first file is touched.
     pub(crate) fn open(
-        directory: &Path,
+        shelf: impl Into<Shelf>,
         trust_domain: &str,
         config: &SealConfig,
     ) -> Result<Sealer, SealError> {
         let mut salt = [0u8; 16];
         SystemRandom::new().fill(&mut salt).map_err(|_| SealError::Random)?;
         Ok(Sealer {
-            directory: directory.to_path_buf(),
+            shelf: shelf.into(),
             trust_domain: trust_domain.to_owned(),
             material: material(config)?,
             cost: config.argon2,
@@ -212,20 +225,21 @@ impl Sealer {
         })
     }
 
-    pub(crate) fn path(&self, role: &Role) -> PathBuf {
-        self.directory.join(role.file_name())
+    /// Where they lie.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// Seals the secret into the role's file, replacing what was there.
     pub(crate) fn write(&mut self, role: &Role, secret: &[u8]) -> Result<(), SealError> {
         let bytes = self.sealed(role, secret)?;
-        Ok(files::write_private(&self.path(role), &bytes)?)
+        self.shelf.write(&role.file_name(), &bytes)
     }
 
     /// The same where there is no such file yet; one that is there stays.
     pub(crate) fn write_first(&mut self, role: &Role, secret: &[u8]) -> Result<(), SealError> {
         let bytes = self.sealed(role, secret)?;
-        Ok(files::write_private_first(&self.path(role), &bytes)?)
+        self.shelf.write_first(&role.file_name(), &bytes)
     }
 
     fn sealed(&mut self, role: &Role, secret: &[u8]) -> Result<Vec<u8>, SealError> {
@@ -261,15 +275,16 @@ impl Sealer {
         Ok(bytes)
     }
 
-    /// Removes the role's file for good.
+    /// Removes the role's file for good; none there is no error.
     pub(crate) fn remove(&self, role: &Role) -> Result<(), SealError> {
-        Ok(files::remove(&self.path(role))?)
+        self.shelf.remove(&role.file_name())
     }
 
     /// Opens the role's file; `None` when there is none.
     pub(crate) fn read(&mut self, role: &Role) -> Result<Option<Zeroizing<Vec<u8>>>, SealError> {
-        let path = self.path(role);
-        let Some(bytes) = files::read_private(&path)? else { return Ok(None) };
+        let (name, bytes) = (role.file_name(), self.shelf.read(&role.file_name())?);
+        let Some(bytes) = bytes else { return Ok(None) };
+        let path = self.shelf.place(&name);
         let format = || SealError::Format { path: path.clone() };
         let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(format)?;
         let mut fields = header;

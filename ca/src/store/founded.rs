@@ -11,7 +11,8 @@ use signet_identity::KeyId;
 
 const TABLE: &str = "founded";
 
-pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result<(), StoreError> {
+/// Whether it was made just now, by us.
+pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result<bool, StoreError> {
     let columns = [Column::Bytes(owner.mesh.as_bytes())];
     let mut tx = pool.write().await?;
     if tx.dialect() == Dialect::Postgres {
@@ -29,7 +30,8 @@ pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result
             .execute(&mut tx)
             .await?;
         revocations::found(&mut tx, &owner.mac).await?;
-        return Ok(tx.commit().await?);
+        tx.commit().await?;
+        return Ok(true);
     };
     let found = KeyId::from_bytes(tokens::hash(row.try_get(0)?, TABLE)?);
     if found != owner.mesh {
@@ -40,5 +42,6 @@ pub(super) async fn check(pool: &Pool, place: &str, owner: &Owner<'_>) -> Result
         });
     }
     let mac: Vec<u8> = row.try_get(1)?;
-    owner.mac.check(TABLE, &columns, &mac)
+    owner.mac.check(TABLE, &columns, &mac)?;
+    Ok(false)
 }

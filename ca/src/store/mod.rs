@@ -25,6 +25,7 @@ mod replicas;
 mod revocations;
 mod revoked;
 mod schema;
+mod sealed;
 mod sidecars;
 mod signed;
 mod spread;
@@ -65,6 +66,7 @@ pub use postgres::{Login, PostgresConfig, PostgresError, Server, Tls};
 pub(crate) use replicas::Replica;
 pub use replicas::ReplicaStatus;
 pub(crate) use revocations::{RevocationKind, RevocationRow};
+pub(crate) use sealed::SealedTable;
 pub(crate) use sidecars::instance_named;
 pub use sidecars::{Acknowledged, GivenUp};
 pub use signed::{Cursor, Search};
@@ -227,6 +229,8 @@ pub(crate) struct Store {
     set_seen: AtomicU64,
     /// Hears other control planes; none on SQLite.
     listener: Option<AbortHandle>,
+    /// It was bound to the mesh by this process.
+    made_here: bool,
 }
 
 impl StoreError {
@@ -265,7 +269,7 @@ impl Store {
                 (Pool::Postgres(postgres::open(&way, config.migrate).await?), way.place)
             }
         };
-        founded::check(&pool, &place, &owner).await?;
+        let made_here = founded::check(&pool, &place, &owner).await?;
         replicas::join(&pool, &owner.mac, owner.replica, now).await?;
         let desk =
             Desk::new(pool, owner.mac, &owner.replica.name, (LIVE_RECORDS, owner.commits), owner.missed);
@@ -275,7 +279,7 @@ impl Store {
                 Some(tokio::spawn(postgres::listen(pool.clone(), desk.changes.clone())).abort_handle())
             }
         };
-        Ok(Store { desk, set_seen: AtomicU64::new(0), listener })
+        Ok(Store { desk, set_seen: AtomicU64::new(0), listener, made_here })
     }
 
     /// Waits for its turn and begins to write. Dropping the writer undoes everything that it did.
@@ -292,6 +296,11 @@ impl Store {
     /// plane until it is done.
     pub(crate) async fn begin_alone(&self) -> Result<Writer, StoreError> {
         self.desk.begin(true, &[]).await
+    }
+
+    /// Whether this process made it, as the first of the mesh.
+    pub(crate) fn made_here(&self) -> bool {
+        self.made_here
     }
 
     /// The mesh's name.

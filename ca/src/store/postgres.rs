@@ -19,7 +19,8 @@ use super::sql::{Dialect, Lent, query};
 use super::{StoreError, TURN, schema};
 use crate::files;
 
-/// Connections of one control plane: one writes, one listens, one leads, the others read.
+/// Connections of one control plane: one writes, one listens, one leads, the others read. One more is for sealed keys,
+/// where they lie here.
 const CONNECTIONS: u32 = 8;
 /// What the server ends by itself. A lock is waited for less long than a statement may take, so that the message says
 /// which of the two it was; a transaction that idles belongs to a process that hangs.
@@ -194,11 +195,16 @@ impl Way {
 
 /// Connects with a schema that fits.
 pub(super) async fn open(way: &Way, migrate: bool) -> Result<PgPool, StoreError> {
+    open_with(way, migrate, CONNECTIONS).await
+}
+
+/// The same with so many connections at most.
+pub(super) async fn open_with(way: &Way, migrate: bool, connections: u32) -> Result<PgPool, StoreError> {
     if migrate {
         bring_up_to_date(way, None).await?;
     }
     let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
+        .max_connections(connections)
         .acquire_timeout(TURN)
         .connect_with(way.options.clone())
         .await

@@ -83,6 +83,13 @@ const STEPS: &[Step] = &[
         sqlite: "",
         postgres: "",
     },
+    Step {
+        version: 10,
+        name: "sealed keys",
+        sql: include_str!("../../migrations/0010_sealed_keys.sql"),
+        sqlite: "",
+        postgres: "",
+    },
 ];
 
 /// What PostgreSQL says instead. Text is compared byte by byte, as SQLite does.

@@ -21,6 +21,7 @@ mod requests;
 mod revocation;
 mod rotation;
 mod server;
+mod shared_keys;
 mod sharing;
 #[path = "../support/softhsm.rs"]
 mod softhsm;

@@ -20,6 +20,7 @@ mod revocation;
 mod roles;
 mod rotation;
 mod server;
+mod shared_keys;
 mod sharing;
 mod store;
 mod vouched;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use signet_ca::{Event, Revocation};
+use signet_ca::{Event, Revocation, SharedKeys};
 
 use crate::*;
 
@@ -20,7 +20,7 @@ impl Mesh {
         std::fs::copy(self.dir.path().join("seal.key"), dir.path().join("seal.key")).unwrap();
         let mut config = config(dir.path());
         config.store = store(self.dir.path());
-        config.shared_keys = Some(self.dir.path().join("data"));
+        config.shared_keys = SharedKeys::Folder(self.dir.path().join("data"));
         config.replica = Some(name.to_owned());
         let authority = Authority::open(config, self.clock.clone()).await?;
         Ok(Mesh { authority, clock: self.clock.clone(), dir })
@@ -83,7 +83,7 @@ async fn of_three_that_make_a_mesh_at_once_one_does_and_the_others_take_part() {
             config.seal = first.seal.clone();
             config.data_dir = own.join("data");
             config.store = store(dir.path());
-            config.shared_keys = Some(dir.path().join("shared"));
+            config.shared_keys = SharedKeys::Folder(dir.path().join("shared"));
             config.replica = Some(format!("r{n}"));
             starts.spawn(Authority::open(config, Arc::new(signet_ca::SystemClock)));
         }

@@ -75,9 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_charts_are_in_the_program_and_of_its_version_and_leave_nothing_behind() {
+    fn all_charts_are_in_the_program_and_of_its_version_and_leave_nothing_behind() {
         let charts = Charts::unpack().unwrap();
-        for name in [CRDS, SIGNET] {
+        for name in [CRDS, SIGNET, "signet-gateway"] {
             let text = std::fs::read_to_string(charts.chart(name).join("Chart.yaml")).unwrap();
             assert!(text.contains(&format!("\nversion: {VERSION}\n")), "{text}");
             assert!(text.contains(&format!("\nappVersion: {VERSION}\n")), "{text}");

@@ -24,6 +24,8 @@ const WEBHOOKS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhook
 const MANAGER: &str = "signet-control-plane";
 /// The DaemonSet of the CNI agent.
 const AGENT: &str = "signet-cni";
+/// The ConfigMap with roots of each namespace; with a revision `-REVISION` follows.
+const ROOTS: &str = "signet-roots";
 /// The chart's Secret where no release says another.
 const SEAL: &str = "signet-seal";
 /// As long as pods may take to end.
@@ -124,7 +126,7 @@ impl Uninstall {
                 }
             }
         }
-        let made = if others.is_empty() { made(kubectl, namespace)? } else { Vec::new() };
+        let made = self.made(kubectl, others.is_empty())?;
         let keys = self.keys(kubectl, &objects, &in_use)?;
         let definitions = if others.is_empty() { definitions(kubectl)? } else { Vec::new() };
         let (pods, namespaces) = meshed(kubectl)?;
@@ -166,6 +168,30 @@ impl Uninstall {
         Ok(keys)
     }
 
+    /// What the control plane makes while it runs: the roots of each namespace, under a name of its own, and the Lease that
+    /// control planes share. The last one's uninstall also takes what earlier ones left.
+    fn made(&self, kubectl: &Kubectl, is_last: bool) -> anyhow::Result<Vec<Thing>> {
+        let mut made = Vec::new();
+        let roots = match self.release.revision.as_str() {
+            "" => ROOTS.to_owned(),
+            revision => format!("{ROOTS}-{revision}"),
+        };
+        let query = format!("labelSelector={}", escaped(&format!("{MANAGED_BY}={MANAGER}")));
+        for map in kubectl.list("/api/v1/configmaps", &query)? {
+            if map.pointer("/data/roots.pem").is_some() && (is_last || text(&map, "/metadata/name") == roots)
+            {
+                let path = format!("/api/v1/namespaces/{}/configmaps", text(&map, "/metadata/namespace"));
+                made.push(Thing::new("ConfigMap", &path, &map));
+            }
+        }
+        let namespace = &self.release.access.namespace;
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+        if is_last && let Some(lease) = kubectl.find(&format!("{path}/{MANAGER}"))? {
+            made.push(Thing::new("Lease", &path, &lease));
+        }
+        Ok(made)
+    }
+
     fn list(&self, found: &Found) -> String {
         let mut lines: Vec<String> = Vec::new();
         let mut part = |title: &str, all: Vec<String>| {
@@ -196,7 +222,7 @@ impl Uninstall {
             part("removed, if nothing else is in it:", vec![namespace.name.clone()]);
         }
         part(
-            "kept, since other control planes need what they share (roots, definitions):",
+            "kept, since other control planes need what they share (definitions, the Lease):",
             found.others.clone(),
         );
         part(
@@ -236,9 +262,7 @@ impl Uninstall {
         }
         // While one runs it makes again what is removed here.
         self.gone(kubectl).await?;
-        if found.others.is_empty() {
-            remove_all(kubectl, &made(kubectl, namespace)?)?;
-        }
+        remove_all(kubectl, &self.made(kubectl, found.others.is_empty())?)?;
         if self.purge_keys {
             remove_all(kubectl, &found.keys)?;
         }
@@ -302,7 +326,6 @@ impl Thing {
     }
 }
 
-/// `namespace/name`, or the name of what has no namespace.
 /// The Secret with the seal key that a StatefulSet of ours mounts.
 fn seal_of(object: &Value) -> Option<String> {
     let volumes = object.pointer("/spec/template/spec/volumes")?.as_array()?;
@@ -310,6 +333,7 @@ fn seal_of(object: &Value) -> Option<String> {
     Some(text(seal, "/secret/secretName").to_owned()).filter(|name| !name.is_empty())
 }
 
+/// `namespace/name`, or the name of what has no namespace.
 fn name_of(object: &Value) -> String {
     match (text(object, "/metadata/namespace"), text(object, "/metadata/name")) {
         ("", name) => name.to_owned(),
@@ -324,23 +348,6 @@ fn remove_all(kubectl: &Kubectl, things: &[Thing]) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What the control plane makes while it runs: the roots of each namespace, and its Lease.
-fn made(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<Vec<Thing>> {
-    let mut made = Vec::new();
-    let query = format!("labelSelector={}", escaped(&format!("{MANAGED_BY}={MANAGER}")));
-    for map in kubectl.list("/api/v1/configmaps", &query)? {
-        if map.pointer("/data/roots.pem").is_some() {
-            let path = format!("/api/v1/namespaces/{}/configmaps", text(&map, "/metadata/namespace"));
-            made.push(Thing::new("ConfigMap", &path, &map));
-        }
-    }
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
-    if let Some(lease) = kubectl.find(&format!("{path}/{MANAGER}"))? {
-        made.push(Thing::new("Lease", &path, &lease));
-    }
-    Ok(made)
 }
 
 /// Ours, with how many objects there are of each.

@@ -8,8 +8,14 @@ use crate::support::{Cluster, out, said};
 
 /// A shop in which nothing is wrong, as the documentation has it.
 fn sample() -> String {
-    let page = include_str!("../../../docs/install.md");
-    let yaml = page.split("```yaml\n").nth(1).expect("the sample").split("```").next().expect("its end");
+    let page = include_str!("../../../docs/first-mesh.md");
+    let yaml = page
+        .split("```yaml\n# shop.yaml\n")
+        .nth(1)
+        .expect("the sample")
+        .split("```")
+        .next()
+        .expect("its end");
     yaml.to_owned()
 }
 

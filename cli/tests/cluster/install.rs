@@ -188,8 +188,21 @@ async fn another_control_plane_keeps_what_both_share() {
     assert_eq!(names(&cluster.all(SETS)), ["signet-control-plane", "signet-control-plane-canary"]);
     let unsaid = cluster.signet("install -f values.yaml --set revision=other").await;
     assert!(!unsaid.status.success() && said(&unsaid).contains("--revision"), "{}", said(&unsaid));
+    for name in ["signet-roots", "signet-roots-canary"] {
+        let labels = json!({"app.kubernetes.io/managed-by": "signet-control-plane"});
+        cluster.server.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"roots.pem": "x"},
+            "metadata": {"namespace": "shop", "name": name, "labels": labels}}));
+    }
+    let lease = json!({"namespace": "signet-system", "name": "signet-control-plane"});
+    cluster
+        .server
+        .put(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease, "spec": {}}));
     let output = cluster.signet("uninstall --revision canary --yes --purge-resources --purge-keys").await;
     assert!(output.status.success(), "{}", said(&output));
+    let maps = names(&cluster.all("/api/v1/configmaps"));
+    let roots: Vec<_> = maps.iter().filter(|name| name.starts_with("signet-roots")).collect();
+    assert_eq!(roots, ["signet-roots"], "its own roots go");
+    assert_eq!(cluster.all("/apis/coordination.k8s.io/v1/leases").len(), 1);
     assert!(out(&output).contains("signet-system/signet-control-plane"), "{}", out(&output));
     assert_eq!(names(&cluster.all(SETS)), ["signet-control-plane"]);
     assert_eq!(cluster.all(DEFINITIONS).len(), 13);

@@ -20,13 +20,20 @@ pub struct Cluster {
     /// Whether statuses are written.
     pub statuses: bool,
     pub lease: LeaseTimes,
+    /// Which of several control planes this is, as the webhook has it.
+    pub revision: String,
 }
 
 impl Cluster {
     /// How its objects are made into resources.
     #[must_use]
     pub fn translated_by(&self, options: Options) -> Settings {
-        Settings { options, namespaces: self.namespaces.clone(), excluded: self.excluded.clone() }
+        Settings {
+            options,
+            namespaces: self.namespaces.clone(),
+            excluded: self.excluded.clone(),
+            revision: self.revision.clone(),
+        }
     }
 }
 
@@ -111,6 +118,7 @@ impl RawCluster {
                 renew_deadline: duration.mul_f64(2.0 / 3.0),
                 retry_period: duration.mul_f64(2.0 / 15.0),
             },
+            revision: String::new(),
         })
     }
 }

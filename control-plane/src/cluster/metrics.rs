@@ -15,6 +15,8 @@ pub struct Metrics {
     pub refused: IntGauge,
     pub status_writes: IntCounterVec,
     pub leader: IntGauge,
+    /// Pods that should be in the mesh and are not, by what they lack.
+    pub missing: IntGaugeVec,
 }
 
 impl Metrics {
@@ -28,8 +30,8 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let gauges = |name: &str, help: &str| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), &["kind"])?;
+        let gauges = |name: &str, help: &str, label: &str| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), &[label])?;
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
@@ -39,8 +41,12 @@ impl Metrics {
             Ok::<_, prometheus::Error>(metric)
         };
         Ok(Self {
-            objects: gauges("signet_cluster_objects", "Objects of the cluster that are known, by kind")?,
-            watching: gauges("signet_cluster_watching", "1 while a watch of the kind is open")?,
+            objects: gauges(
+                "signet_cluster_objects",
+                "Objects of the cluster that are known, by kind",
+                "kind",
+            )?,
+            watching: gauges("signet_cluster_watching", "1 while a watch of the kind is open", "kind")?,
             watch_ended: counters(
                 "signet_cluster_watch_ended_total",
                 "Lists and watches that ended, by kind and reason",
@@ -58,6 +64,11 @@ impl Metrics {
                 &["result"],
             )?,
             leader: gauge("signet_cluster_leader", "1 while this control plane writes statuses")?,
+            missing: gauges(
+                "signet_cluster_pods_missing",
+                "Pods that should be in the mesh and are not, by what they lack; of the control plane that leads",
+                "reason",
+            )?,
         })
     }
 

@@ -15,7 +15,7 @@ use http::Method;
 use serde_json::{Value, json};
 use signet_ca::Authority;
 use signet_kubernetes::kinds::KindId;
-use signet_kubernetes::translate::views::{Content, INJECT};
+use signet_kubernetes::translate::views::{Content, INJECT, Object};
 use tokio::sync::watch;
 
 use crate::cluster::api::{Api, ApiError};
@@ -30,6 +30,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(250);
 /// Who wrote a higher number would have told us by then: it is of a mesh that was, or was restored to an earlier state.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two tries where a namespace does not take the roots.
+const LONGEST: Duration = Duration::from_secs(1800);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Twenty of the largest objects that anybody would make of them.
 const LIMIT: usize = 32 * 1024 * 1024;
@@ -57,9 +59,36 @@ struct Roots {
     number: u64,
 }
 
-/// What was seen of higher numbers, and since when.
+/// Since when higher numbers than ours are seen. Others that come meanwhile, each higher than the last, do not make it wait
+/// longer: in a namespace anybody of it may write them.
 #[derive(Default)]
-struct Newer(HashMap<String, (u64, Instant)>);
+struct Newer(HashMap<String, Instant>);
+
+/// Namespaces that do not take the roots, as where somebody made the ConfigMap immutable: until when each is left alone, and
+/// for how long the next time.
+#[derive(Default)]
+struct Unwilling(HashMap<String, (Instant, Duration)>);
+
+impl Unwilling {
+    fn rests(&self, namespace: &str, now: Instant) -> bool {
+        self.0.get(namespace).is_some_and(|(until, _)| *until > now)
+    }
+
+    /// How often it refused in a row, as a pause that grows.
+    fn refused(&mut self, namespace: &str, now: Instant) -> bool {
+        let first = !self.0.contains_key(namespace);
+        let pause = self.0.get(namespace).map_or(EVERY, |(_, pause)| pause.saturating_mul(2).min(LONGEST));
+        self.0.insert(namespace.to_owned(), (now.checked_add(pause).unwrap_or(now), pause));
+        first
+    }
+}
+
+/// What is remembered from look to look.
+#[derive(Default)]
+struct Memory {
+    newer: Newer,
+    unwilling: Unwilling,
+}
 
 impl Newer {
     /// Whether what is there is to be replaced by ours, though its content is another.
@@ -70,11 +99,13 @@ impl Newer {
             self.0.remove(what);
             return true;
         }
-        let since = self.0.entry(what.to_owned()).or_insert((number, now));
-        if since.0 != number {
-            *since = (number, now);
-        }
-        now.saturating_duration_since(since.1) >= PATIENCE
+        let since = *self.0.entry(what.to_owned()).or_insert(now);
+        now.saturating_duration_since(since) >= PATIENCE
+    }
+
+    /// What is there is ours.
+    fn settled(&mut self, what: &str) {
+        self.0.remove(what);
     }
 }
 
@@ -95,10 +126,10 @@ impl Publisher {
     pub async fn keep(self) {
         let mut published = self.authority.published();
         let mut changes = self.store.as_ref().map(|store| store.subscribe());
-        let mut newer = Newer::default();
+        let mut memory = Memory::default();
         loop {
             let roots = Roots::of(&self.authority);
-            let (served, well) = self.look(&roots, &mut newer).await;
+            let (served, well) = self.look(&roots, &mut memory).await;
             tokio::select! {
                 () = tokio::time::sleep(if well { EVERY } else { AGAIN }) => {}
                 () = self.another(&mut changes, &served), if well => {}
@@ -108,16 +139,16 @@ impl Publisher {
     }
 
     /// One look at everything: the namespaces that have the roots, and whether all went well.
-    async fn look(&self, roots: &Roots, newer: &mut Newer) -> (BTreeSet<String>, bool) {
+    async fn look(&self, roots: &Roots, memory: &mut Memory) -> (BTreeSet<String>, bool) {
         let mut well = true;
         for kind in KINDS {
             let Some(name) = &self.webhook.configuration else { break };
-            if let Err(error) = bundle(&self.api, (kind, name), roots, newer).await {
+            if let Err(error) = bundle(&self.api, (kind, name), roots, &mut memory.newer).await {
                 tracing::warn!(target: "signet::webhook", %error, kind, name, "the caBundle cannot be kept");
                 well = false;
             }
         }
-        let served = match self.config_maps(roots, newer).await {
+        let served = match self.config_maps(roots, memory).await {
             Ok((served, all)) => {
                 well &= all;
                 served
@@ -149,7 +180,7 @@ impl Publisher {
     async fn config_maps(
         &self,
         roots: &Roots,
-        newer: &mut Newer,
+        memory: &mut Memory,
     ) -> Result<(BTreeSet<String>, bool), ApiError> {
         let name = &self.webhook.injection.roots_config_map;
         let wanted = match &self.store {
@@ -168,18 +199,35 @@ impl Publisher {
             held.insert(namespace.to_owned(), (is_ours, number.map(str::to_owned)));
         })
         .await?;
-        let (mut served, mut well) = (BTreeSet::new(), true);
+        let (mut served, mut well, now) = (BTreeSet::new(), true, Instant::now());
+        memory.unwilling.0.retain(|namespace, _| wanted.contains(namespace));
         for namespace in wanted {
-            let there = held.get(&namespace);
-            let write = match there {
-                Some((true, _)) => false,
-                Some((false, number)) => newer.yields(&namespace, number.as_deref(), roots, Instant::now()),
-                None => true,
+            let write = match held.get(&namespace) {
+                Some((true, _)) => {
+                    memory.newer.settled(&namespace);
+                    memory.unwilling.0.remove(&namespace);
+                    false
+                }
+                Some((false, number)) => {
+                    memory.newer.yields(&namespace, number.as_deref(), roots, now)
+                        && !memory.unwilling.rests(&namespace, now)
+                }
+                None => !memory.unwilling.rests(&namespace, now),
             };
-            if write && let Err(error) = config_map(&self.api, &namespace, name, roots).await {
-                // One that is going away does not keep the others waiting.
-                tracing::debug!(target: "signet::webhook", %error, namespace, "no roots for this namespace");
-                well &= matches!(error.code(), Some(403 | 404));
+            if write {
+                match config_map(&self.api, &namespace, name, roots).await {
+                    Ok(()) => drop(memory.unwilling.0.remove(&namespace)),
+                    // One that somebody closed does not keep the others waiting, and neither does one that is going away.
+                    Err(error) if matches!(error.code(), Some(400 | 409 | 422)) => {
+                        if memory.unwilling.refused(&namespace, now) {
+                            tracing::warn!(target: "signet::webhook", %error, namespace, name, "a namespace does not take the roots: its pods do not come into the mesh");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(target: "signet::webhook", %error, namespace, "no roots for this namespace");
+                        well &= matches!(error.code(), Some(403 | 404));
+                    }
+                }
             }
             served.insert(namespace);
         }
@@ -212,9 +260,19 @@ impl Publisher {
     }
 }
 
-/// The namespaces whose pods are injected, and those of single pods that are.
+/// The namespaces whose pods are injected, those of single pods that are, and those where a pod of ours runs by an object
+/// that says so: a gateway's Workload, a Registration.
 fn meshed(store: &Store) -> BTreeSet<String> {
     let snapshot = store.snapshot();
+    let spec = |object: &'_ Arc<Object>, pointer: &str| match &object.content {
+        Content::Custom(custom) => custom.spec.pointer(pointer).and_then(Value::as_str).map(str::to_owned),
+        _ => None,
+    };
+    let gateways =
+        snapshot.of(KindId::Workload).filter(|it| spec(it, "/class").as_deref() == Some("gateway"));
+    let registered = snapshot.of(KindId::Registration).filter_map(|it| spec(it, "/kubernetes/namespace"));
+    let named: BTreeSet<String> =
+        gateways.map(|it| it.metadata.namespace.clone()).chain(registered).collect();
     let pods = snapshot.of(KindId::Pod);
     let with_pods: BTreeSet<&str> = pods
         .filter(|it| matches!(&it.content, Content::Pod(pod) if pod.meshed && !pod.ended))
@@ -223,7 +281,8 @@ fn meshed(store: &Store) -> BTreeSet<String> {
     let namespaces = snapshot.of(KindId::Namespace).map(|it| &it.metadata);
     let meshed = namespaces.filter(|it| {
         let labelled = it.labels.get(INJECT).is_some_and(|value| value == "enabled");
-        it.deletion_timestamp.is_none() && (labelled || with_pods.contains(it.name.as_str()))
+        let has = labelled || with_pods.contains(it.name.as_str()) || named.contains(&it.name);
+        it.deletion_timestamp.is_none() && has
     });
     meshed.map(|it| it.name.clone()).collect()
 }
@@ -330,6 +389,22 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_refuses_is_asked_ever_less_often() {
+        let (mut unwilling, mut now) = (Unwilling::default(), Instant::now());
+        let mut tries = 0;
+        let end = now + Duration::from_secs(24 * 3600);
+        while now < end {
+            if !unwilling.rests("a", now) {
+                assert_eq!(unwilling.refused("a", now), tries == 0, "said once");
+                tries += 1;
+            }
+            assert!(!unwilling.rests("b", now));
+            now += EVERY;
+        }
+        assert!((50..60).contains(&tries), "{tries}");
+    }
+
+    #[test]
     fn newer_roots_are_left_alone_until_nobody_tells_of_them() {
         let ours = Roots { pem: String::new(), mesh: "m".into(), number: 5 };
         let (mut newer, now) = (Newer::default(), Instant::now());
@@ -339,7 +414,11 @@ mod tests {
         assert!(!newer.yields("a", Some("m/6"), &ours, now));
         let later = now + PATIENCE - Duration::from_secs(1);
         assert!(!newer.yields("a", Some("m/6"), &ours, later));
-        assert!(!newer.yields("a", Some("m/7"), &ours, later + Duration::from_secs(2)), "another one");
-        assert!(newer.yields("a", Some("m/7"), &ours, later + Duration::from_secs(2) + PATIENCE));
+        assert!(
+            newer.yields("a", Some("m/7"), &ours, later + Duration::from_secs(2)),
+            "another one buys no time"
+        );
+        newer.settled("a");
+        assert!(!newer.yields("a", Some("m/8"), &ours, later + Duration::from_secs(2)));
     }
 }

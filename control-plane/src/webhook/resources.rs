@@ -4,6 +4,7 @@
 //! yet is a warning: objects are written in any order. Nothing depends on this door: what comes past it
 //! is read again, and one that is wrong opens nothing (see [`signet_model::Lenient`]).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ impl Resources {
         match self.judged(kind, &object, snapshot).await {
             Ok(snapshot) => {
                 let warnings = self.foreseen(snapshot, kind.id, object).await;
-                let said = |warning: String| format!("signet: {warning}");
+                let own = words_of(&question.object);
+                let said = |warning: String| format!("signet: {}", discreet(&warning, &own));
                 question.allowed("judged", "", &warnings.into_iter().map(said).collect::<Vec<_>>())
             }
             Err(Wrong::Unreadable(problems)) => refused(question, kind, &problems, UNREADABLE),
@@ -126,6 +128,70 @@ impl Resources {
     }
 }
 
+/// Words of the model, which tell nothing of a mesh.
+const VOCABULARY: [&str; 24] = [
+    "ns",
+    "sa",
+    "signet",
+    "mesh",
+    "spec",
+    "target",
+    "to",
+    "from",
+    "ports",
+    "port",
+    "service",
+    "services",
+    "gateway",
+    "sidecar",
+    "agent",
+    "egress",
+    "http",
+    "grpc",
+    "tcp",
+    "tls",
+    "true",
+    "false",
+    "workloadApi",
+    "claims",
+];
+
+/// The words that a question has in it.
+fn words_of(object: &Value) -> HashSet<&str> {
+    let mut words: HashSet<&str> = VOCABULARY.into_iter().collect();
+    let mut rest = vec![object];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::String(text) => words.extend(parts(text)),
+            Value::Array(list) => rest.extend(list),
+            Value::Object(fields) => {
+                fields.keys().for_each(|name| words.extend(parts(name)));
+                rest.extend(fields.values());
+            }
+            _ => {}
+        }
+    }
+    words
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter(|part| !part.is_empty())
+}
+
+/// What is said, without a name that its author did not bring: nobody knows who asks, and whoever reaches the port may. The
+/// status of the object, which only those see who may read it, names all.
+fn discreet(warning: &str, own: &HashSet<&str>) -> String {
+    let mut said = String::with_capacity(warning.len());
+    for (at, piece) in warning.split('`').enumerate() {
+        if at > 0 {
+            said.push('`');
+        }
+        let is_name = at % 2 == 1;
+        said.push_str(if is_name && !parts(piece).all(|part| own.contains(part)) { "…" } else { piece });
+    }
+    said
+}
+
 fn is_admin(namespace: &Object) -> bool {
     namespace.metadata.labels.get(MESH_ADMIN).is_some_and(|value| value == "true")
 }
@@ -162,4 +228,28 @@ fn refused(question: &Question, kind: &Kind, problems: &[Problem], (code, reason
         "details": {"group": SIGNET, "kind": kind.kind, "name": name, "causes": causes},
     });
     question.denied(status, label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_hears_no_name_that_it_did_not_bring() {
+        let object = json!({"metadata": {"name": "may", "namespace": "shop"}, "spec": {"target": {"service": "orders"}, "from": {"workloads": ["ns/shop/sa/web"]}}});
+        let own = words_of(&object);
+        for (warning, said) in [
+            ("spec.target.service: expected a service of namespace `shop`, got `orders`", None),
+            ("expected a service of the registry, got `orders.shop`", None),
+            ("got `ns/shop/sa/web`: add a Workload `web` in namespace `shop`", None),
+            (
+                "expected an Issuer (`corp`, `partner`), got `web`",
+                Some("expected an Issuer (`…`, `…`), got `web`"),
+            ),
+            ("which is also `ledger.shop`'s", Some("which is also `…`'s")),
+            ("got `secret-name.shop", Some("got `…")),
+        ] {
+            assert_eq!(discreet(warning, &own), said.unwrap_or(warning));
+        }
+    }
 }

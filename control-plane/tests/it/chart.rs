@@ -18,7 +18,7 @@ const HA: &str = "values-ha.yaml";
 const CNI: &str = "values-cni.yaml";
 
 /// Settings of each profile: files, and values.
-const PROFILES: [(&str, &[&str], &[&str]); 7] = [
+const PROFILES: [(&str, &[&str], &[&str]); 9] = [
     ("plain", &[], &[]),
     ("ha", &[HA], &[]),
     ("canary", &[], &["revision=canary", "attestation.mode=fast", "injection.dnsCapture=true"]),
@@ -28,6 +28,7 @@ const PROFILES: [(&str, &[&str], &[&str]); 7] = [
         &[HA],
         &[
             "podMonitor.enabled=true",
+            "podMonitor.sidecars=true",
             "networkPolicy.metricsNamespaces={monitoring}",
             "egressPolicy.namespaces={shop,edge}",
             "egressPolicy.clusterCidrs={10.0.0.0/8}",
@@ -38,8 +39,32 @@ const PROFILES: [(&str, &[&str], &[&str]); 7] = [
             "registry.excludeNamespaces={kube-system}",
             "dns.cidrs={169.254.20.10/32}",
             "networkPolicy.apiServerCidrs={192.0.2.0/28}",
+            "backup.existingClaim=signet-backups",
+            "keys.algorithm=p384",
+            "keys.pkcs11.module=/opt/vendor/lib/pkcs11.so",
+            "keys.pkcs11.tokenLabel=signet",
+            "keys.pkcs11.pinSecret=signet-pin",
+            "extraEnv[0].name=VENDOR_CONF",
+            "extraEnv[0].value=/opt/vendor/etc/conf",
+            "extraVolumes[0].name=vendor",
+            "extraVolumes[0].persistentVolumeClaim.claimName=vendor",
+            "extraVolumeMounts[0].name=vendor",
+            "extraVolumeMounts[0].mountPath=/opt/vendor",
         ],
     ),
+    (
+        "people",
+        &[],
+        &[
+            "hierarchy.root=folder",
+            "hierarchy.existingSecret=mesh-root",
+            "config.operators.sessionSeconds=900",
+            "config.operators.secondPerson={ca-revoke}",
+            "config.svid.ttlSeconds=1800",
+            "config.rotation.rootDays=36500",
+        ],
+    ),
+    ("external", &[HA], &["hierarchy.root=external", "backup.existingClaim=signet-backups"]),
     ("cni", &[CNI], &[]),
     (
         "cni-beside",
@@ -414,6 +439,150 @@ fn no_value_is_taken_for_something_else_or_for_more_than_itself() {
 }
 
 #[test]
+fn what_the_control_plane_can_do_is_passed_on_and_its_secrets_are_its_own_files() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let of = |at: usize| {
+        let (name, files, values) = PROFILES[at];
+        let (_, all) = rendered(&folder, files, values);
+        let text = of_kind(&all, "ConfigMap")[0]["data"]["control-plane.yaml"].as_str().unwrap().to_owned();
+        let config = Config::parse(Path::new("control-plane.yaml"), &text)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        (config, of_kind(&all, "StatefulSet")[0]["spec"]["template"]["spec"].clone())
+    };
+    let has = |list: &Value, one: Value| list.as_array().unwrap().contains(&one);
+    let (all, pod) = of(4);
+    let backup = all.backup.unwrap();
+    assert_eq!((backup.dir.to_str(), backup.keep), (Some("/backups/copies"), 7));
+    let container = &pod["containers"][0];
+    // Copies of one replica never lie among those of another.
+    assert!(has(
+        &container["volumeMounts"],
+        json!({"name": "backups", "mountPath": "/backups", "subPathExpr": "$(POD_NAME)"})
+    ));
+    assert!(has(&container["env"], json!({"name": "VENDOR_CONF", "value": "/opt/vendor/etc/conf"})));
+    assert!(has(&container["volumeMounts"], json!({"name": "vendor", "mountPath": "/opt/vendor"})));
+    let token = all.keys.pkcs11.unwrap();
+    assert_eq!((token.token_label.as_str(), token.pin_file.to_str()), ("signet", Some("/keys/pkcs11.pin")));
+    let copies = pod["initContainers"][0]["args"][0].as_str().unwrap();
+    assert!(copies.contains("cat /secrets/pkcs11/pin >/keys/pkcs11.pin"), "{copies}");
+    assert!(
+        !container["volumeMounts"].to_string().contains("/secrets/pkcs11"),
+        "the mounted Secret is the init container's alone"
+    );
+    let (people, pod) = of(5);
+    assert_eq!((people.operators.session.as_secs(), people.svid_ttl_seconds), (900, 1800));
+    assert!(people.operators.second_person.contains("ca-revoke"));
+    assert_eq!(people.root, signet_ca::RootSource::Folder("/root-ca".into()));
+    assert!(has(
+        &pod["volumes"],
+        json!({"name": "root-ca", "secret": {"secretName": "mesh-root", "defaultMode": 0o440}})
+    ));
+    assert!(pod["containers"][0].get("env").is_none(), "nothing is told by the environment");
+    assert_eq!(of(6).0.root, signet_ca::RootSource::External);
+}
+
+/// Settings of the gateway's chart: values.
+const GATEWAYS: [(&str, &[&str]); 4] = [
+    ("plain", &[]),
+    (
+        "tls",
+        &[
+            "listeners[0].name=a,listeners[0].port=443,listeners[0].targetPort=8443,listeners[0].tlsSecret=shop-tls",
+            "listeners[1].name=b,listeners[1].port=8443,listeners[1].targetPort=9443,listeners[1].tlsSecret=shop-tls,listeners[1].protocol=http2",
+        ],
+    ),
+    (
+        "east-west",
+        &[
+            "listeners=null",
+            "eastWest.enabled=true",
+            "egress.enabled=true",
+            "replicas=1",
+            "service.type=ClusterIP",
+            "register=false",
+        ],
+    ),
+    (
+        "canary",
+        &[
+            "controlPlane.revision=canary",
+            "controlPlane.namespace=mesh",
+            "name=doors",
+            "workers=2",
+            "service.loadBalancerClass=example.com/lb",
+        ],
+    ),
+];
+
+#[test]
+fn a_gateway_is_one_manifest_that_each_version_of_kubernetes_takes() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let chart = peers::root().join("deploy/helm/signet-gateway");
+    let place = tempfile::tempdir().unwrap();
+    let run = |values: &[&str]| {
+        let mut helm = Command::new(folder.join("helm"));
+        helm.args(["template", "gw"]).arg(&chart).args([
+            "--namespace",
+            "edge",
+            "--set",
+            "trustDomain=example.com,image=a:1",
+        ]);
+        for value in values {
+            helm.args(["--set", value]);
+        }
+        helm.output().expect("helm")
+    };
+    let mut files = Vec::new();
+    for (name, values) in GATEWAYS {
+        let output = run(values);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let all: Vec<Value> =
+            serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let all: Vec<Value> = all.into_iter().filter(|object| !object.is_null()).collect();
+        assert!(of_kind(&all, "Secret").is_empty() && !text.contains("PRIVATE KEY"));
+        let pod = &of_kind(&all, "Deployment")[0]["spec"]["template"]["spec"];
+        let context = &pod["securityContext"];
+        assert_eq!((&context["runAsNonRoot"], &context["fsGroup"]), (&json!(true), &json!(2102)));
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(
+            container,
+            &json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+        );
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let names: std::collections::BTreeSet<_> =
+            mounts.iter().map(|mount| mount["name"].to_string()).collect();
+        assert_eq!(names.len(), mounts.len(), "{name}");
+        // Whoever is told that it is the gateway is an account of the registry.
+        let registered = of_kind(&all, "Registration");
+        assert_eq!(registered.is_empty(), name == "east-west");
+        for object in all.iter().filter(|it| it["apiVersion"] == "signet.mesh/v1alpha1") {
+            let read = signet_model::Resource::from_document(object.clone());
+            assert!(read.is_ok(), "{object}: {read:?}");
+        }
+        let roots = &pod["volumes"][1]["projected"]["sources"][1]["configMap"]["name"];
+        assert_eq!(roots, if name == "canary" { "signet-roots-canary" } else { "signet-roots" });
+        let known = all.iter().filter(|it| it["apiVersion"] != "signet.mesh/v1alpha1").map(Value::to_string);
+        let file = place.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, known.collect::<Vec<_>>().join("\n---\n")).unwrap();
+        files.push(file);
+    }
+    validated(&folder, &files);
+    for (value, words) in [
+        ("listeners=null", "nobody could come in"),
+        ("surprise=1", "surprise"),
+        ("listeners[0].name=a,listeners[0].port=443,listeners[0].targetPort=443", "targetPort"),
+        ("listeners[0].name=a,listeners[0].port=443,listeners[0].targetPort=15021", "targetPort"),
+        ("image=", "image"),
+        ("service.type=ExternalName", "type"),
+    ] {
+        let output = run(&[value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{value}: {said}");
+    }
+}
+
+#[test]
 fn network_policies_let_dns_out_to_the_clusters_dns_alone_and_no_pod_out_that_is_no_gateway() {
     let Some(folder) = peers::kubernetes() else { return };
     let (_, all) = rendered(&folder, PROFILES[4].1, PROFILES[4].2);
@@ -481,6 +650,16 @@ fn values_that_nobody_knows_and_those_that_cannot_work_are_refused() {
         ("revision=1canary", "revision"),
         ("images.sidecar=a b", "sidecar"),
         ("registry.configMap=signet-registry", "configMap"),
+        ("config.dev=true", "dev"),
+        ("config.listen.mesh=x", "listen"),
+        ("config.attestation.kubernetes.mode=fast", "attestation"),
+        ("keys.pkcs11.module=/x.so", "pinSecret"),
+        ("hierarchy.root=folder", "existingSecret"),
+        ("hierarchy.root=vault", "root"),
+        ("backup.everySeconds=5", "everySeconds"),
+        ("extraVolumes[0].name=keys", "name"),
+        ("extraVolumeMounts[0].name=x,extraVolumeMounts[0].mountPath=/keys/x", "mountPath"),
+        ("extraEnv[0].name=POD_NAME,extraEnv[0].value=x", "name"),
     ] {
         let output = helm(&folder, "template", &[], &[value]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -125,7 +125,7 @@ fn every_metric_and_every_refusal_of_the_authority_has_its_row() {
     names.into_iter().for_each(row);
     let cluster = include_str!("../../src/cluster/metrics.rs").split('"');
     let names: Vec<&str> = cluster.filter(|text| text.starts_with("signet_cluster_")).collect();
-    assert_eq!(names.len(), 7, "{names:?}");
+    assert_eq!(names.len(), 8, "{names:?}");
     names.into_iter().for_each(row);
     let authority = include_str!("../../../ca/src/metrics.rs").split('"');
     let names: Vec<&str> = authority.filter(|text| text.starts_with("signet_ca_")).collect();

@@ -26,6 +26,8 @@ pub enum FileError {
     Writable { path: PathBuf, mode: u32 },
     #[error("{path} may be read by others (mode {mode:04o}); expected 0600: chmod go-rwx", path = .path.display())]
     Readable { path: PathBuf, mode: u32 },
+    #[error("{path} may be read by others (mode {mode:04o}, group {group}); expected root's own file that only a group of this process may read, as of a Secret mounted with `defaultMode: 0440` in a pod with `fsGroup`, or 0600", path = .path.display())]
+    Mounted { path: PathBuf, mode: u32, group: u32 },
     #[error("{path} is not a regular file", path = .path.display())]
     NotAFile { path: PathBuf },
     #[error("{path} is larger than {MAX_SECRET_FILE} bytes", path = .path.display())]
@@ -77,9 +79,45 @@ fn not_readable(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
     }
 }
 
+/// The groups that this process acts with.
+fn own_groups() -> Vec<u32> {
+    // SAFETY: getegid takes nothing, touches nothing and cannot fail.
+    let mut groups = vec![unsafe { libc::getegid() }];
+    // More than any kernel gives to a process in practice; a list that is longer counts as none.
+    let mut more = [0; 1024];
+    // SAFETY: the kernel writes at most as many as it is told that there is room for.
+    let found = unsafe { libc::getgroups(1024, more.as_mut_ptr()) };
+    groups.extend(more.iter().take(usize::try_from(found).unwrap_or(0)));
+    groups
+}
+
+/// As [`not_readable`], or as the kubelet mounts a Secret for a pod with `fsGroup`: root's, read by that group.
+fn not_readable_beyond_the_pod(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+    not_writable(path, metadata)?;
+    let (mode, group) = (metadata.mode() & 0o7777, metadata.gid());
+    match mode & 0o077 {
+        0 => Ok(()),
+        0o040 if metadata.uid() == 0 && own_groups().contains(&group) => Ok(()),
+        _ => Err(FileError::Mounted { path: path.to_owned(), mode, group }),
+    }
+}
+
 /// Reads a file that holds a secret: ours, mode 0600 or narrower, a regular file of at most 1 MiB. The
 /// permissions are those of the file that was opened, not of the name.
 pub fn read_secret_file(path: &Path) -> Result<Secret<Vec<u8>>, FileError> {
+    read_if(path, not_readable)
+}
+
+/// Reads a secret that the kubelet mounted: the same, but root's file may be read by a group of ours. Only in a pod, where
+/// such a group is the pod's own: on a host it may be anybody's.
+pub fn read_mounted_secret(path: &Path) -> Result<Secret<Vec<u8>>, FileError> {
+    read_if(path, not_readable_beyond_the_pod)
+}
+
+fn read_if(
+    path: &Path,
+    may: fn(&Path, &Metadata) -> Result<(), FileError>,
+) -> Result<Secret<Vec<u8>>, FileError> {
     let at = || FileError::io(path);
     // Not blocking, so that a FIFO in the file's place cannot hold us.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(at())?;
@@ -87,7 +125,7 @@ pub fn read_secret_file(path: &Path) -> Result<Secret<Vec<u8>>, FileError> {
     if !metadata.is_file() {
         return Err(FileError::NotAFile { path: path.to_owned() });
     }
-    not_readable(path, &metadata)?;
+    may(path, &metadata)?;
     if metadata.len() > MAX_SECRET_FILE {
         return Err(FileError::TooLarge { path: path.to_owned() });
     }
@@ -224,6 +262,42 @@ mod tests {
         assert!(error.to_string().contains("chmod"), "{error}");
         assert!(matches!(read_secret_file(dir.path()).err(), Some(FileError::NotAFile { .. })));
         assert!(matches!(read_secret_file(&dir.path().join("none")).err(), Some(FileError::Io { .. })));
+    }
+
+    #[test]
+    fn a_mounted_secret_may_be_read_by_a_group_of_ours_and_nobody_else() {
+        if own_uid() != 0 {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        // As the kubelet lays it out: the name leads to a folder that is exchanged whole.
+        let folder = dir.path().join("..2026_11_27");
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink("..2026_11_27", dir.path().join("..data")).unwrap();
+        let (file, name) = (folder.join("tls.key"), dir.path().join("tls.key"));
+        std::os::unix::fs::symlink("..data/tls.key", &name).unwrap();
+        fs::write(&file, "key").unwrap();
+        let ours = own_groups()[0];
+        let own = |owner, group| std::os::unix::fs::chown(&file, Some(owner), Some(group)).unwrap();
+        own(0, ours);
+        for good in [0o440, 0o400, 0o600, 0o640] {
+            chmod(&file, good);
+            assert_eq!(read_mounted_secret(&name).unwrap().expose(), b"key", "{good:o}");
+        }
+        chmod(&file, 0o440);
+        assert!(matches!(read_secret_file(&name).err(), Some(FileError::Readable { .. })), "not on a host");
+        for bad in [0o444, 0o644, 0o450, 0o441] {
+            chmod(&file, bad);
+            let error = read_mounted_secret(&name).err().unwrap();
+            assert!(error.to_string().contains("fsGroup"), "{error}");
+        }
+        chmod(&file, 0o460);
+        assert!(matches!(read_mounted_secret(&name).err(), Some(FileError::Writable { .. })));
+        chmod(&file, 0o440);
+        own(0, 54_321);
+        assert!(matches!(read_mounted_secret(&name).err(), Some(FileError::Mounted { group: 54_321, .. })));
+        own(54_321, ours);
+        assert!(matches!(read_mounted_secret(&name).err(), Some(FileError::Owner { .. })));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     io,
+    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -66,16 +67,26 @@ pub(crate) fn bare(status: StatusCode) -> Answer {
 /// A request whose body was read.
 pub(crate) type Whole = Request<Bytes>;
 
+/// Which of our addresses the client dialled, among a request's extensions; absent for a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialled(pub(crate) IpAddr);
+
 /// A listening socket of either kind.
 pub(crate) trait Accept: Send + Sync {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Io>>;
+    fn dialled(_: &Self::Io) -> Option<Dialled> {
+        None
+    }
 }
 
 impl Accept for TcpListener {
     type Io = TcpStream;
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         Self::poll_accept(self, context).map_ok(|(io, _)| io)
+    }
+    fn dialled(io: &TcpStream) -> Option<Dialled> {
+        io.local_addr().ok().map(|address| Dialled(address.ip().to_canonical()))
     }
 }
 
@@ -87,8 +98,9 @@ impl Accept for UnixListener {
 }
 
 /// Accepts connections until the process stops, and answers each with `handle`.
-pub(crate) async fn serve<H, F>(listener: impl Accept, limits: Limits, shutdown: Shutdown, handle: H)
+pub(crate) async fn serve<A, H, F>(listener: A, limits: Limits, shutdown: Shutdown, handle: H)
 where
+    A: Accept,
     H: Fn(Whole) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
@@ -107,18 +119,18 @@ where
                 }
             },
         };
-        let (handle, stopping) = (handle.clone(), shutdown.clone());
+        let (handle, stopping, dialled) = (handle.clone(), shutdown.clone(), A::dialled(&io));
         tokio::spawn(async move {
             tokio::select! {
                 () = stopping.stopping() => {}
-                _ = timeout(limits.exchange, exchange(io, limits, handle)) => {}
+                _ = timeout(limits.exchange, exchange(io, dialled, limits, handle)) => {}
             }
             drop(place);
         });
     }
 }
 
-async fn exchange<IO, H, F>(io: IO, limits: Limits, handle: Arc<H>)
+async fn exchange<IO, H, F>(io: IO, dialled: Option<Dialled>, limits: Limits, handle: Arc<H>)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Whole) -> F + Send + Sync + 'static,
@@ -127,7 +139,10 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let handle = handle.clone();
         async move {
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
+            if let Some(dialled) = dialled {
+                parts.extensions.insert(dialled);
+            }
             let answer = match Limited::new(body, limits.body).collect().await {
                 Ok(body) => handle(Request::from_parts(parts, body.to_bytes())).await,
                 Err(error) if error.is::<http_body_util::LengthLimitError>() => {

@@ -77,5 +77,5 @@ pub use server_name::{
     service_dns_name,
 };
 pub use spiffe_id::{SpiffeId, SpiffeIdError};
-pub use svid::{IssuerFacts, MAX_CHAIN, Svid, SvidError};
+pub use svid::{IssuerFacts, MAX_CHAIN, Svid, SvidError, not_after};
 pub use trust_domain::TrustDomain;

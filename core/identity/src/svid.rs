@@ -26,6 +26,13 @@ use crate::{
 /// what a stranger can make us parse.
 pub const MAX_CHAIN: usize = 6;
 
+/// When a certificate of anybody's ends, seconds since the epoch; none if it cannot be read.
+#[must_use]
+pub fn not_after(certificate: &[u8]) -> Option<i64> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    Some(read.validity().not_after.timestamp())
+}
+
 /// Why a chain is not an X.509-SVID of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SvidError {

@@ -20,4 +20,6 @@ pub mod crd;
 pub mod inject;
 pub mod kinds;
 pub mod rbac;
+#[cfg(feature = "crd")]
+pub mod reference;
 pub mod translate;

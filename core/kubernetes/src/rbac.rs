@@ -64,7 +64,8 @@ pub fn registry() -> Vec<Right> {
             ..right(group, "leases".into(), &["get", "update"], "cluster::lease")
         },
     ];
-    follow.chain(status).chain(lease).collect()
+    let events = right("events.k8s.io", "events".into(), &["create"], "cluster::members");
+    follow.chain(status).chain(lease).chain([events]).collect()
 }
 
 fn status(kind: &Kind) -> Right {
@@ -196,7 +197,7 @@ mod tests {
             assert!(!right.resource.contains("secret") && !right.resource.contains('*'), "{right:?}");
             let reads = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
             let made_only = right.verbs == ["create"]
-                && ["tokenreviews", "configmaps", "leases"].contains(&&*right.resource);
+                && ["tokenreviews", "configmaps", "leases", "events"].contains(&&*right.resource);
             let is_ours = right.resource.ends_with("/status") || right.named.is_some();
             assert!(reads || made_only || is_ours, "{right:?}");
         }

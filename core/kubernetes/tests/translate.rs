@@ -484,9 +484,10 @@ fn a_mistake_in_our_own_service_leaves_its_endpoints_those_that_kubernetes_has_n
             assert_eq!(self::spec(&later, "web.shop")["endpoints"][0]["address"], "10.1.0.3", "{wrong}");
         }
     }
-    // One that never was right says perhaps what restricts: there is none.
+    // One that never was right says perhaps what restricts: there is nobody.
     let never = made(&objects(json!({"surprise": 1}), "10.1.0.1", "web"));
-    assert!(never.registry.service(&"web.shop".parse().unwrap()).is_none());
+    assert_eq!(self::spec(&never, "web.shop").get("endpoints"), None);
+    assert_eq!(self::spec(&never, "web.shop")["identities"], json!([]));
 }
 
 #[test]
@@ -546,7 +547,12 @@ fn only_namespaces_that_count_are_read_and_never_our_own_accounts() {
     ]);
     let only = |names: &[&str], not: &[&str]| {
         let set = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
-        let settings = Settings { options: Options::default(), namespaces: set(names), excluded: set(not) };
+        let settings = Settings {
+            options: Options::default(),
+            namespaces: set(names),
+            excluded: set(not),
+            ..Settings::default()
+        };
         let made = translate(&snapshot(&objects), &settings, &Kept::new());
         made.registry.workloads().map(|it| it.name.to_string()).collect::<Vec<_>>()
     };
@@ -657,8 +663,8 @@ fn a_gateway_of_our_class_takes_whole_connections_where_the_mesh_lets_it() {
     assert_eq!(good.refused, Vec::<String>::new());
     let status = good.statuses.iter().find(|it| it.kind == KindId::ApiGateway).unwrap();
     assert_eq!(status.name, "edge");
-    let Said::Gateway { conditions: own, listeners } = &status.said else { panic!() };
-    assert!(own.iter().all(|it| it.status));
+    let Said::Gateway { conditions: own, listeners, addresses } = &status.said else { panic!() };
+    assert_eq!((own[0].status, own[1].reason, addresses.len()), (true, "Pending", 0), "nobody runs it yet");
     assert_eq!((listeners[0].attached, listeners[0].conditions[0].status), (1, true));
     assert_eq!(listeners[1].conditions[0].reason, "UnsupportedProtocol");
     assert_eq!(good.statuses.iter().filter(|it| it.kind == KindId::GatewayClass).count(), 1);
@@ -667,6 +673,137 @@ fn a_gateway_of_our_class_takes_whole_connections_where_the_mesh_lets_it() {
     assert!(!conditions(&refused, KindId::ApiGateway, "edge")[0].1);
     assert_eq!(conditions(&refused, KindId::TlsRoute, "app")[0], said("Accepted", false, "NoMatchingParent"));
     assert_eq!(refused.registry.gateways().count(), 0);
+}
+
+#[test]
+fn a_gateway_is_programmed_when_it_runs_and_found_where_its_services_are() {
+    let mut objects = shop();
+    objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+    objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+    let controller = json!({"controllerName": "signet.mesh/gateway-controller"});
+    objects.push(gateway_api("GatewayClass", "signet", controller));
+    let listeners = json!([{"name": "tcp", "port": 5432, "protocol": "TCP"}]);
+    let spec = json!({"gatewayClassName": "signet", "listeners": listeners});
+    objects.push(gateway_api("Gateway", "shop/edge", spec));
+    let status = |objects: &[Value]| {
+        let made = made(objects);
+        let found = made.statuses.iter().find(|it| it.kind == KindId::ApiGateway).unwrap().said.clone();
+        let written = merged(&found, 1, &Value::Null, "2030-01-01T00:00:00Z").unwrap();
+        let programmed = &written["conditions"][1];
+        (programmed["status"].clone(), programmed["reason"].clone(), written["addresses"].clone())
+    };
+    // A pod of its account that is no sidecar's.
+    let mut own = pod("shop/edge-1", "edge", "edge", &["10.1.0.9"]);
+    own["spec"]["initContainers"] = Value::Null;
+    objects.push(own);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), json!([])), "by other ways");
+    objects.push(service("shop/edge", "edge", json!([{"name": "tcp", "port": 5432}])));
+    let inside = json!([{"type": "IPAddress", "value": "10.96.0.7"}]);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), inside));
+    let service = objects.last_mut().unwrap();
+    service["spec"]["type"] = "LoadBalancer".into();
+    assert_eq!(status(&objects).1, "AddressNotAssigned");
+    let taken = json!([{"hostname": "lb.example.com"}, {"ip": "2001:db8::7"}, {"ip": ""}]);
+    objects.last_mut().unwrap()["status"] = json!({"loadBalancer": {"ingress": taken}});
+    let outside = json!([{"type": "IPAddress", "value": "2001:db8::7"}, {"type": "Hostname", "value": "lb.example.com"}]);
+    assert_eq!(status(&objects), (json!("True"), json!("Programmed"), outside));
+    // Of another's pods.
+    objects.last_mut().unwrap()["spec"]["selector"] = json!({"app": "web"});
+    assert_eq!(status(&objects).2, json!([]));
+}
+
+#[test]
+fn a_service_that_is_wrong_keeps_its_addresses_and_lets_nobody_in_by_plaintext() {
+    let permissive = |ports: Value, more: Value| {
+        let mut objects = shop();
+        let mut spec = json!({"identities": ["ns/shop/sa/web"], "ports": ports});
+        for (field, value) in more.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        objects.push(ours("Service", "shop/web", spec));
+        snapshot(&objects)
+    };
+    let port = json!([{"name": "http", "port": 80, "protocol": "http", "permissive": {"until": "2100-01-01T00:00:00Z"}}]);
+    let before = translate(&permissive(port.clone(), json!({})), &Settings::default(), &Kept::new());
+    assert!(spec(&before, "web.shop")["ports"][0]["permissive"].is_object());
+    let wrong = permissive(port, json!({"surprise": 1}));
+    let after = translate(&wrong, &Settings::default(), &before.kept);
+    let kept = spec(&after, "web.shop");
+    assert!(kept["ports"][0].get("permissive").is_none(), "{kept}");
+    assert_eq!(
+        (&kept["identities"], kept["endpoints"].as_array().unwrap().len()),
+        (&json!(["ns/shop/sa/web"]), 1)
+    );
+    // Where nothing was right before, its address is nobody else's, and nobody answers there.
+    let first = translate(&wrong, &Settings::default(), &Kept::new());
+    let bare = spec(&first, "web.shop");
+    assert_eq!((&bare["addresses"], &bare["identities"]), (&json!(["10.96.0.7"]), &json!([])));
+    assert!(bare.get("endpoints").is_none());
+    assert!(first.refused[0].contains("it is left out"), "{:?}", first.refused);
+}
+
+#[test]
+fn a_gateways_service_is_one_of_the_mesh_by_its_door_to_places_outside_alone() {
+    let objects = |admin: bool| {
+        let mut objects = shop();
+        if admin {
+            objects[0]["metadata"]["labels"]["signet.mesh/mesh-admin"] = "true".into();
+        }
+        objects.push(ours("Workload", "shop/edge", json!({"class": "gateway"})));
+        objects.push(ours("Gateway", "shop/edge", json!({"identity": "ns/shop/sa/edge", "egress": {}})));
+        let mut own = pod("shop/edge-1", "edge", "edge", &["10.1.0.9"]);
+        own["spec"]["initContainers"] = Value::Null;
+        own["metadata"]["annotations"] = Value::Null;
+        objects.push(own);
+        let ports = json!([{"name": "https", "port": 443}, {"name": "signet-egress", "port": 15010}]);
+        let mut both = service("shop/edge", "edge", ports);
+        both["spec"]["clusterIPs"] = json!(["10.96.0.9"]);
+        objects.push(both);
+        let mut outside = service("shop/front", "edge", json!([{"name": "https", "port": 443}]));
+        outside["spec"]["clusterIPs"] = json!(["10.96.0.10"]);
+        objects.push(outside);
+        let ports = json!([{"name": "https", "port": 8443}, {"name": "signet-egress", "port": 15010}]);
+        objects.push(slice("shop/edge-a", "edge", json!([endpoint("10.1.0.9", "edge-1")]), ports));
+        let through = json!({"hosts": ["bank.example.com"], "ports": [{"name": "https", "port": 443}], "through": {"service": "edge.shop", "port": "signet-egress"}});
+        objects.push(ours("ExternalService", "shop/bank", through));
+        objects
+    };
+    let good = made(&objects(true));
+    assert_eq!(good.refused, Vec::<String>::new());
+    let edge = spec(&good, "edge.shop");
+    assert_eq!(edge["ports"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        edge["endpoints"],
+        json!([{"address": "10.1.0.9", "ports": {"signet-egress": 15010}, "identity": "ns/shop/sa/edge"}])
+    );
+    assert!(good.registry.service(&"front.shop".parse().unwrap()).is_none());
+    assert!(
+        !good.warnings.iter().any(|it| it.contains("front")),
+        "it is as it should be: {:?}",
+        good.warnings
+    );
+    // Who may not have a gateway has none.
+    assert!(made(&objects(false)).registry.service(&"edge.shop".parse().unwrap()).is_none());
+}
+
+#[test]
+fn two_services_of_one_app_with_different_policies_are_named() {
+    let mut objects = shop();
+    objects.push(service("shop/also", "web", json!([{"name": "http", "port": 81, "targetPort": "http"}])));
+    objects.push(slice(
+        "shop/also-a",
+        "also",
+        json!([endpoint("10.1.0.1", "web-1")]),
+        json!([{"name": "http", "port": 8080}]),
+    ));
+    objects[5]["spec"]["clusterIPs"] = json!(["10.96.0.8"]);
+    let named =
+        |made: &Translation| made.warnings.iter().filter(|it| it.contains("different policies")).count();
+    objects.push(ours("MeshPolicy", "shop/all", json!({"effect": "permit"})));
+    assert_eq!(named(&made(&objects)), 0, "the same for both");
+    objects.push(ours("MeshPolicy", "shop/one", json!({"effect": "forbid", "target": {"service": "web"}})));
+    let made = made(&objects);
+    assert_eq!(named(&made), 1, "{:?}", made.warnings);
 }
 
 #[test]

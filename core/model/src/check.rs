@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 use std::fmt::Display;
 
 use crate::error::{RegistryError, RegistryErrors};
-use crate::object::Resource;
+use crate::object::{Namespaced, Resource};
 use crate::registry::{Options, Origin, Registry};
 use signet_identity::TrustDomain;
 
@@ -215,6 +215,17 @@ fn duplicate(origin: &Origin, kind: &str, name: &dyn Display, first: &Origin) ->
     )
 }
 
+/// The oldest first, then by name: of two that claim the same it is the later one that is wrong. Files have no age.
+fn by_age<'r, S>(
+    objects: impl Iterator<Item = &'r Namespaced<S>>,
+    origins: &BTreeMap<ObjectName, Origin>,
+) -> Vec<&'r Namespaced<S>> {
+    let mut all: Vec<_> = objects.collect();
+    let created = |object: &Namespaced<S>| origins.get(&object.name).map(|origin| origin.created.as_str());
+    all.sort_by(|one, two| (created(one), &one.name).cmp(&(created(two), &two.name)));
+    all
+}
+
 impl Check<'_> {
     /// `origins` has every object of the registry; an error without its place is still an error.
     fn add<K: Ord>(
@@ -246,7 +257,8 @@ impl Check<'_> {
 
     fn services(&mut self) {
         let mut dialled: BTreeMap<_, &ObjectName> = BTreeMap::new();
-        for service in self.registry.services() {
+        let services = by_age(self.registry.services(), &self.origins.services);
+        for service in &services {
             self.service_identities(service);
             for (index, address) in service.spec.addresses.iter().enumerate() {
                 for port in &service.spec.ports {
@@ -268,7 +280,7 @@ impl Check<'_> {
                 }
             }
         }
-        for service in self.registry.services() {
+        for service in services {
             self.endpoints_dialled(service, &mut dialled);
             self.permissive_ports(service);
         }

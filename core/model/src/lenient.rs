@@ -4,21 +4,26 @@
 //! broken object must not hold up the rest, and must not open anything either. So each kind either only grants, and is
 //! left out while it is wrong, or it restricts, and then never vanishes ([`stands_for`] is the whole table):
 //!
-//! * what only grants, is wrong and was right before, stays in force as it was;
+//! * what only grants, is wrong and was right before, stays in force as it was, unless it lets callers in: the change of a
+//!   permit, a Gateway or a TokenExchange may have been to end just that;
 //! * what restricts and is written wrong makes its target deny, whatever it was before: whoever changed it meant something
 //!   else than what was there, and that may let in more (decision 23);
 //! * what restricts and was right stays in force even when what it refers to goes away;
-//! * what is wrong in one entry of a list, of a Gateway or a TokenExchange, takes that entry out and no other (`trim`).
+//! * what is wrong in one entry of a list, of a Gateway or a TokenExchange, takes that entry out and no other (`trim`,
+//!   `salvage`);
+//! * a service that is left out keeps its addresses where they are known (`bare`): they are nobody else's.
 //!
 //! Pure; the memory of what was right comes in and goes out as a [`Kept`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+mod salvage;
 mod trim;
 
 use serde_json::Value;
 
+pub use self::salvage::read_entries;
 use self::trim::Trim;
 use crate::check::{Found, put_together};
 use crate::error::Problem;
@@ -60,6 +65,10 @@ pub struct Offer {
     /// Since when it is there, so that the text of an earlier moment comes first: of two that claim the same the older one
     /// has it. Empty where that is not known.
     pub created: String,
+    /// What is wrong with single entries of what was read, which lead nowhere (see [`read_entries`]).
+    pub flaws: Vec<Problem>,
+    /// What of it is there whatever is wrong, and grants nothing: a service's addresses, behind which nobody answers.
+    pub bare: Option<Box<Resource>>,
 }
 
 /// The version of an object that stays in force while the present one is wrong.
@@ -192,6 +201,8 @@ enum Choice {
     /// The version that was right, whatever it refers to.
     Pinned,
     Denies,
+    /// As much as is there whatever is wrong.
+    Bare,
     Out,
 }
 
@@ -224,6 +235,11 @@ impl Registry {
             trims: BTreeMap::new(),
         };
         for (number, offer) in offers.iter().enumerate() {
+            if !offer.flaws.is_empty() {
+                taking.note(number, Stage::Refers, offer.flaws.iter().cloned());
+                let nowhere = salvage::routes_of(&offer.flaws).map(Trim::GatewayRoute);
+                taking.trims.entry(number).or_default().extend(nowhere);
+            }
             if let Err(problems) = &offer.read {
                 taking.note(number, Stage::Read, problems.iter().cloned());
                 taking.demote(number);
@@ -265,6 +281,7 @@ impl<'a> Taking<'a> {
         match choice {
             Choice::Written => self.offers.get(number)?.read.as_ref().ok(),
             Choice::Earlier | Choice::Pinned => self.earlier(number),
+            Choice::Bare => self.offers.get(number)?.bare.as_deref(),
             Choice::Denies | Choice::Out => None,
         }
     }
@@ -380,14 +397,15 @@ impl<'a> Taking<'a> {
         let Some(choice) = self.choices.get_mut(number) else { return };
         let differs = offer.read.as_ref().ok() != earlier;
         let is_strict = offer.stand != Stand::Nothing || earlier.is_some_and(must_stay);
-        // What a permit let in before may be just what its change was to end.
-        let is_permit = offer.id.kind == "MeshPolicy";
+        // What was let in before may be just what the change was to end.
+        let lets_in = matches!(offer.id.kind, "MeshPolicy" | "Gateway" | "TokenExchange");
         self.trims.remove(&number);
         *choice = match (*choice, earlier) {
             // It is what it was, and something else went away.
             (Choice::Written, Some(earlier)) if !differs && must_stay(earlier) => Choice::Pinned,
             _ if is_strict => Choice::Denies,
-            (Choice::Written, Some(_)) if differs && !is_permit => Choice::Earlier,
+            (Choice::Written, Some(_)) if differs && !lets_in => Choice::Earlier,
+            (Choice::Written | Choice::Earlier, _) if offer.bare.is_some() => Choice::Bare,
             _ => Choice::Out,
         };
     }
@@ -412,18 +430,20 @@ impl<'a> Taking<'a> {
             if choice == Choice::Denies {
                 self.stands(number).iter().for_each(|stand| deny(&mut registry, &offer.id, stand));
             }
+            let is_bare = choice == Choice::Bare;
             let is_written = choice == Choice::Written
-                || self.resource(number, choice).is_some_and(|it| offer.read.as_ref().ok() == Some(it));
+                || !is_bare
+                    && self.resource(number, choice).is_some_and(|it| offer.read.as_ref().ok() == Some(it));
             if let Some(verdict) = self.verdicts.get_mut(number) {
                 verdict.in_force = match choice {
                     _ if is_written => InForce::AsWritten,
                     Choice::Written | Choice::Earlier | Choice::Pinned => InForce::Earlier,
                     Choice::Denies => InForce::Denies,
-                    Choice::Out => InForce::Nothing,
+                    Choice::Bare | Choice::Out => InForce::Nothing,
                 };
             }
             // One that is out for now may come back as it was: what it refers to may only be late.
-            let right = self.resource(number, choice).or_else(|| self.earlier(number));
+            let right = self.resource(number, choice).filter(|_| !is_bare).or_else(|| self.earlier(number));
             if let Some(resource) = right {
                 kept.insert(offer.id.clone(), (offer.uid.clone(), resource.clone()));
             }

@@ -41,7 +41,9 @@ pub mod when;
 pub use decode::from_yaml;
 pub use error::{Misread, Problem, RegistryError, RegistryErrors, Unreadable};
 pub use folder::{MAX_FILE_BYTES, MAX_FILES, parse_folder, parse_text};
-pub use lenient::{Earlier, InForce, Kept, Lenient, ObjectId, Offer, Stage, Stand, Verdict, stands_for};
+pub use lenient::{
+    Earlier, InForce, Kept, Lenient, ObjectId, Offer, Stage, Stand, Verdict, read_entries, stands_for,
+};
 pub use object::{API_VERSION, Global, Kind, Namespaced, Resource};
 pub use registry::{Options, Origin, Registry};
 pub use resources::east_west::{EastWest, ThroughGateway};
@@ -53,7 +55,8 @@ pub use resources::federated::{
     EndpointProfile, FederatedSpec, FederatedTrustDomain, FilePath, InitialBundle, SpiffeProfile, WebProfile,
 };
 pub use resources::gateway::{
-    ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth, TransactionSettings,
+    BoundTokens, ForwardCredential, Gateway, GatewayEgress, GatewaySpec, JwtAuth, Route, RouteAuth,
+    TransactionSettings,
 };
 pub use resources::guard_rail::{Forbidden, GuardRail, GuardRailSpec, PermitLimits, PolicyDocument};
 pub use resources::issuer::{Algorithm, Issuer, IssuerSpec};
@@ -89,7 +92,7 @@ pub use text::duration::RouteDuration;
 pub use text::header::{HeaderField, HeaderText, QueryText};
 pub use text::host::{HostPattern, HttpUrl};
 pub use text::http::{GrpcName, GrpcPattern, HttpMethod, PathPrefix, PathTemplate};
-pub use text::jose::{ClaimName, ClaimValue, Scope};
+pub use text::jose::{AcrValue, ClaimName, ClaimValue, Scope};
 pub use text::label::{PodLabelKey, PodLabelValue};
 pub use text::moment::Moment;
 pub use text::name::{Label, ObjectName, Subdomain, WorkloadId, WorkloadPattern};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::ClaimError;
+use crate::b64;
 use crate::claims::{Claims, kind};
 use crate::error::TokenError;
 use crate::issuer::{IssuerKeys, Issuers, KEYS_STALE_AFTER};
@@ -40,6 +41,17 @@ pub struct AccessToken {
     pub claims: Map<String, Value>,
     /// The skew with which it was judged: the token is good until `expires_at + skew`.
     pub skew: u64,
+    /// What whoever presents it must prove. Only [`Issuers::verify_bound`] gives tokens that have one.
+    pub confirmation: Option<Confirmation>,
+}
+
+/// What a token is bound to (`cnf`, RFC 7800 §3.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// A key, by its thumbprint (RFC 9449 §6.1): the caller proves it with each request.
+    Key(String),
+    /// The certificate of the caller's end of the connection, by its SHA-256 (RFC 8705 §3.1).
+    Certificate([u8; 32]),
 }
 
 impl AccessToken {
@@ -64,8 +76,20 @@ impl Issuers {
     }
 
     /// Verifies against the issuers whose alias `accepts` allows. A cached answer needs that same
-    /// question again: whether a token is genuine is not whether it is welcome.
+    /// question again: whether a token is genuine is not whether it is welcome. A token that is bound to a key or a
+    /// certificate is refused: without a proof it is a bearer token stolen.
     pub fn verify_from(
+        &self,
+        token: &str,
+        now: u64,
+        accepts: impl Fn(&str) -> bool,
+    ) -> Result<AccessToken, TokenError> {
+        let verified = self.verify_bound(token, now, accepts)?;
+        if verified.confirmation.is_some() { Err(TokenError::Unproven) } else { Ok(verified) }
+    }
+
+    /// The same for who proves possession: a token with a [`Confirmation`] is worth nothing before that is proven.
+    pub fn verify_bound(
         &self,
         token: &str,
         now: u64,
@@ -177,10 +201,7 @@ impl IssuerKeys {
                 return Err(TokenError::TooLongLived { alias: self.name(), lifetime, max });
             }
         }
-        // No method that proves possession exists yet, so a bound token is a bearer token stolen.
-        if claims.has("cnf") {
-            return Err(TokenError::Unproven);
-        }
+        let confirmation = claims.0.get("cnf").map(confirmation).transpose()?;
         let revocable = Subject {
             // Two issuers that know a subject "1" never merge.
             user: format!("{}|{subject}", self.alias),
@@ -203,6 +224,7 @@ impl IssuerKeys {
             auth_time: claims.date("auth_time")?,
             claims: self.copied(claims),
             skew: self.skew,
+            confirmation,
         })
     }
 
@@ -238,6 +260,17 @@ impl IssuerKeys {
         let wanted = self.claims.iter().filter_map(|name| Some((name.clone(), claims.0.get(name)?.clone())));
         wanted.collect()
     }
+}
+
+/// Exactly one way to confirm, of those that we can ask for. Of two somebody might check the easier one.
+fn confirmation(cnf: &Value) -> Result<Confirmation, TokenError> {
+    let members = cnf.as_object().filter(|members| members.len() == 1).ok_or(TokenError::Unproven)?;
+    let text = |member: &str| members.get(member).and_then(Value::as_str);
+    if let Some(thumbprint) = text("jkt") {
+        return Ok(Confirmation::Key(thumbprint.to_owned()));
+    }
+    let digest = text("x5t#S256").and_then(b64::decode).and_then(|digest| digest.try_into().ok());
+    digest.map(Confirmation::Certificate).ok_or(TokenError::Unproven)
 }
 
 fn client_id(claims: Claims<'_>) -> Result<Option<&str>, ClaimError> {

@@ -40,16 +40,20 @@ impl<V> TokenCache<V> {
 
     /// What this token was verified to say, under exactly this generation of keys, and still says.
     pub fn get(&self, generation: u64, token: &str, now: u64) -> Option<Arc<V>> {
-        let digest = sha256(token.as_bytes());
-        let mut shard = self.shard(&digest);
+        self.get_by(generation, &sha256(token.as_bytes()), now)
+    }
+
+    /// The same for who has the token's SHA-256 already.
+    pub fn get_by(&self, generation: u64, digest: &[u8; 32], now: u64) -> Option<Arc<V>> {
+        let mut shard = self.shard(digest);
         if !shard.enter(generation) {
             return None;
         }
-        let entry = shard.entries.get(&digest)?;
+        let entry = shard.entries.get(digest)?;
         if now < entry.until {
             return Some(entry.value.clone());
         }
-        shard.entries.remove(&digest);
+        shard.entries.remove(digest);
         None
     }
 

@@ -123,6 +123,11 @@ impl<'t> Compact<'t> {
         }
     }
 
+    /// A header member as it stands.
+    pub(crate) fn header_member(&self, member: &str) -> Option<&Value> {
+        self.header.get(member)
+    }
+
     /// A header member as a string.
     pub fn header_text(&self, member: &'static str) -> Result<&str, JoseError> {
         self.header.get(member).and_then(Value::as_str).ok_or(JoseError::Header { member })

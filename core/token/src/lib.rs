@@ -34,6 +34,7 @@ mod b64;
 mod cache;
 mod claims;
 pub mod delegation;
+pub mod dpop;
 mod error;
 pub mod hop;
 mod id_token;
@@ -50,7 +51,7 @@ mod revoked;
 mod secret;
 pub mod txn;
 
-pub use access::AccessToken;
+pub use access::{AccessToken, Confirmation};
 pub use algorithm::{Algorithm, UnknownAlgorithm};
 pub use b64::sha256;
 pub use cache::TokenCache;

@@ -2,6 +2,7 @@
 //!
 //! All of it is on one thread of its own: a flood of queries takes that thread's time and nobody else's.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::message::{Heard, Query, Transport, read};
@@ -158,8 +159,9 @@ fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// A running name server. When this is dropped it receives nothing more, and finishes what is under way.
 #[derive(Debug)]
 pub struct Running {
-    _end: oneshot::Sender<()>,
+    end: oneshot::Sender<()>,
     ended: Option<oneshot::Receiver<()>>,
+    finished: oneshot::Receiver<()>,
     kept: Vec<Bound>,
 }
 
@@ -167,6 +169,12 @@ impl Running {
     /// The sockets of each address, for a process that is to go on with them.
     pub fn sockets(&self) -> io::Result<Vec<Vec<OwnedFd>>> {
         self.kept.iter().map(Bound::to_fds).collect()
+    }
+
+    /// Receives nothing more, and comes when what is under way is answered, or after [`PATIENCE`].
+    pub async fn leave(self) {
+        drop(self.end);
+        let _ = self.finished.await;
     }
 
     /// Comes when it is over, which before its end is a failure of its thread. The first that asks is told.
@@ -189,19 +197,21 @@ impl Server {
         let kept = bound.iter().map(Bound::again).collect::<io::Result<_>>().map_err(StartError::Thread)?;
         let (end, told) = oneshot::channel::<()>();
         let (tell, ended) = oneshot::channel();
+        let (tell_too, finished) = oneshot::channel();
         let serve = move || {
-            let _tell = tell;
+            let _tell = (tell, tell_too);
             runtime.block_on(tokio::task::LocalSet::new().run_until(self.serve(bound, told)));
         };
         std::thread::Builder::new().name("dns".to_owned()).spawn(serve).map_err(StartError::Thread)?;
-        Ok(Running { _end: end, ended: Some(ended), kept })
+        Ok(Running { end, ended: Some(ended), finished, kept })
     }
 
     /// Until it is told, or has lost its sockets. What is under way then is finished.
     async fn serve(self, bound: Vec<Bound>, told: oneshot::Receiver<()>) {
-        let most = self.limits.queries;
         let serving = Rc::new(Serving {
-            queries: Semaphore::new(most),
+            queries: Semaphore::new(self.limits.queries),
+            under_way: Cell::new(0),
+            rest: Notify::new(),
             connections: Semaphore::new(self.limits.connections),
             server: self,
         });
@@ -224,8 +234,7 @@ impl Server {
             _ = receiving.join_next() => return,
         }
         drop(receiving);
-        let all = u32::try_from(most).unwrap_or(u32::MAX);
-        let _ = timeout(PATIENCE, serving.queries.acquire_many(all)).await;
+        let _ = timeout(PATIENCE, serving.at_rest()).await;
     }
 }
 
@@ -233,25 +242,41 @@ struct Serving {
     server: Server,
     queries: Semaphore,
     connections: Semaphore,
+    /// Queries that were received and whose answer is not on its way yet.
+    under_way: Cell<usize>,
+    /// Told when there are none.
+    rest: Notify,
 }
 
-/// Counts a query as under way until it is dropped.
-struct UnderWay<'a>(&'a Metrics);
+/// A query under way, from when it was received until its answer was handed to the system.
+struct UnderWay(Rc<Serving>);
 
-impl<'a> UnderWay<'a> {
-    fn begin(metrics: &'a Metrics) -> Self {
-        metrics.under_way.inc();
-        UnderWay(metrics)
+impl UnderWay {
+    fn begin(serving: &Rc<Serving>) -> Self {
+        serving.server.metrics.under_way.inc();
+        serving.under_way.set(serving.under_way.get().saturating_add(1));
+        UnderWay(Rc::clone(serving))
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.dec();
+        self.0.server.metrics.under_way.dec();
+        self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
+        if self.0.under_way.get() == 0 {
+            self.0.rest.notify_one();
+        }
     }
 }
 
 impl Serving {
+    /// Waits until no query is under way.
+    async fn at_rest(&self) {
+        while self.under_way.get() > 0 {
+            self.rest.notified().await;
+        }
+    }
+
     async fn datagrams(self: Rc<Self>, socket: Rc<UdpSocket>) {
         loop {
             let heard = match socket.readable().await {
@@ -278,7 +303,10 @@ impl Serving {
     }
 
     fn datagram(self: Rc<Self>, socket: Rc<UdpSocket>, packet: Vec<u8>, from: SocketAddr) {
+        // From here on: whoever ends meanwhile waits for a task that has not begun, too.
+        let under_way = UnderWay::begin(&self);
         tokio::task::spawn_local(async move {
+            let _under_way = under_way;
             if let Some(answer) = self.answer(&packet, Transport::Udp).await
                 && let Err(error) = socket.send_to(&answer, from).await
             {
@@ -311,7 +339,7 @@ impl Serving {
     }
 
     /// One query after the other. What cannot be answered ends it.
-    async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
+    async fn connection(self: &Rc<Self>, mut stream: TcpStream) -> io::Result<()> {
         let _ = stream.set_nodelay(true);
         let idle = self.server.limits.idle;
         loop {
@@ -319,6 +347,7 @@ impl Serving {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 packet => packet??,
             };
+            let _under_way = UnderWay::begin(self);
             let Some(answer) = self.answer(&packet, Transport::Tcp).await else { return Ok(()) };
             timeout(idle, write_framed(&mut stream, &answer)).await??;
         }
@@ -327,7 +356,6 @@ impl Serving {
     /// What a query is told; `None`: nothing.
     async fn answer(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let metrics = &self.server.metrics;
-        let _under_way = UnderWay::begin(metrics);
         let (outcome, answer) = match read(packet) {
             Heard::Nothing => (Outcome::Refused, None),
             Heard::Wrong(answer) => (Outcome::Refused, Some(answer)),

@@ -7,10 +7,11 @@ use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
 use signet_proxy::hop_proof::Prove;
+use signet_proxy::once::Once;
 use signet_proxy::stage::{Asked, ConnContext, Direction, Entered, Forward, Outbound, Role, Stage};
 use signet_proxy::state::{Protocol, ServicePort, Snapshot, UserContext, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
-use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError};
+use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError, dpop};
 use signet_wire::{Known, RequestView};
 
 use crate::auth::{self, Caller, Evidence, Failure};
@@ -28,6 +29,8 @@ pub struct Edge {
     outbound: Outbound,
     clock: Arc<dyn Clock>,
     tokens: TokenCache<AccessToken>,
+    // Of possession, that came once.
+    proofs: Once,
     events: Events,
 }
 
@@ -39,7 +42,8 @@ impl Edge {
         registry: &Registry,
     ) -> Result<Edge, prometheus::Error> {
         let (outbound, tokens) = (Outbound::new(shared.clone()), TokenCache::new(TOKENS));
-        Ok(Edge { shared, outbound, clock, tokens, events: Events::new(registry)? })
+        let proofs = Once::for_seconds(dpop::REMEMBERED);
+        Ok(Edge { shared, outbound, clock, tokens, proofs, events: Events::new(registry)? })
     }
 
     /// Who calls, and the transaction token for them. None where the route lets strangers in.
@@ -58,11 +62,14 @@ impl Edge {
             refusal
         };
 
-        let evidence = Evidence { keys, tokens: &self.tokens, now };
+        let Edge { tokens, proofs, .. } = self;
+        let evidence = Evidence { keys, tokens, proofs, tls: conn.tls, now };
         let (method, judged) = auth::authenticate(route, request, &evidence);
         let caller = judged.map_err(|failure| {
             self.ask_for_keys(&failure);
-            refuse(method, failure.label(), None, challenge::unauthenticated(&failure, realm))
+            let scheme = auth::authorization::scheme(request);
+            let refusal = challenge::unauthenticated(&failure, scheme, &route.auth, realm);
+            refuse(method, failure.label(), None, refusal)
         })?;
         let Some(caller) = caller else {
             self.events.allowed(method, route, None);

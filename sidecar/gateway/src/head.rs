@@ -9,6 +9,7 @@ use signet_wire::{Edits, RequestView, carrier};
 
 use crate::events::hex;
 
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
 const SIGNET_CONTEXT: HeaderName = HeaderName::from_static("signet-context");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -50,6 +51,8 @@ pub(crate) fn edit(
     }
     if consumed {
         edits.remove(AUTHORIZATION);
+        // Worth nothing without the token, and nothing to whoever is behind us.
+        edits.remove(DPOP);
     }
     restart_trace(request, edits);
     name_request(request, edits);

@@ -276,8 +276,8 @@ pub struct Refusal {
     pub decision: DecisionId,
     /// What was expected and what came, for our log and never for the caller.
     pub detail: Option<Box<str>>,
-    /// `WWW-Authenticate`, at the edge.
-    pub challenge: Option<Box<str>>,
+    /// `WWW-Authenticate`, at the edge: one for each scheme that would do.
+    pub challenges: Vec<Box<str>>,
     /// `Location`, where a route redirects.
     pub location: Option<Box<str>>,
     /// Seconds, for `Retry-After`.
@@ -308,7 +308,7 @@ impl Refusal {
             reason,
             decision: DecisionId::random(),
             detail: None,
-            challenge: None,
+            challenges: Vec::new(),
             location: None,
             retry_after: None,
             limit: None,
@@ -324,10 +324,10 @@ impl Refusal {
         self
     }
 
-    /// Adds a `WWW-Authenticate` challenge.
+    /// Adds a `WWW-Authenticate` challenge, after those that it has.
     #[must_use]
     pub fn challenge(mut self, challenge: impl Into<Box<str>>) -> Self {
-        self.challenge = Some(challenge.into());
+        self.challenges.push(challenge.into());
         self
     }
 
@@ -383,7 +383,7 @@ impl Refusal {
         if audience == Audience::Mesh {
             push("signet-deny-reason", self.reason.deny_reason().into());
         }
-        if let Some(challenge) = &self.challenge {
+        for challenge in &self.challenges {
             push("www-authenticate", challenge.to_string());
         }
         if let Some(seconds) = self.retry_after {

@@ -86,9 +86,9 @@ impl Shared {
     /// when, in seconds since the epoch.
     pub fn take(&self, token: &str, of: Of<'_>) -> Result<u64, NotTaken> {
         let (view, now) = (self.state.view(), pool::now());
-        let verified =
-            stage::transaction(self, &view.keys, token.as_bytes(), now).map_err(NotTaken::Refused)?;
         let hash = exchange::hash(token.as_bytes());
+        let verified = stage::transaction(self, &view.keys, (token.as_bytes(), &hash), now)
+            .map_err(NotTaken::Refused)?;
         let taken = match of {
             Of::Request(source) => {
                 let source = exchange::hash(source.as_bytes());

@@ -4,31 +4,23 @@
 //! (`requireHopProof`), the caller's sidecar signs, with the key of its SVID, that it sends this token to this identity now
 //! ([`signet_token::hop`]), so that whoever sees the request elsewhere has nothing, and the receiver has something to show.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
-
 use http::{HeaderName, HeaderValue};
 use ring::rand::{SecureRandom, SystemRandom};
-use signet_identity::{KeyId, Peer};
+use signet_identity::Peer;
 use signet_token::hop::{self, Expected, Hop, LIFETIME, MAX_DEPTH};
 use signet_token::txn::LEEWAY;
 use signet_wire::RequestView;
 
 use crate::answer::{Reason, Refusal};
 use crate::exchange::{TokenHash, hash};
+use crate::once::Once;
 use crate::state::{Endpoint, Snapshot};
 
 /// The header.
 pub(crate) const HEADER: HeaderName = HeaderName::from_static("signet-hop");
 
 /// How long a proof that was believed could be believed again: its life, from a clock ahead to a clock behind; seconds.
-const KEPT: u64 = LIFETIME + 2 * LEEWAY;
-/// Proofs of one signer that are remembered in that time, twice. Past it they are refused: some 6,500 a second.
-const MOST: usize = 128 * 1024;
-/// Those of all signers.
-const MOST_OF_ALL: usize = 1024 * 1024;
-/// Signers. There is one for each certificate of each caller.
-const SIGNERS: usize = 4096;
+pub(crate) const KEPT: u64 = LIFETIME + 2 * LEEWAY;
 
 /// What is proven of a call when its receiver is known.
 #[derive(Clone, Debug)]
@@ -91,7 +83,7 @@ impl Prove {
 
 /// Believes the proof that came with this token from this peer, once.
 pub(crate) fn believe(
-    proofs: &Proofs,
+    proofs: &Once,
     view: &Snapshot,
     peer: &Peer,
     head: RequestView<'_>,
@@ -125,118 +117,5 @@ pub(crate) fn believe(
         Some(true) => Ok(Proven { digest: hash(proof), depth: hop.depth }),
         Some(false) => Err(invalid("hop_replayed").detail("this hop proof came before")),
         None => Err(Refusal::new(Reason::Overloaded).detail("more hop proofs than can be remembered")),
-    }
-}
-
-/// Proofs that were believed, for as long as they could be again.
-#[derive(Debug, Default)]
-pub(crate) struct Proofs(Mutex<Held>);
-
-#[derive(Debug, Default)]
-struct Held {
-    signers: HashMap<KeyId, Ids>,
-    /// Of all of them.
-    ids: usize,
-    /// When those were last dropped whose proofs are all over.
-    swept: u64,
-}
-
-/// Of one signer, in two generations: each is kept for [`KEPT`] after its last one at least.
-#[derive(Debug, Default)]
-struct Ids {
-    newer: HashSet<[u8; 16]>,
-    older: HashSet<[u8; 16]>,
-    turned: u64,
-}
-
-impl Proofs {
-    /// Whether it is; none where there is no room to remember it.
-    fn first_time(&self, signer: KeyId, id: [u8; 16], now: u64) -> Option<bool> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= held.swept.saturating_add(KEPT) {
-            held.sweep(now);
-        }
-        let is_full = held.ids >= MOST_OF_ALL || held.signers.len() >= SIGNERS;
-        if is_full && (held.ids >= MOST_OF_ALL || !held.signers.contains_key(&signer)) {
-            return None;
-        }
-        let Held { signers, ids: all, .. } = &mut *held;
-        let ids = signers.entry(signer).or_default();
-        let before = ids.len();
-        ids.turn(now);
-        let known = ids.newer.contains(&id) || ids.older.contains(&id);
-        let is_new = !known && ids.newer.len() < MOST;
-        if is_new {
-            ids.newer.insert(id);
-        }
-        *all = all.saturating_sub(before).saturating_add(ids.len());
-        if known { Some(false) } else { is_new.then_some(true) }
-    }
-}
-
-impl Held {
-    /// Drops signers none of whose proofs could be believed any more: each certificate leaves its last ones behind.
-    fn sweep(&mut self, now: u64) {
-        self.swept = now;
-        self.signers.retain(|_, ids| now < ids.turned.saturating_add(2 * KEPT));
-        self.ids = self.signers.values().map(Ids::len).fold(0, usize::saturating_add);
-    }
-}
-
-impl Ids {
-    fn len(&self) -> usize {
-        self.newer.len().saturating_add(self.older.len())
-    }
-
-    fn turn(&mut self, now: u64) {
-        if now < self.turned.saturating_add(KEPT) {
-            return;
-        }
-        self.older = std::mem::take(&mut self.newer);
-        if now >= self.turned.saturating_add(2 * KEPT) {
-            self.older = HashSet::new();
-        }
-        self.turned = now;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn signer(n: u8) -> KeyId {
-        KeyId::of(&[n])
-    }
-
-    #[test]
-    fn an_id_is_new_once_for_as_long_as_a_proof_could_be_believed() {
-        let proofs = Proofs::default();
-        for start in [1000, 1007, 1019] {
-            let id = [u8::try_from(start - 1000).unwrap(); 16];
-            assert_eq!(proofs.first_time(signer(1), id, start), Some(true));
-            for later in 0..KEPT {
-                assert_eq!(proofs.first_time(signer(1), id, start + later), Some(false), "{later}");
-            }
-        }
-        assert_eq!(
-            proofs.first_time(signer(2), [0; 16], 1000),
-            Some(true),
-            "others name theirs as they like"
-        );
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded_and_forgotten() {
-        let proofs = Proofs::default();
-        let id = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
-        for n in 0..MOST {
-            assert_eq!(proofs.first_time(signer(1), id(n), 1000), Some(true));
-        }
-        assert_eq!(proofs.first_time(signer(1), id(MOST), 1000), None, "refused, and not believed unseen");
-        assert_eq!(proofs.first_time(signer(2), id(MOST), 1000), Some(true), "and no other signer's");
-        assert_eq!(proofs.first_time(signer(1), id(MOST), 1000 + 2 * KEPT), Some(true));
-        let held = proofs.0.lock().unwrap();
-        assert!(held.signers[&signer(1)].older.is_empty() && held.signers[&signer(1)].newer.len() == 1);
-        assert_eq!((held.signers.len(), held.ids), (1, 1), "whoever is not heard of any more leaves nothing");
     }
 }

@@ -33,6 +33,7 @@ pub mod hops;
 pub mod limit;
 pub mod listener;
 pub mod metrics;
+pub mod once;
 pub mod plaintext;
 pub mod stage;
 pub mod state;

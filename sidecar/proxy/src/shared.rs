@@ -17,10 +17,11 @@ use crate::east_west::{Hellos, Passing};
 use crate::establish::Places;
 use crate::exchange::Exchanges;
 use crate::handle::Handles;
-use crate::hop_proof::Proofs;
+use crate::hop_proof;
 use crate::hops::Hops;
 use crate::metrics::Metrics;
 use crate::names::Resolver;
+use crate::once::Once;
 use crate::plaintext::Sources;
 use crate::stage::Verified;
 use crate::state::State;
@@ -106,7 +107,7 @@ pub struct Shared {
     /// Tokens of transactions that our app began.
     pub(crate) begun: Begun,
     /// Hop proofs that were believed.
-    pub(crate) proofs: Proofs,
+    pub(crate) proofs: Once,
     /// Keys of delegations that were verified.
     pub(crate) minting: MintingKeys,
     /// Verified JWTs of outside issuers.
@@ -158,7 +159,7 @@ impl Shared {
             tokens: TokenCache::new(TOKENS),
             delegations: TokenCache::new(DELEGATIONS),
             begun: Begun::default(),
-            proofs: Proofs::default(),
+            proofs: Once::for_seconds(hop_proof::KEPT),
             minting: MintingKeys::default(),
             originals: TokenCache::new(TOKENS),
             plaintext: Sources::default(),

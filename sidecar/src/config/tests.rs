@@ -282,3 +282,31 @@ fn an_agent_has_a_socket_a_join_bundle_and_nothing_that_a_sidecar_has() {
                controlPlane: 'spiffe://example.com/ns/signet-system/sa/signet-control-plane'}}\ndataDir: /d\n";
     refused(&format!("{pod}{socket}"), &["joinBundle with role: agent"]);
 }
+
+#[test]
+fn an_apps_metrics_are_one_port_and_path_of_its_own() {
+    let with = |app: &str| {
+        SIDECAR.replace(
+            "metrics: {listen: \"127.0.0.1:0\"}",
+            &format!("metrics: {{listen: '127.0.0.1:9091', app: {app}}}"),
+        )
+    };
+    let config = parse(&with("{port: 9102}")).unwrap();
+    let app = config.app_metrics().unwrap();
+    assert_eq!((app.port.get(), app.path.as_str()), (9102, "/metrics"));
+    assert_eq!(parse(&with("{port: 9102, path: '/a?b=c'}")).unwrap().app_metrics().unwrap().path, "/a?b=c");
+    for path in ["stats", "", "http://evil.example/", "/a b", "/a#b", "*"] {
+        refused(&with(&format!("{{port: 9102, path: '{path}'}}")), &["metrics.app.path", "begins with `/`"]);
+    }
+    refused(
+        &with(&format!("{{port: 9102, path: '/{}'}}", "a".repeat(1024))),
+        &["metrics.app.path", "1024 bytes"],
+    );
+    // Neither itself nor the data plane.
+    refused(&with("{port: 9091}"), &["metrics.app.port", "a port of the app", "metrics.listen"]);
+    refused(&with("{port: 15006}"), &["metrics.app.port", "transparent.inbound"]);
+    refused(&with("{port: 0}"), &["metrics.app.port"]);
+    let gateway = "role: gateway\nidentity: {joinBundle: /j}\ndataDir: /d\ngateway: {resource: a.b, listeners: [{listen: '127.0.0.1:1'}]}\n\
+                   metrics: {listen: '127.0.0.1:2', app: {port: 3}}\n";
+    refused(gateway, &["metrics.app", "role: sidecar"]);
+}

@@ -88,7 +88,7 @@ impl ProbeServer {
             asked,
             places: Mutex::default(),
         };
-        Ok(Self { listener: TcpListener::bind(probes.listen).await?, table: Arc::new(table) })
+        Ok(Self { listener: signet_daemon::listen(probes.listen)?, table: Arc::new(table) })
     }
 
     /// The address that was bound, for port 0.

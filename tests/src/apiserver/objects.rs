@@ -412,6 +412,9 @@ impl Objects {
             }
             let mut changed = change(present.clone());
             changed["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"].clone();
+            if present["immutable"] == true && changed["data"] != present["data"] {
+                return status(422, "data: Forbidden: field is immutable when `immutable` is set");
+            }
             if changed != present {
                 self.happened(known, "MODIFIED", &id, changed);
             }

@@ -3,6 +3,7 @@
 mod faults;
 mod follow;
 mod leases;
+mod members;
 mod rights;
 mod statuses;
 
@@ -55,6 +56,7 @@ pub(crate) fn config(api: &ApiServer, folder: &std::path::Path) -> Cluster {
         excluded: Default::default(),
         statuses: true,
         lease: times(15_000),
+        revision: String::new(),
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use signet_model::schema::{SpecSchema, specs};
 
 use self::rules::{Column, columns, rules};
+pub(crate) use self::structural::MAX_ITEMS;
 
 const GROUP: &str = "signet.mesh";
 const VERSION: &str = "v1alpha1";

@@ -8,7 +8,7 @@ use signet_model::schema::{ALSO, EXPECTED};
 
 /// Longest number of items in a list, and of entries in a map, that says nothing itself. The API server needs a bound to
 /// tell what a rule may cost; an object has room for fewer.
-const MAX_ITEMS: u64 = 4096;
+pub(crate) const MAX_ITEMS: u64 = 4096;
 
 pub(super) fn of(schema: Value) -> Value {
     let Value::Object(schema) = schema else { return json!({"x-kubernetes-preserve-unknown-fields": true}) };

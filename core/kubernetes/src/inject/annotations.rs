@@ -4,9 +4,10 @@
 use serde_json::Value;
 use signet_model::{Network, ObjectName};
 
+use super::parts::OUR_PORTS;
 use super::refusal::Refusal;
 use super::settings::Redirect;
-use super::{CONFIG, INJECTED, ORIGINALS, meta};
+use super::{CONFIG, INJECTED, ORIGINAL_SCRAPE, ORIGINALS, meta, scrape};
 
 /// What starts the names of ours.
 const PREFIX: &str = "signet.mesh/";
@@ -24,16 +25,25 @@ pub struct Annotation {
     pub name: &'static str,
     /// What it takes, as a refusal says it.
     pub expected: &'static str,
+    /// What holds where it is not there; empty for those that injection writes.
+    pub default: &'static str,
+    /// What it is for, as `docs/reference/annotations.md` has it.
+    pub meaning: &'static str,
     /// Whether injection writes it, and nobody else.
     pub written: bool,
 }
 
-const fn taken(name: &'static str, expected: &'static str) -> Annotation {
-    Annotation { name, expected, written: false }
+const fn taken(
+    name: &'static str,
+    expected: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Annotation {
+    Annotation { name, expected, default, meaning, written: false }
 }
 
-const fn written(name: &'static str, expected: &'static str) -> Annotation {
-    Annotation { name, expected, written: true }
+const fn written(name: &'static str, meaning: &'static str) -> Annotation {
+    Annotation { name, expected: "nothing: injection writes it", default: "", meaning, written: true }
 }
 
 const SWITCH: &str = "enabled or disabled";
@@ -41,26 +51,29 @@ const QUANTITY: &str = "a quantity such as 100m or 64Mi";
 const PORTS: &str = "at most 256 ports and ranges of them, such as 22,9000-9010";
 
 /// Every annotation that there is.
-pub const ANNOTATIONS: [Annotation; 19] = [
-    taken("signet.mesh/inject", SWITCH),
-    taken("signet.mesh/cpu-request", QUANTITY),
-    taken("signet.mesh/cpu-limit", QUANTITY),
-    taken("signet.mesh/memory-request", QUANTITY),
-    taken("signet.mesh/memory-limit", QUANTITY),
-    taken("signet.mesh/workers", "1 to 256"),
-    taken("signet.mesh/exclude-inbound-ports", PORTS),
-    taken("signet.mesh/exclude-outbound-ports", PORTS),
-    taken("signet.mesh/exclude-outbound-ranges", "at most 256 networks, such as 10.1.0.0/16,fd00::/8"),
-    taken("signet.mesh/dns-capture", SWITCH),
-    taken("signet.mesh/log-level", "off, error, warn, info, debug or trace"),
-    taken("signet.mesh/drain-seconds", "0 to 3600"),
-    taken("signet.mesh/serves", "services, such as orders.shop,ledger.shop"),
-    taken("signet.mesh/probes", "rewrite or leave"),
-    taken("signet.mesh/attach-user-context", SWITCH),
-    taken("signet.mesh/redirect", "init or cni"),
-    written(INJECTED, "nothing: injection writes it"),
-    written(CONFIG, "nothing: injection writes it"),
-    written(ORIGINALS, "nothing: injection writes it"),
+#[rustfmt::skip] // One a line, as a table.
+pub const ANNOTATIONS: [Annotation; 21] = [
+    taken("signet.mesh/inject", SWITCH, "the namespace's", "Whether the pod is injected. A label of the same name says so, too; where the two disagree, it is not."),
+    taken("signet.mesh/cpu-request", QUANTITY, "`resources` of the settings", "What the sidecar asks for. In a pod that has resources of its own (`spec.resources`) nothing, unless it is said here."),
+    taken("signet.mesh/cpu-limit", QUANTITY, "`resources` of the settings", "The same, at most. A pod whose containers all have limits like their requests keeps its class `Guaranteed` with all four set."),
+    taken("signet.mesh/memory-request", QUANTITY, "`resources` of the settings", "As `signet.mesh/cpu-request`."),
+    taken("signet.mesh/memory-limit", QUANTITY, "`resources` of the settings", "As `signet.mesh/cpu-limit`."),
+    taken("signet.mesh/workers", "1 to 256", "the CPU limit, at most 2", "`workers` of `sidecar.yaml`."),
+    taken("signet.mesh/exclude-inbound-ports", PORTS, "none", "Ports that callers reach directly, in plaintext, without any policy. Their probes stay as they are."),
+    taken("signet.mesh/exclude-outbound-ports", PORTS, "none", "Ports that the app dials directly."),
+    taken("signet.mesh/exclude-outbound-ranges", "at most 256 networks, such as 10.1.0.0/16,fd00::/8", "none", "Addresses that the app dials directly."),
+    taken("signet.mesh/dns-capture", SWITCH, "`dnsCapture` of the settings", "Whether the sidecar answers DNS."),
+    taken("signet.mesh/log-level", "off, error, warn, info, debug or trace", "`logLevel` of the settings", "How much the sidecar logs."),
+    taken("signet.mesh/drain-seconds", "0 to 3600", "`drainSeconds` of the settings", "`drainSeconds` of `sidecar.yaml`."),
+    taken("signet.mesh/serves", "services, such as orders.shop,ledger.shop", "every service that lists the pod's identity", "The services behind the pod, where its service account has more."),
+    taken("signet.mesh/probes", "rewrite or leave", "`rewrite`", "`leave`: probes stay as they are, and are refused as plaintext unless their port is excluded or permissive."),
+    taken("signet.mesh/attach-user-context", SWITCH, "`disabled`", "`enabled`: `userContext.attach` of `sidecar.yaml`."),
+    taken("signet.mesh/app-metrics", "disabled, or a port and a path, such as 8080/metrics", "as `prometheus.io/scrape`, `prometheus.io/port` and `prometheus.io/path` say", "Where the sidecar asks for the app's metrics, which it gives out beside its own at port 15021. `disabled`: they stay at the app's port, and are refused as plaintext unless it is excluded or permissive."),
+    taken("signet.mesh/redirect", "init or cni", "`redirect` and `cniNamespaces` of the settings", "Who sets the redirection up. `init`: an init container of the pod, with `NET_ADMIN`. `cni`: the CNI agent of its node; the init container proves it, and needs no capability."),
+    written(INJECTED, "`true` in a pod that has a sidecar."),
+    written(CONFIG, "Its `sidecar.yaml`. Whatever stood there before is not read."),
+    written(ORIGINALS, "The probes as they were, for `signet uninject` and for mending."),
+    written(ORIGINAL_SCRAPE, "The annotations of `prometheus.io` as they were, for the same."),
 ];
 
 /// On or off.
@@ -70,6 +83,15 @@ pub enum Switch {
     Enabled,
     /// `disabled`, or `false`.
     Disabled,
+}
+
+/// Where the app's metrics are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AppMetrics {
+    /// Nobody asks for them.
+    Disabled,
+    /// At this port and path.
+    At(u16, String),
 }
 
 /// What a pod asks for; none where it says nothing.
@@ -90,6 +112,7 @@ pub(super) struct Wishes {
     pub(super) leave_probes: bool,
     pub(super) attach: bool,
     pub(super) redirect: Option<Redirect>,
+    pub(super) app_metrics: Option<AppMetrics>,
 }
 
 impl Wishes {
@@ -119,6 +142,7 @@ impl Wishes {
             attach: enabled("signet.mesh/attach-user-context")?.unwrap_or(false),
             redirect: one_of(pod, "signet.mesh/redirect", &REDIRECTS.map(Redirect::word))?
                 .and_then(|text| REDIRECTS.into_iter().find(|redirect| redirect.word() == text)),
+            app_metrics: app_metrics(pod, "signet.mesh/app-metrics")?,
         };
         Ok((wishes, unknown(pod)))
     }
@@ -164,6 +188,20 @@ fn number(pod: &Value, name: &'static str, least: u32, most: u32) -> Result<Opti
 fn one_of(pod: &Value, name: &'static str, all: &[&str]) -> Result<Option<String>, Refusal> {
     let Some(text) = text(pod, name) else { return Ok(None) };
     if all.contains(&text) { Ok(Some(text.to_owned())) } else { Err(wrong(name, text)) }
+}
+
+fn app_metrics(pod: &Value, name: &'static str) -> Result<Option<AppMetrics>, Refusal> {
+    let Some(text) = text(pod, name) else { return Ok(None) };
+    if text == "disabled" {
+        return Ok(Some(AppMetrics::Disabled));
+    }
+    let (port, path) = match text.find('/') {
+        Some(at) => text.split_at(at),
+        None => (text, scrape::USUAL),
+    };
+    let port = port.parse().ok().filter(|port| *port != 0 && !OUR_PORTS.contains(port));
+    let found = port.filter(|_| scrape::is_path(path)).map(|port| AppMetrics::At(port, path.to_owned()));
+    found.map(Some).ok_or_else(|| wrong(name, text))
 }
 
 fn quantity(pod: &Value, name: &'static str) -> Result<Option<String>, Refusal> {

@@ -16,6 +16,7 @@ pub mod patch;
 mod probes;
 mod refusal;
 pub mod review;
+mod scrape;
 mod settings;
 mod strip;
 mod switch;
@@ -42,6 +43,8 @@ pub const INJECTED: &str = "signet.mesh/injected";
 pub const CONFIG: &str = "signet.mesh/sidecar-config";
 /// The handlers of probes and hooks as they were before.
 pub const ORIGINALS: &str = "signet.mesh/original-probes";
+/// Where the app's metrics were before.
+pub const ORIGINAL_SCRAPE: &str = "signet.mesh/original-scrape";
 
 /// 128 bits in hexadecimal that the caller drew, by which the kubelet is told from whoever else asks the probe port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +124,10 @@ fn attempt(pod: &Value, namespace: &Namespace, settings: &Settings, key: &ProbeK
     let key = kept.unwrap_or_else(|| key.clone());
     let probes = probes::rewrite(&mut made, &wishes, &key);
     warnings.extend(probes.warnings.iter().cloned());
+    let scraped = scrape::take(&mut made, &wishes);
+    warnings.extend(scraped.warnings.iter().cloned());
     let redirect = wishes.redirect.unwrap_or(settings.redirect_in(&namespace.name));
-    parts::add(&mut made, settings, &wishes, redirect, &key, &probes);
+    parts::add(&mut made, settings, &wishes, redirect, &key, &probes, &scraped);
     parts::keep_order(&mut made, pod);
     let patch = patch::diff(pod, &made);
     Ok(Injected { pod: made, patch, warnings })

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::annotations::Wishes;
 use super::probes::Rewritten;
+use super::scrape::Taken;
 use super::settings::{Redirect, Settings};
 use super::{CHECK, CONFIG, INJECTED, ORIGINALS, ProbeKey, REDIRECT, SIDECAR, name, object};
 
@@ -45,8 +46,9 @@ pub(super) fn add(
     by: Redirect,
     key: &ProbeKey,
     probes: &Rewritten,
+    scraped: &Taken,
 ) {
-    let config = config(settings, wishes, key, probes).to_string();
+    let config = config(settings, wishes, key, probes, scraped).to_string();
     let budget = pod.pointer("/spec/resources").and_then(Value::as_object).is_some_and(|all| !all.is_empty());
     let Some(pod) = pod.as_object_mut() else { return };
     let metadata = object(pod, "metadata");
@@ -88,10 +90,20 @@ fn array(spec: &mut Map<String, Value>, field: &str, change: impl FnOnce(&mut Ve
     }
 }
 
-fn config(settings: &Settings, wishes: &Wishes, key: &ProbeKey, probes: &Rewritten) -> Value {
+fn config(
+    settings: &Settings,
+    wishes: &Wishes,
+    key: &ProbeKey,
+    probes: &Rewritten,
+    scraped: &Taken,
+) -> Value {
     let everywhere = |port: u16| json!([format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
     let loopback = |port: u16| json!([format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
     let serves = if wishes.serves.is_empty() { json!(["*"]) } else { json!(wishes.serves) };
+    let mut metrics = json!({"listen": format!("[::]:{READY_PORT}")});
+    if let (Some((port, path)), Some(metrics)) = (&scraped.app, metrics.as_object_mut()) {
+        metrics.insert("app".to_owned(), json!({"port": port, "path": path}));
+    }
     let mut config = json!({
         "role": "sidecar",
         "identity": {"kubernetes": {
@@ -104,7 +116,7 @@ fn config(settings: &Settings, wishes: &Wishes, key: &ProbeKey, probes: &Rewritt
         "dataDir": format!("{STATE_FOLDER}/data"),
         "transparent": {"outbound": loopback(OUTBOUND_PORT), "inbound": everywhere(INBOUND_PORT), "serves": serves},
         "admin": {"socket": format!("{STATE_FOLDER}/data/admin.sock")},
-        "metrics": {"listen": format!("[::]:{READY_PORT}")},
+        "metrics": metrics,
         "drainSeconds": wishes.drain_seconds.unwrap_or(settings.drain_seconds),
         "log": {"format": "json", "level": wishes.log_level.as_ref().unwrap_or(&settings.log_level)},
     });

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::parts::VOLUMES;
 use super::probes;
 use super::refusal::Refusal;
-use super::{CONFIG, INJECTED, ORIGINALS, ProbeKey, is_ours, list, meta, name};
+use super::scrape;
+use super::{CONFIG, INJECTED, ORIGINAL_SCRAPE, ORIGINALS, ProbeKey, is_ours, list, meta, name};
 
 /// The key of an earlier injection.
 pub(super) fn key(pod: &Value) -> Option<ProbeKey> {
@@ -17,13 +18,14 @@ pub(super) fn key(pod: &Value) -> Option<ProbeKey> {
 pub(super) fn strip(pod: &mut Value) -> Result<(), Refusal> {
     mounted(pod)?;
     probes::restore(pod)?;
+    scrape::restore(pod);
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
     without(spec, "initContainers", is_ours);
     without(spec, "volumes", |volume| VOLUMES.contains(&name(volume)));
     let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return Ok(()) };
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         let before = annotations.len();
-        for written in [INJECTED, CONFIG, ORIGINALS] {
+        for written in [INJECTED, CONFIG, ORIGINALS, ORIGINAL_SCRAPE] {
             annotations.remove(written);
         }
         if annotations.is_empty() && before > 0 {

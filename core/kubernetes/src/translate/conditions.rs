@@ -1,5 +1,7 @@
 //! What is said of an object in its status.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 use signet_model::{InForce, Problem, Stage, Verdict};
 
@@ -57,6 +59,8 @@ pub enum Said {
     Gateway {
         conditions: Vec<Condition>,
         listeners: Vec<ListenerStatus>,
+        /// Where callers find it, IP addresses and names.
+        addresses: Vec<String>,
     },
     /// Of a route: one entry for each parent that is ours.
     Parents(Vec<ParentStatus>),
@@ -129,7 +133,7 @@ pub fn merged(said: &Said, generation: i64, present: &Value, now: &str) -> Optio
         Said::Conditions(conditions) => {
             json!({"conditions": conditions_beside(conditions, generation, present.get("conditions"), now)})
         }
-        Said::Gateway { conditions, listeners } => {
+        Said::Gateway { conditions, listeners, addresses } => {
             let listeners: Vec<Value> = listeners
                 .iter()
                 .map(|listener| {
@@ -147,7 +151,12 @@ pub fn merged(said: &Said, generation: i64, present: &Value, now: &str) -> Optio
                     })
                 })
                 .collect();
+            let addresses = addresses.iter().map(|address| {
+                let kind = if address.parse::<IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
+                json!({"type": kind, "value": address})
+            });
             json!({
+                "addresses": addresses.collect::<Vec<_>>(),
                 "conditions": conditions_beside(conditions, generation, present.get("conditions"), now),
                 "listeners": listeners,
             })

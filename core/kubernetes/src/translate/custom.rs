@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use signet_model::{API_VERSION, Earlier, GATEWAY_API, Network, ObjectId, Problem, Resource, stands_for};
+use signet_model::{
+    API_VERSION, Earlier, GATEWAY_API, Network, ObjectId, Problem, Resource, read_entries, stands_for,
+};
 
 use super::views::{Content, MESH_ADMIN, Metadata};
 use super::{Work, id, spec_of};
@@ -30,11 +32,9 @@ impl Work<'_> {
                     continue;
                 }
                 let problems = limits(kind.id, &custom.spec, self.is_admin(&metadata.namespace));
-                let read = match problems.is_empty() {
-                    true => {
-                        Resource::from_document(document_of(kind.kind, kind.group, metadata, &custom.spec))
-                    }
-                    false => Err(problems),
+                let (read, flaws) = match problems.is_empty() {
+                    true => read_entries(document_of(kind.kind, kind.group, metadata, &custom.spec)),
+                    false => (Err(problems), Vec::new()),
                 };
                 let stand = stands_for(kind.kind, &metadata.namespace, &custom.spec);
                 let of = kind.has_status.then_some((kind.id, &**object));
@@ -47,12 +47,28 @@ impl Work<'_> {
                     {
                         Earlier::Forfeit
                     }
+                    Some(kept) if kind.id == KindId::Service => {
+                        let strict = strict(spec_of(kept));
+                        let document = document_of(kind.kind, kind.group, metadata, &strict);
+                        Resource::from_document(document)
+                            .map_or(Earlier::Kept, |it| Earlier::Is(Box::new(it)))
+                    }
                     _ => Earlier::Kept,
                 };
                 self.offer(id, metadata, read, (stand, earlier), of);
+                if let Some(last) = self.offered.last_mut() {
+                    last.offer.flaws = flaws;
+                }
             }
         }
     }
+}
+
+/// What a Service said before, without the callers in plaintext that it let in: its change may have been to end that.
+pub(super) fn strict(mut spec: Value) -> Value {
+    let ports = spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten();
+    ports.filter_map(Value::as_object_mut).for_each(|port| drop(port.remove("permissive")));
+    spec
 }
 
 /// The document as its author wrote it.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use signet_model::{Earlier, Lenient, ObjectName, Registry, Resource, Stand};
 
 use super::conditions::{list, of_verdict};
-use super::views::{Content, MESH_ADMIN, Object};
+use super::views::{Content, CoreService, MESH_ADMIN, Object, Pod};
 use super::{CONTROLLER, CameTo, Condition, ListenerStatus, ObjectStatus, Said, Snapshot, Work, id};
 use crate::kinds::KindId;
 
@@ -20,6 +20,14 @@ pub(super) struct ApiGateway<'a> {
     listeners: Vec<ApiListener>,
     /// Why it is nothing at all.
     refused: Option<String>,
+    stands: Stands,
+}
+
+/// What there is of it in the cluster.
+struct Stands {
+    addresses: Vec<String>,
+    /// Why nobody reaches it yet.
+    pending: Option<(&'static str, String)>,
 }
 
 struct ApiListener {
@@ -76,6 +84,7 @@ impl<'a> Work<'a> {
                 taken.extend(written.filter(|_| named.refused.is_none()));
                 listeners.push(named);
             }
+            let account = metadata.annotations.get(ACCOUNT).unwrap_or(&metadata.name);
             let refused = if !self.is_admin(&metadata.namespace) {
                 Some(format!(
                     "expected a namespace with the label `{MESH_ADMIN}: \"true\"`: a gateway speaks for users"
@@ -88,7 +97,6 @@ impl<'a> Work<'a> {
                 None
             };
             if refused.is_none() {
-                let account = metadata.annotations.get(ACCOUNT).unwrap_or(&metadata.name);
                 let document = json!({
                     "apiVersion": signet_model::API_VERSION, "kind": "Gateway",
                     "metadata": {"name": metadata.name, "namespace": metadata.namespace},
@@ -98,9 +106,47 @@ impl<'a> Work<'a> {
                 let of = Some((KindId::ApiGateway, &**object));
                 self.offer(id("Gateway", metadata), metadata, read, (Stand::Nothing, Earlier::Kept), of);
             }
-            all.push(ApiGateway { object, listeners, refused });
+            let stands = self.stands(&metadata.namespace, account);
+            all.push(ApiGateway { object, listeners, refused, stands });
         }
         all
+    }
+
+    /// Which Services lead to the pods of an account, and whether there are any.
+    fn stands(&self, namespace: &str, account: &str) -> Stands {
+        let space = self.space(namespace);
+        let pods = space.into_iter().flat_map(|space| &space.pods).map(|(_, pod)| *pod);
+        let pods: Vec<&Pod> =
+            pods.filter(|pod| pod.account == account && !pod.addresses.is_empty()).collect();
+        if pods.is_empty() {
+            let why = format!("no pod of the service account `{account}` runs in the namespace");
+            return Stands { addresses: Vec::new(), pending: Some(("Pending", why)) };
+        }
+        let means = |service: &CoreService, pod: &Pod| {
+            !service.selector.is_empty()
+                && service.selector.iter().all(|(name, value)| pod.labels.get(name) == Some(value))
+        };
+        let (mut balanced, mut inside, mut waits) = (Vec::new(), Vec::new(), None);
+        for object in self.snapshot.of(KindId::CoreService) {
+            let Content::Service(service) = &object.content else { continue };
+            if object.metadata.namespace != namespace || !pods.iter().any(|pod| means(service, pod)) {
+                continue;
+            }
+            if service.kind == "LoadBalancer" && service.balanced_at.is_empty() {
+                waits = Some(&object.metadata.name);
+            }
+            balanced.extend(service.balanced_at.iter().cloned());
+            inside.extend(service.cluster_ips.iter().filter(|ip| *ip != "None").cloned());
+        }
+        let pending = waits.filter(|_| balanced.is_empty()).map(|name| {
+            ("AddressNotAssigned", format!("the Service `{name}` has no address of a load balancer yet"))
+        });
+        let mut addresses = if balanced.is_empty() { inside } else { balanced };
+        addresses.sort();
+        addresses.dedup();
+        // As many as the Gateway API takes.
+        addresses.truncate(16);
+        Stands { addresses, pending }
     }
 }
 
@@ -165,7 +211,13 @@ pub(super) fn statuses(
             (None, None) => (false, String::new()),
         };
         let conditions = match accepted {
-            true => vec![Condition::yes("Accepted", "Accepted"), Condition::yes("Programmed", "Programmed")],
+            true => vec![
+                Condition::yes("Accepted", "Accepted"),
+                match &gateway.stands.pending {
+                    None => Condition::yes("Programmed", "Programmed"),
+                    Some((reason, why)) => Condition::no("Programmed", reason, why.clone()),
+                },
+            ],
             false => vec![
                 Condition::no("Accepted", "ListenersNotValid", why.clone()),
                 Condition::no("Programmed", "Invalid", why),
@@ -177,7 +229,9 @@ pub(super) fn statuses(
             listener_status(listener, accepted, attached)
         });
         let listeners = listeners.collect();
-        status_of(KindId::ApiGateway, gateway.object, Said::Gateway { conditions, listeners })
+        let addresses = gateway.stands.addresses.clone();
+        let said = Said::Gateway { conditions, listeners, addresses };
+        status_of(KindId::ApiGateway, gateway.object, said)
     };
     gateways.iter().map(of).collect()
 }

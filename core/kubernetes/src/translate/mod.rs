@@ -13,8 +13,10 @@ mod conditions;
 mod custom;
 mod gateway;
 pub mod judge;
+pub mod members;
 mod routes;
 mod services;
+mod sharing;
 pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -82,6 +84,8 @@ pub struct Settings {
     pub namespaces: BTreeSet<String>,
     /// Not these.
     pub excluded: BTreeSet<String>,
+    /// Which of several control planes this is.
+    pub revision: String,
 }
 
 /// What a cluster comes to.
@@ -184,6 +188,8 @@ pub fn translate(snapshot: &Snapshot, settings: &Settings, kept: &Kept) -> Trans
     statuses.extend(gateway::statuses(&gateways, &came_to, &made));
     statuses.extend(gateway::classes(snapshot));
     statuses.extend(routes::statuses(&routes, &came_to, &made));
+    work.warnings.extend(members::words(snapshot, settings));
+    work.warnings.extend(sharing::words(&made.registry));
     let verdicts = offers.into_iter().map(|offer| offer.id).zip(made.verdicts).collect();
     Translation {
         registry: made.registry,
@@ -258,7 +264,10 @@ impl<'a> Work<'a> {
     ) {
         let (uid, created) = (metadata.uid.clone(), metadata.creation_timestamp.clone().unwrap_or_default());
         self.names.insert(id.clone());
-        self.offered.push(Offered { offer: Offer { id, uid, read, stand, earlier, created }, of });
+        self.offered.push(Offered {
+            offer: Offer { id, uid, read, stand, earlier, created, flaws: Vec::new(), bare: None },
+            of,
+        });
     }
 
     /// The last version of an object that was right.

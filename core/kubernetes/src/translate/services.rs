@@ -10,10 +10,13 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 use signet_model::{Earlier, Protocol, Resource, Stand};
 
-use super::custom::limits;
+use super::custom::{limits, strict};
 use super::views::{Content, CorePort, CoreService, Metadata, Pod, Slice, SliceEndpoint};
 use super::{Object, Work, id, spec_of};
 use crate::kinds::KindId;
+
+/// The port of a gateway's Service at which peers come that have it call places outside.
+const EGRESS: &str = "signet-egress";
 
 /// Slices of a Service, by namespace and name.
 type Slices<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Slice>>;
@@ -48,8 +51,15 @@ impl Work<'_> {
                 space.pods.iter().filter(|(_, pod)| lists(pod)).copied().collect()
             }
         };
-        let meshed: Vec<_> =
-            meant.iter().filter(|(_, pod)| pod.meshed && !pod.host_network).copied().collect();
+        // A gateway is in the mesh by itself, and takes peers at its door to places outside alone.
+        let is_gateway = !meant.is_empty()
+            && self.is_admin(&metadata.namespace)
+            && meant.iter().all(|(_, pod)| !pod.meshed && self.is_gateway(&metadata.namespace, &pod.account));
+        if is_gateway && !service.ports.iter().any(|port| port.name == EGRESS) {
+            return;
+        }
+        let is_member = |pod: &Pod| (pod.meshed || is_gateway) && !pod.host_network;
+        let meshed: Vec<_> = meant.iter().filter(|(_, pod)| is_member(pod)).copied().collect();
         let injects = space.injects;
         let is_place = service.kind == "ExternalName" || (!is_selected && listed.is_empty());
         let is_ours = !is_place && (!meshed.is_empty() || (injects && meant.is_empty()));
@@ -61,7 +71,7 @@ impl Work<'_> {
         }
         let mut warnings = Vec::new();
         let mut ports = Vec::new();
-        for port in &service.ports {
+        for port in service.ports.iter().filter(|port| !is_gateway || port.name == EGRESS) {
             match port.protocol.as_str() {
                 "" | "TCP" => ports.push(port),
                 other => {
@@ -101,6 +111,16 @@ impl Work<'_> {
             return;
         }
         let own = id("Service", metadata);
+        // Whatever is wrong with it, nobody dials these addresses past the mesh.
+        let bare = Resource::from_document(json!({
+            "apiVersion": signet_model::API_VERSION, "kind": "Service",
+            "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+            "spec": {
+                "identities": [], "addresses": addresses(service),
+                "ports": declared.iter().map(|(name, port)| written(name, port)).collect::<Vec<_>>(),
+            },
+        }));
+        let bare = bare.ok();
         let (read, earlier, of) = match finer {
             None => (Resource::from_document(document), Earlier::Kept, None),
             Some((object, spec)) => {
@@ -108,7 +128,7 @@ impl Work<'_> {
                 // What its author said last that was right, and what Kubernetes says now: endpoints come and go while a
                 // mistake stands there.
                 let before = self.kept(&own, &metadata.uid).and_then(|kept| {
-                    let mut said = spec_of(kept);
+                    let mut said = strict(spec_of(kept));
                     let fields = said.as_object_mut()?;
                     ["addresses", "endpoints"].iter().for_each(|live| drop(fields.remove(*live)));
                     let as_said = Resource::from_document(refine(document.clone(), &said));
@@ -125,6 +145,9 @@ impl Work<'_> {
             }
         };
         self.offer(own, metadata, read, (Stand::Nothing, earlier), of);
+        if let Some(last) = self.offered.last_mut() {
+            last.offer.bare = bare.map(Box::new);
+        }
     }
 
     /// Says why a Service in a namespace of the mesh is not one of the mesh.
@@ -149,6 +172,15 @@ impl Work<'_> {
 type Finer<'a> = (&'a Object, &'a Value);
 
 impl<'a> Work<'a> {
+    /// Whether pods of an account are a gateway, by their Workload.
+    fn is_gateway(&self, namespace: &str, account: &str) -> bool {
+        let workload = self.snapshot.get(KindId::Workload, &(namespace.into(), account.into()));
+        workload.is_some_and(|it| match &it.content {
+            Content::Custom(custom) => custom.spec.get("class").and_then(Value::as_str) == Some("gateway"),
+            _ => false,
+        })
+    }
+
     fn refinement(&self, metadata: &Metadata) -> Option<Finer<'a>> {
         let key = (metadata.namespace.as_str().into(), metadata.name.as_str().into());
         let object = self.snapshot.get(KindId::Service, &key)?;

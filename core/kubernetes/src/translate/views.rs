@@ -52,6 +52,12 @@ pub const INJECTED: &str = "signet.mesh/injected";
 pub const INJECT: &str = "signet.mesh/inject";
 /// The label of a namespace whose objects may concern others: set by whoever runs the mesh.
 pub const MESH_ADMIN: &str = "signet.mesh/mesh-admin";
+/// The label that says which of several control planes injects.
+pub const REVISION: &str = "signet.mesh/rev";
+/// The sidecars of other meshes.
+const OTHERS: [&str; 2] = ["istio-proxy", "linkerd-proxy"];
+/// What a node writes to a pod that it made by itself.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +71,23 @@ pub struct Pod {
     pub meshed: bool,
     /// Its containers have ended and will not run again.
     pub ended: bool,
+    /// The container of our sidecar is in it, whoever put it there.
+    pub sidecar: bool,
+    /// Nothing of ours can be in it: host network, Windows, static, or of another mesh.
+    pub apart: bool,
+    /// Who makes pods like it.
+    pub owner: Option<Arc<Owner>>,
+}
+
+/// The controller of an object, as events name it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Owner {
+    pub api_version: String,
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+    pub controller: bool,
 }
 
 /// A Service of Kubernetes.
@@ -85,6 +108,9 @@ pub struct CoreService {
     pub ports: Vec<CorePort>,
     #[serde(deserialize_with = "absent")]
     pub traffic_distribution: String,
+    /// Addresses and names at which a load balancer takes it, by its status.
+    #[serde(skip)]
+    pub balanced_at: Vec<String>,
 }
 
 /// A port of it.
@@ -170,6 +196,8 @@ impl Object {
         let mut value = value;
         let head = Head::deserialize(&value).map_err(|error| format!("metadata: {error}"))?;
         let mut metadata = head.metadata;
+        let owner =
+            (kind == KindId::Pod).then(|| owner(value.pointer("/metadata/ownerReferences"))).flatten();
         if metadata.name.is_empty() {
             return Err("metadata.name: expected a name, got none".into());
         }
@@ -177,10 +205,11 @@ impl Object {
         let content = match kind {
             KindId::Namespace => Content::Namespace,
             KindId::ServiceAccount => Content::Account,
-            KindId::Pod => Content::Pod(pod(&mut metadata, part("spec"), part("status"))?),
+            KindId::Pod => Content::Pod(pod(&mut metadata, owner, part("spec"), part("status"))?),
             KindId::CoreService => {
                 let spec = Option::<CoreService>::deserialize(part("spec"));
-                Content::Service(spec.map_err(|error| format!("spec: {error}"))?.unwrap_or_default())
+                let spec = spec.map_err(|error| format!("spec: {error}"))?.unwrap_or_default();
+                Content::Service(CoreService { balanced_at: balanced_at(&part("status")), ..spec })
             }
             KindId::EndpointSlice => Content::Slice(slice(&metadata, part("endpoints"), part("ports"))?),
             _ => Content::Custom(Custom { spec: part("spec"), status: part("status") }),
@@ -215,6 +244,14 @@ impl Object {
     }
 }
 
+fn balanced_at(status: &Value) -> Vec<String> {
+    let list = status.pointer("/loadBalancer/ingress").and_then(Value::as_array).into_iter().flatten();
+    let text = |entry: &Value, name: &str| {
+        entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    list.filter_map(|entry| text(entry, "ip").or_else(|| text(entry, "hostname"))).collect()
+}
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct PodSpec {
@@ -226,6 +263,25 @@ struct PodSpec {
     host_network: bool,
     #[serde(deserialize_with = "absent")]
     init_containers: Vec<Container>,
+    #[serde(deserialize_with = "absent")]
+    containers: Vec<Container>,
+    #[serde(deserialize_with = "absent")]
+    os: System,
+    #[serde(deserialize_with = "absent")]
+    node_selector: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct System {
+    #[serde(deserialize_with = "absent")]
+    name: String,
+}
+
+fn owner(references: Option<&Value>) -> Option<Arc<Owner>> {
+    let list = references.and_then(Value::as_array)?;
+    let owners = list.iter().filter_map(|it| Owner::deserialize(it).ok());
+    owners.into_iter().find(|owner| owner.controller).map(Arc::new)
 }
 
 #[derive(Deserialize, Default)]
@@ -253,7 +309,12 @@ struct PodAddress {
     ip: String,
 }
 
-fn pod(metadata: &mut Metadata, spec: Value, status: Value) -> Result<Pod, String> {
+fn pod(
+    metadata: &mut Metadata,
+    owner: Option<Arc<Owner>>,
+    spec: Value,
+    status: Value,
+) -> Result<Pod, String> {
     let spec =
         Option::<PodSpec>::deserialize(spec).map_err(|error| format!("spec: {error}"))?.unwrap_or_default();
     let status = Option::<PodStatus>::deserialize(status)
@@ -261,6 +322,12 @@ fn pod(metadata: &mut Metadata, spec: Value, status: Value) -> Result<Pod, Strin
         .unwrap_or_default();
     let sidecar = spec.init_containers.iter().any(|it| it.name == SIDECAR && it.restart_policy == "Always");
     let injected = metadata.annotations.get(INJECTED).is_some_and(|it| it == "true");
+    let mut containers = spec.init_containers.iter().chain(&spec.containers);
+    let apart = spec.host_network
+        || spec.os.name == "windows"
+        || spec.node_selector.get("kubernetes.io/os").is_some_and(|os| os == "windows")
+        || metadata.annotations.contains_key(MIRROR)
+        || containers.any(|it| OTHERS.contains(&it.name.as_str()));
     Ok(Pod {
         account: match spec.service_account_name {
             name if name.is_empty() => "default".into(),
@@ -271,6 +338,9 @@ fn pod(metadata: &mut Metadata, spec: Value, status: Value) -> Result<Pod, Strin
         addresses: status.addresses.iter().filter_map(|it| it.ip.parse().ok()).collect(),
         host_network: spec.host_network,
         meshed: sidecar && injected,
+        sidecar: spec.init_containers.iter().any(|it| it.name == SIDECAR),
+        apart,
+        owner,
         ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
     })
 }

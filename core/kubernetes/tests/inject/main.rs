@@ -6,4 +6,5 @@ mod golden;
 mod mending;
 mod pods;
 mod restricted;
+mod scrape;
 mod support;

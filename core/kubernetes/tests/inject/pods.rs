@@ -1,7 +1,6 @@
 //! One thing of a pod at a time.
 
 use serde_json::{Value, json};
-use signet_kubernetes::inject::annotations::ANNOTATIONS;
 use signet_kubernetes::inject::{Namespace, Outcome, inject};
 
 use crate::support::{injected, key, namespace, pod, refusal, settings, skipped};
@@ -277,24 +276,4 @@ fn a_probe_of_a_port_that_callers_reach_directly_stays_and_so_do_all_where_it_is
     lost["spec"]["containers"][0]["ports"] = json!(null);
     let done = injected(&lost);
     assert!(done.warnings.iter().any(|text| text.contains("stays as it is")), "{:?}", done.warnings);
-}
-
-#[test]
-fn every_annotation_has_its_row_on_the_page_and_the_page_has_no_other() {
-    let page = include_str!("../../../../docs/kubernetes.md");
-    let rows: Vec<&str> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `signet.mesh/"))
-        .filter_map(|rest| rest.split('`').next())
-        .filter(|name| !name.contains(':'))
-        .collect();
-    for known in ANNOTATIONS {
-        let name = known.name.strip_prefix("signet.mesh/").unwrap();
-        assert_eq!(
-            rows.iter().filter(|row| **row == name).count(),
-            1,
-            "{name} has no row in docs/kubernetes.md"
-        );
-    }
-    assert_eq!(rows.len(), ANNOTATIONS.len(), "{rows:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Check;
+use super::{Check, by_age};
 use crate::{AnyRoute, Family, FilterType, Label, ObjectName, ParentRef, Port, Protocol, ServicePort};
 
 /// What may be routed to what: nothing translates between HTTP/1.1 and HTTP/2. None where a port may speak either.
@@ -13,7 +13,7 @@ fn is_http1(port: &ServicePort) -> Option<bool> {
 impl Check<'_> {
     pub(super) fn traffic(&mut self) {
         let mut taken: BTreeMap<(ObjectName, Option<&Label>), &ObjectName> = BTreeMap::new();
-        for policy in self.registry.traffic_policies() {
+        for policy in by_age(self.registry.traffic_policies(), &self.origins.traffic) {
             let target = &policy.spec.target;
             let name = ObjectName::new(policy.name.namespace.clone(), target.service.to_subdomain());
             let mut problems = Vec::new();

@@ -21,7 +21,7 @@ impl Check<'_> {
             {
                 if self.registry.issuer(alias.as_str()).is_none() {
                     let known =
-                        self.registry.issuers().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>();
+                        self.registry.issuers().map(|it| format!("`{}`", it.name)).collect::<Vec<_>>();
                     let reason = format!("expected an Issuer ({}), got `{alias}`", known.join(", "));
                     problems.push((field, reason));
                 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Check;
+use super::{Check, by_age};
 use crate::{ExternalService, HostPattern, Label, ObjectName, Port, Through};
 
 impl Check<'_> {
     pub(super) fn external(&mut self) {
         // Two that list one name at one port would be told apart by chance.
         let mut taken: BTreeMap<(&Label, &HostPattern, Port), &ObjectName> = BTreeMap::new();
-        for external in self.registry.external_services() {
+        for external in by_age(self.registry.external_services(), &self.origins.external) {
             let mut problems = Vec::new();
             if self.registry.service(&external.name).is_some() {
                 let reason = format!(

@@ -98,7 +98,7 @@ impl Trim {
 }
 
 /// The number after the list's name.
-fn index(field: &str, list: &str) -> Option<usize> {
+pub(super) fn index(field: &str, list: &str) -> Option<usize> {
     field.strip_prefix(list)?.split(']').next()?.parse().ok()
 }
 

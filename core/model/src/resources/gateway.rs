@@ -10,7 +10,7 @@ use crate::resources::listener::{self, Listener};
 use crate::resources::{is_default, twice};
 use crate::text::host::HostPattern;
 use crate::text::http::PathPrefix;
-use crate::text::jose::{ClaimName, Scope};
+use crate::text::jose::{AcrValue, ClaimName, Scope};
 use crate::{Label, ObjectName, Period, WorkloadId};
 
 pub type Gateway = Namespaced<GatewaySpec>;
@@ -87,6 +87,26 @@ pub struct JwtAuth {
     #[serde(deserialize_with = "non_empty")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuers: Vec<Label>,
+    /// Whether a token must be bound to a key that its caller proves with each request (DPoP, RFC 9449). One that is bound is
+    /// never taken without the proof.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bound: BoundTokens,
+    /// How the user must have logged in: one of these (`acr`). Another is asked to log in again (RFC 9470).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acr_values: Vec<AcrValue>,
+    /// How long ago the user may have logged in (`auth_time`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Period>,
+}
+
+/// Whether only bound tokens are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub enum BoundTokens {
+    #[default]
+    Optional,
+    Required,
 }
 
 /// What the gateway writes into the transaction token.
@@ -216,6 +236,23 @@ impl Route {
                 field("scopes"),
                 "scopes need a credential: remove them, or `anonymous: true`",
             ));
+        }
+        if let Some(jwt) = &self.auth.jwt {
+            let asks =
+                jwt.bound == BoundTokens::Required || !jwt.acr_values.is_empty() || jwt.max_age.is_some();
+            if self.auth.anonymous && asks {
+                problems.push(Problem::new(
+                    field("auth.anonymous"),
+                    "`bound: required`, `acrValues` and `maxAge` need a credential: remove them, or `anonymous: true`",
+                ));
+            }
+            if jwt.bound == BoundTokens::Required && self.forward_credential == ForwardCredential::Original {
+                problems.push(Problem::new(
+                    field("forwardCredential"),
+                    "a bound token is worth nothing behind the gateway, to which its caller proved it: remove `original`, or \
+                     `bound: required`",
+                ));
+            }
         }
         if !has_credential && self.forward_credential == ForwardCredential::Original {
             problems.push(Problem::new(

@@ -9,6 +9,12 @@ checked_text!(
 );
 
 checked_text!(
+    /// How a user logged in, as their issuer calls it (OpenID Connect Core, section 2, `acr`).
+    AcrValue, "one value of `acr`: visible ASCII without blanks, `\"` and `\\`",
+    |text| is_bounded(text) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
+);
+
+checked_text!(
     /// The name of a top-level claim. Not a path: a dot is part of the name.
     ClaimName, "the name of a top-level claim: visible text, at most 256 bytes",
     |text| is_bounded(text) && !text.chars().any(|c| c.is_control() || c.is_whitespace())

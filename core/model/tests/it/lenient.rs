@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use signet_model::{
-    Earlier, Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Resource,
-    Stage, Stand, stands_for,
+    Earlier, Effect, InForce, Kept, Lenient, ObjectId, Offer, Options, PolicyDocument, Registry, Stage,
+    Stand, read_entries, stands_for,
 };
 
 /// `kind namespace/name` and its spec; without a namespace of the whole mesh.
@@ -21,8 +21,17 @@ fn offer(what: &str, spec: Value) -> Offer {
     let stand = stands_for(kind, namespace, &document["spec"]);
     let kind: &'static str = Box::leak(kind.to_owned().into_boxed_str());
     let id = ObjectId { kind, namespace: namespace.into(), name: name.into() };
-    let read = Resource::from_document(document);
-    Offer { id, uid: "1".into(), read, stand, earlier: Earlier::Kept, created: String::new() }
+    let (read, flaws) = read_entries(document);
+    Offer {
+        id,
+        uid: "1".into(),
+        read,
+        stand,
+        earlier: Earlier::Kept,
+        created: String::new(),
+        flaws,
+        bare: None,
+    }
 }
 
 fn shop() -> Vec<Offer> {
@@ -351,22 +360,101 @@ fn a_route_of_a_gateway_that_is_wrong_leads_nowhere_and_its_others_go_on() {
 }
 
 #[test]
-fn an_earlier_gateway_loses_no_more_than_the_present_one_when_what_it_names_goes_away() {
-    let routes = json!([
-        gateway_route("all", "/", json!({})),
-        gateway_route("stock", "/stock", json!({"service": "stock.shop"})),
-    ]);
+fn an_entry_of_a_gateway_that_cannot_be_read_leads_nowhere_and_takes_no_other_along() {
+    for wrong in
+        [json!({"auht": {}}), json!({"auth": {"jwt": {}}}), json!({"port": null}), json!({"scopes": ["a"]})]
+    {
+        let routes = json!([
+            gateway_route("all", "/", json!({})),
+            gateway_route("admin", "/admin", wrong.clone()),
+            gateway_route("more", "/more", json!({"service": "missing.shop"})),
+        ]);
+        let made = build(&gateway(routes, json!(["orders.shop", 7])), &Kept::new());
+        assert_eq!(last(&made), (InForce::AsWritten, Stage::Refers), "{wrong}");
+        let problems = &made.verdicts.last().unwrap().problems;
+        for field in ["spec.routes[1]", "spec.routes[2]", "spec.eastWest.services[1]"] {
+            assert!(problems.iter().any(|it| it.field.starts_with(field)), "{field}: {problems:?}");
+        }
+        assert!(!problems.iter().any(|it| it.reason.contains("refused")), "{problems:?}");
+        let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
+        assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
+        assert_eq!(gateway.spec.east_west.as_ref().unwrap().services.len(), 1);
+        for route in &gateway.spec.routes[1..] {
+            assert!(made.registry.service(&route.service).is_none(), "{wrong}");
+        }
+        assert_eq!(gateway.spec.route("shop.example.com", "/admin/x").unwrap().name.as_str(), "admin");
+    }
+    // Of these nobody knows what they are for.
+    for wrong in [
+        json!({"hosts": ["*", 1]}),
+        json!({"pathPrefix": "admin"}),
+        json!({"hosts": null}),
+        json!({"pathPrefix": "/"}),
+    ] {
+        let routes =
+            json!([gateway_route("all", "/", json!({})), gateway_route("admin", "/admin", wrong.clone())]);
+        let made = build(&gateway(routes, Value::Null), &Kept::new());
+        assert_eq!(last(&made), (InForce::Nothing, Stage::Read), "{wrong}");
+        assert_eq!(made.registry.gateways().count(), 0, "{wrong}");
+    }
+}
+
+#[test]
+fn a_gateway_or_an_exchange_that_is_changed_wrongly_lets_in_nobody_that_it_let_in_before() {
+    let routes = json!([gateway_route("all", "/", json!({}))]);
     let before = build(&gateway(routes.clone(), Value::Null), &Kept::new());
     assert_eq!(last(&before), (InForce::AsWritten, Stage::Fits));
-    let mut offers = gateway(routes, Value::Null);
-    offers.retain(|it| !(it.id.kind == "Service" && it.id.name == "stock"));
-    let last_offer = offers.last_mut().unwrap();
-    last_offer.read = Err(vec![signet_model::Problem::new("spec.routes[0]", "unknown field `surprise`")]);
+    let mut offers = gateway(routes.clone(), Value::Null);
+    offers.last_mut().unwrap().read =
+        Err(vec![signet_model::Problem::new("spec", "unknown field `surprise`")]);
     let made = build(&offers, &before.kept);
-    assert_eq!(last(&made), (InForce::Earlier, Stage::Read));
-    let gateway = made.registry.gateway(&"gw.shop".parse().unwrap()).unwrap();
-    assert_eq!(gateway.spec.routes[0].service.to_string(), "orders.shop");
-    assert!(made.registry.service(&gateway.spec.routes[1].service).is_none());
+    assert_eq!(last(&made), (InForce::Nothing, Stage::Read));
+    assert_eq!(made.registry.gateways().count(), 0);
+    assert_eq!(build(&gateway(routes, Value::Null), &made.kept).registry, before.registry, "mended");
+}
+
+#[test]
+fn a_service_that_is_left_out_keeps_its_addresses_and_nobody_answers_there() {
+    let spec = json!({"identities": ["ns/shop/sa/gone"], "addresses": ["10.96.0.7"], "ports": [{"name": "http", "port": 80}]});
+    let bare = json!({"identities": [], "addresses": ["10.96.0.7"], "ports": [{"name": "http", "port": 80}]});
+    let bare = Some(Box::new(offer("Service shop/lost", bare).read.unwrap()));
+    let made =
+        build(&with(Offer { bare: bare.clone(), ..offer("Service shop/lost", spec.clone()) }), &Kept::new());
+    assert_eq!(last(&made), (InForce::Nothing, Stage::Refers));
+    let lost = made.registry.service(&"lost.shop".parse().unwrap()).unwrap();
+    assert!(lost.identities().is_empty() && lost.spec.addresses.len() == 1);
+    // An address that is another's is that one's.
+    let mut offers = with(Offer { bare, ..offer("Service shop/lost", spec) });
+    offers[3] = offer(
+        "Service shop/a",
+        json!({"identities": ["ns/shop/sa/web"], "addresses": ["10.96.0.7"], "ports": [{"name": "x", "port": 80}]}),
+    );
+    let made = build(&offers, &Kept::new());
+    assert!(made.registry.service(&"lost.shop".parse().unwrap()).is_none());
+    assert!(made.registry.service(&"a.shop".parse().unwrap()).is_some());
+}
+
+#[test]
+fn of_two_that_claim_one_target_or_one_place_the_older_one_has_it() {
+    let aged =
+        |what: &str, created: &str, spec: Value| Offer { created: created.into(), ..offer(what, spec) };
+    let limits = json!({"target": {"service": "orders"}, "retry": {"attempts": 1, "onReset": true}});
+    let place = json!({"hosts": ["example.org"], "ports": [{"name": "https", "port": 443}]});
+    for (first, second, kept) in
+        [("2026-01-01", "2026-01-02", "a"), ("2026-01-02", "2026-01-01", "b"), ("", "", "a")]
+    {
+        for (kind, spec) in [("TrafficPolicy", &limits), ("ExternalService", &place)] {
+            let mut offers = shop();
+            offers.push(aged(&format!("{kind} shop/a"), first, spec.clone()));
+            offers.push(aged(&format!("{kind} shop/b"), second, spec.clone()));
+            assert!(offers.iter().all(|it| it.read.is_ok()), "{:?}", offers.last().unwrap().read);
+            let made = build(&offers, &Kept::new());
+            let traffic = made.registry.traffic_policies().map(|it| it.name.name.to_string());
+            let names: Vec<_> =
+                traffic.chain(made.registry.external_services().map(|it| it.name.name.to_string())).collect();
+            assert_eq!(names, [kept], "{kind}: {first} {second}");
+        }
+    }
 }
 
 #[test]

@@ -149,6 +149,10 @@ fn each_mistake_is_refused_with_its_field_and_reason() {
         ("auth: {jwt: {issuers: [idp]}}", "auth: {}", "spec.routes[0].auth", "got neither"),
         ("auth: {jwt: {issuers: [idp]}}, ", "", "spec.routes[0]", "missing field `auth`"),
         ("auth: {jwt: {issuers: [idp]}}", "scopes: [a], auth: {anonymous: true, jwt: {issuers: [idp]}}", "spec.routes[0].scopes", "scopes need a credential"),
+        ("auth: {jwt: {issuers: [idp]}}", "auth: {anonymous: true, jwt: {issuers: [idp], bound: required}}", "spec.routes[0].auth.anonymous", "need a credential"),
+        ("auth: {jwt: {issuers: [idp]}}", "auth: {anonymous: true, jwt: {issuers: [idp], maxAge: 5m}}", "spec.routes[0].auth.anonymous", "need a credential"),
+        ("auth: {jwt: {issuers: [idp]}}", "forwardCredential: original, auth: {jwt: {issuers: [idp], bound: required}}", "spec.routes[0].forwardCredential", "worth nothing behind the gateway"),
+        ("auth: {jwt: {issuers: [idp]}}", "auth: {jwt: {issuers: [idp], acrValues: ['two words']}}", "spec.routes[0].auth.jwt.acrValues[0]", "one value of `acr`"),
         ("txn: {claims: [email]}", "txn: {ttl: 10m}", "spec.routes[0].txn.ttl", "expected at most 5m, got 10m"),
         ("txn: {claims: [email]}", "txn: {claims: [email], tll: 1m}", "spec.routes[0].txn.tll", "unknown field `tll`"),
         // one object against itself

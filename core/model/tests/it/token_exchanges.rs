@@ -61,7 +61,7 @@ fn what_a_grant_cannot_say_is_refused_where_it_is_written() {
         ("{workloads: [ns/shop/sa/web], issuers: [], subjectTokens: [accessToken]}".into(), "spec.issuers"),
         (
             "{workloads: [ns/shop/sa/web], issuers: [ipd], subjectTokens: [accessToken]}".into(),
-            "an Issuer (idp)",
+            "an Issuer (`idp`)",
         ),
         (
             "{workloads: [ns/edge/sa/gw], issuers: [idp], subjectTokens: [accessToken]}".into(),

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -148,4 +149,48 @@ fn a_successor_answers_at_the_same_sockets_and_what_was_under_way_is_finished() 
     let mut buffer = [0; 512];
     let count = socket.recv(&mut buffer).unwrap();
     assert_eq!(addresses(&Message::from_vec(&buffer[..count]).unwrap()), ["192.0.2.1"]);
+}
+
+#[test]
+fn no_query_is_lost_between_one_server_and_the_next_however_often_they_change() {
+    let mut pod = Pod::before(&[]);
+    pod.knows("orders.shop", &["10.96.0.7"]);
+    let address = pod.address;
+    let (stop, asked) = (&AtomicBool::new(false), &AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(move || {
+                    let packet = query(9, "orders.shop.", RecordType::A).to_vec().unwrap();
+                    while !stop.load(Ordering::SeqCst) {
+                        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                        socket.connect(address).unwrap();
+                        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                        socket.send(&packet).unwrap();
+                        let mut buffer = [0; 512];
+                        let count = socket.recv(&mut buffer).expect("an answer");
+                        assert_eq!(addresses(&Message::from_vec(&buffer[..count]).unwrap()), ["10.96.0.7"]);
+                        asked.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..300 {
+            // At a moment that is another each time.
+            let before = asked.load(Ordering::SeqCst);
+            while asked.load(Ordering::SeqCst) < before + 10 && asking.iter().all(|one| !one.is_finished()) {
+                std::thread::yield_now();
+            }
+            let bound = pod.leave();
+            let server = Server {
+                names: Names::new(pod.state.clone(), "cluster.local"),
+                resolvers: Resolvers::new("/dev/null".into(), Vec::new()),
+                limits: Limits::default(),
+                metrics: Metrics::new(&Registry::new()).unwrap(),
+            };
+            pod.running = Some(server.start(vec![bound]).unwrap());
+        }
+        stop.store(true, Ordering::SeqCst);
+        asking.into_iter().for_each(|one| one.join().unwrap());
+    });
 }

@@ -30,7 +30,7 @@ pub(crate) struct Pod {
     pub(crate) metrics: Metrics,
     pub(crate) address: SocketAddr,
     pub(crate) folder: tempfile::TempDir,
-    running: Option<Running>,
+    pub(crate) running: Option<Running>,
 }
 
 impl Pod {

@@ -1,32 +1,35 @@
-//! A JWT access token as bearer (RFC 9068): verified by `signet-token`, remembered, and described.
+//! A JWT access token (RFC 9068): verified by `signet-token`, remembered, proven to be its caller's where it is bound, and
+//! described.
 
 use std::sync::Arc;
 
-use signet_model::Label;
+use signet_model::{JwtAuth, Period};
 use signet_token::txn::Rctx;
 use signet_token::{AccessToken, JoseError, TokenError, sha256};
 use signet_wire::RequestView;
 
-use super::{Caller, Evidence, Failure, bearer};
+use super::{Caller, Evidence, Failure, authorization, possession};
 
 pub(crate) const METHOD: &str = "jwt";
 
-/// Verifies the bearer token of this request against the issuers that the route takes.
+/// Verifies the token of this request against the issuers that the route takes, and what else it asks for.
 pub(crate) fn verify(
     request: RequestView<'_>,
-    issuers: &[Label],
+    asks: &JwtAuth,
     evidence: &Evidence<'_>,
 ) -> Result<Caller, Failure> {
-    let token = bearer::token(request)?;
-    let accepts = |alias: &str| issuers.iter().any(|issuer| issuer.as_str() == alias);
+    let (scheme, token) = authorization::token(request)?;
+    let accepts = |alias: &str| asks.issuers.iter().any(|issuer| issuer.as_str() == alias);
     let verified = genuine(token, &accepts, evidence).map_err(|error| match error {
         TokenError::Jose(JoseError::TooLarge { .. }) => Failure::TooLarge,
         error if error.is_unavailable() => Failure::Unavailable(error),
         error => Failure::Refused(error),
     })?;
+    possession::check((scheme, token), &verified, asks.bound, request, evidence)?;
     if let Some(by) = evidence.keys.revoked_users.revokes(&verified.revocable) {
         return Err(Failure::Refused(TokenError::Revoked(by)));
     }
+    logged_in(&verified, asks, evidence.now)?;
     let rctx = describe(&verified, token);
     Ok(Caller { token: verified, rctx })
 }
@@ -36,7 +39,7 @@ fn genuine(
     accepts: &dyn Fn(&str) -> bool,
     evidence: &Evidence<'_>,
 ) -> Result<Arc<AccessToken>, TokenError> {
-    let Evidence { keys, tokens, now } = *evidence;
+    let Evidence { keys, tokens, now, .. } = *evidence;
     let known =
         if token.len() <= AccessToken::MAX_BYTES { tokens.get(keys.generation, token, now) } else { None };
     if let Some(known) = known {
@@ -46,9 +49,22 @@ fn genuine(
             false => Err(TokenError::IssuerNotAccepted { alias: known.alias.to_string() }),
         };
     }
-    let verified = Arc::new(keys.issuers.verify_from(token, now, accepts)?);
+    let verified = Arc::new(keys.issuers.verify_bound(token, now, accepts)?);
     tokens.insert(keys.generation, token, verified.clone(), verified.good_until());
     Ok(verified)
+}
+
+/// The user logged in as the route asks, and not too long ago (RFC 9470 §3).
+fn logged_in(verified: &AccessToken, asks: &JwtAuth, now: u64) -> Result<(), Failure> {
+    let is_one = |acr: &str| asks.acr_values.iter().any(|value| value.as_str() == acr);
+    if !asks.acr_values.is_empty() && !verified.acr.as_deref().is_some_and(is_one) {
+        return Err(Failure::StepUp("acr"));
+    }
+    let latest = |age: Period| now.saturating_sub(age.seconds().saturating_add(verified.skew));
+    match asks.max_age {
+        Some(age) if verified.auth_time.is_none_or(|at| at < latest(age)) => Err(Failure::StepUp("max_age")),
+        _ => Ok(()),
+    }
 }
 
 fn describe(verified: &AccessToken, token: &str) -> Rctx {

@@ -1,12 +1,14 @@
 //! Authentication methods. Each is one file with one pure function of the request, the keys and the time; what
 //! they find has one shape, so that minting, policy and events need not know which it was.
 
-mod bearer;
+pub(crate) mod authorization;
 pub(crate) mod jwt;
+mod possession;
 
 use std::sync::Arc;
 
 use signet_model::Route;
+use signet_proxy::once::Once;
 use signet_proxy::state::Keys;
 use signet_token::txn::Rctx;
 use signet_token::{AccessToken, TokenCache, TokenError};
@@ -21,6 +23,16 @@ pub(crate) struct Caller {
     pub(crate) rctx: Rctx,
 }
 
+/// Why possession of a token is not proven.
+#[derive(Debug)]
+pub(crate) struct Unproven {
+    /// `invalid_token` or `invalid_dpop_proof` (RFC 9449 §7.1).
+    pub(crate) error: &'static str,
+    pub(crate) label: &'static str,
+    /// For the log.
+    pub(crate) why: Box<str>,
+}
+
 /// Why nobody is known.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -32,8 +44,14 @@ pub(crate) enum Failure {
     TooLarge,
     /// The credential is not good; the reason is for the log alone.
     Refused(TokenError),
+    /// The token is good, and its caller did not prove that it is theirs.
+    Unproven(Unproven),
+    /// The token is good, and its user must log in otherwise, or again.
+    StepUp(&'static str),
     /// It cannot be judged now, and that is our fault.
     Unavailable(TokenError),
+    /// More than we can keep in mind, which is our fault too.
+    Overloaded(&'static str),
 }
 
 impl Failure {
@@ -41,7 +59,10 @@ impl Failure {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Failure::Missing => "missing",
-            Failure::Malformed(label) => label,
+            Failure::Malformed(label)
+            | Failure::Unproven(Unproven { label, .. })
+            | Failure::StepUp(label)
+            | Failure::Overloaded(label) => label,
             Failure::TooLarge => "too_large",
             Failure::Refused(error) | Failure::Unavailable(error) => error.label(),
         }
@@ -52,6 +73,10 @@ impl Failure {
 pub(crate) struct Evidence<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) tokens: &'a TokenCache<AccessToken>,
+    /// Proofs of possession that came before.
+    pub(crate) proofs: &'a Once,
+    /// Whether the caller came in by TLS.
+    pub(crate) tls: bool,
     /// Seconds since the epoch.
     pub(crate) now: u64,
 }
@@ -64,9 +89,11 @@ pub(crate) fn authenticate(
     evidence: &Evidence<'_>,
 ) -> (&'static str, Result<Option<Caller>, Failure>) {
     let Some(accepts) = &route.auth.jwt else { return ("none", Ok(None)) };
-    let judged = jwt::verify(request, &accepts.issuers, evidence);
+    let judged = jwt::verify(request, accepts, evidence);
     match judged {
-        Err(Failure::Missing) if route.auth.anonymous && !bearer::is_presented(request) => ("none", Ok(None)),
+        Err(Failure::Missing) if route.auth.anonymous && !authorization::is_presented(request) => {
+            ("none", Ok(None))
+        }
         judged => (jwt::METHOD, judged.map(Some)),
     }
 }

@@ -24,11 +24,7 @@ async fn without_a_credential_the_challenge_names_no_error() {
     let decided = world.ask("GET /", "").await;
     assert_eq!(decided.told(), (401, bearer("")));
     // Another scheme, or a token in the query, is no credential of this route.
-    for lines in [
-        "Authorization: Basic dXNlcjpwYXNz\r\n",
-        "Authorization: Bearerx abc\r\n",
-        "Authorization: DPoP a\r\n",
-    ] {
+    for lines in ["Authorization: Basic dXNlcjpwYXNz\r\n", "Authorization: Bearerx abc\r\n"] {
         assert_eq!(world.ask("GET /", lines).await.told(), (401, bearer("")), "{lines}");
     }
     let query = format!("GET /?access_token={}", world.token(json!({})));

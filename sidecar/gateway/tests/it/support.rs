@@ -279,6 +279,12 @@ impl Decided {
         (answer.status, challenge.map(|(_, value)| value.clone()).unwrap_or_default())
     }
 
+    /// All challenges.
+    pub(crate) fn challenges(&self) -> Vec<String> {
+        let headers = self.answer().headers;
+        headers.into_iter().filter(|(name, _)| name == "www-authenticate").map(|(_, value)| value).collect()
+    }
+
     pub(crate) fn is_admitted(&self) -> bool {
         self.outcome.is_ok()
     }

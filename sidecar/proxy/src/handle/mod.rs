@@ -173,8 +173,9 @@ pub(crate) fn agrees(shared: &Shared, view: &Snapshot, token: &[u8], found: &Fou
             continue;
         }
         // A token that replaced another keeps its transaction.
-        let chosen = transaction(shared, &view.keys, token, crate::pool::now())?;
-        let asked_for = || shared.exchanges.was_asked_for(&exchange::hash(token));
+        let hash = exchange::hash(token);
+        let chosen = transaction(shared, &view.keys, (token, &hash), crate::pool::now())?;
+        let asked_for = || shared.exchanges.was_asked_for(&hash);
         if chosen.txn != user.txn && !asked_for() {
             return Err(Refusal::new(Reason::ContextMismatch).detail(
                 "the app forwarded a transaction token with the handle of a request of another transaction",

@@ -13,6 +13,7 @@ use signet_token::{AccessToken, Subject, TokenError, TxnClaims, UserRevokedBy};
 use signet_wire::{Edits, Known, RequestView};
 
 use crate::answer::{Reason, Refusal};
+use crate::exchange::TokenHash;
 use crate::hops::{self, Origin};
 use crate::shared::Shared;
 use crate::state::{Keys, Wanted};
@@ -211,18 +212,18 @@ fn all_can_be_told(keys: &Keys) -> Result<(), Refusal> {
     }
 }
 
-/// Verifies a transaction token, or remembers that it was verified under these keys.
+/// Verifies a transaction token, or remembers that it was verified under these keys. `hash` is its own.
 pub(crate) fn transaction(
     shared: &Shared,
     keys: &Keys,
-    token: &[u8],
+    (token, hash): (&[u8], &TokenHash),
     now: u64,
 ) -> Result<Arc<Verified>, Refusal> {
     all_can_be_told(keys)?;
     let Ok(token) = std::str::from_utf8(token) else {
         return Err(Reason::ContextInvalid("txn_malformed").into());
     };
-    if let Some(known) = shared.tokens.get(keys.generation, token, now) {
+    if let Some(known) = shared.tokens.get_by(keys.generation, hash, now) {
         return known.unless_revoked(keys);
     }
     let trust = Trust {

@@ -269,14 +269,14 @@ impl Stage for Inbound {
         if !voice {
             conn.metrics.stripped.inc_by(u64::from(head.protected_count()));
         } else if let Some(token) = head.get(Known::TxnToken) {
-            txn = context::transaction(&self.shared, &view.keys, token, now)?;
+            let hash = exchange::hash(token);
+            txn = context::transaction(&self.shared, &view.keys, (token, &hash), now)?;
             let attached = head.get(Known::SignetContext).is_none_or(|how| how != b"forwarded");
             via = if attached { Via::Attached(Carried::Header) } else { Via::Forwarded };
             user = Some(txn.user(attached));
             came = Some((&txn, attached));
             forward.subjects.add(txn.subject.clone());
             txn.actor.iter().for_each(|actor| forward.subjects.add(actor.clone()));
-            let hash = exchange::hash(token);
             if port.hop_proof {
                 let proofs = &self.shared.proofs;
                 let believed = hop_proof::believe(proofs, view, peer, head, &hash, now);

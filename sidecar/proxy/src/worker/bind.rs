@@ -10,7 +10,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::listener::Bind;
+use crate::listener::{Bind, ListenerSpec};
 
 /// Connections that wait for an accept.
 const BACKLOG: i32 = 1024;
@@ -96,15 +96,25 @@ pub(crate) fn inherit(bind: &Bind, sockets: Vec<OwnedFd>, workers: usize) -> io:
     Ok((address, bound))
 }
 
-/// Takes an address for so many workers. Returns the address with the port that was free.
-pub(crate) fn bind(bind: &Bind, workers: usize) -> io::Result<(Bind, Vec<Bound>)> {
+/// Whether an address means callers of both families: `[::]`, unless somebody listens for those of IPv4 at the same port.
+pub(crate) fn means_both(bind: &Bind, all: &[ListenerSpec]) -> bool {
+    let Bind::Tcp(address) = bind else { return false };
+    let is_twin = |other: &ListenerSpec| match &other.bind {
+        Bind::Tcp(other) => other.is_ipv4() && other.port() == address.port() && other.port() != 0,
+        Bind::Unix(_) => false,
+    };
+    address.is_ipv6() && address.ip().is_unspecified() && !all.iter().any(is_twin)
+}
+
+/// Takes an address for so many workers, of one family or `both`. Returns the address with the port that was free.
+pub(crate) fn bind(bind: &Bind, both: bool, workers: usize) -> io::Result<(Bind, Vec<Bound>)> {
     match bind {
         Bind::Tcp(address) => {
-            let first = tcp(*address, workers > 1)?;
+            let first = tcp(*address, both, workers > 1)?;
             let taken = first.local_addr()?;
             let mut sockets = vec![Bound::Tcp(first)];
             for _ in 1..workers {
-                sockets.push(Bound::Tcp(tcp(taken, true)?));
+                sockets.push(Bound::Tcp(tcp(taken, both, true)?));
             }
             Ok((Bind::Tcp(taken), sockets))
         }
@@ -121,13 +131,13 @@ pub(crate) fn bind(bind: &Bind, workers: usize) -> io::Result<(Bind, Vec<Bound>)
     }
 }
 
-fn tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn tcp(address: SocketAddr, both: bool, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // So that `0.0.0.0` and `[::]` can both be listened on, at the same port.
-        socket.set_only_v6(true)?;
+        // So that `0.0.0.0` and `[::]` can be listened on at the same port, where somebody does.
+        socket.set_only_v6(!both)?;
     }
     if shared {
         socket.set_reuse_port(true)?;

@@ -146,7 +146,7 @@ impl<E: Stage> Proxy<E> {
             }
             let bound = match inherited.remove(&number) {
                 Some(sockets) => bind::inherit(&listener.bind, sockets, workers),
-                None => bind::bind(&listener.bind, workers),
+                None => bind::bind(&listener.bind, bind::means_both(&listener.bind, &listeners), workers),
             };
             let failed = |error| StartError::Bind { bind: listener.bind.clone(), error };
             let (address, bound) = bound.map_err(failed)?;
