@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.signet/tools/bin:$(PATH)
 .PHONY: demo test traced lint bench soak fuzz build setup references images
 
 build:
-	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cli -p signet-sample \
+	$(CARGO) build --profile $(PROFILE) --locked -p signet-control-plane -p signet-sidecar -p signet-cni -p signet-cli -p signet-sample \
 		--features signet-control-plane/pkcs11
 
 demo: build
@@ -50,7 +50,7 @@ IMAGE_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 images: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 images:
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile $(IMAGE_PROFILE) --locked -p signet-sidecar \
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile $(IMAGE_PROFILE) --locked -p signet-sidecar -p signet-cni \
 		--target $(HOST) --target-dir target/static
 	$(CARGO) build --profile $(IMAGE_PROFILE) --locked -p signet-control-plane -p signet-cli --features signet-control-plane/pkcs11
 	python3 deploy/containers/archive.py --out target/images --version $(IMAGE_VERSION) --prefix $(IMAGE_PREFIX) \

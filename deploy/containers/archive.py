@@ -37,7 +37,8 @@ IMAGES = {
     },
     "redirect": {
         "title": "Signet's redirection of a pod's connections",
-        "programs": ["signet-sidecar"],
+        # The second is the CNI agent, which copies itself to its node.
+        "programs": ["signet-sidecar", "signet-cni"],
         "static": True,
         "tools": ["nft"],
         # Only root has capabilities. The pod says which, and takes all others away.

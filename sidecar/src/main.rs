@@ -28,7 +28,7 @@ pub static malloc_conf: &[u8; 73] =
 const AFTER: &str = "Exit codes: 0 drained; 1 failed; 2 command line or configuration refused; \
                      3 join token refused; 4 a second signal cut the drain short.";
 
-const REDIRECT_AFTER: &str = "Exit codes: 0 done, or all is as asked; 1 failed, or check found differences; \
+const REDIRECT_AFTER: &str = "Exit codes: 0 done, or all is as asked; 1 failed, or check found differences, or verify no redirection; \
                               2 options refused, or check could not look.";
 
 /// Signet's data plane: a sidecar beside one workload, a gateway, or the agent of a host.
@@ -90,7 +90,12 @@ fn inherit() -> Result<(Estate, UnixStream), anyhow::Error> {
 }
 
 fn redirected(command: &redirect::run::Command) -> Result<ExitCode, (u8, anyhow::Error)> {
-    match redirect::run::run(command, &redirect::host::Machine, &mut std::io::stdout().lock()) {
+    match redirect::run::run(
+        command,
+        &redirect::host::Machine,
+        &redirect::load,
+        &mut std::io::stdout().lock(),
+    ) {
         Ok(redirect::run::Done::AsAsked) => Ok(ExitCode::SUCCESS),
         Ok(redirect::run::Done::Differs) => Ok(ExitCode::from(1)),
         Err(error) => Err((error.code(command), error.into())),

@@ -1,29 +1,30 @@
-//! `signet-sidecar redirect`: the netfilter rules that lead an app's connections through its sidecar.
-//!
-//! ```text
-//!  command line, sidecar.yaml ─ options ─► Wanted ─ plan ─► rules ─┬─ nftables ─► nft -f -
-//!                                                                  └─ iptables ─► ip(6)tables-restore --noflush
-//!  what is in force ──────────────────── nftables, iptables ─► rules ─ check ─► what differs
-//! ```
-//!
-//! * [`options`] and [`values`]: what is asked, refused where it cannot be meant. [`plan`]: from there to an ordered
-//!   list of rules, a pure function; the same rules for both backends.
-//! * [`nftables`] and [`iptables`]: the rules in the words of each, and back from what the kernel has.
-//! * [`check`]: rules that are asked for beside rules that are there.
-//! * [`host`]: programs, by absolute paths, and files of `/proc`. `kinds`: the kinds of iptables. [`run`]: the
-//!   commands; [`error`]: why they fail.
-//!
-//! Only what is ours is ever touched: the table `inet signet`, or the chains `SIGNET_*` and the jumps to them.
-//! Applying replaces whatever of ours was there, in one transaction per program, and what fails leaves what was
-//! there before. No shell is involved; the environment is neither read nor handed on.
+//! `signet-sidecar redirect`: the rules are `signet_redirect`'s; here is what a sidecar's configuration says to them.
 
-pub mod check;
-pub mod error;
-pub mod host;
-pub mod iptables;
-mod kinds;
-pub mod nftables;
-pub mod options;
-pub mod plan;
-pub mod run;
-pub mod values;
+use std::path::Path;
+
+pub use signet_redirect::*;
+
+use self::options::{Listeners, Transparent};
+use crate::config::Config;
+
+/// What the file of `--config` has a sidecar listen on.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn load(file: &Path) -> Result<Listeners, String> {
+    Config::load(file).map(|config| listeners(&config)).map_err(|error| error.to_string())
+}
+
+/// What this configuration has a sidecar listen on.
+#[must_use]
+pub fn listeners(config: &Config) -> Listeners {
+    let transparent = config
+        .transparent
+        .as_ref()
+        .map(|it| Transparent { outbound: it.outbound.clone(), inbound: it.inbound.clone() });
+    let direct = config.inbound.iter().map(|inbound| inbound.listen);
+    let direct = direct.chain(config.metrics.as_ref().map(|metrics| metrics.listen));
+    let direct = direct.chain(config.probes.as_ref().map(|probes| probes.listen));
+    let dns = config.dns.as_ref().map(|dns| dns.listen.clone());
+    Listeners { transparent, dns, direct: direct.collect() }
+}

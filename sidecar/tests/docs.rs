@@ -200,6 +200,6 @@ fn every_option_of_redirect_and_its_rules_are_on_the_page() {
         assert!(name == "true" || name == "false" || section.contains(&format!("`{name}`")), "{name}");
     }
     let options = Options { uid: Some(2102), ..Options::default() };
-    let plan = Plan::of(&options.wanted(true).expect("plain options"));
+    let plan = Plan::of(&options.resolve(None, true).expect("plain options"));
     assert!(section.contains(&nftables::script(&plan)), "{}", nftables::script(&plan));
 }

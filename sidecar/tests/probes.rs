@@ -343,15 +343,19 @@ fn what_cannot_be_asked_is_refused_by_its_field() {
     }
 }
 
-#[test]
-fn what_injection_writes_is_what_a_sidecar_and_the_redirection_read() {
-    let settings: Settings = serde_json::from_value(json!({
+fn settings() -> Settings {
+    serde_json::from_value(json!({
         "image": "a:1", "redirectImage": "b:1", "dnsCapture": true,
         "bootstrapAddress": "signet-control-plane.signet-system.svc:8443",
         "meshAddress": "signet-control-plane.signet-system.svc:8444",
         "controlPlane": "spiffe://example.com/ns/signet-system/sa/signet-control-plane",
     }))
-    .unwrap();
+    .unwrap()
+}
+
+#[test]
+fn what_injection_writes_is_what_a_sidecar_and_the_redirection_read() {
+    let settings = settings();
     let pod = json!({
         "metadata": {"annotations": {"signet.mesh/workers": "2", "signet.mesh/attach-user-context": "enabled"}},
         "spec": {"containers": [{
@@ -372,7 +376,7 @@ fn what_injection_writes_is_what_a_sidecar_and_the_redirection_read() {
     let file = folder.path().join("sidecar.yaml");
     std::fs::write(&file, text).unwrap();
     let options = Options { uid: Some(settings.uid), config: Some(file), ..Options::default() };
-    let wanted = options.wanted(true).unwrap();
+    let wanted = options.wanted(&signet_sidecar::redirect::load, true).unwrap();
     assert_eq!((wanted.outbound, wanted.inbound, wanted.dns), (Some(15001), Some(15006), Some(15053)));
     let direct: Vec<u16> = wanted.exclude_inbound_ports.iter().map(|ports| ports.first).collect();
     assert_eq!(direct, [15021, 15020]);
@@ -382,4 +386,65 @@ fn what_injection_writes_is_what_a_sidecar_and_the_redirection_read() {
     assert_eq!((transparent.inbound.len(), transparent.outbound.len()), (1, 1));
     assert_eq!(four.metrics.unwrap().listen.to_string(), "0.0.0.0:15021");
     assert_eq!(four.probes.unwrap().listen.to_string(), "0.0.0.0:15020");
+}
+
+/// The command of an init container of ours, as the program reads it.
+fn options_of(container: &Value) -> Options {
+    use clap::Parser as _;
+    use signet_sidecar::redirect::run::Command;
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+    let words = container["command"].as_array().unwrap().iter().skip(1).map(|word| word.as_str().unwrap());
+    match Line::parse_from(words).command {
+        Command::Apply { options, .. } | Command::Verify { options, .. } => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_agent_of_a_node_is_told_the_rules_that_a_pods_own_container_would_set() {
+    use signet_sidecar::redirect::{listeners, plan::Plan};
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/kubernetes/tests/data/admission/requests");
+    let namespace = Namespace { name: "shop".into(), injects: true };
+    let mut tried = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let review: Value = serde_json::from_slice(&std::fs::read(file.unwrap().path()).unwrap()).unwrap();
+        let plain = &review["request"]["object"];
+        for (annotation, value) in [
+            ("signet.mesh/inject", "enabled"),
+            ("signet.mesh/dns-capture", "disabled"),
+            ("signet.mesh/exclude-inbound-ports", "22,9000-9010,15021"),
+            ("signet.mesh/exclude-outbound-ports", "9000"),
+            ("signet.mesh/exclude-outbound-ranges", "0.0.0.0/0,fd00::/8"),
+            ("signet.mesh/probes", "leave"),
+        ] {
+            let [by_itself, by_its_node] = ["init", "cni"].map(|by| {
+                let mut pod = plain.clone();
+                if pod.is_object() {
+                    pod["metadata"]["annotations"][annotation] = value.into();
+                    pod["metadata"]["annotations"]["signet.mesh/redirect"] = by.into();
+                }
+                match inject(&pod, &namespace, &settings(), &ProbeKey::new(1)) {
+                    Outcome::Injected(done) => Some(done.pod),
+                    _ => None,
+                }
+            });
+            let (Some(by_itself), Some(by_its_node)) = (by_itself, by_its_node) else { continue };
+            let text = by_itself["metadata"]["annotations"]["signet.mesh/sidecar-config"].as_str().unwrap();
+            let config = Config::parse(Path::new("sidecar.yaml"), text).unwrap();
+            let own = options_of(&by_itself["spec"]["initContainers"][0]);
+            let nodes = options_of(&by_its_node["spec"]["initContainers"][0]);
+            assert!(own.config.is_some() && nodes.config.is_none());
+            for ipv6 in [true, false] {
+                let own = Plan::of(&own.resolve(Some(&listeners(&config)), ipv6).unwrap());
+                assert_eq!(own, Plan::of(&nodes.resolve(None, ipv6).unwrap()), "{annotation}");
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 150, "{tried}");
 }

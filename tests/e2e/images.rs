@@ -126,7 +126,12 @@ async fn images_are_whole_have_the_users_of_the_chart_and_nothing_beside_their_p
     let control_plane = chart_uid();
     for (image, user, entrypoint, programs) in [
         ("sidecar", &sidecar, json!(["/usr/bin/signet-sidecar"]), &["signet-sidecar"][..]),
-        ("redirect", &"0".to_owned(), json!(["/usr/bin/signet-sidecar", "redirect"]), &["signet-sidecar"]),
+        (
+            "redirect",
+            &"0".to_owned(),
+            json!(["/usr/bin/signet-sidecar", "redirect"]),
+            &["signet-sidecar", "signet-cni"],
+        ),
         (
             "control-plane",
             &control_plane,
@@ -202,6 +207,7 @@ async fn programs_start_from_their_image_alone() {
     for (image, user, program) in [
         ("sidecar", "2102:2102", "signet-sidecar"),
         ("redirect", "0:0", "signet-sidecar"),
+        ("redirect", "0:0", "signet-cni"),
         ("control-plane", "2100:2100", "signet-control-plane"),
         ("control-plane", "2100:2100", "signet"),
     ] {

@@ -15,6 +15,7 @@ use signet_tests::process::{Process, binary, until};
 use signet_tests::webhook::{configuration, patched, review};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::node::Node;
 use crate::pods::{CLIENT, OUTSIDE, Pods, SERVER, inside};
 
 const APP_PORT: u16 = 8080;
@@ -24,16 +25,16 @@ const METRICS: &str = "shop_orders_total 7\n";
 const SERVICES: [&str; 2] = ["10.96.0.7", "10.96.0.8"];
 
 /// A pod that runs.
-struct Running {
-    netns: String,
-    address: &'static str,
+pub(crate) struct Running {
+    pub(crate) netns: String,
+    pub(crate) address: &'static str,
     /// As the API server would store it.
-    pod: Value,
-    folder: PathBuf,
-    sidecar: Option<Process>,
+    pub(crate) pod: Value,
+    pub(crate) folder: PathBuf,
+    pub(crate) sidecar: Option<Process>,
 }
 
-fn recorded(name: &str) -> Value {
+pub(crate) fn recorded(name: &str) -> Value {
     let file = root().join(format!("core/kubernetes/tests/data/admission/requests/{name}.json"));
     serde_json::from_slice(&std::fs::read(file).expect("a recording")).expect("JSON")
 }
@@ -45,7 +46,7 @@ fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
 
 impl Running {
     /// Lays the volumes out as the kubelet does.
-    fn volumes(&self, token: &str, roots: &str) {
+    pub(crate) fn volumes(&self, token: &str, roots: &str) {
         for volume in self.pod["spec"]["volumes"].as_array().expect("volumes") {
             let name = volume["name"].as_str().expect("a name");
             let place = self.folder.join(name);
@@ -85,7 +86,7 @@ impl Running {
 
     /// A container's command as the kubelet starts it: in the pod's network, with its own mounts on a root file system that
     /// cannot be written, as its user, with its capabilities and no way to more.
-    fn command(&self, name: &str) -> Command {
+    pub(crate) fn command(&self, name: &str) -> Command {
         let container = container(&self.pod, name);
         let mut script = "set -e\nmount -t tmpfs tmpfs /run\n".to_owned();
         for mount in container["volumeMounts"].as_array().expect("mounts") {
@@ -119,8 +120,16 @@ impl Running {
     }
 
     /// As an init container and a native sidecar run: the one to its end, the other until its startup probe is answered.
-    async fn start(&mut self, node: &str) {
-        let done = run(self.command("signet-redirect")).await;
+    async fn start(&mut self, node: &str, agent: Option<&Node>) {
+        let first = match agent {
+            None => "signet-redirect",
+            // The runtime makes the pod's network, before any container is there.
+            Some(agent) => {
+                agent.add(&self.netns, &self.pod).await.unwrap_or_else(|error| panic!("{error}"));
+                "signet-check"
+            }
+        };
+        let done = run(self.command(first)).await;
         assert!(done.status.success(), "{}", said(&done));
         let mut sidecar =
             Process::start(&format!("sidecar-{}", self.netns), self.command("signet-proxy"), &self.folder);
@@ -199,9 +208,9 @@ fn app(netns: &str, address: &str, name: &'static str) -> Arc<AtomicBool> {
 }
 
 /// The control plane as the chart lays it out, in the network of the node.
-async fn control_plane(pods: &Pods, api: &ApiServer, folder: &Path) -> Process {
+async fn control_plane(pods: &Pods, api: &ApiServer, folder: &Path, more: &str) -> Process {
     let (place, ip) = (folder.display(), OUTSIDE[0]);
-    let webhook = configuration(&format!("{ip}:9443"), &format!("{ip}:8443"), &format!("{ip}:8444"), "");
+    let webhook = configuration(&format!("{ip}:9443"), &format!("{ip}:8443"), &format!("{ip}:8444"), more);
     let config = format!(
         "trustDomain: test.signet\ndataDir: {place}/cp\ndev: true\nseal: {{keyFile: {place}/seal.key}}\n\
          listen: {{bootstrap: '{ip}:8443', mesh: '{ip}:8444'}}\noperator: {{socket: {place}/op.sock}}\n\
@@ -270,6 +279,15 @@ fn known(pod: &Value, of: &PodOf, virtual_ip: &str, caller: &str) -> Vec<Value> 
 
 #[tokio::test]
 async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_answered_under_strict_mtls() {
+    call_each_other(false).await;
+}
+
+#[tokio::test]
+async fn pods_that_the_agent_of_their_node_redirects_do_the_same_without_a_capability() {
+    call_each_other(true).await;
+}
+
+async fn call_each_other(by_agent: bool) {
     let Some(pods) = Pods::make() else { return };
     if tool("unshare").is_none() || tool("curl").is_none() {
         return;
@@ -282,7 +300,8 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
     let api = ApiServer::serving(listener);
     api.put(json!({"apiVersion": "v1", "kind": "Namespace",
                    "metadata": {"name": "shop", "labels": {"signet.mesh/inject": "enabled"}}}));
-    let plane = control_plane(&pods, &api, folder.path()).await;
+    let more = if by_agent { "    redirect: cni\n" } else { "" };
+    let plane = control_plane(&pods, &api, folder.path(), more).await;
     let roots_file = folder.path().join("cp/root.pem");
     let door = format!("{}:9443", OUTSIDE[0]);
 
@@ -307,7 +326,10 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
         let of = PodOf { address: address.into(), ..PodOf::new(&format!("{account}.shop")) };
         pod["metadata"]["name"] = of.name.clone().into();
         assert_eq!(pod["spec"]["serviceAccountName"], account);
-        api.run(&of);
+        pod["metadata"]["namespace"] = "shop".into();
+        pod["metadata"]["uid"] = of.uid.clone().into();
+        pod["spec"]["nodeName"] = of.node.clone().into();
+        api.runs(&pod);
         api.put_all(known(&pod, &of, SERVICES[index], places[1 - index].3));
         let place = folder.path().join(account);
         std::fs::create_dir(&place).expect("a pod's folder");
@@ -316,9 +338,16 @@ async fn pods_as_the_webhook_makes_them_call_each_other_and_have_their_probes_an
         one.volumes(&api.token(&of, "signet-ca"), &roots);
         running.push(one);
     }
+    let node = by_agent.then(|| Node::make(&pods, &api, folder.path()));
+    let mut agent = node.as_ref().map(|node| node.agent("agent"));
+    if let (Some(node), Some(agent)) = (&node, &mut agent) {
+        node.ready(agent).await;
+    }
     let mut apps = Vec::new();
     for (one, name) in running.iter_mut().zip(["the web", "the toolbox"]) {
-        one.start(&pods.outside).await;
+        let added = one.pod["spec"]["initContainers"][0].pointer("/securityContext/capabilities/add");
+        assert_eq!(added.is_none(), by_agent, "{}", one.pod);
+        one.start(&pods.outside, node.as_ref()).await;
         apps.push(app(&one.netns, one.address, name));
     }
 

@@ -4,10 +4,12 @@
 //! `redirect` is about the rules by themselves; here the mesh carries what they hand over.
 
 mod churn;
+mod cni;
 mod families;
 mod headless;
 mod injected;
 mod names;
+mod node;
 mod outside;
 mod pair;
 mod permissive;

@@ -191,6 +191,7 @@ const MADE: &[(&str, &str, bool)] = &[
     ("", "services", true),
     ("", "serviceaccounts", true),
     ("apps", "statefulsets", true),
+    ("apps", "daemonsets", true),
     ("policy", "poddisruptionbudgets", true),
     ("networking.k8s.io", "networkpolicies", true),
     ("rbac.authorization.k8s.io", "roles", true),

@@ -4,6 +4,7 @@
 //! is said as such and never taken for right: the exit code is 0 where all is right (warnings included), 1 where something
 //! is wrong, 2 where nothing is known to be wrong and something could not be looked at.
 
+mod agents;
 mod api;
 mod planes;
 mod pods;
@@ -180,6 +181,7 @@ impl Check {
         let settings = planes::look(&cluster, report).await;
         let roots = webhook::look(&cluster, report).await;
         pods::look(&cluster, settings.as_ref(), roots.as_deref(), report);
+        agents::look(&cluster, settings.as_ref(), report);
     }
 
     fn shown(&self, report: &Report) -> String {

@@ -22,6 +22,8 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 const WEBHOOKS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
 /// By which the control plane marks the ConfigMaps with roots.
 const MANAGER: &str = "signet-control-plane";
+/// The DaemonSet of the CNI agent.
+const AGENT: &str = "signet-cni";
 /// The ConfigMap with roots of each namespace; with a revision `-REVISION` follows.
 const ROOTS: &str = "signet-roots";
 /// The chart's Secret where no release says another.
@@ -284,14 +286,23 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Until no pod of the control plane runs.
+    /// Until no pod of the control plane runs, and no CNI agent: each takes its plugin away from its node when it ends.
     async fn gone(&self, kubectl: &Kubectl) -> anyhow::Result<()> {
         let own = self.control_plane();
-        let query = format!("labelSelector={}", escaped(&format!("app.kubernetes.io/instance={own}")));
-        let path = format!("/api/v1/namespaces/{}/pods", self.release.access.namespace);
+        let namespace = &self.release.access.namespace;
+        let selected = |label: &str| format!("labelSelector={}", escaped(label));
+        let mut queries = vec![selected(&format!("app.kubernetes.io/instance={own}"))];
+        // Another release may have the agent.
+        if kubectl.find(&format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{AGENT}"))?.is_none() {
+            queries.push(selected(&format!("app.kubernetes.io/name={AGENT}")));
+        }
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
         let end = Instant::now() + GOING;
         loop {
-            let pods = kubectl.list(&path, &query)?;
+            let mut pods = Vec::new();
+            for query in &queries {
+                pods.extend(kubectl.list(&path, query)?);
+            }
             if pods.is_empty() {
                 return Ok(());
             }

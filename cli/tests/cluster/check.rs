@@ -191,6 +191,16 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
     let old = json!({"spec": {"initContainers": [sidecar]}, "status": {"phase": "Running",
                      "initContainerStatuses": [{"name": "signet-proxy", "ready": false, "restartCount": 4}]}});
     cluster.server.put(object("v1", "Pod", "shop/old", old));
+    // Two pods are redirected by the agents of their nodes, of which one is ready.
+    for (name, on) in [("by-one", "one"), ("by-two", "two"), ("unplaced", "")] {
+        let check = json!({"name": "signet-check", "image": "registry.example.com/signet-sidecar:1"});
+        let spec =
+            json!({"spec": {"nodeName": on, "initContainers": [check]}, "status": {"phase": "Pending"}});
+        cluster.server.put(object("v1", "Pod", &format!("shop/{name}"), spec));
+        let agent = json!({"labels": {"app.kubernetes.io/name": "signet-cni"}, "spec": {"nodeName": on},
+                           "status": {"conditions": [{"type": "Ready", "status": if on == "one" { "True" } else { "False" }}]}});
+        cluster.server.put(object("v1", "Pod", &format!("signet-system/signet-cni-{name}"), agent));
+    }
     cluster.server.put(object(
         "signet.mesh/v1alpha1",
         "Mesh",
@@ -207,6 +217,9 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
     has(&found, "members", &["ok pods", "1 without: the pod says signet.mesh/inject: disabled"]);
     has(&found, "members", &["failure shop/old", "not ready, after 4 restarts"]);
     has(&found, "sidecars", &["warning shop", "signet-sidecar:0", "signet-sidecar:1"]);
+    has(&found, "cni", &["failure node two", "not ready, by which 1 pods are redirected"]);
+    has(&found, "cni", &["ok signet-cni", "ready on 1 nodes, among them 1 of 2"]);
+    assert_eq!(of(&found, "cni").len(), 2, "{found:#}");
     has(&found, "default-action", &["warning", "allow"]);
     assert!(!of(&found, "members").iter().any(|line| line.contains("shop/ended")));
     assert_eq!(code, 1);

@@ -1,26 +1,14 @@
-//! `registry.kubernetes` of `control-plane.yaml`, and where an API server is.
+//! `registry.kubernetes` of `control-plane.yaml`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+pub use signet_apiserver::Place;
+pub(crate) use signet_apiserver::{ACCOUNT, server};
 use signet_kubernetes::translate::Settings;
 use signet_model::{Label, Options};
-
-/// Where a pod finds what its service account is given.
-pub(crate) const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-/// Where an API server is, and by what we come to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// `host` and `port`.
-    pub server: (String, u16),
-    /// Our own token; read again while we run.
-    pub token_file: PathBuf,
-    /// Roots of its certificate, PEM; read again while we run.
-    pub ca_file: PathBuf,
-}
 
 /// The section as it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,37 +120,5 @@ impl RawCluster {
             },
             revision: String::new(),
         })
-    }
-}
-
-pub(crate) fn server(url: &str) -> Option<(String, u16)> {
-    let authority = url.strip_prefix("https://")?;
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    let authority: http::uri::Authority = authority.parse().ok()?;
-    if authority.as_str().contains('@') {
-        return None;
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = match authority.as_str().strip_prefix(authority.host())? {
-        "" => 443,
-        port => port.strip_prefix(':')?.parse().ok()?,
-    };
-    (!host.is_empty() && port != 0).then_some((host, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_api_server_is_a_host_and_perhaps_a_port_over_https() {
-        assert_eq!(server("https://kubernetes.default.svc"), Some(("kubernetes.default.svc".into(), 443)));
-        assert_eq!(server("https://[::1]:6443/"), Some(("::1".into(), 6443)));
-        assert_eq!(server("https://10.0.0.1:6443"), Some(("10.0.0.1".into(), 6443)));
-        for bad in
-            ["http://a", "a:443", "https://", "https://a/b", "https://u@a", "https://a:0", "https://a:x"]
-        {
-            assert_eq!(server(bad), None, "{bad}");
-        }
     }
 }

@@ -15,9 +15,10 @@ const NEEDED: [&str; 3] = [
     "seal.existingSecret=signet-seal",
 ];
 const HA: &str = "values-ha.yaml";
+const CNI: &str = "values-cni.yaml";
 
 /// Settings of each profile: files, and values.
-const PROFILES: [(&str, &[&str], &[&str]); 7] = [
+const PROFILES: [(&str, &[&str], &[&str]); 9] = [
     ("plain", &[], &[]),
     ("ha", &[HA], &[]),
     ("canary", &[], &["revision=canary", "attestation.mode=fast", "injection.dnsCapture=true"]),
@@ -64,6 +65,21 @@ const PROFILES: [(&str, &[&str], &[&str]); 7] = [
         ],
     ),
     ("external", &[HA], &["hierarchy.root=external", "backup.existingClaim=signet-backups"]),
+    ("cni", &[CNI], &[]),
+    (
+        "cni-beside",
+        &[HA],
+        &[
+            "cni.enabled=true",
+            "cni.image=registry.example.com/signet-cni:1",
+            "cni.excludeNamespaces={monitoring}",
+            "cni.whenAway=pass",
+            "cni.keepProgram=true",
+            "cni.maxSurge=1",
+            "injection.cniNamespaces={shop,ledger}",
+            "imagePullSecrets[0].name=registry",
+        ],
+    ),
 ];
 
 fn helm(folder: &Path, command: &str, files: &[&str], values: &[&str]) -> Output {
@@ -323,7 +339,11 @@ fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
         let (text, all) = rendered(&folder, files, values);
         assert!(of_kind(&all, "Secret").is_empty(), "{name}");
         assert!(!text.contains("PRIVATE KEY"), "{name}");
-        let (cluster, own) = (of_kind(&all, "ClusterRole"), of_kind(&all, "Role"));
+        let of_us = |kind: &str| -> Vec<&Value> {
+            let roles = of_kind(&all, kind).into_iter();
+            roles.filter(|it| it["metadata"]["name"] != "signet-cni").collect()
+        };
+        let (cluster, own) = (of_us("ClusterRole"), of_us("Role"));
         assert_eq!((cluster.len(), own.len()), (1, 1));
         let has = |value: &str| values.contains(&value);
         let mut table = [rbac::registry(), rbac::attestation()].concat();
@@ -340,6 +360,7 @@ fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
                     Some(Named::Lease) => signet_control_plane::cluster::lease::NAME.to_owned(),
                     Some(Named::Roots) => format!("signet-roots{}", suffix("-")),
                     Some(Named::Webhooks) => format!("signet-injector.signet-system{}", suffix(".")),
+                    Some(Named::Agent | Named::Namespace) => unreachable!("the agent's alone"),
                 };
                 right
                     .verbs
@@ -442,8 +463,8 @@ fn what_the_control_plane_can_do_is_passed_on_and_its_secrets_are_its_own_files(
     assert!(has(&container["volumeMounts"], json!({"name": "vendor", "mountPath": "/opt/vendor"})));
     let token = all.keys.pkcs11.unwrap();
     assert_eq!((token.token_label.as_str(), token.pin_file.to_str()), ("signet", Some("/keys/pkcs11.pin")));
-    let copies = pod["initContainers"][0]["args"][0].as_str().unwrap();
-    assert!(copies.contains("cat /secrets/pkcs11/pin >/keys/pkcs11.pin"), "{copies}");
+    let copy = "--place-key=/secrets/pkcs11/pin=/keys/pkcs11.pin";
+    assert!(has(&pod["initContainers"][0]["command"], json!(copy)), "{}", pod["initContainers"][0]);
     assert!(
         !container["volumeMounts"].to_string().contains("/secrets/pkcs11"),
         "the mounted Secret is the init container's alone"
@@ -643,5 +664,113 @@ fn values_that_nobody_knows_and_those_that_cannot_work_are_refused() {
         let output = helm(&folder, "template", &[], &[value]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(words), "{value}: {said}");
+    }
+}
+
+#[test]
+fn the_agent_of_each_node_has_what_it_needs_and_no_more() {
+    let Some(folder) = peers::kubernetes() else { return };
+    for (name, files, values) in PROFILES {
+        let (_, all) = rendered(&folder, files, values);
+        let sets = of_kind(&all, "DaemonSet");
+        let is_there = name.starts_with("cni");
+        assert_eq!(sets.len(), usize::from(is_there), "{name}");
+        let ours: Vec<&Value> = all.iter().filter(|it| it["metadata"]["name"] == "signet-cni").collect();
+        if !is_there {
+            assert!(ours.is_empty(), "{name}");
+            continue;
+        }
+        // What it may ask is the table, and nothing of it is a change.
+        for (kind, own) in [("ClusterRole", false), ("Role", true)] {
+            let role = ours.iter().find(|it| it["kind"] == kind).expect(kind);
+            let rows = rbac::agent().into_iter().filter(|right| right.own_namespace == own);
+            let expected: std::collections::BTreeSet<String> = rows
+                .flat_map(|right| {
+                    let name = match right.named {
+                        Some(Named::Agent) => "signet-cni",
+                        Some(Named::Namespace) => "signet-system",
+                        _ => "",
+                    };
+                    let (resource, group) = (right.resource, right.group);
+                    right.verbs.iter().map(move |verb| format!("{verb} {resource}.{group} {name}"))
+                })
+                .collect();
+            assert_eq!(granted(&role["rules"]), expected, "{name}");
+            assert!(
+                expected.iter().all(|it| ["get ", "list ", "watch "].iter().any(|verb| it.starts_with(verb)))
+            );
+        }
+        let template = peers::root().join("deploy/helm/signet/templates/cni.yaml");
+        let template = std::fs::read_to_string(template).unwrap();
+        let places = template.lines().filter_map(|line| line.trim().strip_prefix("# ")?.split_once(".rs: "));
+        assert_eq!(places.clone().count(), 2);
+        for (file, _) in places {
+            assert!(peers::root().join(format!("sidecar/cni/src/{file}.rs")).exists(), "{file}");
+        }
+
+        let pod = &sets[0]["spec"]["template"]["spec"];
+        for field in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(pod.get(field).is_none(), "{field}");
+        }
+        let container = &pod["containers"][0];
+        let context = &container["securityContext"];
+        assert_eq!(context["capabilities"], json!({"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]}));
+        assert_eq!(
+            (&context["privileged"], &context["readOnlyRootFilesystem"]),
+            (&json!(false), &json!(true))
+        );
+        assert!(container.get("ports").is_none());
+        let hosts: Vec<&str> = pod["volumes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|volume| volume["hostPath"]["path"].as_str())
+            .collect();
+        assert_eq!(hosts, ["/opt/cni/bin", "/etc/cni/net.d", "/var/run/netns", "/run/signet-cni"]);
+        // The plugin finds the socket where the agent has it.
+        let socket = "/run/signet-cni";
+        assert_eq!(hosts[3], socket);
+        assert!(container["volumeMounts"].as_array().unwrap().iter().any(|it| it["mountPath"] == socket));
+        assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+        let rolling = &sets[0]["spec"]["updateStrategy"]["rollingUpdate"];
+        assert_eq!(rolling["maxUnavailable"], 0, "one that goes waits for the next");
+        let command = container["command"].to_string();
+        assert!(command.contains("signet-system\""), "its own pods start without it: {command}");
+        let policy = ours.iter().find(|it| it["kind"] == "NetworkPolicy").expect("a policy");
+        assert_eq!(policy["spec"]["ingress"], json!([]));
+
+        let config = of_kind(&all, "ConfigMap")[0]["data"]["control-plane.yaml"].as_str().unwrap();
+        let injection =
+            Config::parse(Path::new("control-plane.yaml"), config).unwrap().webhook.unwrap().injection;
+        use signet_kubernetes::inject::Redirect::{Cni, Init};
+        let expected = if name == "cni" { [Cni, Cni] } else { [Init, Cni] };
+        assert_eq!([injection.redirect_in("other"), injection.redirect_in("shop")], expected);
+    }
+    let (text, all) = rendered(&folder, &[CNI], &["cni.netnsDir="]);
+    assert!(
+        !text.contains("netns") && of_kind(&all, "DaemonSet").len() == 1,
+        "without a look at the node's networks"
+    );
+    for (value, words) in [
+        ("cni.binDir=opt", "binDir"),
+        ("cni.whenAway=never", "whenAway"),
+        ("cni.privileged=true", "privileged"),
+        ("cni.maxSurge=0", "maxSurge"),
+        ("injection.redirect=none", "redirect"),
+    ] {
+        let output = helm(&folder, "template", &[CNI], &[value]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(words), "{value}: {said}");
+    }
+}
+
+#[test]
+fn what_of_a_pods_sidecar_cannot_change_names_all_that_injection_adds() {
+    use signet_kubernetes::inject::{CHECK, REDIRECT, SIDECAR};
+    let Some(folder) = peers::kubernetes() else { return };
+    let (_, all) = rendered(&folder, &[], &[]);
+    let policy = of_kind(&all, "ValidatingAdmissionPolicy")[0].to_string();
+    for name in [SIDECAR, REDIRECT, CHECK] {
+        assert!(policy.contains(&format!("'{name}'")), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the control plane asks of an API server: the one table from which its roles are made.
+//! What the control plane and the CNI agent ask of an API server: the one table from which their roles are made.
 //!
 //! A row is a right and where it is used. The client asks for nothing else, which tests see in the log of an API
 //! server; nothing else is granted, which a test of the chart sees.
@@ -12,11 +12,11 @@ pub struct Right {
     /// With its subresource, as in `httproutes/status`.
     pub resource: String,
     pub verbs: &'static [&'static str],
-    /// Only in the control plane's own namespace.
+    /// Only in the own namespace.
     pub own_namespace: bool,
     /// Only objects of this name; none: all.
     pub named: Option<Named>,
-    /// The part of the control plane that uses it.
+    /// The part of the program that uses it.
     pub used_by: &'static str,
 }
 
@@ -29,6 +29,10 @@ pub enum Named {
     Roots,
     /// The configurations of our own webhooks.
     Webhooks,
+    /// The DaemonSet of the CNI agent.
+    Agent,
+    /// The own namespace, which is an object as well.
+    Namespace,
 }
 
 /// What the fast attestation reads beside objects: the cluster's keys.
@@ -95,6 +99,23 @@ pub fn webhook() -> Vec<Right> {
         ours("mutatingwebhookconfigurations"),
         ours("validatingwebhookconfigurations"),
         right("", "namespaces".into(), &["get"], "webhook::resources"),
+    ]
+}
+
+/// What the CNI agent of a node needs, which nobody else has.
+#[must_use]
+pub fn agent() -> Vec<Right> {
+    let own = |group: &'static str, resource: &str, named: Named| Right {
+        own_namespace: true,
+        named: Some(named),
+        ..right(group, resource.into(), &["get"], "agent::cluster")
+    };
+    vec![
+        // Which pod that is, and which of the node's wait. A role cannot say "of this node".
+        right("", "pods".into(), &["get", "list", "watch"], "agent::cluster"),
+        // Whether another agent will come after this one.
+        own("apps", "daemonsets", Named::Agent),
+        own("", "namespaces", Named::Namespace),
     ]
 }
 
@@ -172,7 +193,7 @@ mod tests {
 
     #[test]
     fn no_right_to_secrets_and_none_to_change_what_others_own() {
-        for right in [registry(), attestation(), webhook()].concat() {
+        for right in [registry(), attestation(), webhook(), agent()].concat() {
             assert!(!right.resource.contains("secret") && !right.resource.contains('*'), "{right:?}");
             let reads = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
             let made_only = right.verbs == ["create"]

@@ -22,6 +22,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "serviceaccounts", "ServiceAccount", true),
     ("v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
     ("apps/v1", "deployments", "Deployment", true),
+    ("apps/v1", "daemonsets", "DaemonSet", true),
     ("apps/v1", "statefulsets", "StatefulSet", true),
     ("rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", false),
     ("rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding", false),
@@ -133,6 +134,12 @@ pub(super) fn looked_after(object: &mut Value) {
     match object["kind"].as_str() {
         Some("CustomResourceDefinition") => {
             object["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
+        }
+        Some("DaemonSet") => {
+            object["status"] = json!({
+                "observedGeneration": object["metadata"]["generation"], "desiredNumberScheduled": 1,
+                "currentNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": 1, "numberAvailable": 1,
+            });
         }
         Some("StatefulSet") => {
             let replicas = object["spec"]["replicas"].clone();

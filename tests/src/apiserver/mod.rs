@@ -402,6 +402,13 @@ impl ApiServer {
         self.happened("ADDED", object);
     }
 
+    /// Runs a pod as it stands here, whole, or changes one that runs; whoever watches hears of it.
+    pub fn runs(&self, pod: &Value) {
+        let uid = pod["metadata"]["uid"].as_str().expect("a uid").to_owned();
+        let before = Mind::with(&self.mind.pods, |pods| pods.insert(uid, pod.clone()));
+        self.happened(if before.is_some() { "MODIFIED" } else { "ADDED" }, pod.clone());
+    }
+
     fn happened(&self, kind: &str, mut object: Value) {
         Mind::with(&self.mind.history, |history| {
             object["metadata"]["resourceVersion"] = (history.len() + 1).to_string().into();

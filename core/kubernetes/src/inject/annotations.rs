@@ -6,6 +6,7 @@ use signet_model::{Network, ObjectName};
 
 use super::parts::OUR_PORTS;
 use super::refusal::Refusal;
+use super::settings::Redirect;
 use super::{CONFIG, INJECTED, ORIGINAL_SCRAPE, ORIGINALS, meta, scrape};
 
 /// What starts the names of ours.
@@ -14,6 +15,8 @@ const PREFIX: &str = "signet.mesh/";
 const MOST: usize = 256;
 /// How much is logged.
 pub(super) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+const REDIRECTS: [Redirect; 2] = [Redirect::Init, Redirect::Cni];
 
 /// One annotation.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +52,7 @@ const PORTS: &str = "at most 256 ports and ranges of them, such as 22,9000-9010"
 
 /// Every annotation that there is.
 #[rustfmt::skip] // One a line, as a table.
-pub const ANNOTATIONS: [Annotation; 20] = [
+pub const ANNOTATIONS: [Annotation; 21] = [
     taken("signet.mesh/inject", SWITCH, "the namespace's", "Whether the pod is injected. A label of the same name says so, too; where the two disagree, it is not."),
     taken("signet.mesh/cpu-request", QUANTITY, "`resources` of the settings", "What the sidecar asks for. In a pod that has resources of its own (`spec.resources`) nothing, unless it is said here."),
     taken("signet.mesh/cpu-limit", QUANTITY, "`resources` of the settings", "The same, at most. A pod whose containers all have limits like their requests keeps its class `Guaranteed` with all four set."),
@@ -66,6 +69,7 @@ pub const ANNOTATIONS: [Annotation; 20] = [
     taken("signet.mesh/probes", "rewrite or leave", "`rewrite`", "`leave`: probes stay as they are, and are refused as plaintext unless their port is excluded or permissive."),
     taken("signet.mesh/attach-user-context", SWITCH, "`disabled`", "`enabled`: `userContext.attach` of `sidecar.yaml`."),
     taken("signet.mesh/app-metrics", "disabled, or a port and a path, such as 8080/metrics", "as `prometheus.io/scrape`, `prometheus.io/port` and `prometheus.io/path` say", "Where the sidecar asks for the app's metrics, which it gives out beside its own at port 15021. `disabled`: they stay at the app's port, and are refused as plaintext unless it is excluded or permissive."),
+    taken("signet.mesh/redirect", "init or cni", "`redirect` and `cniNamespaces` of the settings", "Who sets the redirection up. `init`: an init container of the pod, with `NET_ADMIN`. `cni`: the CNI agent of its node; the init container proves it, and needs no capability."),
     written(INJECTED, "`true` in a pod that has a sidecar."),
     written(CONFIG, "Its `sidecar.yaml`. Whatever stood there before is not read."),
     written(ORIGINALS, "The probes as they were, for `signet uninject` and for mending."),
@@ -107,6 +111,7 @@ pub(super) struct Wishes {
     pub(super) serves: Vec<String>,
     pub(super) leave_probes: bool,
     pub(super) attach: bool,
+    pub(super) redirect: Option<Redirect>,
     pub(super) app_metrics: Option<AppMetrics>,
 }
 
@@ -135,6 +140,8 @@ impl Wishes {
             leave_probes: one_of(pod, "signet.mesh/probes", &["rewrite", "leave"])?.as_deref()
                 == Some("leave"),
             attach: enabled("signet.mesh/attach-user-context")?.unwrap_or(false),
+            redirect: one_of(pod, "signet.mesh/redirect", &REDIRECTS.map(Redirect::word))?
+                .and_then(|text| REDIRECTS.into_iter().find(|redirect| redirect.word() == text)),
             app_metrics: app_metrics(pod, "signet.mesh/app-metrics")?,
         };
         Ok((wishes, unknown(pod)))

@@ -7,7 +7,8 @@
 //! without being governed by it is never let through.
 //!
 //! The order inside a pod: the redirection first, the sidecar right after it, then the pod's own init containers, so that
-//! none of those can speak past the sidecar, and none is cut off.
+//! none of those can speak past the sidecar, and none is cut off. Where the CNI agent of the node redirects, the first is a
+//! container that proves it, and that has no capabilities: the pod goes no further until it is so.
 
 pub mod annotations;
 mod parts;
@@ -27,13 +28,15 @@ use self::annotations::Wishes;
 pub use self::parts::{PROBE_PORT, READY_PORT};
 pub use self::patch::Operation;
 pub use self::refusal::{Refusal, forbids_debugging, member};
-pub use self::settings::{Settings, SettingsError};
+pub use self::settings::{Redirect, Settings, SettingsError};
 pub use self::switch::{Namespace, Skip};
 
 /// The name of the sidecar's container.
 pub const SIDECAR: &str = "signet-proxy";
 /// The name of the container that sets the redirection up.
 pub const REDIRECT: &str = "signet-redirect";
+/// The name of the one that is there instead where the CNI agent does: it proves that the redirection is in force.
+pub const CHECK: &str = "signet-check";
 /// Says that a pod was injected.
 pub const INJECTED: &str = "signet.mesh/injected";
 /// The sidecar's configuration; the pod's own volume makes a file of it.
@@ -123,10 +126,22 @@ fn attempt(pod: &Value, namespace: &Namespace, settings: &Settings, key: &ProbeK
     warnings.extend(probes.warnings.iter().cloned());
     let scraped = scrape::take(&mut made, &wishes);
     warnings.extend(scraped.warnings.iter().cloned());
-    parts::add(&mut made, settings, &wishes, &key, &probes, &scraped);
+    let redirect = wishes.redirect.unwrap_or(settings.redirect_in(&namespace.name));
+    parts::add(&mut made, settings, &wishes, redirect, &key, &probes, &scraped);
     parts::keep_order(&mut made, pod);
     let patch = patch::diff(pod, &made);
     Ok(Injected { pod: made, patch, warnings })
+}
+
+/// The command of the container that proves the redirection, without the program's name: what its pod is to be redirected by.
+/// None: the pod is not redirected by the CNI agent. Empty: it is, and nobody can say how. A pod's containers cannot be changed,
+/// but for their images.
+#[must_use]
+pub fn redirected_by_agent(pod: &Value) -> Option<Vec<&str>> {
+    let check = list(pod, "initContainers").iter().find(|container| name(container) == CHECK)?;
+    let words = check.get("command").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let words: Option<Vec<&str>> = words.iter().skip(1).map(Value::as_str).collect();
+    Some(words.unwrap_or_default())
 }
 
 /// Gives back what a pod was before it was injected; one that never was comes back as it is.
@@ -152,7 +167,7 @@ fn own_containers(pod: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn is_ours(container: &Value) -> bool {
-    matches!(name(container), SIDECAR | REDIRECT)
+    matches!(name(container), SIDECAR | REDIRECT | CHECK)
 }
 
 fn name(object: &Value) -> &str {

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::annotations::Wishes;
 use super::probes::Rewritten;
 use super::scrape::Taken;
-use super::settings::Settings;
-use super::{CONFIG, INJECTED, ORIGINALS, ProbeKey, REDIRECT, SIDECAR, name, object};
+use super::settings::{Redirect, Settings};
+use super::{CHECK, CONFIG, INJECTED, ORIGINALS, ProbeKey, REDIRECT, SIDECAR, name, object};
 
 /// Where what the app dials is led.
 const OUTBOUND_PORT: u16 = 15001;
@@ -43,6 +43,7 @@ pub(super) fn add(
     pod: &mut Value,
     settings: &Settings,
     wishes: &Wishes,
+    by: Redirect,
     key: &ProbeKey,
     probes: &Rewritten,
     scraped: &Taken,
@@ -60,7 +61,11 @@ pub(super) fn add(
         }
     }
     let Some(spec) = object(pod, "spec") else { return };
-    let ours = [redirect(settings, wishes, budget), sidecar(settings, wishes, budget)];
+    let first = match by {
+        Redirect::Init => redirect(settings, wishes, budget),
+        Redirect::Cni => check(settings, wishes, budget, !probes.declared.is_empty()),
+    };
+    let ours = [first, sidecar(settings, wishes, budget)];
     array(spec, "initContainers", |list| drop(list.splice(0..0, ours)));
     array(spec, "volumes", |list| list.extend(volumes(settings)));
 }
@@ -116,7 +121,7 @@ fn config(
         "log": {"format": "json", "level": wishes.log_level.as_ref().unwrap_or(&settings.log_level)},
     });
     let mut more = Vec::new();
-    if wishes.dns.unwrap_or(settings.dns_capture) {
+    if dns(settings, wishes) {
         more.push(("dns", json!({"listen": loopback(DNS_PORT), "clusterDomain": settings.cluster_domain})));
     }
     if let Some(workers) = wishes.workers {
@@ -142,31 +147,93 @@ fn mount(volume: &str, folder: &str, read_only: bool) -> Value {
     }
 }
 
-fn redirect(settings: &Settings, wishes: &Wishes, budget: bool) -> Value {
-    let uid = settings.uid.to_string();
-    let mut command = ["signet-sidecar", "redirect", "apply", "--uid", &uid, "--config", CONFIG_FILE]
-        .map(str::to_owned)
-        .to_vec();
+/// The options for what goes past the sidecar: these ports of the pod, and what its owner named elsewhere.
+fn excluded(inbound: &[(u16, u16)], wishes: &Wishes) -> Vec<String> {
     let port = |(first, last): &(u16, u16)| match first == last {
         true => first.to_string(),
         false => format!("{first}-{last}"),
     };
     let ports = |ports: &[(u16, u16)]| ports.iter().map(port).collect::<Vec<_>>();
+    let mut options = Vec::new();
     for (option, values) in [
-        ("--exclude-inbound-ports", ports(&wishes.exclude_inbound)),
+        ("--exclude-inbound-ports", ports(inbound)),
         ("--exclude-outbound-ports", ports(&wishes.exclude_outbound)),
         ("--exclude-outbound-ranges", wishes.exclude_ranges.clone()),
     ] {
         if !values.is_empty() {
-            command.extend([option.to_owned(), values.join(",")]);
+            options.extend([option.to_owned(), values.join(",")]);
         }
     }
+    options
+}
+
+/// Proves that the CNI agent did what [`redirect`] would do. Its command says all of that by itself, since the agent goes by
+/// it: a container's command stays as it is for good, and an annotation does not.
+fn check(settings: &Settings, wishes: &Wishes, budget: bool, probes: bool) -> Value {
+    let uid = settings.uid.to_string();
+    let mut command = ["signet-sidecar", "redirect", "verify", "--uid", &uid].map(str::to_owned).to_vec();
+    if dns(settings, wishes) {
+        command.extend(["--dns", "capture"].map(str::to_owned));
+    }
+    let mut inbound = wishes.exclude_inbound.clone();
+    let direct = [Some(READY_PORT), probes.then_some(PROBE_PORT)];
+    for port in direct.into_iter().flatten().filter(|port| !wishes.exclude_inbound.contains(&(*port, *port)))
+    {
+        inbound.push((port, port));
+    }
+    command.extend(excluded(&inbound, wishes));
+    json!({
+        "name": CHECK,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": command,
+        "resources": small(budget),
+        // The rule by which it is proved is about the sidecar's user.
+        "securityContext": unprivileged(settings),
+        "volumeMounts": [mount(NO_TOKEN_VOLUME, API_TOKEN_FOLDER, true)],
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    })
+}
+
+/// Of what runs once, before anything of the app's.
+fn small(budget: bool) -> Value {
+    match budget {
+        true => json!({}),
+        false => json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}}),
+    }
+}
+
+/// The sidecar's user, and nothing that the level `restricted` of Pod Security refuses.
+fn unprivileged(settings: &Settings) -> Value {
+    json!({
+        "runAsUser": settings.uid,
+        "runAsGroup": settings.uid,
+        "runAsNonRoot": true,
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+fn dns(settings: &Settings, wishes: &Wishes) -> bool {
+    wishes.dns.unwrap_or(settings.dns_capture)
+}
+
+fn redirect(settings: &Settings, wishes: &Wishes, budget: bool) -> Value {
+    let uid = settings.uid.to_string();
+    let mut command = ["signet-sidecar", "redirect", "apply", "--uid", &uid, "--config", CONFIG_FILE]
+        .map(str::to_owned)
+        .to_vec();
+    command.extend(excluded(&wishes.exclude_inbound, wishes));
     json!({
         "name": REDIRECT,
         "image": settings.redirect_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": command,
-        "resources": if budget { json!({}) } else { json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}}) },
+        "resources": small(budget),
         // Capabilities are root's alone, even where they are added; it runs once, before anything of the app's.
         "securityContext": {
             "runAsUser": 0,
@@ -201,16 +268,7 @@ fn sidecar(settings: &Settings, wishes: &Wishes, budget: bool) -> Value {
             "successThreshold": 1,
             "failureThreshold": 600,
         },
-        "securityContext": {
-            "runAsUser": settings.uid,
-            "runAsGroup": settings.uid,
-            "runAsNonRoot": true,
-            "privileged": false,
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": unprivileged(settings),
         "volumeMounts": [
             mount(CONFIG_VOLUME, CONFIG_FOLDER, true),
             mount(IDENTITY_VOLUME, IDENTITY_FOLDER, true),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::parts::{OUR_PORTS, VOLUMES};
 use super::settings::Settings;
 use super::switch::{self, Namespace};
-use super::{INJECTED, REDIRECT, SIDECAR, is_ours, list, meta, name, own_containers};
+use super::{CHECK, INJECTED, REDIRECT, SIDECAR, is_ours, list, meta, name, own_containers};
 
 /// Why a pod is refused. The message is what its owner reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum Refusal {
     NodesProcesses,
     /// It is to be in the mesh, and nothing led it there.
     #[error(
-        "the pod is to be in the mesh and nobody injected it{}: expected the containers signet-redirect and signet-proxy first among its init containers; in signet.mesh/rev of the pod and of the namespace a revision that there is, or signet.mesh/inject: disabled",
+        "the pod is to be in the mesh and nobody injected it{}: expected the containers signet-redirect or signet-check, and signet-proxy, first among its init containers; in signet.mesh/rev of the pod and of the namespace a revision that there is, or signet.mesh/inject: disabled",
         .0.as_ref().map(|revision| format!(": its label signet.mesh/rev says {revision:?}")).unwrap_or_default(),
     )]
     NotInjected(Option<String>),
@@ -206,8 +206,10 @@ pub fn member(pod: &Value, namespace: &str, settings: &Settings) -> Result<(), R
     if switch::skip(pod, &namespace, &theirs)?.is_some() {
         return Ok(());
     }
-    let first = list(pod, "initContainers").iter().take(2).map(name);
-    let in_place = first.eq([REDIRECT, SIDECAR]) && meta(pod, "annotations", INJECTED) == Some("true");
+    let mut first = list(pod, "initContainers").iter().map(name);
+    let in_place = matches!(first.next(), Some(REDIRECT | CHECK))
+        && first.next() == Some(SIDECAR)
+        && meta(pod, "annotations", INJECTED) == Some("true");
     let Some(sidecar) = sidecar(pod, settings).filter(|_| in_place) else {
         return Err(Refusal::NotInjected(revision));
     };

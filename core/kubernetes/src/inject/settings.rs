@@ -1,6 +1,6 @@
 //! What the mesh says of every pod that is injected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use signet_identity::SpiffeId;
@@ -26,6 +26,12 @@ pub struct Settings {
     pub image: String,
     /// The image that sets the redirection up: the sidecar's program and `nft` or `iptables`.
     pub redirect_image: String,
+    /// Who sets the redirection up, unless a pod or `cniNamespaces` says otherwise.
+    #[serde(default)]
+    pub redirect: Redirect,
+    /// Namespaces whose pods are redirected by the CNI agent, unless a pod says otherwise.
+    #[serde(default)]
+    pub cni_namespaces: BTreeSet<Label>,
     /// For both.
     #[serde(default = "image_pull_policy")]
     pub image_pull_policy: String,
@@ -71,6 +77,28 @@ pub struct Settings {
     /// How long connections may finish, unless a pod says otherwise.
     #[serde(default = "drain_seconds")]
     pub drain_seconds: u32,
+}
+
+/// Who sets a pod's redirection up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirect {
+    /// An init container of the pod, with `NET_ADMIN`.
+    #[default]
+    Init,
+    /// The CNI agent of its node; an init container without capabilities proves that it did.
+    Cni,
+}
+
+impl Redirect {
+    /// As annotations have it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Cni => "cni",
+        }
+    }
 }
 
 /// Requests and limits: `cpu` and `memory`, quantities of Kubernetes.
@@ -130,6 +158,15 @@ fn drain_seconds() -> u32 {
 }
 
 impl Settings {
+    /// Who sets up the redirection of a namespace's pods.
+    #[must_use]
+    pub fn redirect_in(&self, namespace: &str) -> Redirect {
+        match self.cni_namespaces.iter().any(|name| name.as_str() == namespace) {
+            true => Redirect::Cni,
+            false => self.redirect,
+        }
+    }
+
     /// Finds what no pod could be injected with.
     ///
     /// # Errors

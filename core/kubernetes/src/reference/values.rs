@@ -139,13 +139,16 @@ fn leaf(schema: &Json, place: &str, known: &BTreeSet<&str>, out: &mut Vec<String
 
 /// Patterns that are said in words.
 #[rustfmt::skip] // One a line, as a table.
-const WORDS: [(&str, &str); 8] = [
+const WORDS: [(&str, &str); 11] = [
     (r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a name"),
     (r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a name, or nothing"),
     (r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", "a label of DNS"),
     (r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$", "a trust domain"),
     (r"^$|^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$", "at most 30 of `a-z`, `0-9` and `-`, or nothing"),
     (r"^[A-Za-z0-9][-A-Za-z0-9._:/@]*$", "an image"),
+    (r"^$|^[A-Za-z0-9][-A-Za-z0-9._:/@]*$", "an image, or nothing"),
+    (r"^/[-A-Za-z0-9._/]+$", "a folder"),
+    (r"^$|^/[-A-Za-z0-9._/]+$", "a folder, or nothing"),
     (r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$", "a quantity"),
     (r"^[0-9a-fA-F.:]+/[0-9]{1,3}$", "a network, such as 10.0.0.0/8"),
 ];

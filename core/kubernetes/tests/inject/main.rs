@@ -5,5 +5,6 @@ mod answers;
 mod golden;
 mod mending;
 mod pods;
+mod restricted;
 mod scrape;
 mod support;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use signet_kubernetes::inject::review::{Answer, answer};
-use signet_kubernetes::inject::{Injected, Namespace, Outcome, ProbeKey, Settings, inject};
+use signet_kubernetes::inject::{Injected, Namespace, Outcome, ProbeKey, Redirect, Settings, inject};
 
 pub(crate) fn settings() -> Settings {
     let settings: Settings = serde_json::from_value(json!({
@@ -16,6 +16,11 @@ pub(crate) fn settings() -> Settings {
     .expect("settings");
     settings.check().expect("good settings");
     settings
+}
+
+/// Where the agent of the node redirects.
+pub(crate) fn by_agent() -> Settings {
+    Settings { redirect: Redirect::Cni, ..settings() }
 }
 
 pub(crate) fn key() -> ProbeKey {
@@ -76,7 +81,11 @@ pub(crate) fn skipped(pod: &Value) -> Option<&'static str> {
 }
 
 pub(crate) fn answered(review: &Value) -> Value {
-    match answer(review.to_string().as_bytes(), &settings(), &key()) {
+    answered_by(review, &settings())
+}
+
+pub(crate) fn answered_by(review: &Value, settings: &Settings) -> Value {
+    match answer(review.to_string().as_bytes(), settings, &key()) {
         Answer::Review { body, .. } => body,
         Answer::NoReview(text) => panic!("{text}"),
     }
