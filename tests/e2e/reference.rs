@@ -74,7 +74,7 @@ fn page() -> String {
                    What each program says with `--help`. What they are for is told in [operations.md](../operations.md), \
                    [install.md](../install.md) and [operators.md](../operators.md).\n"
         .to_owned();
-    for program in ["signet", "signet-control-plane", "signet-sidecar"] {
+    for program in ["signet", "signet-control-plane", "signet-sidecar", "signet-cni"] {
         let text = help(program, &[]);
         out += &format!("\n## {program}\n\n```text\n{text}\n```\n");
         describe(program, &[], &mut out);
@@ -89,6 +89,7 @@ fn the_reference_of_commands_is_what_the_programs_say() {
     // One of each program, one with options of its own, one two levels down.
     for heading in [
         "## signet-sidecar\n",
+        "## signet-cni\n",
         "### signet install\n",
         "### signet ca rotate\n",
         "### signet-sidecar redirect apply\n",
