@@ -41,6 +41,10 @@ pub enum HierarchyError {
         "{file} in the data directory is another mesh's than the one that control planes share (replica.sharedKeys): give this control plane a data directory of its own, or the store of its mesh"
     )]
     OtherShared { file: String },
+    #[error(
+        "{file} in the data directory is not what control planes share under that name (replica.sharedKeys): keep both, and remove the one that is not of this mesh's journal, which `signet ca status` lists where a control plane runs"
+    )]
+    SharedDiffers { file: String },
     #[error("the private key in {file} is not that of the certificate in the journal")]
     KeyMismatch { file: String },
     #[error("the journal has no active {kind} that can sign: see `signet ca status`")]

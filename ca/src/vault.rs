@@ -56,30 +56,38 @@ impl Vault {
     /// back there, to where it is shared now. Which of it.
     ///
     /// # Errors
-    /// When another mesh's lies where it is shared, or the key of the marks is missing beside others.
+    /// When something else lies where it is shared, or the key of the marks is missing beside others. Nothing is taken away
+    /// then.
     pub(crate) fn bring_shared(&mut self) -> Result<Vec<String>, HierarchyError> {
         if self.one_place {
             return Ok(Vec::new());
         }
-        let is_shared = |name: &String| Role::shared_in_file(name);
-        let mut names: Vec<String> =
-            self.own.shelf().list()?.into_iter().map(|it| it.0).filter(is_shared).collect();
-        let Some(first) = names.first().cloned() else { return Ok(names) };
-        let ours = self.own.read(&Role::RowMac)?;
-        let ours = ours.ok_or_else(|| HierarchyError::SecretMissing {
-            file: Role::RowMac.file_name(),
-            present: first,
-        })?;
-        if self.shared.read(&Role::RowMac)?.is_none() {
-            self.own.shelf().copy_first(&names, self.shared.shelf())?;
-        }
-        if self.shared.read(&Role::RowMac)?.is_none_or(|there| there != ours) {
+        let all = self.own.shelf().list()?;
+        let mut roles: Vec<Role> = all.iter().filter_map(|(name, _)| Role::shared_in_file(name)).collect();
+        let Some(first) = roles.first().map(Role::file_name) else { return Ok(Vec::new()) };
+        let missing = HierarchyError::SecretMissing { file: Role::RowMac.file_name(), present: first };
+        let ours = self.own.read(&Role::RowMac)?.ok_or(missing)?;
+        let there = self.shared.read(&Role::RowMac)?;
+        if there.as_ref().is_some_and(|there| *there != ours) {
             return Err(HierarchyError::OtherShared { file: Role::RowMac.file_name() });
         }
+        // A mesh that is shared already is past its first start.
+        let (marks, mut kept): (Vec<Role>, Vec<Role>) = std::mem::take(&mut roles)
+            .into_iter()
+            .partition(|role| there.is_some() && *role == Role::Founding);
         // What says whose the others are goes last.
-        names.sort_by_key(|name| *name == Role::RowMac.file_name());
-        for name in &names {
-            self.own.shelf().remove(name)?;
+        kept.sort_by_key(|role| *role == Role::RowMac);
+        let names: Vec<String> = kept.iter().map(Role::file_name).collect();
+        self.own.shelf().copy_first(&names, self.shared.shelf())?;
+        // Nothing goes from here that is not there, and does not open there to the same.
+        for role in &kept {
+            let (here, there) = (self.own.read(role)?, self.shared.read(role)?);
+            if here.is_none() || here != there {
+                return Err(HierarchyError::SharedDiffers { file: role.file_name() });
+            }
+        }
+        for role in marks.iter().chain(&kept) {
+            self.own.remove(role)?;
         }
         Ok(names)
     }

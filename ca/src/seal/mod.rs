@@ -156,10 +156,13 @@ impl Role {
         }
     }
 
-    /// Whether all control planes of one store share what lies in the file of this name.
-    pub(crate) fn shared_in_file(name: &str) -> bool {
-        [Role::RowMac, Role::Audit, Role::Founding].iter().any(|role| role.file_name() == name)
-            || Role::of_file_name(name).is_some_and(|(kind, _)| kind == Kind::Root)
+    /// What all control planes of one store share, by the name of its file.
+    pub(crate) fn shared_in_file(name: &str) -> Option<Role> {
+        let root = |(kind, id)| (kind == Kind::Root).then_some(Role::Authority { kind, id });
+        [Role::RowMac, Role::Audit, Role::Founding]
+            .into_iter()
+            .find(|role| role.file_name() == name)
+            .or_else(|| Role::of_file_name(name).and_then(root))
     }
 
     /// The authority whose private key lies in the file of this name.

@@ -183,6 +183,28 @@ async fn what_one_control_plane_kept_in_its_directory_is_brought_into_the_store_
     first.close().await;
     drop(first);
 
+    // What somebody put into the store under a root's name, or took out of it, costs nobody the root.
+    let root = files.iter().find(|name| name.starts_with("root-")).unwrap();
+    for change in [
+        format!("UPDATE sealed_keys SET content = 'junk' WHERE name = '{root}'"),
+        format!(
+            "UPDATE sealed_keys SET content = (SELECT content FROM sealed_keys WHERE name = 'audit.sealed') WHERE name = '{root}'"
+        ),
+        format!("DELETE FROM sealed_keys WHERE name = '{root}'"),
+    ] {
+        for name in files.iter().filter(|name| shared(name)) {
+            std::fs::copy(copies.path().join(name), dir.path().join("first").join(name)).unwrap();
+        }
+        rows(dir.path(), &change);
+        if change.starts_with("UPDATE") {
+            start(own(dir.path(), "first")).await.unwrap_err();
+            assert!(sealed_in(&dir.path().join("first")).contains(root), "{change}");
+            rows(dir.path(), &format!("DELETE FROM sealed_keys WHERE name = '{root}'"));
+        }
+        start(own(dir.path(), "first")).await.unwrap().close().await;
+        assert!(kept(dir.path()).contains(root), "it is brought back");
+    }
+
     // The files of another mesh are no reason to change anything.
     let elsewhere = tempfile::tempdir().unwrap();
     with_seal(elsewhere.path());

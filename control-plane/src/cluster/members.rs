@@ -80,7 +80,7 @@ impl Memory {
     }
 
     /// Who is to be told now, with one of their pods each.
-    fn to_tell<'a>(&mut self, settled: &'a [Missing], now: Instant) -> Vec<&'a Missing> {
+    fn due<'a>(&mut self, settled: &'a [Missing], now: Instant) -> Vec<&'a Missing> {
         let mut all: BTreeMap<&str, &Missing> = BTreeMap::new();
         for it in settled {
             all.entry(subject(it)).or_insert(it);
@@ -126,7 +126,7 @@ impl Watcher {
         let now = Instant::now();
         let settled = memory.settled(found.unwrap_or_default(), self.times.grace, now);
         self.count(&settled);
-        for it in memory.to_tell(&settled, now) {
+        for it in memory.due(&settled, now) {
             match self.tell(it).await {
                 Ok(()) => {
                     memory.told.insert(subject(it).to_owned(), now);
@@ -222,14 +222,14 @@ mod tests {
         let all: Vec<Missing> = (0..25).map(|number| missing(&format!("{number:02}"))).collect();
         let mut rounds = Vec::new();
         for _ in 0..4 {
-            let told: Vec<String> = memory.to_tell(&all, now).iter().map(|it| it.uid.clone()).collect();
+            let told: Vec<String> = memory.due(&all, now).iter().map(|it| it.uid.clone()).collect();
             rounds.push(told.len());
             memory.told.extend(told.into_iter().map(|uid| (uid, now)));
         }
         assert_eq!(rounds, [10, 10, 5, 0]);
-        assert_eq!(memory.to_tell(&all, now + AGAIN).len(), AT_ONCE);
+        assert_eq!(memory.due(&all, now + AGAIN).len(), AT_ONCE);
         memory.rest_until = Some(now + REST);
-        assert!(memory.to_tell(&all, now).is_empty());
+        assert!(memory.due(&all, now).is_empty());
     }
 
     #[test]

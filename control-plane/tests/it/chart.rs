@@ -463,8 +463,8 @@ fn what_the_control_plane_can_do_is_passed_on_and_its_secrets_are_its_own_files(
     assert!(has(&container["volumeMounts"], json!({"name": "vendor", "mountPath": "/opt/vendor"})));
     let token = all.keys.pkcs11.unwrap();
     assert_eq!((token.token_label.as_str(), token.pin_file.to_str()), ("signet", Some("/keys/pkcs11.pin")));
-    let copies = pod["initContainers"][0]["args"][0].as_str().unwrap();
-    assert!(copies.contains("cat /secrets/pkcs11/pin >/keys/pkcs11.pin"), "{copies}");
+    let copy = "--place-key=/secrets/pkcs11/pin=/keys/pkcs11.pin";
+    assert!(has(&pod["initContainers"][0]["command"], json!(copy)), "{}", pod["initContainers"][0]);
     assert!(
         !container["volumeMounts"].to_string().contains("/secrets/pkcs11"),
         "the mounted Secret is the init container's alone"

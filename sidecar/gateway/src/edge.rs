@@ -7,13 +7,13 @@ use signet_daemon::Clock;
 use signet_model::{ForwardCredential, Route, Scope};
 use signet_proxy::answer::{Audience, Reason, Refusal};
 use signet_proxy::hop_proof::Prove;
-use signet_proxy::once::Once;
 use signet_proxy::stage::{Asked, ConnContext, Direction, Entered, Forward, Outbound, Role, Stage};
 use signet_proxy::state::{Protocol, ServicePort, Snapshot, UserContext, Wanted, alpn_of};
 use signet_proxy::{Shared, metrics::Via};
-use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError, dpop};
+use signet_token::{AccessToken, Minted, Subject, TokenCache, TokenError};
 use signet_wire::{Known, RequestView};
 
+use crate::auth::seen::Seen;
 use crate::auth::{self, Caller, Evidence, Failure};
 use crate::events::Events;
 use crate::routes::Compiled;
@@ -30,7 +30,7 @@ pub struct Edge {
     clock: Arc<dyn Clock>,
     tokens: TokenCache<AccessToken>,
     // Of possession, that came once.
-    proofs: Once,
+    proofs: Seen,
     events: Events,
 }
 
@@ -42,8 +42,7 @@ impl Edge {
         registry: &Registry,
     ) -> Result<Edge, prometheus::Error> {
         let (outbound, tokens) = (Outbound::new(shared.clone()), TokenCache::new(TOKENS));
-        let proofs = Once::for_seconds(dpop::REMEMBERED);
-        Ok(Edge { shared, outbound, clock, tokens, proofs, events: Events::new(registry)? })
+        Ok(Edge { shared, outbound, clock, tokens, proofs: Seen::default(), events: Events::new(registry)? })
     }
 
     /// Who calls, and the transaction token for them. None where the route lets strangers in.

@@ -16,7 +16,7 @@ const SIGNERS: usize = 4096;
 
 /// Proofs that were believed, for as long as they could be again.
 #[derive(Debug)]
-pub struct Once {
+pub(crate) struct Once {
     /// How long that is, in seconds.
     kept: u64,
     held: Mutex<Held>,
@@ -41,14 +41,13 @@ struct Ids {
 
 impl Once {
     /// Remembers each for so many seconds.
-    #[must_use]
-    pub fn for_seconds(kept: u64) -> Self {
+    pub(crate) fn for_seconds(kept: u64) -> Self {
         Once { kept, held: Mutex::default() }
     }
 
     /// Whether this is the first time that the signer shows this id; none where there is no room to remember it. `now` in
     /// seconds.
-    pub fn first_time(&self, signer: KeyId, id: [u8; 16], now: u64) -> Option<bool> {
+    pub(crate) fn first_time(&self, signer: KeyId, id: [u8; 16], now: u64) -> Option<bool> {
         let kept = self.kept;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= held.swept.saturating_add(kept) {

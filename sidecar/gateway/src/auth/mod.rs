@@ -4,15 +4,17 @@
 pub(crate) mod authorization;
 pub(crate) mod jwt;
 mod possession;
+pub(crate) mod seen;
 
 use std::sync::Arc;
 
 use signet_model::Route;
-use signet_proxy::once::Once;
 use signet_proxy::state::Keys;
 use signet_token::txn::Rctx;
 use signet_token::{AccessToken, TokenCache, TokenError};
 use signet_wire::RequestView;
+
+use seen::Seen;
 
 /// Somebody whose credential was good.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) tokens: &'a TokenCache<AccessToken>,
     /// Proofs of possession that came before.
-    pub(crate) proofs: &'a Once,
+    pub(crate) proofs: &'a Seen,
     /// Whether the caller came in by TLS.
     pub(crate) tls: bool,
     /// Seconds since the epoch.

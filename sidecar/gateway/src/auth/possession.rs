@@ -1,13 +1,13 @@
 //! That an access token is its caller's (RFC 9449 §7, RFC 8705 §3): a token that is bound to a key is taken with a proof by
 //! that key and in no other way.
 
-use signet_identity::KeyId;
 use signet_model::BoundTokens;
 use signet_token::dpop::{self, DpopError, Expected};
 use signet_token::{AccessToken, Confirmation, TokenError};
 use signet_wire::RequestView;
 
 use super::authorization::Scheme;
+use super::seen::Full;
 use super::{Evidence, Failure, Unproven};
 
 const PROOF: &str = "dpop";
@@ -58,10 +58,11 @@ fn proven(token: &str, key: &str, request: RequestView<'_>, evidence: &Evidence<
     if proof.thumbprint != key {
         return Err(no_proof("dpop_key", "the proof is by another key than the token is bound to"));
     }
-    match evidence.proofs.first_time(KeyId::of(key.as_bytes()), proof.id, evidence.now) {
-        Some(true) => Ok(()),
-        Some(false) => Err(no_proof("dpop_replayed", "this proof came before")),
-        None => Err(Failure::Overloaded("dpop_full")),
+    match evidence.proofs.first_time(&proof, evidence.now) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(no_proof("dpop_replayed", "this proof came before")),
+        Err(Full::OfKey) => Err(Failure::Overloaded("dpop_key_full")),
+        Err(Full::OfAll) => Err(Failure::Overloaded("dpop_full")),
     }
 }
 
