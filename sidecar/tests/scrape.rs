@@ -237,7 +237,7 @@ async fn a_real_prometheus_reads_both_in_either_format_and_ours_when_the_app_tal
     let Some(program) = prometheus() else { return };
     let text = "# HELP orders_total Orders.\n# TYPE orders_total counter\norders_total{shop=\"C:\\\\x\\\"\\n\"} 7 \n\
                 # TYPE took_seconds histogram\ntook_seconds_bucket{le=\"0.1\",} 1\ntook_seconds_bucket { le = \"+Inf\" } 2\n\
-                took_seconds_sum 1.5e0\ntook_seconds_count 2\nwhatever NaN\n\tlate 1 1700000000000\n# TYPE signet_ready gauge\nsignet_ready 5\n";
+                took_seconds_sum 1.5e0\ntook_seconds_count 2\nwhatever NaN\n\tlate 1 1700000000000\nodd:1e5.5\t \ngauge_+Inf 17\n# TYPE \todd:1e5  untyped\n# TYPE signet_ready gauge\nsignet_ready 5\n";
     let openmetrics = "# TYPE orders counter\n# HELP orders Orders \\\"quoted\\\".\norders_total{shop=\"C:\\\\x\\\"\\n\"} 7 # {trace=\"a\"} 1\n\
                        # TYPE of gaugehistogram\n# TYPE x unknown\nx 1 1700000000.5\n# EOF\n";
     let apps = [
@@ -275,6 +275,7 @@ async fn a_real_prometheus_reads_both_in_either_format_and_ours_when_the_app_tal
         ("signet_own_total{job=\"text\"}", "3"),
         ("orders_total{job=\"text\",shop=\"C:\\\\x\\\"\\n\"}", "7"),
         ("took_seconds_bucket{job=\"text\",le=\"+Inf\"}", "2"),
+        ("odd:1e5{job=\"text\"}", "0.5"),
         ("signet_app_metrics_dropped_total{job=\"text\"} > 1", ""),
         ("signet_own_total{job=\"openmetrics\"}", "3"),
         ("orders_total{job=\"openmetrics\",shop=\"C:\\\\x\\\"\\n\"}", "7"),

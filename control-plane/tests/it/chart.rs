@@ -714,7 +714,10 @@ fn the_agent_of_each_node_has_what_it_needs_and_no_more() {
         }
         let container = &pod["containers"][0];
         let context = &container["securityContext"];
-        assert_eq!(context["capabilities"], json!({"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]}));
+        assert_eq!(
+            context["capabilities"],
+            json!({"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE"]})
+        );
         assert_eq!(
             (&context["privileged"], &context["readOnlyRootFilesystem"]),
             (&json!(false), &json!(true))

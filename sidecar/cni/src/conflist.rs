@@ -52,6 +52,19 @@ fn entries(text: &str) -> Result<Vec<(Span, bool)>, Wrong> {
     Ok(found)
 }
 
+/// The programs of the other plugins: of a list, or of the configuration of one.
+pub fn others(text: &str) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Any {
+        #[serde(default)]
+        plugins: Vec<One>,
+        r#type: Option<String>,
+    }
+    let Ok(any) = serde_json::from_str::<Any>(text) else { return Vec::new() };
+    let all = any.plugins.into_iter().map(|one| one.r#type).chain(any.r#type);
+    all.filter(|one| one != TYPE).collect()
+}
+
 /// Whether the list has our entry.
 ///
 /// # Errors

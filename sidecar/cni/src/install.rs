@@ -27,11 +27,29 @@ pub enum InstallError {
     Wrong { path: PathBuf, wrong: Wrong },
     #[error("expected a network configuration (.conflist, .conf or .json) in {}, found none: the network's own plugin is not installed yet", .0.display())]
     None(PathBuf),
+    #[error(
+        "expected a plugin of {} ({types}) in {}, where our own is: that is not the folder in which this node's runtime looks for plugins (cni.binDir)",
+        path.display(), folder.display()
+    )]
+    Elsewhere { path: PathBuf, types: String, folder: PathBuf },
     #[error("{}: expected no file of this name beside {}, which is to become it", list.display(), one.display())]
     Taken { list: PathBuf, one: PathBuf },
 }
 
 type Result<T, E = InstallError> = std::result::Result<T, E>;
+
+impl InstallError {
+    /// Whether it is the folder's owner who keeps us out.
+    fn is_denied(&self) -> bool {
+        matches!(self, InstallError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// What can be done about it, where that is known.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        if self.is_denied() { " (the folder must be root's, or the agent have DAC_OVERRIDE)" } else { "" }
+    }
+}
 
 fn io(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
     |source| InstallError::Io { path: path.to_owned(), source }
@@ -67,7 +85,7 @@ pub fn remove_program(folder: &Path) -> Result<()> {
 /// Under a name that no runtime reads, then in place.
 fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.signet-{}", std::process::id()));
+    let temporary = path.with_file_name(format!(".{name}.signet-{:016x}", chance()));
     let written = (|| {
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -84,6 +102,12 @@ fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> R
         let _ = fs::remove_file(&temporary);
         io(path)(error)
     })
+}
+
+/// Not what another agent on this node has: in each container of them the process is number 1.
+pub(crate) fn chance() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 /// A network configuration as it was read.
@@ -131,13 +155,19 @@ fn configurations(folder: &Path) -> Result<Vec<Configuration>> {
 }
 
 /// Sees to it that the configuration in force has our entry; where it has one of ours that is another, only with `anew`.
-/// The file, and whether something was written.
+/// The file, and whether something was written. Where none of the others' programs is in `programs`, nothing is: a runtime
+/// that looks elsewhere would not find ours either, and start no pod.
 ///
 /// # Errors
 /// [`InstallError`].
-pub fn ensure(folder: &Path, entry: &str, anew: bool) -> Result<(PathBuf, bool)> {
+pub fn ensure(folder: &Path, programs: &Path, entry: &str, anew: bool) -> Result<(PathBuf, bool)> {
     let first = configurations(folder)?.into_iter().next();
     let Some(first) = first else { return Err(InstallError::None(folder.to_owned())) };
+    let others = conflist::others(&first.text);
+    if !others.is_empty() && !others.iter().any(|one| programs.join(one).is_file()) {
+        let (path, types) = (first.path, others.join(", "));
+        return Err(InstallError::Elsewhere { path, types, folder: programs.to_owned() });
+    }
     let wrong = |wrong| InstallError::Wrong { path: first.path.clone(), wrong };
     if !first.is_list() {
         return wrap(&first, entry);
@@ -232,6 +262,9 @@ mod tests {
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
+        for program in ["ptp", "bridge"] {
+            fs::write(folder.path().join(program), "").unwrap();
+        }
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
         }
@@ -240,6 +273,7 @@ mod tests {
 
     fn all(folder: &tempfile::TempDir) -> BTreeMap<String, String> {
         let entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let entries = entries.filter(|path| path.extension().is_some());
         let named = |path: PathBuf| {
             (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap())
         };
@@ -251,19 +285,19 @@ mod tests {
         let folder = folder(&[("10-a.conflist", LIST), ("20-b.conflist", LIST), ("05-x.txt", "?")]);
         fs::set_permissions(folder.path().join("10-a.conflist"), fs::Permissions::from_mode(0o640)).unwrap();
         let before = all(&folder);
-        let (path, written) = ensure(folder.path(), ENTRY, true).unwrap();
+        let (path, written) = ensure(folder.path(), folder.path(), ENTRY, true).unwrap();
         assert_eq!((path.file_name().unwrap().to_str(), written), (Some("10-a.conflist"), true));
-        assert!(!ensure(folder.path(), ENTRY, true).unwrap().1, "once is enough");
+        assert!(!ensure(folder.path(), folder.path(), ENTRY, true).unwrap().1, "once is enough");
         assert_eq!(all(&folder)["20-b.conflist"], LIST);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         // Of another version: not fought about, unless at a start.
         let newer = ENTRY.replace("/s", "/t");
-        assert!(!ensure(folder.path(), &newer, false).unwrap().1);
-        assert!(ensure(folder.path(), &newer, true).unwrap().1);
+        assert!(!ensure(folder.path(), folder.path(), &newer, false).unwrap().1);
+        assert!(ensure(folder.path(), folder.path(), &newer, true).unwrap().1);
         assert!(all(&folder)["10-a.conflist"].contains("/t"));
         // Its owner writes it anew.
         fs::write(&path, LIST).unwrap();
-        assert!(ensure(folder.path(), ENTRY, false).unwrap().1);
+        assert!(ensure(folder.path(), folder.path(), ENTRY, false).unwrap().1);
         // One of us was killed in the middle.
         fs::write(folder.path().join(".10-a.conflist.signet-7"), "{").unwrap();
         remove(folder.path()).unwrap();
@@ -276,14 +310,14 @@ mod tests {
     fn a_configuration_of_one_plugin_becomes_a_list_and_itself_again() {
         let folder = folder(&[("10-a.conf", ONE)]);
         let before = all(&folder);
-        assert!(ensure(folder.path(), ENTRY, true).unwrap().1);
-        assert!(!ensure(folder.path(), ENTRY, false).unwrap().1);
+        assert!(ensure(folder.path(), folder.path(), ENTRY, true).unwrap().1);
+        assert!(!ensure(folder.path(), folder.path(), ENTRY, false).unwrap().1);
         let names: Vec<String> = all(&folder).into_keys().collect();
         assert_eq!(names, ["10-a.conf.signet-kept", "10-a.conflist"]);
         // Its owner writes it anew: it is in force before the list.
         let other = ONE.replace("ptp", "bridge");
         fs::write(folder.path().join("10-a.conf"), &other).unwrap();
-        assert!(ensure(folder.path(), ENTRY, false).unwrap().1);
+        assert!(ensure(folder.path(), folder.path(), ENTRY, false).unwrap().1);
         assert!(all(&folder)["10-a.conflist"].contains("bridge"));
         remove(folder.path()).unwrap();
         assert_eq!(all(&folder), BTreeMap::from([("10-a.conf".to_owned(), other)]));
@@ -296,7 +330,7 @@ mod tests {
         let said = |files: &[(&str, &str)]| {
             let folder = folder(files);
             let before = all(&folder);
-            let error = ensure(folder.path(), ENTRY, true).unwrap_err().to_string();
+            let error = ensure(folder.path(), folder.path(), ENTRY, true).unwrap_err().to_string();
             assert_eq!(all(&folder), before);
             error
         };
@@ -306,6 +340,18 @@ mod tests {
         assert!(
             said(&[("10-a.conf", ONE), ("10-a.conflist", LIST)]).contains("expected no file of this name")
         );
+    }
+
+    #[test]
+    fn where_the_runtime_looks_elsewhere_nothing_is_written() {
+        for (name, text) in [("10-a.conflist", LIST), ("10-a.conf", ONE)] {
+            let folder = folder(&[(name, text)]);
+            fs::remove_file(folder.path().join("ptp")).unwrap();
+            let before = all(&folder);
+            let error = ensure(folder.path(), folder.path(), ENTRY, true).unwrap_err().to_string();
+            assert!(error.contains("(ptp)") && error.contains("cni.binDir"), "{error}");
+            assert_eq!(all(&folder), before);
+        }
     }
 
     #[test]

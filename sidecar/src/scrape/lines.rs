@@ -149,7 +149,8 @@ fn numbers(text: &str, format: Format) -> Result<(), &'static str> {
         Format::OpenMetrics => text.strip_prefix(' ').ok_or(VALUE)?.split(' ').collect(),
     };
     let is_timestamp = |at: &str| match format {
-        Format::Text => at.parse::<i64>().is_ok(),
+        // Its milliseconds have no sign.
+        Format::Text => at.bytes().all(|byte| byte.is_ascii_digit()) && at.parse::<i64>().is_ok(),
         Format::OpenMetrics => is_number(at) && at.parse::<f64>().is_ok_and(f64::is_finite),
     };
     match words.as_slice() {
@@ -233,7 +234,7 @@ mod tests {
         let page = "# HELP http_requests_total The total.\n# TYPE http_requests_total counter\n\
                     http_requests_total{method=\"post\",code=\"200\"} 1027 1395066363000\n\
                     http_requests_total{path=\"C:\\\\DIR\\n\\\"x\\\"\"} 1.458255915e9\n\
-                    something_weird{problem=\"division by zero\"} +Inf -3982045\nmetric_without 12.47\nnan NaN\n";
+                    something_weird{problem=\"division by zero\"} +Inf 3982045\nmetric_without 12.47\nnan NaN\n";
         assert_eq!(text(page), Ok(Sound { text: page.into(), dropped: 0 }));
         let page = "# TYPE foo counter\n# HELP foo Words.\nfoo_total{a=\"b\"} 17.0 1520879607.789 # {id=\"x\"} 0.67 1.5\n\
                     foo_created 1520430000.123\n# TYPE bar stateset\nbar{bar=\"a\"} 1\n";
@@ -268,6 +269,8 @@ mod tests {
             "a one",
             "a 1 2 3",
             "a 1 1.5",
+            "a 1 -1",
+            "a 1 +1",
             "a 0x1p4",
             "a 1_000",
             "a 1e999",

@@ -139,12 +139,14 @@ fn leaf(schema: &Json, place: &str, known: &BTreeSet<&str>, out: &mut Vec<String
 
 /// Patterns that are said in words.
 #[rustfmt::skip] // One a line, as a table.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 13] = [
     (r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a name"),
     (r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "a name, or nothing"),
     (r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", "a label of DNS"),
     (r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$", "a trust domain"),
     (r"^$|^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$", "at most 30 of `a-z`, `0-9` and `-`, or nothing"),
+    (r"^$|^[a-z]([-a-z0-9]{0,51}[a-z0-9])?$", "at most 53 of `a-z`, `0-9` and `-`, or nothing"),
+    (r"^[a-z]([-a-z0-9]{0,13}[a-z0-9])?$", "at most 15 of `a-z`, `0-9` and `-`"),
     (r"^[A-Za-z0-9][-A-Za-z0-9._:/@]*$", "an image"),
     (r"^$|^[A-Za-z0-9][-A-Za-z0-9._:/@]*$", "an image, or nothing"),
     (r"^/[-A-Za-z0-9._/]+$", "a folder"),

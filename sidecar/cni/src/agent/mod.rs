@@ -215,27 +215,35 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         trigger.on_signals()?;
         let listener = serve::bind(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
+        let own = inode(&options.socket);
         let lacks = Arc::new(std::sync::Mutex::new(Some("starting".to_owned())));
         let (open, handle) = (Open::default(), Handle::current());
         let agent = Agent { cluster: Arc::clone(&cluster), handle, lacks: Arc::clone(&lacks) };
         serve::serve(listener, Arc::new(agent), open.clone());
         // Whoever is told to start the plugin finds it, and it finds us.
-        install::copy_program(&options.bin_dir)?;
+        install::copy_program(&options.bin_dir).map_err(|error| anyhow!("{error}{}", error.advice()))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let keeper = tokio::spawn(keep(options.conf_dir.clone(), entry, lacks, Arc::clone(&stop)));
+        let keeper = tokio::spawn(keep(
+            options.conf_dir.clone(),
+            options.bin_dir.clone(),
+            entry,
+            lacks,
+            Arc::clone(&stop),
+        ));
         let repair = Repair { cluster: Arc::clone(&cluster), folder: options.netns_dir.clone() };
         let follower = tokio::spawn(repair.follow());
         shutdown.draining().await;
         follower.abort();
         stop.store(true, Ordering::Release);
         let _ = keeper.await;
-        end(options, &cluster, &open).await
+        end(options, &cluster, &open, own).await
     })
 }
 
-/// Keeps the plugin in the configuration that is in force, whoever rewrites that.
+/// Keeps the plugin in the configuration that is in force, whoever rewrites that, and its program where it was put.
 async fn keep(
     folder: PathBuf,
+    programs: PathBuf,
     entry: String,
     lacks: Arc<std::sync::Mutex<Option<String>>>,
     stop: Arc<AtomicBool>,
@@ -243,8 +251,16 @@ async fn keep(
     let mut anew = true;
     let mut said = String::new();
     while !stop.load(Ordering::Acquire) {
-        let (place, text) = (folder.clone(), entry.clone());
-        let done = tokio::task::spawn_blocking(move || install::ensure(&place, &text, anew)).await;
+        let (place, programs, text) = (folder.clone(), programs.clone(), entry.clone());
+        let look = move || {
+            // Another agent's is another version's: that one comes after us.
+            if !programs.join(crate::TYPE).is_file() {
+                install::copy_program(&programs)?;
+                tracing::warn!(target: "signet::cni", folder = %programs.display(), "the plugin's program was gone, and is there again");
+            }
+            install::ensure(&place, &programs, &text, anew)
+        };
+        let done = tokio::task::spawn_blocking(look).await;
         let state = match done {
             Ok(Ok((path, written))) => {
                 anew = false;
@@ -253,7 +269,7 @@ async fn keep(
                 }
                 None
             }
-            Ok(Err(error)) => Some(error.to_string()),
+            Ok(Err(error)) => Some(format!("{error}{}", error.advice())),
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = state.as_ref().filter(|error| **error != said) {
@@ -266,7 +282,7 @@ async fn keep(
 }
 
 /// Goes, and takes the plugin away only where no other agent will come.
-async fn end(options: &Options, cluster: &Cluster, open: &Open) -> anyhow::Result<()> {
+async fn end(options: &Options, cluster: &Cluster, open: &Open, own: Option<u64>) -> anyhow::Result<()> {
     let begun = Instant::now();
     let over = loop {
         match cluster.is_over().await {
@@ -286,11 +302,18 @@ async fn end(options: &Options, cluster: &Cluster, open: &Open) -> anyhow::Resul
     while open.count() > 0 && end.is_some_and(|end| Instant::now() < end) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if over && !options.keep_program {
+    // Who answers at the socket by now is another agent, whose the program is as well.
+    let is_ours = own.is_some() && inode(&options.socket) == own;
+    if over && is_ours && !options.keep_program {
         install::remove_program(&options.bin_dir)?;
         let _ = std::fs::remove_file(&options.socket);
     }
     Ok(())
+}
+
+fn inode(path: &std::path::Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).map(|file| file.ino()).ok()
 }
 
 fn uninstall(options: &Options) -> anyhow::Result<()> {

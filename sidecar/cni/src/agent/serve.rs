@@ -55,7 +55,7 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     let folder = socket.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    let temporary = folder.join(format!(".agent-{}", std::process::id()));
+    let temporary = folder.join(format!(".agent-{:016x}", crate::install::chance()));
     let _ = fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
