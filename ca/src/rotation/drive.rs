@@ -83,7 +83,7 @@ impl Inner {
     /// A root's is not made anew: see [`HierarchyError::KeyMissing`].
     async fn retire_lost_keys(&self, now: i64) -> Result<(), AuthorityError> {
         let journal = self.store.journal().await?;
-        let held = self.with_vault(|vault| Ok(vault.held()?)).await?;
+        let held = self.with_vault(|vault| vault.held()).await?;
         let lost = |entry: &&Entry| {
             let slot = &entry.slot;
             slot.owner == self.replica

@@ -277,7 +277,7 @@ pub struct Refusal {
     /// What was expected and what came, for our log and never for the caller.
     pub detail: Option<Box<str>>,
     /// `WWW-Authenticate`, at the edge: one for each scheme that would do.
-    pub challenges: Vec<Box<str>>,
+    pub challenges: Box<[Box<str>]>,
     /// `Location`, where a route redirects.
     pub location: Option<Box<str>>,
     /// Seconds, for `Retry-After`.
@@ -308,7 +308,7 @@ impl Refusal {
             reason,
             decision: DecisionId::random(),
             detail: None,
-            challenges: Vec::new(),
+            challenges: Box::default(),
             location: None,
             retry_after: None,
             limit: None,
@@ -327,7 +327,9 @@ impl Refusal {
     /// Adds a `WWW-Authenticate` challenge, after those that it has.
     #[must_use]
     pub fn challenge(mut self, challenge: impl Into<Box<str>>) -> Self {
-        self.challenges.push(challenge.into());
+        let mut all = self.challenges.into_vec();
+        all.push(challenge.into());
+        self.challenges = all.into();
         self
     }
 
