@@ -15,6 +15,7 @@ use crate::{
 /// Only the owner can connect, so these are against mistakes more than attacks.
 const LIMITS: Limits = Limits {
     connections: 16,
+    from_one: 16,
     head: Duration::from_secs(5),
     exchange: Duration::from_secs(30),
     body: 64 * 1024,

@@ -5,11 +5,12 @@
 //! loses its place when the deadline passes; garbage gets a 400 or nothing.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::{Future, poll_fn},
     io,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -33,6 +34,8 @@ use crate::Shutdown;
 pub(crate) struct Limits {
     /// Connections at once; more wait in the kernel's backlog.
     pub(crate) connections: usize,
+    /// Of these from one address; one more is closed at once.
+    pub(crate) from_one: usize,
     /// For the request's head.
     pub(crate) head: Duration,
     /// For the whole exchange.
@@ -78,6 +81,9 @@ pub(crate) trait Accept: Send + Sync {
     fn dialled(_: &Self::Io) -> Option<Dialled> {
         None
     }
+    fn caller(_: &Self::Io) -> Option<IpAddr> {
+        None
+    }
 }
 
 impl Accept for TcpListener {
@@ -88,12 +94,44 @@ impl Accept for TcpListener {
     fn dialled(io: &TcpStream) -> Option<Dialled> {
         io.local_addr().ok().map(|address| Dialled(address.ip().to_canonical()))
     }
+    fn caller(io: &TcpStream) -> Option<IpAddr> {
+        io.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
 }
 
 impl Accept for UnixListener {
     type Io = UnixStream;
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
         Self::poll_accept(self, context).map_ok(|(io, _)| io)
+    }
+}
+
+/// How many connections each address has.
+type Callers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection of an address, until it is dropped.
+struct Share(Callers, IpAddr);
+
+impl Share {
+    /// None where the address has so many already.
+    fn take(callers: &Callers, caller: IpAddr, most: usize) -> Option<Self> {
+        let mut all = callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(caller).or_default();
+        if *own >= most {
+            return None;
+        }
+        *own = own.saturating_add(1);
+        Some(Self(callers.clone(), caller))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(&self.1) {
+            Some(own) if *own > 1 => *own = own.saturating_sub(1),
+            _ => drop(all.remove(&self.1)),
+        }
     }
 }
 
@@ -105,7 +143,7 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let handle = Arc::new(handle);
+    let (handle, callers) = (Arc::new(handle), Callers::default());
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let io = tokio::select! {
@@ -119,13 +157,21 @@ where
                 }
             },
         };
+        let share = match A::caller(&io) {
+            // Somebody who holds many leaves the others theirs.
+            Some(caller) => match Share::take(&callers, caller, limits.from_one) {
+                Some(share) => Some(share),
+                None => continue,
+            },
+            None => None,
+        };
         let (handle, stopping, dialled) = (handle.clone(), shutdown.clone(), A::dialled(&io));
         tokio::spawn(async move {
             tokio::select! {
                 () = stopping.stopping() => {}
                 _ = timeout(limits.exchange, exchange(io, dialled, limits, handle)) => {}
             }
-            drop(place);
+            drop((place, share));
         });
     }
 }

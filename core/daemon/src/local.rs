@@ -26,6 +26,8 @@ use crate::{
 /// A stuck app keeps its own places and nobody else's; an answer may wait for the control plane.
 const LIMITS: Limits = Limits {
     connections: 64,
+    // It is the app that asks.
+    from_one: 64,
     head: Duration::from_secs(5),
     exchange: Duration::from_secs(30),
     body: LocalServer::MAX_BODY,

@@ -20,8 +20,14 @@ use crate::{
 };
 
 /// Anybody who reaches the address may ask, so little is given: a few places, each for a short time.
-const LIMITS: Limits =
-    Limits { connections: 64, head: Duration::from_secs(3), exchange: Duration::from_secs(10), body: 1024 };
+const LIMITS: Limits = Limits {
+    connections: 64,
+    // Kubelets and scrapers ask a few at a time.
+    from_one: 16,
+    head: Duration::from_secs(3),
+    exchange: Duration::from_secs(10),
+    body: 1024,
+};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The Prometheus text format.
