@@ -406,7 +406,7 @@ fn options_of(container: &Value) -> Options {
 
 #[test]
 fn the_agent_of_a_node_is_told_the_rules_that_a_pods_own_container_would_set() {
-    use signet_sidecar::redirect::{listeners, plan::Plan};
+    use signet_sidecar::redirect::{asks, listeners, plan::Plan};
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/kubernetes/tests/data/admission/requests");
     let namespace = Namespace { name: "shop".into(), injects: true };
@@ -439,6 +439,9 @@ fn the_agent_of_a_node_is_told_the_rules_that_a_pods_own_container_would_set() {
             let own = options_of(&by_itself["spec"]["initContainers"][0]);
             let nodes = options_of(&by_its_node["spec"]["initContainers"][0]);
             assert!(own.config.is_some() && nodes.config.is_none());
+            // It takes the words of injection and no others.
+            let command = by_its_node["spec"]["initContainers"][0]["command"].as_array().unwrap();
+            assert_eq!(command[2..], asks::words(&nodes), "{annotation}");
             for ipv6 in [true, false] {
                 let own = Plan::of(&own.resolve(Some(&listeners(&config)), ipv6).unwrap());
                 assert_eq!(own, Plan::of(&nodes.resolve(None, ipv6).unwrap()), "{annotation}");

@@ -207,7 +207,7 @@ async fn an_app_that_hangs_costs_a_scraper_no_more_than_it_waits_itself() {
 async fn a_crowd_asks_the_app_once() {
     let app = App::saying("text/plain", "orders 7\n").await;
     let sidecar = Arc::new(Sidecar::beside(app.address).await);
-    let crowd: Vec<_> = (0..40)
+    let crowd: Vec<_> = (0..16)
         .map(|_| {
             let sidecar = sidecar.clone();
             tokio::spawn(async move { sidecar.scraped("").await.1 })

@@ -29,7 +29,8 @@ fn stored(mut pod: Value, namespace: &str, name: &str, address: &str) -> Value {
     pod["metadata"]["name"] = name.into();
     pod["metadata"]["uid"] = format!("uid-of-{name}").into();
     pod["spec"]["nodeName"] = "node1".into();
-    pod["status"] = json!({"phase": "Pending", "podIPs": [{"ip": address}]});
+    // The node's own address is none of these namespaces.
+    pod["status"] = json!({"phase": "Pending", "hostIP": "192.0.2.1", "podIPs": [{"ip": address}]});
     pod
 }
 
@@ -284,19 +285,80 @@ async fn a_pod_goes_no_further_than_its_first_container_until_it_is_redirected()
     assert!(check.wait().await.success(), "{}", check.log());
 }
 
+fn waiting(mut pod: Value) -> Value {
+    pod["status"]["initContainerStatuses"] = json!([{"name": "signet-check", "state": {"running": {}}}]);
+    pod
+}
+
 #[tokio::test]
 async fn a_pod_that_takes_anothers_address_has_nobody_redirected_in_its_place() {
     let Some(scene) = Scene::make() else { return };
     let (server, client) = (&scene.pods.server, &scene.pods.client);
     // The client's pod may change its network, and says that it is the server.
     assert!(execute(client, &format!("ip addr add {}/32 dev lo", SERVER[0])).status.success());
-    let mut pod = injected("web-1", SERVER[0]);
-    pod["status"]["initContainerStatuses"] = json!([{"name": "signet-check", "state": {"running": {}}}]);
+    let pod = waiting(injected("web-1", SERVER[0]));
+    let running = scene.running(server, SERVER[0], &pod);
+    let mut check = Process::start("check", running.command("signet-check"), scene.folder.path());
+    check.logged("waiting").await;
     scene.api.runs(&pod);
     let agent = scene.agent("agent").await;
     agent.logged("found 2").await;
     assert!(!scene.has_rules(client) && !scene.has_rules(server));
     assert!(execute(client, &format!("ip addr del {}/32 dev lo", SERVER[0])).status.success());
     agent.logged("redirected belatedly").await;
+    assert!(check.wait().await.success(), "{}", check.log());
     assert!(scene.is_as_by_the_init_container(server, &pod) && !scene.has_rules(client));
+}
+
+#[tokio::test]
+async fn nobody_gets_the_rules_of_a_pod_whose_status_has_its_address() {
+    let Some(scene) = Scene::make() else { return };
+    let (server, client) = (&scene.pods.server, &scene.pods.client);
+    let agent = scene.agent("agent").await;
+    // A tenant's pod, by its status with the address of one that is not of the mesh.
+    let forged = |name: &str, address: &str, command: &[&str]| {
+        let mut pod = waiting(injected(name, address));
+        pod["spec"]["initContainers"][0]["command"] = command.into();
+        pod
+    };
+    let open = ["/bin/false", "redirect", "verify", "--uid", "2102", "--exclude-inbound-ports", "1-65535"];
+    scene.api.runs(&forged("mallory-1", CLIENT[0], &open));
+    agent.logged("nobody asks for what this pod would have").await;
+    assert!(!scene.has_rules(client));
+
+    // Of one that is redirected: its rules stay.
+    let pod = injected("web-1", SERVER[0]);
+    scene.api.runs(&pod);
+    assert_eq!(scene.node.add(server, &pod).await, Ok(result()));
+    scene.api.runs(&forged("mallory-2", SERVER[0], &open));
+    agent.logged("mallory-2").await;
+    assert!(scene.is_as_by_the_init_container(server, &pod));
+
+    // With options that injection never writes.
+    let strange = ["/bin/false", "redirect", "verify", "--uid", "2102", "--only-inbound-ports", "1"];
+    scene.api.runs(&forged("mallory-3", CLIENT[0], &strange));
+    agent.logged("mallory-3").await;
+    // One that has ended, and keeps the address that another has.
+    let mut ended = forged("mallory-4", CLIENT[0], &open);
+    ended["status"]["phase"] = "Failed".into();
+    scene.api.runs(&ended);
+    // One that asks, in a namespace with other rules.
+    scene.pods.redirected(client, "apply --uid 7");
+    let other = waiting(injected("web-2", CLIENT[0]));
+    let running = scene.running(client, CLIENT[0], &other);
+    let mut check = Process::start("check", running.command("signet-check"), scene.folder.path());
+    check.logged("waiting").await;
+    scene.api.runs(&other);
+    agent.logged("never replaced").await;
+    assert!(scene.pods.redirect(client, "check --uid 7").status.success());
+    assert!(
+        !agent.log().contains("mallory-4") && !agent.log().contains("redirected belatedly"),
+        "{}",
+        agent.log()
+    );
+    // And when they are gone.
+    scene.pods.redirected(client, "remove");
+    agent.logged("redirected belatedly").await;
+    assert!(check.wait().await.success(), "{}", check.log());
+    assert!(scene.is_as_by_the_init_container(client, &other));
 }

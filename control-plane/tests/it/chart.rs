@@ -76,6 +76,7 @@ const PROFILES: [(&str, &[&str], &[&str]); 9] = [
             "cni.whenAway=pass",
             "cni.keepProgram=true",
             "cni.maxSurge=1",
+            "injection.uid=2200",
             "injection.cniNamespaces={shop,ledger}",
             "imagePullSecrets[0].name=registry",
         ],
@@ -748,6 +749,7 @@ fn the_agent_of_each_node_has_what_it_needs_and_no_more() {
         use signet_kubernetes::inject::Redirect::{Cni, Init};
         let expected = if name == "cni" { [Cni, Cni] } else { [Init, Cni] };
         assert_eq!([injection.redirect_in("other"), injection.redirect_in("shop")], expected);
+        assert!(command.contains(&format!("\"--sidecar-uid={}\"", injection.uid)), "{command}");
     }
     let (text, all) = rendered(&folder, &[CNI], &["cni.netnsDir="]);
     assert!(

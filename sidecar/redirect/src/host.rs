@@ -4,9 +4,10 @@
 //! anybody's. It is started with arguments and standard input, no shell and an empty environment.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Where programs are looked for, in this order.
@@ -48,35 +49,11 @@ impl Host for Machine {
     }
 
     fn run(&self, program: &Path, arguments: &[&str], input: &str) -> io::Result<Said> {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take();
-        // What it says is read meanwhile: neither side waits for the other with a full pipe.
-        let (written, output) = std::thread::scope(|scope| {
-            let writer = scope.spawn(move || match stdin {
-                Some(mut stdin) => stdin.write_all(input.as_bytes()),
-                None => Ok(()),
-            });
-            let output = child.wait_with_output();
-            (writer.join(), output)
-        });
-        let output = output?;
-        // One that ends before it has read all says why itself.
-        if output.status.success() {
-            written.map_err(|_| io::Error::other("the thread that writes to it panicked"))??;
-        }
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Said { ok: output.status.success(), output: text(output.stdout), errors: text(output.stderr) })
+        run_within(program, arguments, input, MOST_SAID, LONGEST)
     }
 
     fn read(&self, file: &str) -> Option<String> {
-        std::fs::read_to_string(file).ok()
+        small(file)
     }
 
     fn lock(&self) -> io::Result<Option<File>> {
@@ -99,6 +76,119 @@ impl Host for Machine {
 
 /// How long another command may take before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// What is read of a file that should be small. Whoever may add routes decides how long some files of `/proc` are.
+const MOST_READ: u64 = 1024 * 1024;
+/// What a program may say: a host has tens of thousands of rules of others.
+const MOST_SAID: usize = 64 * 1024 * 1024;
+/// How long a program may take.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A network namespace whose owner is not trusted: what programs say of it is short, and comes soon.
+#[derive(Debug)]
+pub struct Stranger;
+
+impl Host for Stranger {
+    fn find(&self, program: &str) -> Option<PathBuf> {
+        Machine.find(program)
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str], input: &str) -> io::Result<Said> {
+        run_within(program, arguments, input, 1024 * 1024, Duration::from_secs(10))
+    }
+
+    fn read(&self, file: &str) -> Option<String> {
+        small(file)
+    }
+
+    fn lock(&self) -> io::Result<Option<File>> {
+        Machine.lock()
+    }
+}
+
+/// A file that is not longer than a small one.
+fn small(file: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(file).ok()?.take(MOST_READ.saturating_add(1)).read_to_string(&mut text).ok()?;
+    (u64::try_from(text.len()).ok()? <= MOST_READ).then_some(text)
+}
+
+/// Runs a program that is ended when it says more than this, or takes longer.
+fn run_within(
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    most: usize,
+    longest: Duration,
+) -> io::Result<Said> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let end = Instant::now().checked_add(longest);
+    let left = || end.map_or(longest, |end| end.saturating_duration_since(Instant::now()));
+    // What it says is read meanwhile: neither side waits for the other with a full pipe.
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || match stdin {
+            Some(mut stdin) => stdin.write_all(input.as_bytes()),
+            None => Ok(()),
+        });
+        let (sender, came) = mpsc::channel();
+        let errors = sender.clone();
+        scope.spawn(move || sender.send((false, all(stdout, most))));
+        scope.spawn(move || errors.send((true, all(stderr, most))));
+        let mut said = Said::default();
+        let mut both = || {
+            for _ in 0..2 {
+                let slow =
+                    |_| io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {longest:?}"));
+                let (is_error, text) = came.recv_timeout(left()).map_err(slow)?;
+                let place = if is_error { &mut said.errors } else { &mut said.output };
+                *place = text?;
+            }
+            loop {
+                if let Some(status) = child.try_wait()? {
+                    return Ok(status);
+                }
+                if left().is_zero() {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("it took longer than {longest:?}"),
+                    ));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        let status = both();
+        if status.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let written = writer.join();
+        said.ok = status?.success();
+        // One that ends before it has read all says why itself.
+        if said.ok {
+            written.map_err(|_| io::Error::other("the thread that writes to it panicked"))??;
+        }
+        Ok(said)
+    })
+}
+
+/// All that comes, if that is not more than this.
+fn all(from: Option<impl Read>, most: usize) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it said more than {most} bytes")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// Whether this process may change netfilter: the capability NET_ADMIN, number 12 (capabilities(7)). An error is what
 /// came instead.
@@ -187,5 +277,25 @@ mod tests {
         let flood = "x".repeat(1 << 20);
         assert!(!Machine.run(&sh, &["-c", "exit 1"], &flood).unwrap().ok);
         assert_eq!(Machine.run(&Machine.find("cat").unwrap(), &[], &flood).unwrap().output, flood);
+    }
+
+    #[test]
+    fn a_program_that_says_too_much_or_takes_too_long_is_ended() {
+        let sh = Machine.find("sh").expect("a shell, for the test only");
+        let run = |script, most, longest| run_within(&sh, &["-c", script], "", most, longest);
+        let error = run("while :; do echo x; done", 4096, Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("more than 4096 bytes"), "{error}");
+        let error = run("while :; do echo x >&2; done", 4096, Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("more than 4096 bytes"), "{error}");
+        for script in ["exec sleep 600", "exec >/dev/null 2>&1 sleep 600"] {
+            let error = run(script, 4096, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        }
+    }
+
+    #[test]
+    fn of_a_file_no_more_is_read_than_a_small_one_has() {
+        assert_eq!(Machine.read("/dev/zero"), None);
+        assert!(Machine.read("/proc/self/status").is_some());
     }
 }

@@ -32,6 +32,7 @@
 )]
 #![forbid(unsafe_code)]
 
+pub mod asks;
 pub mod check;
 pub mod error;
 pub mod host;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
+use super::asks;
 use super::check::differences;
 use super::error::{RedirectError, Result, kernel_lacks, refused};
 use super::host::{Host, has_ipv6, may_change_netfilter};
@@ -149,12 +150,51 @@ pub fn run(command: &Command, host: &dyn Host, load: Load<'_>, answer: &mut dyn 
         }
         Command::Verify { options, wait } => {
             let wanted = options.wanted(load, has_ipv6(host))?;
+            // Whoever redirects this pod from outside sees by it that the pod waits for just that.
+            let _asked = asks::ask(options);
             let addresses = verify(&wanted, host, Duration::from_secs(*wait), answer)?;
             let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             writeln!(answer, "in force: {}", addresses.join(" and "))?;
             Ok(Done::AsAsked)
         }
     }
+}
+
+/// Puts the redirection in place where there is none of Signet. False: there is some, whatever it is, and it stays.
+///
+/// # Errors
+/// As of `apply`.
+pub fn apply_first(
+    options: &Options,
+    host: &dyn Host,
+    load: Load<'_>,
+    answer: &mut dyn Write,
+) -> Result<bool> {
+    let plan = Plan::of(&options.wanted(load, has_ipv6(host))?);
+    capable(host)?;
+    let _alone = host.lock().map_err(RedirectError::Busy)?;
+    if is_there(host)? {
+        return Ok(false);
+    }
+    apply(host, &plan, Backend::Auto, answer)?;
+    Ok(true)
+}
+
+/// Whether there is anything of Signet, by whichever program.
+fn is_there(host: &dyn Host) -> Result<bool> {
+    if let Some(nft) = host.find("nft")
+        && table(host, &nft)?.is_some()
+    {
+        return Ok(true);
+    }
+    for tool in iptables(host) {
+        for set in &tool.sets {
+            if !tool.state(host, set)?.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn capable(host: &dyn Host) -> Result<()> {

@@ -65,6 +65,11 @@ struct Container {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Status {
+    phase: String,
+    #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    host_ip: Option<String>,
+    #[serde(rename = "hostIPs", skip_serializing_if = "Value::is_null")]
+    host_ips: Value,
     #[serde(rename = "podIPs")]
     pod_ips: Value,
     init_container_statuses: Value,
@@ -160,8 +165,18 @@ impl Cluster {
 
 /// A pod's own addresses.
 pub(super) fn addresses(pod: &Value) -> Vec<IpAddr> {
-    let all = pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
-    all.filter_map(|one| one.get("ip")?.as_str()?.parse().ok()).collect()
+    listed(pod, "/status/podIPs").collect()
+}
+
+/// Addresses of the node that a pod is on.
+pub(super) fn of_node(pod: &Value) -> Vec<IpAddr> {
+    let one = pod.pointer("/status/hostIP").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+    listed(pod, "/status/hostIPs").chain(one).collect()
+}
+
+fn listed(pod: &Value, pointer: &str) -> impl Iterator<Item = IpAddr> {
+    let all = pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    all.filter_map(|one| one.get("ip")?.as_str()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -179,17 +194,18 @@ mod tests {
                 {"name": "signet-check", "command": ["signet-sidecar", "redirect", "verify", "--uid", "2102"], "image": "i"},
                 {"name": "signet-proxy"},
             ]},
-            "status": {"phase": "Pending", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
+            "status": {"phase": "Pending", "hostIP": "192.0.2.1", "hostIPs": [{"ip": "192.0.2.1"}, {"ip": "fd00::1"}], "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
                        "initContainerStatuses": [{"name": "signet-check", "state": {"running": {}}}]},
         });
         let (kind, kept) =
             Event::read(json!({"type": "MODIFIED", "object": pod}).to_string().as_bytes()).unwrap();
         assert_eq!(kind, "MODIFIED");
-        assert!(waits(&kept) && matches!(of(&kept), Ok(Verdict::Redirect(_))) && addresses(&kept).len() == 2);
+        assert!(waits(&kept) && matches!(of(&kept, 2102), Ok(Verdict::Redirect(_))));
+        assert_eq!((addresses(&kept).len(), of_node(&kept).len()), (2, 3));
         assert!(!kept.to_string().contains("managedFields"));
         let plain = json!({"type": "ADDED", "object": {"metadata": {"uid": "u"}, "spec": {"initContainers": null, "hostNetwork": true}}});
         let (_, kept) = Event::read(plain.to_string().as_bytes()).unwrap();
-        assert!(!waits(&kept) && matches!(of(&kept), Ok(Verdict::Leave)));
+        assert!(!waits(&kept) && matches!(of(&kept, 2102), Ok(Verdict::Leave)) && of_node(&kept).is_empty());
         // What a server says when it has forgotten the version.
         let gone = json!({"type": "ERROR", "object": {"kind": "Status", "metadata": {}, "status": "Failure", "code": 410}});
         assert!(Event::read(gone.to_string().as_bytes()).is_none_or(|(kind, _)| kind == "ERROR"));

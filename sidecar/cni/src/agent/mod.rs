@@ -60,6 +60,9 @@ pub struct Options {
     /// The folder of the node's network namespaces, in which those of pods are found that started without being redirected.
     #[arg(long, value_name = "FOLDER")]
     pub netns_dir: Option<PathBuf>,
+    /// The user that the mesh's sidecars are: a pod that names another is not redirected.
+    #[arg(long, value_name = "UID", default_value_t = 2102)]
+    pub sidecar_uid: u32,
     /// Where the plugin finds this process: a path that is the same on the node and here.
     #[arg(long, value_name = "FILE", default_value = "/run/signet-cni/agent.sock")]
     pub socket: PathBuf,
@@ -142,6 +145,7 @@ impl Options {
 struct Agent {
     cluster: Arc<Cluster>,
     handle: Handle,
+    uid: u32,
     /// Why the plugin is not in place.
     lacks: Arc<std::sync::Mutex<Option<String>>>,
 }
@@ -166,7 +170,9 @@ impl Answers for Agent {
             ));
         };
         let pod = self.handle.block_on(self.pod(question))?;
-        let Verdict::Redirect(options) = judge(&pod, question, &self.cluster.node)? else { return Ok(()) };
+        let Verdict::Redirect(options) = judge(&pod, question, &self.cluster.node, self.uid)? else {
+            return Ok(());
+        };
         if question.action == Action::Check {
             let missing = network::differences(&namespace, &options)
                 .map_err(|said| Failure::new(Failure::AGAIN, said))?;
@@ -218,7 +224,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let own = inode(&options.socket);
         let lacks = Arc::new(std::sync::Mutex::new(Some("starting".to_owned())));
         let (open, handle) = (Open::default(), Handle::current());
-        let agent = Agent { cluster: Arc::clone(&cluster), handle, lacks: Arc::clone(&lacks) };
+        let agent = Agent {
+            cluster: Arc::clone(&cluster),
+            handle,
+            uid: options.sidecar_uid,
+            lacks: Arc::clone(&lacks),
+        };
         serve::serve(listener, Arc::new(agent), open.clone());
         // Whoever is told to start the plugin finds it, and it finds us.
         install::copy_program(&options.bin_dir).map_err(|error| anyhow!("{error}{}", error.advice()))?;
@@ -230,7 +241,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             lacks,
             Arc::clone(&stop),
         ));
-        let repair = Repair { cluster: Arc::clone(&cluster), folder: options.netns_dir.clone() };
+        let (folder, uid) = (options.netns_dir.clone(), options.sidecar_uid);
+        let repair = Repair { cluster: Arc::clone(&cluster), folder, uid };
         let follower = tokio::spawn(repair.follow());
         shutdown.draining().await;
         follower.abort();
