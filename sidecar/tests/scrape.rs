@@ -11,6 +11,7 @@ use signet_sidecar::config::AppMetrics;
 use signet_sidecar::scrape::AppScrape;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 const OPENMETRICS: &str = "Accept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
 
@@ -18,17 +19,27 @@ const OPENMETRICS: &str = "Accept: application/openmetrics-text;version=1.0.0,ap
 struct App {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
+    /// As many answers as it gives.
+    gives: Arc<Semaphore>,
 }
 
 impl App {
     async fn answering(answer: Vec<u8>) -> Self {
+        let app = Self::holding(answer).await;
+        app.gives.add_permits(1000);
+        app
+    }
+
+    /// Answers nobody until it is let.
+    async fn holding(answer: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let heads = asked.clone();
+        let gives = Arc::new(Semaphore::new(0));
+        let (heads, let_by) = (asked.clone(), gives.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (heads, answer) = (heads.clone(), answer.clone());
+                let (heads, answer, let_by) = (heads.clone(), answer.clone(), let_by.clone());
                 tokio::spawn(async move {
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
@@ -40,11 +51,12 @@ impl App {
                     if answer.is_empty() {
                         std::future::pending::<()>().await;
                     }
+                    let_by.acquire().await.expect("open").forget();
                     let _ = stream.write_all(&answer).await;
                 });
             }
         });
-        Self { address, asked }
+        Self { address, asked, gives }
     }
 
     async fn saying(content_type: &str, body: &str) -> Self {
@@ -68,6 +80,10 @@ struct Sidecar {
 
 impl Sidecar {
     async fn beside(app: SocketAddr) -> Self {
+        Self::at("127.0.0.1:0", app).await
+    }
+
+    async fn at(address: &str, app: SocketAddr) -> Self {
         let registry = Registry::new();
         let own = IntCounter::new("signet_own_total", "Ours").expect("a counter");
         own.inc_by(3);
@@ -76,7 +92,7 @@ impl Sidecar {
             serde_json::from_value(serde_json::json!({"port": app.port(), "path": "/stats?all=1"}))
                 .expect("an app");
         let scrape = AppScrape::new(&app, &registry).expect("metrics");
-        let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap(), registry, || Ok(())).await;
+        let server = MetricsServer::bind(address.parse().unwrap(), registry, || Ok(())).await;
         let server = server.expect("a port").with_source(move |asked| scrape.clone().answer(asked));
         let address = server.local_addr().expect("its address");
         let (trigger, shutdown) = shutdown::channel();
@@ -187,13 +203,16 @@ async fn an_app_that_hangs_costs_a_scraper_no_more_than_it_waits_itself() {
     let sidecar = Sidecar::beside(app.address).await;
     let began = std::time::Instant::now();
     let (_, body) = sidecar.scraped("X-Prometheus-Scrape-Timeout-Seconds: 0.7\r\n").await;
-    assert!(body.contains("signet_own_total 3\n") && counted(&body, "timeout"), "{body}");
+    assert!(body.contains("signet_own_total 3\n") && counted(&body, "impatient"), "{body}");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // Nor does it cost one without end who waits for as long as he likes.
+    let (_, body) = sidecar.scraped("X-Prometheus-Scrape-Timeout-Seconds: 3600\r\n").await;
+    assert!(body.contains("signet_own_total 3\n") && counted(&body, "timeout"), "{body}");
     let asked = app.asked();
     let told = asked[0].to_lowercase();
     let (_, seconds) = told.split_once("x-prometheus-scrape-timeout-seconds: ").expect("a header");
     let seconds: f64 = seconds.lines().next().unwrap().parse().expect("seconds");
-    assert!(seconds > 0.0 && seconds <= 0.2, "{seconds}");
+    assert!(seconds > 6.0 && seconds <= 7.0, "{seconds}");
     // Words that are no time are none.
     for wrong in ["-1", "x", "inf", "1e300"] {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -218,6 +237,55 @@ async fn a_crowd_asks_the_app_once() {
     }
     // More than once where the second for which an answer is good has passed meanwhile.
     assert!(app.asked().len() < 10, "{}", app.asked().len());
+}
+
+#[tokio::test]
+async fn a_stranger_who_waits_for_nothing_takes_the_apps_metrics_from_nobody() {
+    let app = App::holding(page("200 OK", "Content-Type: text/plain\r\n", "orders 7\n")).await;
+    let sidecar = Sidecar::beside(app.address).await;
+    let stranger = "X-Prometheus-Scrape-Timeout-Seconds: 0\r\n";
+    for _ in 0..2 {
+        let (_, body) = sidecar.scraped(stranger).await;
+        assert!(body.contains("signet_own_total 3\n") && !body.contains("orders"), "{body}");
+    }
+    app.gives.add_permits(1);
+    let (_, body) = sidecar.scraped("X-Prometheus-Scrape-Timeout-Seconds: 9\r\n").await;
+    assert!(body.ends_with("orders 7\n") && counted(&body, "ok"), "{body}");
+    assert!(body.contains("signet_app_scrapes_total{outcome=\"impatient\"} 2\n"), "{body}");
+    assert_eq!(app.asked().len(), 1, "what the stranger began went on");
+}
+
+#[tokio::test]
+async fn a_stranger_who_dials_where_the_app_is_not_takes_its_metrics_from_nobody() {
+    let app = App::saying("text/plain", "orders 7\n").await;
+    let mut sidecar = Sidecar::at("0.0.0.0:0", app.address).await;
+    let port = sidecar.address.port();
+    for (dialled, outcome) in [("127.0.0.2", "unreached"), ("127.0.0.1", "ok")] {
+        sidecar.address = SocketAddr::new(dialled.parse().unwrap(), port);
+        let (_, body) = sidecar.scraped("").await;
+        assert!(counted(&body, outcome), "{dialled}: {body}");
+        assert_eq!(body.ends_with("orders 7\n"), outcome == "ok", "{dialled}: {body}");
+    }
+}
+
+#[test]
+fn what_an_app_says_is_read_beside_the_thread_of_everything_else() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build().expect("a runtime");
+    runtime.block_on(async {
+        let app = App::saying("text/plain", "orders 7\n").await;
+        let sidecar = Sidecar::beside(app.address).await;
+        // As long as the only thread beside is taken, nobody reads, and all else goes on.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let taken = tokio::task::spawn_blocking(move || held.recv());
+        let (_, body) = sidecar.scraped("X-Prometheus-Scrape-Timeout-Seconds: 1.5\r\n").await;
+        assert!(body.contains("signet_own_total 3\n") && counted(&body, "impatient"), "{body}");
+        assert_eq!((body.contains("orders"), app.asked().len()), (false, 1), "{body}");
+        release.send(()).expect("somebody who waits");
+        taken.await.expect("its end").expect("a word");
+        let (_, body) = sidecar.scraped("").await;
+        assert!(body.ends_with("orders 7\n") && app.asked().len() == 1, "{body}");
+    });
 }
 
 /// Debian's Prometheus, if it is there.

@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::Format;
@@ -41,10 +42,14 @@ pub(super) enum Failure {
     TooLarge,
     #[error("it took too long")]
     Timeout,
-    #[error("others wait for it already")]
+    #[error("whoever asked did not wait for it")]
+    Impatient,
+    #[error("it is asked at too many addresses already")]
     Busy,
     #[error(transparent)]
     Malformed(Malformed),
+    #[error("it could not be read: {0}")]
+    Unread(#[from] JoinError),
 }
 
 impl Failure {
@@ -57,8 +62,9 @@ impl Failure {
             Self::Format(_) => "format",
             Self::TooLarge => "too-large",
             Self::Timeout => "timeout",
+            Self::Impatient => "impatient",
             Self::Busy => "busy",
-            Self::Malformed(_) => "malformed",
+            Self::Malformed(_) | Self::Unread(_) => "malformed",
         }
     }
 }

@@ -4,6 +4,8 @@
 //! app's. So every line is read here first, by rules that are no wider than its own, and written anew in one way. A page
 //! with a line that is none is left out whole, because nobody knows what else is wrong with it.
 
+use std::collections::HashSet;
+
 use super::Format;
 
 /// Whose names nobody else has.
@@ -11,6 +13,9 @@ const OURS: &str = "signet_";
 /// Types of the text format, and of OpenMetrics beside them.
 const TYPES: [&str; 4] = ["counter", "gauge", "histogram", "summary"];
 const MORE_TYPES: [&str; 4] = ["gaugehistogram", "stateset", "info", "unknown"];
+/// More than a line that means something needs: what an app says costs its sidecar little to read.
+const MOST_LABELS: usize = 64;
+const LINE_BYTES: usize = 64 * 1024;
 
 /// What Prometheus can read.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +77,9 @@ enum Line<'a> {
 }
 
 fn read(line: &str, format: Format) -> Result<Line<'_>, &'static str> {
+    if line.len() > LINE_BYTES {
+        return Err("a line of at most 64 KiB");
+    }
     if line.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
         return Err("no control characters");
     }
@@ -176,17 +184,19 @@ fn is_number(text: &str) -> bool {
 fn labels(text: &str, format: Format) -> Result<&str, &'static str> {
     const LABELS: &str = "labels, each once, as in {code=\"200\"}";
     let mut rest = spaced(text, format);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     if let Some(after) = rest.strip_prefix('}') {
         return Ok(after);
     }
     loop {
         let (label, after) = name(rest, false).ok_or(LABELS)?;
         // The metric's own name is one, too, and Prometheus takes none twice.
-        if label == "__name__" || seen.contains(&label) {
+        if label == "__name__" || !seen.insert(label) {
             return Err(LABELS);
         }
-        seen.push(label);
+        if seen.len() > MOST_LABELS {
+            return Err("at most 64 labels");
+        }
         let after = spaced(after, format).strip_prefix('=').ok_or(LABELS)?;
         let after = spaced(after, format).strip_prefix('"').ok_or(LABELS)?;
         let after = spaced(behind_quote(after).ok_or(LABELS)?, format);
@@ -307,6 +317,29 @@ mod tests {
         }
         let refused = sound(b"a 1\nb{c=\"\xff\"} 1\n", Format::Text).unwrap_err();
         assert_eq!((refused.line, refused.expected), (2, "UTF-8"));
+    }
+
+    #[test]
+    fn a_line_has_so_many_labels_and_bytes_and_no_more() {
+        let line = |labels: usize| {
+            let labels: Vec<String> = (0..labels).map(|number| format!("l{number}=\"\"")).collect();
+            format!("a{{{}}} 1", labels.join(","))
+        };
+        assert!(text(&format!("{}\n", line(MOST_LABELS))).is_ok());
+        // As many as a page holds: a reader that looked through all of them for each would not come back.
+        for labels in [MOST_LABELS + 1, 5000, 400_000] {
+            let line = line(labels);
+            let expected =
+                if line.len() > LINE_BYTES { "a line of at most 64 KiB" } else { "at most 64 labels" };
+            let refused = text(&format!("ok 1\n{line}\n")).unwrap_err();
+            assert_eq!((refused.line, refused.expected), (2, expected), "{labels}");
+            assert_eq!(refused.got.len(), 100);
+        }
+        let exemplar = format!("a 1 # {}", line(MOST_LABELS + 1).strip_prefix('a').unwrap());
+        assert_eq!(openmetrics(&exemplar).unwrap_err().expected, "at most 64 labels");
+        let help = |bytes: usize| format!("# HELP a {}", "x".repeat(bytes - "# HELP a ".len()));
+        assert!(text(&help(LINE_BYTES)).is_ok());
+        assert_eq!(text(&help(LINE_BYTES + 1)).unwrap_err().expected, "a line of at most 64 KiB");
     }
 
     proptest! {

@@ -6,18 +6,22 @@
 //! it. A line with a name of ours is left out: an app does not speak for its sidecar.
 //!
 //! However many ask, the app is asked once a second at most, and they all get the same bytes: strangers reach this address, too.
+//! So how long the app may take is for us to say, and how long somebody waits for that is his own affair: whoever waits for
+//! nothing takes nothing from the others. Nor does whoever dials an address at which the app is not: each has its own answer.
 
 mod ask;
 mod lines;
 mod openmetrics;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use signet_daemon::{Exposition, Scrape};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::AppMetrics;
@@ -25,12 +29,16 @@ use ask::{Asked, Failure};
 
 /// For how long an answer is given to whoever else asks.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the app may take when the scraper does not say how long it waits itself.
+/// How long the app may take, whoever asks.
+const APP: Duration = Duration::from_secs(7);
+/// How long a scraper waits that does not say so.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// And at most: the whole exchange has ten seconds, and the answer must be sent in them.
-const LONGEST: Duration = Duration::from_secs(7);
+const LONGEST: Duration = Duration::from_millis(7500);
 /// What is left of the scraper's patience for everything but the app.
 const REST: Duration = Duration::from_millis(500);
+/// Answers at a time: a host has a few addresses, and each may be dialled for either format.
+const PLACES: usize = 16;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,13 +56,19 @@ pub struct AppScrape {
     registry: Registry,
     outcomes: IntCounterVec,
     dropped: IntCounter,
-    last: Mutex<[Option<Last>; 2]>,
+    questions: Mutex<HashMap<Question, Answer>>,
 }
 
-/// An answer, and when it was made.
-struct Last {
-    at: Instant,
-    said: Exposition,
+/// What the app is asked: at which address, and whether for OpenMetrics.
+type Question = (IpAddr, bool);
+/// An answer, when it is there, and when it was made.
+type Answer = watch::Receiver<Option<(Instant, Exposition)>>;
+
+/// Whether whoever asks may have it, or wait for it.
+fn is_good(answer: &Answer) -> bool {
+    // In this order: who would answer may end in between.
+    let is_alive = answer.has_changed().is_ok();
+    answer.borrow().as_ref().map_or(is_alive, |(at, _)| at.elapsed() < FRESH)
 }
 
 impl AppScrape {
@@ -78,7 +92,7 @@ impl AppScrape {
             registry: registry.clone(),
             outcomes,
             dropped,
-            last: Mutex::default(),
+            questions: Mutex::default(),
         }))
     }
 
@@ -86,33 +100,50 @@ impl AppScrape {
     pub async fn answer(self: Arc<Self>, scrape: Scrape) -> Exposition {
         let patience = scrape.patience.map_or(PATIENCE, |all| all.saturating_sub(REST)).min(LONGEST);
         let end = Instant::now() + patience;
-        match tokio::time::timeout_at(end, self.last.lock()).await {
-            Ok(mut last) => {
-                let [text, openmetrics] = &mut *last;
-                let slot = if scrape.takes_openmetrics { openmetrics } else { text };
-                match slot {
-                    Some(Last { at, said }) if at.elapsed() < FRESH => said.clone(),
-                    slot => {
-                        let said = self.whole(&scrape, end).await;
-                        *slot = Some(Last { at: Instant::now(), said: said.clone() });
-                        said
-                    }
-                }
-            }
-            // Somebody else waits for the app, for longer than this one would.
-            Err(_) => self.own(Err(Failure::Busy)),
-        }
+        let Some(mut answer) = self.question((scrape.dialled, scrape.takes_openmetrics)) else {
+            return self.own(Err(Failure::Busy));
+        };
+        let said = match tokio::time::timeout_at(end, answer.wait_for(Option::is_some)).await {
+            Ok(Ok(said)) => said.as_ref().map(|(_, said)| said.clone()),
+            // It goes on for the others.
+            Ok(Err(_)) | Err(_) => None,
+        };
+        said.unwrap_or_else(|| self.own(Err(Failure::Impatient)))
     }
 
-    async fn whole(&self, scrape: &Scrape, end: Instant) -> Exposition {
-        let asked = ask::ask(&self.app, scrape.dialled, scrape.takes_openmetrics, end);
-        let answered = match tokio::time::timeout_at(end, asked).await {
-            Ok(answered) => answered.and_then(|Asked { format, body }| {
-                Ok((format, lines::sound(&body, format).map_err(Failure::Malformed)?))
-            }),
-            Err(_) => Err(Failure::Timeout),
+    /// The answer that is there or on its way. Otherwise the app is asked, whether or not whoever began it waits.
+    fn question(self: &Arc<Self>, question: Question) -> Option<Answer> {
+        let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        questions.retain(|_, answer| is_good(answer));
+        if let Some(answer) = questions.get(&question) {
+            return Some(answer.clone());
+        }
+        if questions.len() >= PLACES {
+            return None;
+        }
+        let (tell, answer) = watch::channel(None);
+        questions.insert(question, answer.clone());
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let said = this.whole(question).await;
+            tell.send_replace(Some((Instant::now(), said)));
+            // An answer that nobody may have any more is no use in memory.
+            tokio::time::sleep(FRESH).await;
+            drop(tell);
+            this.questions.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, answer| is_good(answer));
+        });
+        Some(answer)
+    }
+
+    async fn whole(&self, (at, openmetrics): Question) -> Exposition {
+        let end = Instant::now() + APP;
+        let read = async {
+            let Asked { format, body } = ask::ask(&self.app, at, openmetrics, end).await?;
+            // The thread that is here has the control plane's stream, too.
+            let read = tokio::task::spawn_blocking(move || lines::sound(&body, format)).await?;
+            Ok((format, read.map_err(Failure::Malformed)?))
         };
-        self.own(answered)
+        self.own(tokio::time::timeout_at(end, read).await.unwrap_or(Err(Failure::Timeout)))
     }
 
     /// Ours, and what came of the app behind them.

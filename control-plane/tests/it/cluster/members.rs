@@ -1,5 +1,6 @@
 //! Pods that should be in the mesh and are not: counted, said, told to their owner once, and forgotten when they are gone.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,21 +40,24 @@ fn events(api: &ApiServer) -> Vec<Value> {
     api.objects(EVENTS)
 }
 
+fn watcher(api: &ApiServer, folder: &Path, followed: &Followed, leads: watch::Receiver<bool>) -> Watcher {
+    Watcher {
+        api: Arc::new(Api::new(&place(api, folder))),
+        store: Arc::clone(&followed.store),
+        settings: Settings::default(),
+        leads,
+        metrics: followed.metrics.clone(),
+        instance: "one".into(),
+        times: Times { every: Duration::from_millis(20), grace: Duration::from_millis(100) },
+    }
+}
+
 #[tokio::test]
 async fn pods_past_the_mesh_are_counted_and_their_owners_told_once_and_nobody_else_is_meant() {
     let (api, folder) = cluster().await;
     let mut followed = follow(&api, folder.path()).await;
     let (leads, leading) = watch::channel(false);
-    let watcher = Watcher {
-        api: Arc::new(Api::new(&place(&api, folder.path()))),
-        store: Arc::clone(&followed.store),
-        settings: Settings::default(),
-        leads: leading,
-        metrics: followed.metrics.clone(),
-        instance: "one".into(),
-        times: Times { every: Duration::from_millis(20), grace: Duration::from_millis(100) },
-    };
-    let task = tokio::spawn(watcher.follow());
+    let task = tokio::spawn(watcher(&api, folder.path(), &followed, leading).follow());
     // Each for a reason of its own.
     for fine in [
         plain("shop/out-by-label", json!({"metadata/labels": {"signet.mesh/inject": "disabled"}})),
@@ -90,8 +94,8 @@ async fn pods_past_the_mesh_are_counted_and_their_owners_told_once_and_nobody_el
     };
     followed.until("the namespaces to be named", |state| names(state) == ["other", "shop"]).await;
     assert!(events(&api).is_empty() && counted(&followed, Why::NoSidecar) == 0, "it does not lead");
-    // Not all can be told at first.
-    api.fails_at("POST", "/events", Fault::Status(403, Vec::new()));
+    // Nobody can be told at first.
+    api.fails_at("POST", "/events", Fault::Status(503, Vec::new()));
     leads.send_replace(true);
     until("all to be counted", || {
         (counted(&followed, Why::NoSidecar) == 3 && counted(&followed, Why::Incomplete) == 1).then_some(())
@@ -125,5 +129,33 @@ async fn pods_past_the_mesh_are_counted_and_their_owners_told_once_and_nobody_el
     .await;
     followed.until("nothing to be said", |state| names(state).is_empty()).await;
     assert_eq!(events(&api).len(), 3, "each was told once");
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_about_one_workload_silences_no_other() {
+    let (api, folder) = cluster().await;
+    let followed = follow(&api, folder.path()).await;
+    api.put(object("v1", "Namespace", "a-tenant", json!({})));
+    let asks = json!({"signet.mesh/inject": "enabled"});
+    // Whose uid is another's, and who has a name that no event can have.
+    let owner = |name: &str| json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "rs", "controller": true}]);
+    api.put(plain(
+        "a-tenant/forged",
+        json!({"metadata/labels": asks, "metadata/ownerReferences": owner("Not/a name!")}),
+    ));
+    api.put(plain("shop/old-1", json!({"metadata/ownerReferences": owner("old-7d9")})));
+    api.put(plain("shop/other", json!({})));
+    // The first in order is refused, again and again.
+    for _ in 0..3 {
+        api.fails_at("POST", "/namespaces/a-tenant/events", Fault::Status(422, Vec::new()));
+    }
+    let (_leads, leading) = watch::channel(true);
+    let task = tokio::spawn(watcher(&api, folder.path(), &followed, leading).follow());
+    until("the others to be told", || (events(&api).len() == 2).then_some(())).await;
+    let about = |event: &Value| event["regarding"]["name"].as_str().unwrap().to_owned();
+    let mut all: Vec<_> = events(&api).iter().map(about).collect();
+    all.sort();
+    assert_eq!(all, ["old-7d9", "other"]);
     task.abort();
 }
