@@ -188,12 +188,15 @@ fn what_is_rendered_is_the_control_planes_own_configuration() {
         let config = Config::parse(Path::new("control-plane.yaml"), text);
         let config = config.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
         assert_eq!(config.webhook.is_some(), name != "without-webhook");
+        let RegistrySource::Kubernetes(cluster) = &config.registry else { panic!("{name}: a cluster") };
+        // The roots are given out where nobody injects, too: gateways and `signet inject` mount them.
+        let expected = if name == "canary" { "signet-roots-canary" } else { "signet-roots" };
+        assert_eq!(cluster.roots, expected, "{name}");
         let Some(webhook) = config.webhook else { continue };
         let found = of_kind(&all, "MutatingWebhookConfiguration")[0];
         assert_eq!(webhook.configuration.as_deref(), found["metadata"]["name"].as_str());
         let validating = of_kind(&all, "ValidatingWebhookConfiguration")[0];
         assert_eq!(validating["metadata"]["name"], found["metadata"]["name"], "one name for both");
-        assert!(matches!(config.registry, RegistrySource::Kubernetes(_)));
         // What the API server dials is what the certificate says, and a Service leads there.
         let service = &found["webhooks"][0]["clientConfig"]["service"];
         let host =
@@ -346,7 +349,7 @@ fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
         let (cluster, own) = (of_us("ClusterRole"), of_us("Role"));
         assert_eq!((cluster.len(), own.len()), (1, 1));
         let has = |value: &str| values.contains(&value);
-        let mut table = [rbac::registry(), rbac::attestation()].concat();
+        let mut table = [rbac::registry(), rbac::attestation(), rbac::roots()].concat();
         if !has("webhook.enabled=false") {
             table.extend(rbac::webhook());
         }

@@ -81,6 +81,19 @@ pub fn attestation() -> Vec<Right> {
     ]
 }
 
+/// What it takes to give the mesh's roots to namespaces, whoever injects their pods.
+#[must_use]
+pub fn roots() -> Vec<Right> {
+    vec![
+        // A list is granted by name, too, where it asks for that name alone.
+        Right {
+            named: Some(Named::Roots),
+            ..right("", "configmaps".into(), &["list", "patch"], "webhook::publish")
+        },
+        right("", "configmaps".into(), &["create"], "webhook::publish"),
+    ]
+}
+
 /// What the webhook needs beside what the registry has.
 #[must_use]
 pub fn webhook() -> Vec<Right> {
@@ -90,12 +103,6 @@ pub fn webhook() -> Vec<Right> {
         ..right(group, resource.into(), both, "webhook::publish")
     };
     vec![
-        // A list is granted by name, too, where it asks for that name alone.
-        Right {
-            named: Some(Named::Roots),
-            ..right("", "configmaps".into(), &["list", "patch"], "webhook::publish")
-        },
-        right("", "configmaps".into(), &["create"], "webhook::publish"),
         ours("mutatingwebhookconfigurations"),
         ours("validatingwebhookconfigurations"),
         right("", "namespaces".into(), &["get"], "webhook::resources"),
@@ -193,7 +200,7 @@ mod tests {
 
     #[test]
     fn no_right_to_secrets_and_none_to_change_what_others_own() {
-        for right in [registry(), attestation(), webhook(), agent()].concat() {
+        for right in [registry(), attestation(), roots(), webhook(), agent()].concat() {
             assert!(!right.resource.contains("secret") && !right.resource.contains('*'), "{right:?}");
             let reads = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
             let made_only = right.verbs == ["create"]
