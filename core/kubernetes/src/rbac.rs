@@ -3,7 +3,7 @@
 //! A row is a right and where it is used. The client asks for nothing else, which tests see in the log of an API
 //! server; nothing else is granted, which a test of the chart sees.
 
-use crate::kinds::{KINDS, Kind};
+use crate::kinds::{KINDS, Kind, SIGNET};
 
 /// One right.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +108,21 @@ pub fn webhook() -> Vec<Right> {
         right("", "namespaces".into(), &["get"], "webhook::resources"),
     ]
 }
+
+/// What owners of namespaces are granted about objects of ours, by the roles `view`, `edit` and `admin` of the cluster: to read
+/// all, and to change those of their namespaces.
+#[must_use]
+pub fn owners() -> Vec<Right> {
+    let ours = || KINDS.iter().filter(|kind| kind.group == SIGNET);
+    let of = |kind: &Kind, verbs| right(kind.group, kind.resource.to_owned(), verbs, "");
+    let read = ours().map(|kind| of(kind, &READ));
+    read.chain(ours().filter(|kind| kind.namespaced).map(|kind| of(kind, &CHANGE))).collect()
+}
+
+/// By the role `view`.
+pub const READ: [&str; 3] = ["get", "list", "watch"];
+/// By the roles `edit` and `admin`.
+pub const CHANGE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// What the CNI agent of a node needs, which nobody else has.
 #[must_use]
