@@ -92,8 +92,10 @@ impl Cluster {
             "#!/bin/sh\ncase \" $* \" in\n\
              *' port-forward '*) echo 'Forwarding from 127.0.0.1:{port} -> 9443'; exec sleep 60;;\n\
              *' exec '*' --socket /data/control-plane/operator.sock --json status '*) exec cat {bin_shown}/status.json;;\n\
+             *'?dryRun=All '*) if [ -f {bin_shown}/refused ]; then cat {bin_shown}/refused >&2; exit 1; fi; exec {} \"$@\";;\n\
              *' logs '*) exec cat {bin_shown}/log.txt;;\n\
              *) exec {} \"$@\";;\nesac\n",
+            real.display(),
             real.display()
         );
         let path = bin.join("kubectl");
@@ -197,22 +199,19 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
     assert_eq!(code, 0, "{found:#}");
 
     // The API server's own way to the webhook is another than that of a forwarded port.
-    let said = r#"Internal error occurred: failed calling webhook "pod.inject.signet.mesh": context deadline exceeded"#;
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": said, "reason": "InternalError", "code": 500});
-    let fails = |code, body: &Value| {
-        cluster.server.fails_at("POST", "dryRun=All", Fault::Status(code, body.to_string().into_bytes()));
-    };
-    fails(500, &body);
+    let said = r#"Error from server (InternalError): Internal error occurred: failed calling webhook "pod.inject.signet.mesh": context deadline exceeded"#;
+    let refused = cluster.folder.path().join("bin/refused");
+    std::fs::write(&refused, said).expect("written");
     let (found, code) = cluster.check("").await;
+    std::fs::remove_file(&refused).expect("removed");
     has(&found, "webhook", &["ok", "by its caBundle"]);
     has(&found, "admission", &["failure", "failed calling webhook", "deadline exceeded"]);
     assert!(found.to_string().contains("port 9443 of the control plane's pods"));
     assert_eq!(code, 1);
     // Somebody else's rule about pods says nothing of ours.
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "pods are forbidden: quota", "reason": "Forbidden", "code": 403});
-    fails(403, &body);
+    cluster.server.fails_at("POST", "dryRun=All", Fault::Status(403, vec![]));
     let (found, code) = cluster.check("").await;
-    has(&found, "admission", &["unknown", "quota"]);
+    has(&found, "admission", &["unknown", "a fault of the test"]);
     assert_eq!(code, 2);
 
     // One thing of each kind goes wrong.
