@@ -135,7 +135,7 @@ async fn namespaces_and_webhooks_have_the_roots_as_soon_as_there_is_a_pod_for_th
     // A quota and a policy say Forbidden. That is said as loudly, and tried again at the next look.
     cluster.api.fails_at("PATCH", "/namespaces/poor/configmaps", Fault::Status(403, Vec::new()));
     cluster.api.put(namespace("poor", json!({"signet.mesh/inject": "enabled"})));
-    let said = r#""namespace":"poor","name":"signet-roots""#;
+    let said = r#"namespace="poor" name="signet-roots""#;
     cluster.mesh.control_plane.as_ref().expect("it runs").logged(said).await;
     // What somebody changed is put right, what a control plane with newer roots wrote is not; both when all is looked at again.
     let mut other = cluster.roots_in("shop");
