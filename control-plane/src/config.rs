@@ -354,6 +354,8 @@ impl Raw {
         let mut registry = self.registry.check()?;
         if let (RegistrySource::Kubernetes(cluster), Some(webhook)) = (&mut registry, &webhook) {
             cluster.revision.clone_from(&webhook.injection.revision);
+            // What is mounted into pods is what namespaces are given.
+            cluster.roots.clone_from(&webhook.injection.roots_config_map);
         }
         let store = self.store.check(self.dev)?;
         let backup = self.backup.map(|backup| backup.check(self.dev, &data_dir)).transpose()?;
@@ -519,6 +521,7 @@ operator: {socket: /run/signet/operator.sock}
             ("{kubernetes: {tokenFile: a}}", ["registry.kubernetes.tokenFile", "absolute"]),
             ("{kubernetes: {namespaces: [A]}}", ["registry.kubernetes.namespaces", "`A`"]),
             ("{kubernetes: {namespaces: [a], excludeNamespaces: [a]}}", ["excludeNamespaces", "`a`"]),
+            ("{kubernetes: {rootsConfigMap: Roots}}", ["registry.kubernetes.rootsConfigMap", "`Roots`"]),
             ("{kubernetes: {leaseSeconds: 1}}", ["registry.kubernetes.leaseSeconds", "3 to 300"]),
             ("{kubernetes: {surprise: 1}}", ["surprise", "excludeNamespaces"]),
         ] {

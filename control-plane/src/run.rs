@@ -415,19 +415,9 @@ pub async fn start(
         });
         let answer = webhook::Webhook::new(Arc::new(at.injection.clone()), resources, metrics.clone());
         doors.spawn(public::listen(listener, public, answer));
-        let api = match followed {
-            Some((source, _)) => Some(Arc::clone(&source.api)),
-            None => config.attestation.kubernetes.as_ref().map(|it| Arc::new(Api::new(&it.place()))),
-        };
-        if let Some(api) = api {
-            let publisher = webhook::publish::Publisher {
-                api,
-                authority: authority.clone(),
-                webhook: at.clone(),
-                store: followed.map(|(source, _)| Arc::clone(&source.store)),
-            };
-            background.spawn(publisher.keep());
-        }
+    }
+    if let Some(publisher) = publisher(config, source.as_ref(), &authority) {
+        background.spawn(publisher.keep());
     }
 
     doors.spawn(bootstrap::listen(
@@ -511,6 +501,26 @@ pub async fn start(
         files,
         leaving,
     })
+}
+
+/// Who gives the mesh's roots to the cluster: wherever the registry is a cluster's, and wherever we inject.
+fn publisher(
+    config: &Config,
+    source: Option<&(ClusterSource, &cluster::config::Cluster, cluster::metrics::Metrics)>,
+    authority: &Authority,
+) -> Option<webhook::publish::Publisher> {
+    let webhook = config.webhook.as_ref();
+    let (api, store, config_map) = match source {
+        Some((source, cluster, _)) => {
+            (Arc::clone(&source.api), Some(Arc::clone(&source.store)), cluster.roots.clone())
+        }
+        None => {
+            let api = Arc::new(Api::new(&config.attestation.kubernetes.as_ref()?.place()));
+            (api, None, webhook?.injection.roots_config_map.clone())
+        }
+    };
+    let configuration = webhook.and_then(|it| it.configuration.clone());
+    Some(webhook::publish::Publisher { api, authority: authority.clone(), configuration, config_map, store })
 }
 
 /// Has the statuses of the cluster's objects written, and pods looked for that are not in the mesh, by one control plane at a

@@ -3,9 +3,9 @@
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use signet_kubernetes::rbac::{asked, attestation, registry, webhook};
+use signet_kubernetes::rbac::{asked, attestation, registry, roots, webhook};
 use signet_tests::Mesh;
-use signet_tests::apiserver::ApiServer;
+use signet_tests::apiserver::{ApiServer, Fault};
 use signet_tests::process::until;
 use signet_tests::webhook::{configuration, review, written};
 
@@ -132,6 +132,11 @@ async fn namespaces_and_webhooks_have_the_roots_as_soon_as_there_is_a_pod_for_th
     cluster.api.put(closed);
     cluster.api.put(namespace("closed", json!({"signet.mesh/inject": "enabled"})));
     cluster.mesh.control_plane.as_ref().expect("it runs").logged("does not take the roots").await;
+    // A quota and a policy say Forbidden. That is said as loudly, and tried again at the next look.
+    cluster.api.fails_at("PATCH", "/namespaces/poor/configmaps", Fault::Status(403, Vec::new()));
+    cluster.api.put(namespace("poor", json!({"signet.mesh/inject": "enabled"})));
+    let said = r#"namespace="poor" name="signet-roots""#;
+    cluster.mesh.control_plane.as_ref().expect("it runs").logged(said).await;
     // What somebody changed is put right, what a control plane with newer roots wrote is not; both when all is looked at again.
     let mut other = cluster.roots_in("shop");
     other["data"]["roots.pem"] = "nonsense".into();
@@ -147,9 +152,10 @@ async fn namespaces_and_webhooks_have_the_roots_as_soon_as_there_is_a_pod_for_th
     cluster.api.put(namespace("later", json!({"signet.mesh/inject": "enabled"})));
     cluster.has_roots("later").await;
     cluster.has_roots("shop").await;
+    cluster.has_roots("poor").await;
     assert_eq!(cluster.roots_in("late")["data"]["roots.pem"], "newer");
     // Of all that was asked for nothing is without a right, and nothing that the webhook has a right to was never asked.
-    let rights = [registry(), attestation(), webhook()].concat();
+    let rights = [registry(), attestation(), roots(), webhook()].concat();
     let mut used = std::collections::BTreeSet::new();
     cluster.judged("gateways", &ours("Gateway", "shop/g", json!({})), None).await;
     for seen in cluster.api.seen() {
@@ -163,12 +169,39 @@ async fn namespaces_and_webhooks_have_the_roots_as_soon_as_there_is_a_pod_for_th
     }
     // An apply that makes an object asks for both.
     used.insert(("configmaps".into(), "create"));
-    for right in webhook() {
+    for right in [roots(), webhook()].concat() {
         for verb in right.verbs {
             assert!(used.contains(&(right.resource.clone(), *verb)), "{verb} is never asked: {right:?}");
         }
     }
     cluster.mesh.assert_unharmed();
+}
+
+#[tokio::test]
+async fn namespaces_have_the_roots_where_nobody_injects_too() {
+    let api = ApiServer::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    api.put(namespace("shop", json!({"signet.mesh/inject": "enabled"})));
+    api.put(ours("Workload", "edge/gw", json!({"class": "gateway"})));
+    api.put_all([
+        namespace("edge", json!({"signet.mesh/mesh-admin": "true"})),
+        namespace("plain", json!({})),
+    ]);
+    let mesh = Mesh::builder()
+        .control_plane(&api.configuration(folder.path(), ""))
+        .registry_from(&api.registry(folder.path(), ", rootsConfigMap: signet-roots-canary"))
+        .start()
+        .await;
+    let pem = std::fs::read_to_string(mesh.path("cp/root.pem")).expect("the roots");
+    let held = |namespace: &str| {
+        let like = object("v1", "ConfigMap", &format!("{namespace}/signet-roots-canary"), json!({}));
+        api.object(&like).unwrap_or_default()
+    };
+    for name in ["shop", "edge"] {
+        until("the roots", || (held(name)["data"]["roots.pem"] == pem).then_some(())).await;
+    }
+    assert!(held("plain").is_null(), "nobody there needs them");
+    assert!(!api.seen().iter().any(|it| it.path.contains("webhookconfigurations")), "there are none");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use signet_kubernetes::kinds::{GATEWAY, KINDS, SIGNET};
+use signet_kubernetes::rbac::{self, Right};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -205,6 +206,38 @@ const MADE: &[(&str, &str, bool)] = &[
     ("apiextensions.k8s.io", "customresourcedefinitions", false),
 ];
 
+/// What marks the class of claims that name none.
+const DEFAULT_CLASS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+/// The control plane's volumes name no class unless somebody says one.
+pub(super) fn storage(kubectl: &Kubectl, report: &mut Report) {
+    let classes = match kubectl.list("/apis/storage.k8s.io/v1/storageclasses", "") {
+        Ok(classes) => classes,
+        Err(error) => return report.unknown("storage", "StorageClass", &error),
+    };
+    let is_default = |class: &&Value| {
+        let annotations = class.pointer("/metadata/annotations");
+        DEFAULT_CLASS.iter().any(|name| annotations.and_then(|all| all.get(name)) == Some(&"true".into()))
+    };
+    match classes.iter().find(is_default) {
+        Some(class) => report.ok("storage", "StorageClass", format!("{} is the default", name_of(class))),
+        None => {
+            let names: Vec<String> = classes.iter().map(name_of).collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            report.add(
+                "storage",
+                Level::Warning,
+                "StorageClass",
+                format!(
+                    "expected one that is the default, found {there}: a control plane with volumes waits for them for ever"
+                ),
+                "the chart's value persistence.storageClass names one; with PostgreSQL persistence.enabled: false does without",
+            );
+        }
+    }
+}
+
 pub(super) fn rights(kubectl: &Kubectl, namespace: &str, report: &mut Report) {
     match may(kubectl, "*", "*", "*", "") {
         Ok(true) => return report.ok("rights", "you", "may do everything in this cluster"),
@@ -223,14 +256,16 @@ pub(super) fn rights(kubectl: &Kubectl, namespace: &str, report: &mut Report) {
     }
     // A role can be given by whoever has all of it, or may go beyond.
     let beyond = may(kubectl, "escalate", "rbac.authorization.k8s.io", "clusterroles", "");
-    for right in signet_kubernetes::rbac::registry().iter().filter(|_| !matches!(beyond, Ok(true))) {
+    let mut asked = BTreeSet::new();
+    for (whose, right) in granted().into_iter().filter(|_| !matches!(beyond, Ok(true))) {
         for verb in right.verbs {
             let scope = if right.own_namespace { namespace } else { "" };
+            if !asked.insert((*verb, right.group, right.resource.clone(), scope)) {
+                continue;
+            }
             match may(kubectl, verb, right.group, &right.resource, scope) {
                 Ok(true) => {}
-                Ok(false) => {
-                    missing.push(format!("{verb} {} (for the control plane's role)", right.resource))
-                }
+                Ok(false) => missing.push(format!("{verb} {} (for {whose})", right.resource)),
                 Err(error) => return report.unknown("rights", "you", &error),
             }
         }
@@ -245,6 +280,19 @@ pub(super) fn rights(kubectl: &Kubectl, namespace: &str, report: &mut Report) {
             "ask whoever runs the cluster, or let them install: a control plane needs rights in all of it",
         ),
     }
+}
+
+/// What the roles of the charts grant: the API server lets nobody grant what they do not have.
+fn granted() -> Vec<(&'static str, Right)> {
+    let tables = [
+        ("the control plane's role", rbac::registry()),
+        ("the control plane's role", rbac::attestation()),
+        ("the control plane's role", rbac::roots()),
+        ("the control plane's role with webhook.enabled", rbac::webhook()),
+        ("the CNI agent's role with cni.enabled", rbac::agent()),
+        ("the roles of namespaces' owners with aggregatedRoles.enabled", rbac::owners()),
+    ];
+    tables.into_iter().flat_map(|(whose, all)| all.into_iter().map(move |right| (whose, right))).collect()
 }
 
 fn may(kubectl: &Kubectl, verb: &str, group: &str, resource: &str, namespace: &str) -> anyhow::Result<bool> {

@@ -159,6 +159,7 @@ impl Check {
         api::nodes(&kubectl, report);
         api::gateway_kinds(&kubectl, report);
         if self.pre {
+            api::storage(&kubectl, report);
             return api::rights(&kubectl, &self.access.namespace, report);
         }
         api::own_kinds(&kubectl, report);

@@ -7,7 +7,8 @@ use anyhow::{Context as _, anyhow};
 use base64::Engine as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
-use serde_json::Value;
+use serde_json::{Value, json};
+use signet_kubernetes::inject::{REDIRECT, SIDECAR};
 
 use super::{Cluster, Level, Report, items, name_of, planes, text};
 use crate::cluster::kubectl::escaped;
@@ -19,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) async fn look(cluster: &Cluster<'_>, report: &mut Report) -> Option<String> {
     let query = format!("labelSelector={}", escaped("app.kubernetes.io/part-of=signet"));
     let mut roots = None;
-    let mut any = false;
+    let (mut any, mut injects) = (false, false);
     for kind in KINDS {
         let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}");
         let all = match cluster.kubectl.list(&path, &query) {
@@ -31,6 +32,7 @@ pub(super) async fn look(cluster: &Cluster<'_>, report: &mut Report) -> Option<S
         };
         for hooks in all.iter().filter(|it| is_ours(it, cluster)) {
             any = true;
+            injects |= kind == KINDS[0] && name_of(hooks) == injector(cluster);
             let found = configuration(cluster, hooks, report).await;
             roots = roots.or(found);
         }
@@ -44,7 +46,83 @@ pub(super) async fn look(cluster: &Cluster<'_>, report: &mut Report) -> Option<S
             "the chart's value webhook.enabled",
         );
     }
+    if injects {
+        admission(cluster, report);
+    }
     roots
+}
+
+/// What the chart calls the configuration of this control plane.
+fn injector(cluster: &Cluster<'_>) -> String {
+    let dotted = |revision: &str| if revision.is_empty() { String::new() } else { format!(".{revision}") };
+    format!("signet-injector.{}{}", cluster.namespace, dotted(cluster.revision))
+}
+
+/// Where a pod would be made.
+const TRIED: &str = "default";
+
+/// A pod that asks to be injected, as far as the API server goes with it and no further: a handshake through kubectl says
+/// nothing of the API server's own way to the webhook.
+fn admission(cluster: &Cluster<'_>, report: &mut Report) {
+    let mut labels = json!({"signet.mesh/inject": "enabled"});
+    if !cluster.revision.is_empty() {
+        labels["signet.mesh/rev"] = cluster.revision.into();
+    }
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"generateName": "signet-check-", "namespace": TRIED, "labels": labels},
+        // What the strictest policy asks of pods.
+        "spec": {
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "app", "image": "signet-check.invalid/none",
+                "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "10m", "memory": "8Mi"}},
+                "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                                    "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    });
+    let path = format!("/api/v1/namespaces/{TRIED}/pods?dryRun=All");
+    let subject = format!("a pod in {TRIED}, tried");
+    match cluster.kubectl.create(&path, pod.to_string().as_bytes()) {
+        Ok(made) => {
+            let has = |field| items(&made, field).any(|it| text(it, "/name") == SIDECAR);
+            if has("/spec/initContainers") || has("/spec/containers") {
+                return report.ok("admission", subject, "the API server reaches the webhook, which injects");
+            }
+            report.add(
+                "admission",
+                Level::Failure,
+                subject,
+                format!("expected the container {SIDECAR} in it, found none: pods come in without a sidecar"),
+                "the selectors of the MutatingWebhookConfiguration: `signet upgrade` puts them right",
+            );
+        }
+        Err(error) => {
+            let said = error.to_string();
+            // It was asked, and somebody after it minds what it added.
+            if said.contains(REDIRECT) {
+                return report.add(
+                    "admission",
+                    Level::Warning,
+                    subject,
+                    format!("the API server reaches the webhook, which injects; Pod Security forbids what it adds: {said}"),
+                    "for namespaces where that is so: injection.redirect: cni with cni.enabled",
+                );
+            }
+            if !said.contains("signet.mesh") {
+                // Others' rules about pods, or about who makes some.
+                return report.unknown("admission", subject, &said);
+            }
+            let hint = match said.contains("failed calling webhook") {
+                true => {
+                    "the way from the API server to port 9443 of the control plane's pods: network policies (networkPolicy.apiServerCidrs), security groups and firewalls between control plane and nodes; where the API server cannot reach addresses of pods (an overlay of one's own on a managed cluster), the chart's value hostNetwork"
+                }
+                false => "the control plane's log (signet::webhook) says why it refuses",
+            };
+            report.add("admission", Level::Failure, subject, said, hint);
+        }
+    }
 }
 
 fn is_ours(hooks: &Value, cluster: &Cluster<'_>) -> bool {

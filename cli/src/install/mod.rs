@@ -7,6 +7,7 @@
 mod plan;
 mod seal;
 mod uninstall;
+mod volumes;
 mod wait;
 
 use std::path::PathBuf;
@@ -161,6 +162,7 @@ impl Upgrade {
                 chart.release.access.namespace
             );
         }
+        volumes::same(&kubectl, &chart.release.access.namespace, &plan)?;
         chart.apply(&kubectl, &helm, &charts, &values, &plan).await?;
         eprintln!(
             "signet: {} is at {VERSION}. Pods keep the sidecars that they have: `signet check` lists those of other versions, `kubectl rollout restart` renews them, `helm -n {} rollback {release}` goes back.",

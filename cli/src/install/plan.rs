@@ -12,6 +12,8 @@ pub(super) struct Plan {
     pub(super) trust_domain: String,
     /// The Secret with the seal key.
     pub(super) seal: String,
+    /// The StatefulSet itself.
+    pub(super) set: Value,
 }
 
 /// The beginning of every name of ours.
@@ -31,8 +33,8 @@ impl Plan {
             seal.ok_or_else(|| anyhow!("the chart: expected a volume `seal` of a Secret, got none"))?;
         let trust_domain =
             trust_domain(&all).ok_or_else(|| anyhow!("the chart: expected a trustDomain, got none"))?;
-        let seal = seal.to_owned();
-        Ok(Self { manifests, name, revision, trust_domain, seal })
+        let (seal, set) = (seal.to_owned(), set.clone());
+        Ok(Self { manifests, name, revision, trust_domain, seal, set })
     }
 }
 

@@ -92,8 +92,10 @@ impl Cluster {
             "#!/bin/sh\ncase \" $* \" in\n\
              *' port-forward '*) echo 'Forwarding from 127.0.0.1:{port} -> 9443'; exec sleep 60;;\n\
              *' exec '*' --socket /data/control-plane/operator.sock --json status '*) exec cat {bin_shown}/status.json;;\n\
+             *'?dryRun=All '*) if [ -f {bin_shown}/refused ]; then cat {bin_shown}/refused >&2; exit 1; fi; exec {} \"$@\";;\n\
              *' logs '*) exec cat {bin_shown}/log.txt;;\n\
              *) exec {} \"$@\";;\nesac\n",
+            real.display(),
             real.display()
         );
         let path = bin.join("kubectl");
@@ -113,17 +115,40 @@ async fn before_an_install_versions_rights_and_clocks_are_looked_at() {
     has(&found, "clocks", &["ok API server"]);
     has(&found, "nodes", &["ok", "1 with kubelet v1.36.1"]);
     has(&found, "gateway-api", &["warning", "HTTPRoute"]);
+    has(&found, "storage", &["warning", "default, found none"]);
     assert_eq!(code, 0, "{found:#}");
+    let class = |name: &str, is_default: &str| {
+        let annotations = json!({"storageclass.kubernetes.io/is-default-class": is_default});
+        let rest = json!({"annotations": annotations, "provisioner": "example.com/disk"});
+        cluster.server.put(object("storage.k8s.io/v1", "StorageClass", name, rest));
+    };
+    class("slow", "false");
+    has(&cluster.check("--pre").await.0, "storage", &["warning", "default, found slow"]);
+    class("fast", "true");
+    has(&cluster.check("--pre").await.0, "storage", &["ok", "fast is the default"]);
 
     node(&cluster, "old", "v1.28.9", 0);
     node(&cluster, "fast", "v1.36.1", 300);
     cluster.server.forbids("* *");
     cluster.server.forbids("create customresourcedefinitions");
+    // Nobody grants what they do not have: all that the charts' roles grant is asked for.
+    cluster.server.forbids("escalate clusterroles");
+    let granted =
+        ["create tokenreviews", "list configmaps", "get mutatingwebhookconfigurations", "get daemonsets"];
+    granted.iter().chain(&["deletecollection meshpolicies"]).for_each(|words| cluster.server.forbids(words));
     let (found, code) = cluster.check("--pre").await;
     has(&found, "nodes", &["failure node old", "1.28.9", "1.30"]);
     has(&found, "clocks", &["failure node fast", "s ahead"]);
     has(&found, "rights", &["failure you", "create customresourcedefinitions"]);
     assert!(!of(&found, "rights")[0].contains("patch customresourcedefinitions"));
+    for words in granted {
+        has(&found, "rights", &[words]);
+    }
+    has(
+        &found,
+        "rights",
+        &["get daemonsets (for the CNI agent's role", "deletecollection meshpolicies (for"],
+    );
     assert_eq!(code, 1);
 }
 
@@ -163,7 +188,9 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
                "registry": {"errors": [], "warnings": []}})
     };
     cluster.kubectl_with(served.port, &status(400 * day), "");
+    cluster.server.injects(true);
     let (found, code) = cluster.check("").await;
+    has(&found, "admission", &["ok a pod in default", "which injects"]);
     has(&found, "webhook", &["ok", "signet-control-plane.signet-system.svc by its caBundle"]);
     has(&found, "certificates", &["ok root", "399 days left"]);
     has(&found, "certificates", &["ok control-plane"]);
@@ -171,7 +198,24 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
     has(&found, "definitions", &["ok", "13 kinds"]);
     assert_eq!(code, 0, "{found:#}");
 
+    // The API server's own way to the webhook is another than that of a forwarded port.
+    let said = r#"Error from server (InternalError): Internal error occurred: failed calling webhook "pod.inject.signet.mesh": context deadline exceeded"#;
+    let refused = cluster.folder.path().join("bin/refused");
+    std::fs::write(&refused, said).expect("written");
+    let (found, code) = cluster.check("").await;
+    std::fs::remove_file(&refused).expect("removed");
+    has(&found, "webhook", &["ok", "by its caBundle"]);
+    has(&found, "admission", &["failure", "failed calling webhook", "deadline exceeded"]);
+    assert!(found.to_string().contains("port 9443 of the control plane's pods"));
+    assert_eq!(code, 1);
+    // Somebody else's rule about pods says nothing of ours.
+    cluster.server.fails_at("POST", "dryRun=All", Fault::Status(403, vec![]));
+    let (found, code) = cluster.check("").await;
+    has(&found, "admission", &["unknown", "a fault of the test"]);
+    assert_eq!(code, 2);
+
     // One thing of each kind goes wrong.
+    cluster.server.injects(false);
     cluster.trust(&cluster.server.ca_pem);
     cluster.kubectl_with(served.port, &status(day / 2), "");
     let labels = json!({"labels": {"signet.mesh/inject": "enabled"}});
@@ -209,6 +253,7 @@ async fn an_installed_mesh_is_looked_at_from_its_webhook_to_its_pods() {
     ));
     let (found, code) = cluster.check("").await;
     has(&found, "webhook", &["failure", "not what its caBundle says"]);
+    has(&found, "admission", &["failure", "expected the container signet-proxy", "found none"]);
     has(&found, "certificates", &["warning root", "hours left"]);
     has(&found, "namespaces", &["warning jobs", "\"true\" does nothing"]);
     has(&found, "roots", &["failure shop", "no ConfigMap signet-roots"]);

@@ -82,6 +82,38 @@ async fn a_key_that_is_there_is_left_and_one_that_is_lost_is_not_made_anew() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_would_change_volumes_is_refused_before_anything_is_done() {
+    let Some(cluster) = Cluster::start().await else { return };
+    assert!(cluster.signet("install -f values.yaml --set persistence.size=2Gi").await.status.success());
+    let set = cluster.all(SETS).remove(0);
+    let writes = || cluster.server.seen().iter().filter(|it| it.method != "GET").count();
+    let before = writes();
+    let postgres = "store.postgres.existingSecret=pg";
+    for (values, words) in [
+        ("--set persistence.size=3Gi".to_owned(), ["persistence.size", "`2Gi`", "`3Gi`"]),
+        ("--set persistence.storageClass=fast".to_owned(), ["persistence.storageClass", "``", "`fast`"]),
+        (
+            format!("--set persistence.enabled=false --set {postgres}"),
+            ["persistence.enabled", "`true`", "`false`"],
+        ),
+    ] {
+        let refused = cluster.signet(&format!("upgrade {values}")).await;
+        let said = said(&refused);
+        assert!(!refused.status.success() && words.iter().all(|word| said.contains(word)), "{said}");
+        assert!(said.contains("delete statefulset signet-control-plane --cascade=orphan"), "{said}");
+    }
+    assert_eq!(writes(), before, "nothing was done");
+    // The same amount in other words, and any where there is no StatefulSet any more.
+    let output = cluster.signet("upgrade --set persistence.size=2048Mi").await;
+    assert!(output.status.success(), "{}", said(&output));
+    cluster.server.remove(&set);
+    let output = cluster.signet("upgrade --set persistence.size=3Gi").await;
+    assert!(output.status.success(), "{}", said(&output));
+    let size = "/spec/volumeClaimTemplates/0/spec/resources/requests/storage";
+    assert_eq!(cluster.all(SETS)[0].pointer(size), Some(&json!("3Gi")));
+}
+
+#[tokio::test]
 async fn an_upgrade_keeps_values_and_refuses_another_trust_domain_or_a_lost_key() {
     let Some(cluster) = Cluster::start().await else { return };
     let none = cluster.signet("upgrade").await;

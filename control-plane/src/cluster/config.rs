@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub use signet_apiserver::Place;
 pub(crate) use signet_apiserver::{ACCOUNT, server};
 use signet_kubernetes::translate::Settings;
-use signet_model::{Label, Options};
+use signet_model::{Label, Options, Subdomain};
 
 /// The section as it was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Cluster {
     /// Whether statuses are written.
     pub statuses: bool,
     pub lease: LeaseTimes,
+    /// The ConfigMap of each namespace with the mesh's roots.
+    pub roots: String,
     /// Which of several control planes this is, as the webhook has it.
     pub revision: String,
 }
@@ -55,6 +57,7 @@ pub(crate) struct RawCluster {
     ca_file: PathBuf,
     namespaces: Vec<String>,
     exclude_namespaces: Vec<String>,
+    roots_config_map: String,
     write_status: bool,
     lease_seconds: u64,
 }
@@ -67,6 +70,7 @@ impl Default for RawCluster {
             ca_file: format!("{ACCOUNT}/ca.crt").into(),
             namespaces: Vec::new(),
             exclude_namespaces: Vec::new(),
+            roots_config_map: "signet-roots".into(),
             write_status: true,
             lease_seconds: 15,
         }
@@ -100,6 +104,13 @@ impl RawCluster {
                 format!("expected none of registry.kubernetes.namespaces, found `{both}`"),
             ));
         }
+        if self.roots_config_map.parse::<Subdomain>().is_err() {
+            let found = self.roots_config_map.escape_debug();
+            return Err((
+                "registry.kubernetes.rootsConfigMap",
+                format!("expected the name of a ConfigMap, found `{found}`"),
+            ));
+        }
         if !(3..=300).contains(&self.lease_seconds) {
             return Err((
                 "registry.kubernetes.leaseSeconds",
@@ -112,6 +123,7 @@ impl RawCluster {
             place: Place { server, token_file: self.token_file, ca_file: self.ca_file },
             namespaces,
             excluded,
+            roots: self.roots_config_map,
             statuses: self.write_status,
             lease: LeaseTimes {
                 duration,

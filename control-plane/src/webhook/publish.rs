@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use crate::cluster::api::{Api, ApiError};
 use crate::cluster::reflect::query;
 use crate::cluster::store::{Changes, Store};
-use crate::config::webhook::Webhook;
 
 const EVERY: Duration = Duration::from_secs(30);
 /// After a look that failed: pods may be waiting.
@@ -47,7 +46,10 @@ const KINDS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookcon
 pub struct Publisher {
     pub api: Arc<Api>,
     pub authority: Authority,
-    pub webhook: Webhook,
+    /// The configuration of our own webhooks whose `caBundle` is kept; none: there is none, or somebody else does.
+    pub configuration: Option<String>,
+    /// The ConfigMap of each namespace.
+    pub config_map: String,
     /// The cluster as it is known; none where the registry is not the cluster's.
     pub store: Option<Arc<Store>>,
 }
@@ -74,10 +76,10 @@ impl Unwilling {
         self.0.get(namespace).is_some_and(|(until, _)| *until > now)
     }
 
-    /// How often it refused in a row, as a pause that grows.
-    fn refused(&mut self, namespace: &str, now: Instant) -> bool {
+    /// How often it refused in a row, as a pause that grows; whether that is news.
+    fn refused(&mut self, namespace: &str, now: Instant, longest: Duration) -> bool {
         let first = !self.0.contains_key(namespace);
-        let pause = self.0.get(namespace).map_or(EVERY, |(_, pause)| pause.saturating_mul(2).min(LONGEST));
+        let pause = self.0.get(namespace).map_or(EVERY, |(_, pause)| pause.saturating_mul(2).min(longest));
         self.0.insert(namespace.to_owned(), (now.checked_add(pause).unwrap_or(now), pause));
         first
     }
@@ -142,7 +144,7 @@ impl Publisher {
     async fn look(&self, roots: &Roots, memory: &mut Memory) -> (BTreeSet<String>, bool) {
         let mut well = true;
         for kind in KINDS {
-            let Some(name) = &self.webhook.configuration else { break };
+            let Some(name) = &self.configuration else { break };
             if let Err(error) = bundle(&self.api, (kind, name), roots, &mut memory.newer).await {
                 tracing::warn!(target: "signet::webhook", %error, kind, name, "the caBundle cannot be kept");
                 well = false;
@@ -182,7 +184,7 @@ impl Publisher {
         roots: &Roots,
         memory: &mut Memory,
     ) -> Result<(BTreeSet<String>, bool), ApiError> {
-        let name = &self.webhook.injection.roots_config_map;
+        let name = &self.config_map;
         let wanted = match &self.store {
             Some(store) => meshed(store),
             None => self.labelled().await?,
@@ -218,14 +220,17 @@ impl Publisher {
                 match config_map(&self.api, &namespace, name, roots).await {
                     Ok(()) => drop(memory.unwilling.0.remove(&namespace)),
                     // One that somebody closed does not keep the others waiting, and neither does one that is going away.
-                    Err(error) if matches!(error.code(), Some(400 | 409 | 422)) => {
-                        if memory.unwilling.refused(&namespace, now) {
+                    // Forbidden is what a quota and a policy of the namespace say, too; those change without our hearing of
+                    // it, and pods are waiting, so that the pause does not grow.
+                    Err(error) if matches!(error.code(), Some(400 | 403 | 409 | 422)) => {
+                        let longest = if error.code() == Some(403) { EVERY } else { LONGEST };
+                        if memory.unwilling.refused(&namespace, now, longest) {
                             tracing::warn!(target: "signet::webhook", %error, namespace, name, "a namespace does not take the roots: its pods do not come into the mesh");
                         }
                     }
                     Err(error) => {
                         tracing::debug!(target: "signet::webhook", %error, namespace, "no roots for this namespace");
-                        well &= matches!(error.code(), Some(403 | 404));
+                        well &= matches!(error.code(), Some(404));
                     }
                 }
             }
@@ -395,7 +400,7 @@ mod tests {
         let end = now + Duration::from_secs(24 * 3600);
         while now < end {
             if !unwilling.rests("a", now) {
-                assert_eq!(unwilling.refused("a", now), tries == 0, "said once");
+                assert_eq!(unwilling.refused("a", now, LONGEST), tries == 0, "said once");
                 tries += 1;
             }
             assert!(!unwilling.rests("b", now));

@@ -21,7 +21,11 @@ const CNI: &str = "values-cni.yaml";
 const PROFILES: [(&str, &[&str], &[&str]); 9] = [
     ("plain", &[], &[]),
     ("ha", &[HA], &[]),
-    ("canary", &[], &["revision=canary", "attestation.mode=fast", "injection.dnsCapture=true"]),
+    (
+        "canary",
+        &[],
+        &["revision=canary", "attestation.mode=fast", "injection.dnsCapture=true", "hostNetwork=true"],
+    ),
     ("without-webhook", &[], &["webhook.enabled=false", "networkPolicy.enabled=false"]),
     (
         "all",
@@ -189,12 +193,15 @@ fn what_is_rendered_is_the_control_planes_own_configuration() {
         let config = Config::parse(Path::new("control-plane.yaml"), text);
         let config = config.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
         assert_eq!(config.webhook.is_some(), name != "without-webhook");
+        let RegistrySource::Kubernetes(cluster) = &config.registry else { panic!("{name}: a cluster") };
+        // The roots are given out where nobody injects, too: gateways and `signet inject` mount them.
+        let expected = if name == "canary" { "signet-roots-canary" } else { "signet-roots" };
+        assert_eq!(cluster.roots, expected, "{name}");
         let Some(webhook) = config.webhook else { continue };
         let found = of_kind(&all, "MutatingWebhookConfiguration")[0];
         assert_eq!(webhook.configuration.as_deref(), found["metadata"]["name"].as_str());
         let validating = of_kind(&all, "ValidatingWebhookConfiguration")[0];
         assert_eq!(validating["metadata"]["name"], found["metadata"]["name"], "one name for both");
-        assert!(matches!(config.registry, RegistrySource::Kubernetes(_)));
         // What the API server dials is what the certificate says, and a Service leads there.
         let service = &found["webhooks"][0]["clientConfig"]["service"];
         let host =
@@ -342,12 +349,13 @@ fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
         assert!(!text.contains("PRIVATE KEY"), "{name}");
         let of_us = |kind: &str| -> Vec<&Value> {
             let roles = of_kind(&all, kind).into_iter();
-            roles.filter(|it| it["metadata"]["name"] != "signet-cni").collect()
+            let name = |it: &Value| it["metadata"]["name"].as_str().unwrap().to_owned();
+            roles.filter(|it| name(it).starts_with("signet-control-plane")).collect()
         };
         let (cluster, own) = (of_us("ClusterRole"), of_us("Role"));
         assert_eq!((cluster.len(), own.len()), (1, 1));
         let has = |value: &str| values.contains(&value);
-        let mut table = [rbac::registry(), rbac::attestation()].concat();
+        let mut table = [rbac::registry(), rbac::attestation(), rbac::roots()].concat();
         if !has("webhook.enabled=false") {
             table.extend(rbac::webhook());
         }
@@ -385,6 +393,50 @@ fn no_key_is_made_and_what_is_granted_is_the_table_of_rights() {
             }
         }
     }
+}
+
+#[test]
+fn owners_of_namespaces_read_all_kinds_and_write_those_of_namespaces() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let (_, all) = rendered(&folder, &[], &[]);
+    let role = |name: &str| {
+        let roles = of_kind(&all, "ClusterRole").into_iter();
+        roles.filter(|it| it["metadata"]["name"] == name).collect::<Vec<_>>()[0].clone()
+    };
+    let table = |verbs: &[&str]| {
+        let rows = rbac::owners().into_iter().filter(|right| right.verbs == verbs);
+        let each = |right: rbac::Right| {
+            right.verbs.iter().map(move |verb| format!("{verb} {}.{} ", right.resource, right.group))
+        };
+        rows.flat_map(each).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (view, edit) = (role("signet-view.signet-system"), role("signet-edit.signet-system"));
+    assert_eq!(granted(&view["rules"]), table(&rbac::READ));
+    assert_eq!(granted(&edit["rules"]), table(&rbac::CHANGE));
+    assert!(
+        !edit["rules"].to_string().contains("guardrails") && !edit["rules"].to_string().contains("status")
+    );
+    let goes_to = |role: &Value, to: &str| {
+        role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{to}")] == "true"
+    };
+    assert_eq!(["view", "edit", "admin"].map(|to| goes_to(&view, to)), [true; 3]);
+    assert_eq!(["view", "edit", "admin"].map(|to| goes_to(&edit, to)), [false, true, true]);
+    let (text, _) = rendered(&folder, &[], &["aggregatedRoles.enabled=false"]);
+    assert!(!text.contains("aggregate-to-"));
+}
+
+#[test]
+fn a_control_plane_is_in_the_network_of_its_node_only_where_that_is_said() {
+    let Some(folder) = peers::kubernetes() else { return };
+    let pod = |values: &[&str]| {
+        let (_, all) = rendered(&folder, &[HA], values);
+        of_kind(&all, "StatefulSet")[0]["spec"]["template"]["spec"].clone()
+    };
+    let plain = pod(&[]);
+    assert!(plain.get("hostNetwork").is_none() && plain.get("dnsPolicy").is_none());
+    let host = pod(&["hostNetwork=true"]);
+    assert_eq!((&host["hostNetwork"], &host["dnsPolicy"]), (&json!(true), &json!("ClusterFirstWithHostNet")));
+    assert_eq!(host["containers"][0]["securityContext"], plain["containers"][0]["securityContext"]);
 }
 
 #[test]

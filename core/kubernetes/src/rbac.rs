@@ -3,7 +3,7 @@
 //! A row is a right and where it is used. The client asks for nothing else, which tests see in the log of an API
 //! server; nothing else is granted, which a test of the chart sees.
 
-use crate::kinds::{KINDS, Kind};
+use crate::kinds::{KINDS, Kind, SIGNET};
 
 /// One right.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +81,19 @@ pub fn attestation() -> Vec<Right> {
     ]
 }
 
+/// What it takes to give the mesh's roots to namespaces, whoever injects their pods.
+#[must_use]
+pub fn roots() -> Vec<Right> {
+    vec![
+        // A list is granted by name, too, where it asks for that name alone.
+        Right {
+            named: Some(Named::Roots),
+            ..right("", "configmaps".into(), &["list", "patch"], "webhook::publish")
+        },
+        right("", "configmaps".into(), &["create"], "webhook::publish"),
+    ]
+}
+
 /// What the webhook needs beside what the registry has.
 #[must_use]
 pub fn webhook() -> Vec<Right> {
@@ -90,17 +103,26 @@ pub fn webhook() -> Vec<Right> {
         ..right(group, resource.into(), both, "webhook::publish")
     };
     vec![
-        // A list is granted by name, too, where it asks for that name alone.
-        Right {
-            named: Some(Named::Roots),
-            ..right("", "configmaps".into(), &["list", "patch"], "webhook::publish")
-        },
-        right("", "configmaps".into(), &["create"], "webhook::publish"),
         ours("mutatingwebhookconfigurations"),
         ours("validatingwebhookconfigurations"),
         right("", "namespaces".into(), &["get"], "webhook::resources"),
     ]
 }
+
+/// What owners of namespaces are granted about objects of ours, by the roles `view`, `edit` and `admin` of the cluster: to read
+/// all, and to change those of their namespaces.
+#[must_use]
+pub fn owners() -> Vec<Right> {
+    let ours = || KINDS.iter().filter(|kind| kind.group == SIGNET);
+    let of = |kind: &Kind, verbs| right(kind.group, kind.resource.to_owned(), verbs, "");
+    let read = ours().map(|kind| of(kind, &READ));
+    read.chain(ours().filter(|kind| kind.namespaced).map(|kind| of(kind, &CHANGE))).collect()
+}
+
+/// By the role `view`.
+pub const READ: [&str; 3] = ["get", "list", "watch"];
+/// By the roles `edit` and `admin`.
+pub const CHANGE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// What the CNI agent of a node needs, which nobody else has.
 #[must_use]
@@ -193,7 +215,7 @@ mod tests {
 
     #[test]
     fn no_right_to_secrets_and_none_to_change_what_others_own() {
-        for right in [registry(), attestation(), webhook(), agent()].concat() {
+        for right in [registry(), attestation(), roots(), webhook(), agent()].concat() {
             assert!(!right.resource.contains("secret") && !right.resource.contains('*'), "{right:?}");
             let reads = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
             let made_only = right.verbs == ["create"]

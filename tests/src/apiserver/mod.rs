@@ -198,6 +198,8 @@ struct Mind {
     is_away: Mutex<bool>,
     /// What the caller may not, as `create secrets`.
     forbidden: Mutex<Vec<String>>,
+    /// Whether pods that are tried are injected.
+    injects: Mutex<bool>,
     /// Answers reviews without `status.audiences`, as a server older than the field would.
     is_naive: Mutex<bool>,
 }
@@ -301,6 +303,11 @@ impl ApiServer {
     /// Says no when the caller asks whether it may do this, as `create secrets`.
     pub fn forbids(&self, words: &str) {
         Mind::with(&self.mind.forbidden, |all| all.push(words.to_owned()));
+    }
+
+    /// Whether pods that are tried (`dryRun=All`) come out with a sidecar, as if a webhook were asked.
+    pub fn injects(&self, injects: bool) {
+        Mind::with(&self.mind.injects, |it| *it = injects);
     }
 
     /// Writes what kubectl and helm go by.
@@ -524,6 +531,9 @@ impl Answers {
         if path == ACCESS && head.method == Method::POST {
             return Ok(self.may(&seen.body));
         }
+        if head.method == Method::POST && path.ends_with("/pods") && query.contains("dryRun=All") {
+            return Ok(self.tried(&seen.body));
+        }
         if path != REVIEWS && !of_attestation {
             let kind = header_of(&head.headers, "content-type");
             let answer = self.objects.answer(&head.method, path, query, &kind, &seen.body);
@@ -547,6 +557,16 @@ impl Answers {
             (&Method::GET, path) => self.pods(path, head.uri.query().unwrap_or_default()),
             _ => status(404, "not found"),
         })
+    }
+
+    /// A pod that is not made: as admission leaves it.
+    fn tried(&self, body: &[u8]) -> Response<Body> {
+        let mut pod: Value = serde_json::from_slice(body).expect("a pod in JSON");
+        let asks = pod["metadata"]["labels"]["signet.mesh/inject"] == "enabled";
+        if asks && Mind::with(&self.mind.injects, |it| *it) {
+            pod["spec"]["initContainers"] = json!([{"name": "signet-proxy", "restartPolicy": "Always"}]);
+        }
+        object(201, &pod)
     }
 
     /// Whether the caller may: everything but what the test forbade.

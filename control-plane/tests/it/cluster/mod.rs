@@ -51,6 +51,7 @@ pub(crate) fn times(millis: u64) -> LeaseTimes {
 
 pub(crate) fn config(api: &ApiServer, folder: &std::path::Path) -> Cluster {
     Cluster {
+        roots: "signet-roots".into(),
         place: place(api, folder),
         namespaces: Default::default(),
         excluded: Default::default(),
