@@ -118,7 +118,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistrySource {
     Folder(PathBuf),
-    Kubernetes(cluster::config::Cluster),
+    Kubernetes(Box<cluster::config::Cluster>),
 }
 
 /// How and how much is logged.
@@ -404,7 +404,7 @@ impl RawRegistry {
     fn check(self) -> Result<RegistrySource, Refused> {
         match (self.folder, self.kubernetes) {
             (Some(folder), None) => Ok(RegistrySource::Folder(absolute("registry.folder", folder)?)),
-            (None, Some(cluster)) => Ok(RegistrySource::Kubernetes(cluster.check()?)),
+            (None, Some(cluster)) => Ok(RegistrySource::Kubernetes(Box::new(cluster.check()?))),
             (None, None) => Err(("registry", "expected folder or kubernetes, found neither".into())),
             (Some(_), Some(_)) => Err(("registry", "expected folder or kubernetes, found both".into())),
         }

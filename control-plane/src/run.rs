@@ -195,6 +195,7 @@ pub async fn start(
     let source = match &config.registry {
         RegistrySource::Folder(_) => None,
         RegistrySource::Kubernetes(cluster) => {
+            let cluster = cluster.as_ref();
             let counters = cluster::metrics::Metrics::new(&metrics.registry)?;
             let opened = ClusterSource::open(
                 cluster,
