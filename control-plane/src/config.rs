@@ -116,7 +116,6 @@ pub struct Config {
 
 /// Where the registry comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum RegistrySource {
     Folder(PathBuf),
     Kubernetes(Box<cluster::config::Cluster>),
