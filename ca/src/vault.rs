@@ -63,7 +63,7 @@ impl Vault {
             return Ok(Vec::new());
         }
         let all = self.own.shelf().list()?;
-        let mut roles: Vec<Role> = all.iter().filter_map(|(name, _)| Role::shared_in_file(name)).collect();
+        let roles: Vec<Role> = all.iter().filter_map(|(name, _)| Role::shared_in_file(name)).collect();
         let Some(first) = roles.first().map(Role::file_name) else { return Ok(Vec::new()) };
         let missing = HierarchyError::SecretMissing { file: Role::RowMac.file_name(), present: first };
         let ours = self.own.read(&Role::RowMac)?.ok_or(missing)?;
@@ -72,9 +72,8 @@ impl Vault {
             return Err(HierarchyError::OtherShared { file: Role::RowMac.file_name() });
         }
         // A mesh that is shared already is past its first start.
-        let (marks, mut kept): (Vec<Role>, Vec<Role>) = std::mem::take(&mut roles)
-            .into_iter()
-            .partition(|role| there.is_some() && *role == Role::Founding);
+        let is_past = |role: &Role| there.is_some() && *role == Role::Founding;
+        let (marks, mut kept): (Vec<Role>, Vec<Role>) = roles.into_iter().partition(is_past);
         // What says whose the others are goes last.
         kept.sort_by_key(|role| *role == Role::RowMac);
         let names: Vec<String> = kept.iter().map(Role::file_name).collect();
